@@ -1,0 +1,28 @@
+"""A character GPT on Shakespeare: the smallest run that writes something worth reading.
+
+    python -m jaxgpt.train --config configs/char.py
+
+Learned positions, ReLU, d_ff = 4 x d_model, pre-norm: the textbook's transformer.
+"""
+
+from jaxgpt.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.context_length = 128
+    config.model.d_model = 128
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.activation = "relu"
+    config.data.corpus = "shakespeare"
+    config.data.tokenizer = "char"
+    config.data.batch_size = 16
+    config.optim.learning_rate = 2e-3
+    config.optim.final_learning_rate = 1e-4
+    config.optim.warmup_steps = 100
+    config.train.num_steps = 1_500
+    config.train.eval_every = 250
+    config.train.eval_tokens = 65_536
+    config.train.checkpoint_every = 250
+    return config

@@ -1,0 +1,29 @@
+"""GPT-2 (124M by default) from scratch on your own text, with GPT-2's own tokens.
+
+    python -m jaxgpt.train --config configs/gpt2.py --config.data.path=my_text/
+    python -m jaxgpt.train --config configs/gpt2.py:gpt2-medium --config.data.path=my_text/
+
+The argument after the colon is any shape of jaxgpt.config.PRESETS.
+"""
+
+from jaxgpt.config import default_config, preset
+
+
+def get_config(shape: str = "gpt2"):
+    config = default_config()
+    config.model = preset(shape)
+    config.model.vocab_size = None  # the tokenizer's
+    config.data.corpus = "shakespeare"
+    config.data.tokenizer = "gpt2"
+    config.data.valid_fraction = 0.01
+    config.data.batch_size = 512  # x 1,024 = half a million tokens a step
+    config.optim.learning_rate = 6e-4
+    config.optim.final_learning_rate = 6e-5
+    config.optim.warmup_steps = 700
+    config.optim.b2 = 0.95
+    config.train.num_steps = 19_000
+    config.train.grad_accumulation_steps = 32
+    config.train.eval_every = 500
+    config.train.eval_tokens = 10_485_760
+    config.train.checkpoint_every = 1_000
+    return config

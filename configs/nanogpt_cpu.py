@@ -1,0 +1,32 @@
+"""nanoGPT's settings for a CPU, to compare with: same shape, same optimizer, same text.
+
+    python -m jaxgpt.train --config configs/nanogpt_cpu.py --config.data.path=input.txt
+
+where input.txt is the tiny Shakespeare text (or leave the path out and let it be downloaded once).
+"""
+
+from jaxgpt.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.context_length = 64
+    config.model.d_model = 128
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.activation = "gelu"
+    config.model.use_bias = False
+    config.data.corpus = "tinyshakespeare"
+    config.data.tokenizer = "char"
+    config.data.valid_fraction = 0.1
+    config.data.batch_size = 12
+    config.optim.learning_rate = 1e-3
+    config.optim.final_learning_rate = 1e-4
+    config.optim.warmup_steps = 100
+    config.optim.b2 = 0.99
+    config.optim.weight_decay = 0.1
+    config.train.num_steps = 2_000
+    config.train.eval_every = 500
+    config.train.eval_batch_size = 64
+    config.train.checkpoint_every = 500
+    return config

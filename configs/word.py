@@ -1,0 +1,26 @@
+"""A word GPT on Shakespeare: tokens with meanings, for looking at what an embedding table learns.
+
+    python -m jaxgpt.train --config configs/word.py
+"""
+
+from jaxgpt.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.context_length = 64
+    config.model.d_model = 128
+    config.model.num_layers = 2
+    config.model.num_heads = 4
+    config.model.activation = "relu"
+    config.model.dropout_rate = 0.1
+    config.data.corpus = "shakespeare"
+    config.data.tokenizer = "word"
+    config.data.vocab_size = 8_192
+    config.data.batch_size = 16
+    config.optim.learning_rate = 2e-3
+    config.train.num_steps = 1_000
+    config.train.eval_every = 250
+    config.train.eval_tokens = 32_768
+    config.train.checkpoint_every = 250
+    return config

@@ -1,0 +1,137 @@
+"""What every command shares: config flags, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from ml_collections import ConfigDict
+
+from jaxgpt.config import Config, UserError, apply_overrides, from_config_dict
+from jaxgpt.corpora import cache_dir
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, as everywhere else in jaxgpt."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Run a command's main(argv) and exit: 0, 2 for a user's mistake, 128 + n for signal n."""
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(describe_os_error(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line that names the file and what to do."""
+    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    advice = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EPERM: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder that can be written",
+        errno.ENOTDIR: "a part of this path is a file, not a folder",
+    }.get(error.errno, "")
+    return f"{what} ({advice})" if advice else what
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def step(text: str) -> int | str:
+    """The value of a --step flag: a number, or `best`."""
+    if text == "best":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR has the first word
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """Take `--config FILE[:ARGUMENT]` and `--config.GROUP.FIELD VALUE` out of the arguments.
+
+    Returns the file, the overrides by dotted name (the last one counts) and all other arguments. `=` and a
+    space both separate a flag from its value; the order does not matter.
+    """
+    file, overrides, rest = None, {}, []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag != "--config" and not flag.startswith("--config."):
+            rest.append(argument)
+            continue
+        if not equals:
+            value = next(arguments, None)
+            if value is None:
+                raise UserError(f"{flag} needs a value: {flag}=VALUE")
+        if flag == "--config":
+            file = value
+        else:
+            overrides[flag.removeprefix("--config.")] = value
+    return file, overrides, rest
+
+
+def load_config_dict(file: str) -> ConfigDict:
+    """Run a config file's get_config(). `path.py:text` passes the text on as its argument."""
+    path, _, argument = file.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path}: give one, such as configs/char.py")
+    try:
+        spec = importlib.util.spec_from_file_location("jaxgpt_user_config", path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} is no Python file: a config is a .py file with get_config()")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} has no get_config(): it must return a ConfigDict")
+        values = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise UserError(f"config file {path} failed: {type(error).__name__}: {line}") from error
+    if not isinstance(values, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(values).__name__}, not a ConfigDict")
+    return values
+
+
+def read_config(file: str, overrides: dict[str, str]) -> Config:
+    """The checked Config of a config file and the command line's overrides."""
+    values = load_config_dict(file)
+    apply_overrides(values, overrides)
+    return from_config_dict(values)

@@ -1,0 +1,242 @@
+"""What a run writes beside its checkpoints: config, provenance, metrics, samples, embedding tables.
+
+RUN/config.json     the resolved config
+RUN/run.json        versions, device, commit, hashes, parameter count, baselines, each start of the run
+RUN/tokenizer.json  the tokenizer
+RUN/metrics.jsonl   one JSON object a line: step, split "train" or "valid", loss, ...
+RUN/samples/        text written at every evaluation, one file a step
+RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one .npz a step
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from jaxgpt import config
+from jaxgpt.config import Config, UserError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
+    temporary = path.with_name(path.name + f".tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, written as a whole."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+class FolderLock:
+    """Only one process trains in a folder. The system lets go of the lock when the process ends, however."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._file = (workdir / ".lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(
+                f"another process is training in {workdir}: wait for it, or give another --workdir"
+            ) from None
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def check_same_config(workdir: Path, cfg: Config) -> bool:
+    """Whether the folder holds this run already. Raises UserError with every difference if it is another."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return False
+    try:
+        old = config.from_config_dict(json.loads(path.read_text("utf-8")))
+    except (UserError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} can't be read ({error}): give another --workdir") from None
+    if changed := config.differences(old, cfg):
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changed)}): "
+            "give another --workdir, or the same config to go on"
+        )
+    return True
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run depend on besides its config."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+    found = {"python": platform.python_version(), "jaxgpt": importlib.metadata.version("jaxgpt")}
+    return found | {name: importlib.metadata.version(name) for name in packages}
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with `+changes` where files differ from it; None outside git."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        # Only this package's own checkout counts, not one that a virtual environment happens to lie in.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def start_record(step: int) -> dict[str, Any]:
+    """One start of the run: when, from which step, with what command, code and machine."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "step": step,
+        "command": shlex.join(["python", "-m", f"jaxgpt.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "commit": git_commit(),
+        "versions": versions(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
+    """Write the facts of a run, or check them where the run goes on, and add this start to `starts`.
+
+    Raises UserError where the text or the tokenizer are not those that the run began with.
+    """
+    path = workdir / "run.json"
+    starts = []
+    if path.exists():
+        try:
+            old = json.loads(path.read_text("utf-8"))
+            starts = list(old["starts"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} can't be read: give another --workdir") from None
+        for name in ("text_sha256", "tokenizer_sha256"):
+            if old.get(name) != facts[name]:
+                raise UserError(
+                    f"{workdir} was begun with another text or tokenizer ({name} {str(old.get(name))[:12]}... "
+                    f"is now {facts[name][:12]}...): give the old text, or another --workdir"
+                )
+    write_json(path, {**facts, "starts": [*starts, start_record(step)]})
+
+
+class MetricsLog:
+    """metrics.jsonl, and TensorBoard events where asked for.
+
+    A run that goes on from step k first drops every line past k: those steps are about to be done again, and
+    nothing may be counted twice.
+    """
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool = False) -> None:
+        self._path = workdir / "metrics.jsonl"
+        self.lines = self._read_until(step)
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events = _event_writer(workdir, step) if tensorboard else None
+
+    def _read_until(self, step: int) -> list[dict[str, Any]]:
+        lines = []
+        if self._path.exists():
+            with self._path.open(encoding="utf-8", errors="replace") as file:
+                for text in file:
+                    try:
+                        line = json.loads(text)
+                        if line["step"] <= step:
+                            lines.append(line)
+                    except (ValueError, KeyError, TypeError):
+                        break  # cut off in the middle of a line by a kill; nothing after it counts
+        return lines
+
+    def write(self, step: int, split: str, **values: float) -> None:
+        """Add a line."""
+        line = {"step": step, "split": split, **values}
+        self.lines.append(line)
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                if name != "time":
+                    self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def valid_losses(self) -> dict[int, float]:
+        """Validation loss by step."""
+        return {line["step"]: line["loss"] for line in self.lines if line["split"] == "valid"}
+
+    def sync(self) -> None:
+        """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _event_writer(workdir: Path, step: int):
+    require_tensorboard()
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+
+def require_tensorboard() -> None:
+    """Raise UserError that says what to install, where tensorboardX is missing."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise UserError(
+            'train.tensorboard=True needs tensorboardX: pip install "jaxgpt[tensorboard]"'
+        ) from None
+
+
+def snapshot_steps(num_steps: int, count: int) -> list[int]:
+    """Step 0 and `count` log-spaced steps from 1 to num_steps, without repeats; none where count is 0."""
+    if count == 0:
+        return []
+    return sorted(
+        {0, *np.unique(np.round(np.geomspace(1, num_steps, count)).astype(int)).tolist(), num_steps}
+    )
+
+
+def write_embeddings(workdir: Path, step: int, params: dict) -> None:
+    """Keep the token table [V, D] and, where there is one, the position table [T, D] of a step."""
+    names = {"token_embedding": "token", "position_embedding": "position"}
+    tables = {short: np.asarray(params[name]["embedding"]) for name, short in names.items() if name in params}
+    folder = workdir / "embeddings"
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f".{step}.tmp.npz"
+    np.savez(temporary, **tables)
+    os.replace(temporary, folder / f"{step:08d}.npz")
+
+
+def write_sample(workdir: Path, step: int, text: str) -> None:
+    """Keep the text that the model wrote at a step."""
+    folder = workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"{step:08d}.txt", (text + "\n").encode("utf-8", errors="replace"))

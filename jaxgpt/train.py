@@ -1,0 +1,467 @@
+"""Train a model: the wiring of config, data, model and optimizer, and the loop.
+
+    python -m jaxgpt.train --config configs/char.py [--config.model.d_model=256 ...] [--workdir runs/char]
+
+The same command goes on where a run stopped. Stopped anywhere, by a signal or by a kill, and started again, a
+run gives bit for bit what it gives uninterrupted: a batch and a dropout mask are functions of the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt import baselines, checkpoint, cli, data, generate, optim, records, tokenizers
+from jaxgpt.config import Config, UserError
+from jaxgpt.evaluate import Evaluation, evaluate
+from jaxgpt.model import GPT, count_params, named_leaves
+from jaxgpt.steps import TrainState, init_state, make_train_step
+
+BASELINE_IDS = 20_000_000  # the training ids that baselines are fitted on, at most
+
+
+def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
+    """The config with every "follows from another field" filled in."""
+    model, train = cfg.model, cfg.train
+    if model.vocab_size not in (None, tokenizer.vocab_size):
+        raise UserError(
+            f"model.vocab_size={model.vocab_size}, but the {tokenizer.kind} tokenizer of this text has "
+            f"{tokenizer.vocab_size} tokens: leave model.vocab_size out"
+        )
+    return dataclasses.replace(
+        cfg,
+        model=dataclasses.replace(
+            model, vocab_size=tokenizer.vocab_size, d_ff=model.d_ff or 4 * model.d_model
+        ),
+        train=dataclasses.replace(
+            train,
+            eval_batch_size=train.eval_batch_size or cfg.data.batch_size // train.grad_accumulation_steps,
+        ),
+    )
+
+
+class Progress:
+    """A bar in a terminal, plain lines elsewhere."""
+
+    def __init__(self, num_steps: int, step: int) -> None:
+        self._bar = None
+        self._num_steps = num_steps
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
+        self._next_line = time.monotonic()
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def losses(self, step: int, loss: float, tokens_per_second: float, seconds_a_step: float) -> None:
+        """Show a logged step; elsewhere than in a terminal at most one line every ten seconds."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+        elif time.monotonic() >= self._next_line:
+            left = (self._num_steps - step) * seconds_a_step
+            self.say(
+                f"step {step:>6}/{self._num_steps}  loss {loss:.4f}  "
+                f"{tokens_per_second:>9,.0f} tokens/s  {_clock(left)} left"
+            )
+            self._next_line = time.monotonic() + 10
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Interrupt:
+    """Turns the first SIGTERM or Ctrl-C into a flag, so that the step under way comes to its end.
+
+    A second Ctrl-C stops at once. Use as a context manager; the old handlers come back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a call of `train` ended."""
+
+    state: TrainState
+    valid_loss: float | None  # of the last evaluation, nats a token
+    signal: int | None  # the signal that stopped it, or None: it came to its end
+
+
+class Trainer:
+    """One run in one folder: `Trainer(cfg, workdir).run()`."""
+
+    def __init__(self, cfg: Config, workdir: str | Path) -> None:
+        if cfg.train.tensorboard:
+            records.require_tensorboard()
+        self.dataset = data.prepare(cfg.data)
+        data.check_windows(self.dataset, cfg.model.context_length)
+        self.tokenizer = self.dataset.tokenizer
+        self.cfg = cfg = resolve(cfg, self.tokenizer)
+        if cfg.train.sample_tokens:
+            self._sample_prompt = self._prompt_ids()
+        self.workdir = Path(workdir)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._lock = records.FolderLock(self.workdir)
+        try:
+            records.check_same_config(self.workdir, cfg)
+            records.write_json(self.workdir / "config.json", dataclasses.asdict(cfg))
+            tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
+            self.model = GPT(cfg.model)
+            self.schedule = optim.make_schedule(cfg.optim, cfg.train.num_steps)
+            self.optimizer = optim.make_optimizer(cfg.optim, self.schedule)
+            self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=cfg.train.keep_checkpoints)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
+        self._root_key = jax.random.key(cfg.train.seed)
+        step = make_train_step(self.model, self.optimizer, self.schedule, cfg.train.grad_accumulation_steps)
+        self._train_step = jax.jit(step, donate_argnums=0)
+
+    def _prompt_ids(self) -> list[int]:
+        """What samples go on from; where no prompt is given a new line, if the tokenizer has one."""
+        prompt = self.cfg.train.sample_prompt
+        if prompt:
+            ids = self.tokenizer.encode(prompt)
+            if len(ids) > self.cfg.model.context_length:
+                raise UserError(
+                    f"train.sample_prompt has {len(ids)} tokens, "
+                    f"model.context_length={self.cfg.model.context_length}: shorten the prompt"
+                )
+            return list(ids)
+        try:
+            return list(self.tokenizer.encode("\n"))[:1]
+        except UserError:
+            return [int(self.dataset.valid.ids[0])]
+
+    # --- state ------------------------------------------------------------------------------------------
+
+    def _fresh_state(self) -> TrainState:
+        key = jax.random.fold_in(self._root_key, 2**32 - 1)  # not a key that a step draws its masks with
+        return jax.jit(lambda key: init_state(self.model, self.optimizer, key))(key)
+
+    def _newest_state(self) -> TrainState:
+        """The newest whole checkpoint's state, or that of step 0. A damaged one is named and set aside."""
+        shapes = jax.eval_shape(lambda: init_state(self.model, self.optimizer, jax.random.key(0)))
+        steps = self.checkpoints.steps()
+        for step in reversed(steps):
+            try:
+                items = self.checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+            except checkpoint.DamagedCheckpoint as error:
+                place = self.checkpoints.set_aside(step)
+                print(f"warning: {error}; moved to {place}, trying the one before", file=sys.stderr)
+                continue
+            return TrainState(jax.numpy.int32(step), items["params"], items["opt_state"])
+        if steps:
+            print("warning: every checkpoint was damaged; the run starts from step 0", file=sys.stderr)
+        return self._fresh_state()
+
+    # --- the parts of the loop --------------------------------------------------------------------------
+
+    def _batch(self, step: int) -> np.ndarray:
+        return data.batch_at(
+            self.dataset.train.ids,
+            step,
+            seed=self.cfg.train.seed,
+            batch_size=self.cfg.data.batch_size,
+            context_length=self.cfg.model.context_length,
+        )
+
+    def _evaluate(self, params: dict) -> Evaluation:
+        return evaluate(
+            self.model,
+            params,
+            data.eval_batches(
+                self.dataset.valid.ids,
+                context_length=self.cfg.model.context_length,
+                batch_size=self.cfg.train.eval_batch_size,
+                max_tokens=self.cfg.train.eval_tokens,
+            ),
+        )
+
+    def _sample(self, params: dict) -> str:
+        pieces = generate.generate_ids(
+            self.model,
+            params,
+            [self._sample_prompt],
+            self.cfg.train.sample_tokens,
+            sampler=generate.Sampler(temperature=0.8),
+            seed=self.cfg.train.seed,
+        )
+        return self.tokenizer.decode(np.concatenate([piece[0] for piece in pieces]))
+
+    def baselines(self) -> dict[str, float]:
+        """Losses that the model must get below, on the tokens that evaluation uses."""
+        vocab_size = self.cfg.model.vocab_size
+        train_ids = np.asarray(self.dataset.train.ids[:BASELINE_IDS])
+        limit = self.cfg.train.eval_tokens or len(self.dataset.valid.ids)
+        valid_ids = np.asarray(self.dataset.valid.ids[: min(limit + 1, BASELINE_IDS)])
+        return {
+            "uniform": baselines.uniform_loss(vocab_size),
+            "unigram": baselines.unigram_loss(train_ids, valid_ids, vocab_size),
+            "bigram": baselines.bigram_loss(train_ids, valid_ids, vocab_size),
+        }
+
+    def _facts(self, params: dict, baseline_losses: dict[str, float]) -> dict[str, Any]:
+        return {
+            "corpus": self.dataset.corpus_name,
+            "text_sha256": self.dataset.text_sha256,
+            "tokenizer": self.tokenizer.kind,
+            "tokenizer_sha256": self.dataset.fingerprint,
+            "vocab_size": self.tokenizer.vocab_size,
+            "train_tokens": len(self.dataset.train.ids),
+            "valid_tokens": len(self.dataset.valid.ids),
+            "num_params": count_params(params),
+            "baselines": baseline_losses,
+        }
+
+    def _refuse_not_finite(self, step: int, metrics: dict, state: TrainState) -> None:
+        paths = [path for path, _ in named_leaves(state.params)]
+        norms = np.asarray(metrics["grad_norms"])
+        bad_grads = [path for path, norm in zip(paths, norms, strict=True) if not math.isfinite(norm)]
+        bad_params = [p for p, leaf in named_leaves(state.params) if not np.isfinite(np.asarray(leaf)).all()]
+        saved = self.checkpoints.steps()
+        raise UserError(
+            f"the loss of step {step} is {float(metrics['loss'])}: gradients not finite: {_some(bad_grads)}; "
+            f"parameters not finite: {_some(bad_params)}; the last good checkpoint is "
+            f"{f'step {saved[-1]}' if saved else 'none'}. Lower optim.learning_rate (now "
+            f"{self.cfg.optim.learning_rate}) or optim.grad_clip_norm in another --workdir"
+        )
+
+    # --- the loop ---------------------------------------------------------------------------------------
+
+    def run(self, stop_at: int | None = None) -> Result:
+        """Train to the end, or to `stop_at` steps, or until a signal; save; say what was reached."""
+        try:
+            with Interrupt() as interrupt:
+                state = self._newest_state()
+                start = int(state.step)
+                with records.MetricsLog(self.workdir, start, self.cfg.train.tensorboard) as log:
+                    return self._loop(state, log, interrupt, stop_at)
+        finally:
+            try:
+                self.checkpoints.close()
+            finally:
+                self._lock.release()
+
+    def _loop(
+        self, state: TrainState, log: records.MetricsLog, interrupt: Interrupt, stop_at: int | None
+    ) -> Result:
+        cfg = self.cfg.train
+        step = start = int(state.step)
+        baseline_losses = self.baselines()
+        facts = self._facts(state.params, baseline_losses)
+        records.write_run_json(self.workdir, facts, start)
+        progress = Progress(cfg.num_steps, start)
+        self._introduce(progress, facts, start)
+
+        tokens_a_step = self.cfg.data.batch_size * self.cfg.model.context_length
+        pending: dict | None = None  # metrics of the step dispatched last, read once the next is under way
+        clock = _Clock(step)
+
+        def read_pending() -> None:
+            nonlocal pending
+            if pending is None:
+                return
+            metrics, pending = pending, None
+            loss, at = float(metrics["loss"]), metrics["at"]
+            if not (math.isfinite(loss) and math.isfinite(float(metrics["grad_norm"]))):
+                self._refuse_not_finite(at, metrics, state)
+            if at % cfg.log_every and at != 1 and at != cfg.num_steps:
+                return
+            seconds = clock.seconds_a_step(at)
+            log.write(
+                at,
+                "train",
+                loss=loss,
+                learning_rate=float(metrics["learning_rate"]),
+                grad_norm=float(metrics["grad_norm"]),
+                tokens_per_second=round(tokens_a_step / seconds, 1),
+                time=round(time.time(), 3),
+            )
+            progress.losses(at, loss, tokens_a_step / seconds, seconds)
+
+        def due(every: int) -> bool:
+            return step == cfg.num_steps or (every > 0 and step % every == 0)
+
+        try:
+            while True:
+                stopping = interrupt.signal is not None or step == stop_at
+                evaluated = log.valid_losses()
+                improved = False
+                if due(cfg.eval_every) and step not in evaluated and not stopping:
+                    read_pending()
+                    clock.pause()
+                    improved = self._evaluate_and_sample(state.params, step, log, progress)
+                    clock.go_on()
+                    evaluated = log.valid_losses()
+                if step in self._snapshots:
+                    records.write_embeddings(self.workdir, step, state.params)
+                if (due(cfg.checkpoint_every) and step > 0) or improved or stopping or step == cfg.num_steps:
+                    read_pending()
+                    log.sync()
+                    clock.pause()
+                    self.checkpoints.save(state, self.cfg, self.tokenizer, evaluated.get(step))
+                    clock.go_on()
+                if stopping or step == cfg.num_steps:
+                    break
+                state, metrics = self._train_step(state, self._batch(step), self._root_key)
+                step += 1
+                read_pending()
+                pending = {**metrics, "at": step}
+                progress.step()
+            self.checkpoints.wait()
+        finally:
+            progress.close()
+        self._conclude(step, evaluated, baseline_losses, interrupt.signal)
+        last = evaluated[max(evaluated)] if evaluated else None
+        return Result(state, last, interrupt.signal)
+
+    def _evaluate_and_sample(self, params, step: int, log: records.MetricsLog, progress: Progress) -> bool:
+        """Add a "valid" line; show a sample. True where the loss is the run's lowest so far, step 0 apart."""
+        earlier = [loss for at, loss in log.valid_losses().items() if at > 0]
+        began = time.perf_counter()
+        result = self._evaluate(params)
+        log.write(
+            step,
+            "valid",
+            loss=result.loss,
+            standard_error=result.standard_error,
+            tokens=result.tokens,
+            seconds=round(time.perf_counter() - began, 3),
+            time=round(time.time(), 3),
+        )
+        progress.say(f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {result.perplexity:.2f}")
+        if self.cfg.train.sample_tokens:
+            text = self._sample(params)
+            records.write_sample(self.workdir, step, text)
+            progress.say("    " + text.strip("\n").replace("\n", "\n    "))
+        return step > 0 and result.loss < min(earlier, default=math.inf)
+
+    def _introduce(self, progress: Progress, facts: dict[str, Any], start: int) -> None:
+        model, losses = self.cfg.model, facts["baselines"]
+        progress.say(
+            f"{facts['num_params']:,} parameters: {model.num_layers} layers, {model.num_heads} heads, "
+            f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
+            f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, "
+            f"{facts['valid_tokens']:,} to validate\n"
+            f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
+            f"bigram {losses['bigram']:.3f} nats a token\n"
+            + (f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
+        )
+
+    def _conclude(
+        self,
+        step: int,
+        valid_losses: dict[int, float],
+        baseline_losses: dict[str, float],
+        stopped_by: int | None,
+    ) -> None:
+        if stopped_by is not None:
+            name = signal.Signals(stopped_by).name
+            print(
+                f"stopped by {name}: saved step {step} in {self.workdir}; the same command goes on from there"
+            )
+        elif step == self.cfg.train.num_steps and valid_losses:
+            best = min(valid_losses, key=valid_losses.__getitem__)
+            print(
+                f"done: step {step}, validation loss {valid_losses[max(valid_losses)]:.4f} "
+                f"(best {valid_losses[best]:.4f} at step {best}; bigram {baseline_losses['bigram']:.4f})\n"
+                f'try: python -m jaxgpt.generate --workdir {self.workdir} --prompt "ROMEO:"'
+            )
+
+
+class _Clock:
+    """Seconds a step since the last reading, pauses (evaluation, saving) left out."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._since, self._paused_at = step, time.perf_counter(), 0.0
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def go_on(self) -> None:
+        self._since += time.perf_counter() - self._paused_at
+
+    def seconds_a_step(self, step: int) -> float:
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9) / max(1, step - self._step)
+        self._step, self._since = step, now
+        return seconds
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def train(cfg: Config, workdir: str | Path, stop_at: int | None = None) -> Result:
+    """Train, or go on training, the run in `workdir`. Raises UserError for whatever the user can mend."""
+    return Trainer(cfg, workdir).run(stop_at)
+
+
+def main(argv: list[str]) -> int:
+    """The command line: see --help."""
+    parser = cli.Parser(
+        prog="python -m jaxgpt.train",
+        description="Train a model, or go on with a run that was stopped.",
+        epilog="Any field of the config: --config.model.d_model=256",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a config file, such as configs/char.py (required)")
+    parser.add_argument(
+        "--workdir", default=None, help="the run's folder; by default runs/<name of the config>"
+    )
+    file, overrides, rest = cli.split_config_flags(argv)
+    args = parser.parse_args(rest)
+    if file is None:
+        raise UserError("--config is missing: give a config file, such as --config configs/char.py")
+    cfg = cli.read_config(file, overrides)
+    cli.enable_compilation_cache()
+    result = train(cfg, args.workdir or Path("runs") / Path(file.partition(":")[0]).stem)
+    return 0 if result.signal is None else 128 + result.signal
+
+
+if __name__ == "__main__":
+    cli.run(main)

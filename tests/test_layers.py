@@ -1,0 +1,57 @@
+"""The house's walls: a module imports only from strictly lower layers, and is no longer than a sitting."""
+
+import ast
+from pathlib import Path
+
+import jaxgpt
+
+PACKAGE = Path(jaxgpt.__file__).parent
+LAYERS = {
+    "config": 0,
+    "baselines": 1,
+    "tokenizers": 1,
+    "corpora": 1,
+    "model": 1,
+    "optim": 1,
+    "cli": 2,
+    "data": 2,
+    "steps": 3,
+    "checkpoint": 4,
+    "evaluate": 4,
+    "generate": 4,
+    "records": 4,
+    "train": 5,
+}
+# A command line's main() may open a run: imports inside functions are calls upward by name, and are listed.
+UPWARD = {("evaluate", "checkpoint"), ("generate", "checkpoint")}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The jaxgpt modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "jaxgpt":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxgpt."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("jaxgpt.")}
+    return found
+
+
+def test_modules_import_only_from_lower_layers():
+    wrong = []
+    for path in sorted(PACKAGE.glob("*.py")):
+        name = path.stem
+        if name == "__init__":
+            continue
+        assert name in LAYERS, f"{name} has no layer: add it to the table"
+        for other in imported_modules(path):
+            if LAYERS[other] >= LAYERS[name] and (name, other) not in UPWARD:
+                wrong.append(f"{name} (layer {LAYERS[name]}) imports {other} (layer {LAYERS[other]})")
+    assert not wrong
+
+
+def test_no_module_is_longer_than_450_lines():
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > 450} == {}

@@ -1,0 +1,501 @@
+"""The model against its definitions: causality, the cache, a second forward pass, paths and sizes."""
+
+import dataclasses
+import itertools
+import math
+import re
+import typing
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt import config, model
+from jaxgpt.config import PRESETS, UserError
+from jaxgpt.model import GPT, KVCache
+
+TINY = config.Model(vocab_size=11, context_length=8, d_model=8, num_layers=2, num_heads=2, d_ff=12)
+# Every choice of every table, and both sides of every switch.
+VARIANTS = {
+    "gpt2": TINY,
+    "2017": dataclasses.replace(TINY, position="sinusoidal", activation="relu", tie_embeddings=False),
+    "rms": dataclasses.replace(TINY, norm="rmsnorm", activation="gelu_tanh", use_bias=False),
+    "no positions": dataclasses.replace(TINY, position="none", use_bias=False, tie_embeddings=False),
+}
+TOKENS = np.random.default_rng(1).integers(0, 11, (2, 8)).astype(np.int32)
+
+
+@pytest.fixture(params=VARIANTS)
+def cfg(request) -> config.Model:
+    return VARIANTS[request.param]
+
+
+def random_params(cfg: config.Model, std: float = 0.4) -> dict:
+    """Every leaf random: fresh parameters, with biases 0 and scales 1, would hide mistakes."""
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(0.0, std, leaf.shape), leaf.dtype)  # noqa: E731
+    return jax.tree.map(draw, model.param_shapes(cfg))
+
+
+def forward(cfg: config.Model, params: dict, tokens_BT: np.ndarray) -> jax.Array:
+    return jax.jit(lambda p, x: GPT(cfg).apply({"params": p}, x))(params, jnp.asarray(tokens_BT))
+
+
+# --- causality ------------------------------------------------------------------------------------------
+
+
+def test_a_future_token_moves_no_earlier_logit(cfg):
+    params = random_params(cfg)
+    apply = jax.jit(lambda x: GPT(cfg).apply({"params": params}, x))
+    before = apply(TOKENS)
+    for t in range(8):
+        changed = TOKENS.copy()
+        changed[:, t] = (changed[:, t] + 1) % 11
+        after = apply(changed)
+        np.testing.assert_array_equal(after[:, :t], before[:, :t])
+        moved = np.abs(after - before).max(axis=-1)
+        assert (moved[:, t] > 0).all()
+        if t < 7:
+            assert (moved[:, t + 1 :] > 0).any()
+
+
+def test_gradients_flow_from_a_position_to_itself_and_its_past_only(cfg):
+    tokens_T = jnp.array([3, 0, 7, 1, 9, 4, 2, 8])  # all different: a row of the table is one position's input
+    params = random_params(cfg)
+    direction_D = jax.random.normal(jax.random.key(1), (cfg.d_model,))
+
+    def output_T(table_VD):
+        p = {**params, "token_embedding": {"embedding": table_VD}}
+        x_BTD, _ = GPT(cfg).apply({"params": p}, tokens_T[None], method="features")
+        return x_BTD[0] @ direction_D
+
+    jacobian_TVD = jax.jit(jax.jacrev(output_T))(params["token_embedding"]["embedding"])
+    reached_TS = np.abs(jacobian_TVD[:, tokens_T]).max(axis=-1) > 0
+    np.testing.assert_array_equal(reached_TS, np.tri(8, dtype=bool))
+
+
+def test_row_i_of_the_causal_mask_allows_exactly_keys_0_to_i():
+    positions_BT = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
+    mask_BTS = model.causal_mask(positions_BT, 9)
+    assert mask_BTS.shape == (2, 4, 9) and mask_BTS.dtype == bool
+    for b, t, s in itertools.product(range(2), range(4), range(9)):
+        assert mask_BTS[b, t, s] == (s <= positions_BT[b, t])
+
+
+@pytest.mark.parametrize("dtype, size", [("float32", 1.0), ("float32", 1e4), ("bfloat16", 1.0)])
+def test_attention_weights_are_probabilities_over_the_past(dtype, size):
+    q_BTHK, k_BSHK = (
+        (size * jax.random.normal(jax.random.key(n), (2, 5, 3, 4))).astype(dtype) for n in range(2)
+    )
+    mask_BTS = model.causal_mask(jnp.arange(5)[None].repeat(2, 0), 5)
+    weights_BHTS = model.attention_weights(q_BTHK, k_BSHK, mask_BTS)
+    assert weights_BHTS.dtype == jnp.float32  # also of bfloat16 inputs, as scores are
+    np.testing.assert_allclose(weights_BHTS.sum(-1), 1.0, rtol=1e-6)
+    assert (weights_BHTS >= 0).all()
+    assert (weights_BHTS[..., ~np.tri(5, dtype=bool)] == 0.0).all()
+
+
+def test_attention_weights_are_a_softmax_of_scaled_products():
+    q_K, k_SK = np.array([1.0, -2.0, 0.5, 3.0]), np.random.default_rng(0).normal(size=(6, 4))
+    scores_S = k_SK @ q_K / 2.0  # sqrt(K) = 2
+    expected_S = np.where(np.arange(6) <= 3, np.exp(scores_S), 0.0)
+    weights = model.attention_weights(
+        jnp.array(q_K)[None, None, None], jnp.array(k_SK)[None, :, None], np.arange(6)[None, None] <= 3
+    )
+    np.testing.assert_allclose(weights[0, 0, 0], expected_S / expected_S.sum(), rtol=1e-5)
+
+
+# --- the cache ------------------------------------------------------------------------------------------
+
+
+def cached_step(cfg: config.Model, params: dict):
+    return jax.jit(lambda tokens, cache: GPT(cfg).apply({"params": params}, tokens, cache=cache))
+
+
+def test_cached_decoding_equals_the_full_forward_pass(cfg):
+    params = random_params(cfg)
+    expected = forward(cfg, params, TOKENS)
+    step = cached_step(cfg, params)
+    prefilled, cache = step(TOKENS[:, :3], KVCache.empty(cfg, 2, slots=8))
+    parts = [prefilled]
+    for t in range(3, 8):
+        logits, cache = step(TOKENS[:, t : t + 1], cache)
+        parts.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(cache.length_B, [8, 8])
+
+
+def test_rows_of_different_lengths_decode_as_if_alone(cfg):
+    """Prompts of 5 and 2 tokens, padded on the right; then a chunk of 2 for each, then single tokens."""
+    params = random_params(cfg)
+    texts = [TOKENS[0], TOKENS[1, :5]]
+    expected = [forward(cfg, params, text[None])[0] for text in texts]
+    lengths = np.array([5, 2])
+    prompts = np.full((2, 5), 10, np.int32)  # 10: any token will do as padding
+    for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+        prompts[row, :length] = text[:length]
+    step = cached_step(cfg, params)
+    logits, cache = step(prompts, KVCache.empty(cfg, 2, slots=8))
+    cache = cache._replace(length_B=jnp.asarray(lengths, jnp.int32))
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(logits[row, :length], expected[row][:length], rtol=1e-4, atol=1e-5)
+    for size in (2, 1):
+        tokens = np.stack([text[n : n + size] for text, n in zip(texts, lengths, strict=True)])
+        logits, cache = step(tokens, cache)
+        for row, n in enumerate(lengths):
+            np.testing.assert_allclose(logits[row], expected[row][n : n + size], rtol=1e-4, atol=1e-5)
+        lengths += size
+        np.testing.assert_array_equal(cache.length_B, lengths)
+
+
+def test_slots_past_a_rows_length_have_no_influence():
+    step = cached_step(TINY, random_params(TINY))
+    _, cache = step(TOKENS[:, :4], KVCache.empty(TINY, 2, slots=8))
+    spoil = lambda x: x.at[:, 4:].set(1e6)  # noqa: E731
+    spoiled = cache._replace(keys=tuple(map(spoil, cache.keys)), values=tuple(map(spoil, cache.values)))
+    clean_logits, _ = step(TOKENS[:, 4:6], cache)
+    spoiled_logits, _ = step(TOKENS[:, 4:6], spoiled)
+    np.testing.assert_array_equal(clean_logits, spoiled_logits)
+
+
+def test_new_tokens_are_written_in_place_and_nowhere_else():
+    """Shapes and dtypes stay, so one trace serves every position and a donated cache is not copied."""
+    params = random_params(TINY)
+    traces = []
+
+    def step(tokens, cache):
+        traces.append(tokens.shape)
+        return GPT(TINY).apply({"params": params}, tokens, cache=cache)
+
+    step = jax.jit(step, donate_argnums=1)
+    cache = KVCache.empty(TINY, 2, slots=8, dtype=jnp.bfloat16)
+    cache = jax.tree.map(jnp.copy, cache)  # `empty` shares one array of zeros, which cannot be donated twice
+    for t in range(4):
+        before = jax.tree.map(np.array, cache)
+        address = cache.keys[0].unsafe_buffer_pointer()
+        _, cache = step(TOKENS[:, t : t + 1], cache)
+        assert cache.keys[0].unsafe_buffer_pointer() == address
+        for old, new in zip(before.keys + before.values, cache.keys + cache.values, strict=True):
+            assert new.shape == old.shape and new.dtype == jnp.bfloat16
+            changed_S = (np.asarray(new) != old).any(axis=(0, 2, 3))
+            np.testing.assert_array_equal(changed_S, np.arange(8) == t)
+    assert traces == [(2, 1)]
+
+
+def test_more_tokens_than_there_is_room_for_are_refused():
+    params = random_params(TINY)
+    with pytest.raises(UserError, match=r"9 tokens do not fit into context_length=8"):
+        GPT(TINY).apply({"params": params}, jnp.zeros((1, 9), jnp.int32))
+    with pytest.raises(UserError, match=r"5 tokens do not fit into a cache of 4"):
+        GPT(TINY).apply(
+            {"params": params}, jnp.zeros((1, 5), jnp.int32), cache=KVCache.empty(TINY, 1, slots=4)
+        )
+
+
+# --- a second forward pass, from the definitions --------------------------------------------------------
+
+
+def textbook_positions(cfg: config.Model, params: dict[str, np.ndarray], length: int) -> np.ndarray:
+    """PE(pos, 2i) = sin(pos / 10000^(2i / d)), PE(pos, 2i + 1) = cos(the same), at the tables' size."""
+    if cfg.position == "learned":
+        return params["position_embedding/embedding"][:length]
+    table = np.zeros((length, cfg.d_model))
+    if cfg.position == "sinusoidal":
+        for pos, i in itertools.product(range(length), range(cfg.d_model // 2)):
+            angle = pos / 10_000 ** (2 * i / cfg.d_model)
+            table[pos, 2 * i], table[pos, 2 * i + 1] = 0.02 * math.sin(angle), 0.02 * math.cos(angle)
+    return table
+
+
+def textbook_logits(cfg: config.Model, params: dict, tokens_T: np.ndarray) -> np.ndarray:
+    """[T, V] in float64 by NumPy: one text, one head, one position at a time."""
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in model.named_leaves(params)}
+
+    def norm(x, path):
+        if cfg.norm == "layernorm":
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        else:
+            x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+        return x * p[f"{path}/scale"] + p.get(f"{path}/bias", 0.0)
+
+    def activation(x):
+        if cfg.activation == "relu":
+            return np.maximum(x, 0.0)
+        if cfg.activation == "gelu":
+            return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    def attention(x, path):
+        change = np.zeros_like(x) + p.get(f"{path}/out/bias", 0.0)
+        for h in range(cfg.num_heads):
+            q, k, v = (
+                x @ p[f"{path}/{name}/kernel"][:, h] + p.get(f"{path}/{name}/bias", np.zeros((99, 1)))[h]
+                for name in ("query", "key", "value")
+            )
+            for t in range(len(x)):
+                weights = np.exp(k[: t + 1] @ q[t] / math.sqrt(cfg.d_model / cfg.num_heads))
+                change[t] += (weights / weights.sum()) @ v[: t + 1] @ p[f"{path}/out/kernel"][h]
+        return change
+
+    def mlp(x, path):
+        hidden = activation(x @ p[f"{path}/up/kernel"] + p.get(f"{path}/up/bias", 0.0))
+        return hidden @ p[f"{path}/down/kernel"] + p.get(f"{path}/down/bias", 0.0)
+
+    x = p["token_embedding/embedding"][tokens_T] + textbook_positions(cfg, p, len(tokens_T))
+    for i in range(cfg.num_layers):
+        x = x + attention(norm(x, f"block_{i}/attention_norm"), f"block_{i}/attention")
+        x = x + mlp(norm(x, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
+    x = norm(x, "final_norm")
+    return x @ (p["token_embedding/embedding"].T if cfg.tie_embeddings else p["head/kernel"])
+
+
+@pytest.mark.parametrize(
+    "activation, norm, position, tie_embeddings",
+    itertools.product(model.ACTIVATIONS, model.NORMS, model.POSITIONS, [True, False]),
+)
+def test_logits_equal_those_of_the_definitions(activation, norm, position, tie_embeddings):
+    cfg = dataclasses.replace(
+        TINY,
+        **dict(activation=activation, norm=norm, position=position, tie_embeddings=tie_embeddings),
+        use_bias=(activation != "gelu_tanh"),
+    )
+    params = random_params(cfg)
+    logits = GPT(cfg).apply({"params": params}, TOKENS)  # not jitted: operations are compiled once for all
+    for row in range(2):
+        np.testing.assert_allclose(
+            logits[row], textbook_logits(cfg, params, TOKENS[row]), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_sinusoids_are_the_textbooks():
+    cfg = dataclasses.replace(TINY, d_model=16, position="sinusoidal")
+    rows = model.sinusoids(jnp.arange(512)[None], 16)
+    assert rows.shape == (1, 512, 16)
+    np.testing.assert_allclose(rows[0], textbook_positions(cfg, {}, 512), atol=1e-6)
+
+
+def test_sinusoids_follow_positions_not_slots():
+    np.testing.assert_array_equal(
+        model.sinusoids(jnp.array([[5], [0]]), 8)[:, 0], model.sinusoids(jnp.arange(6), 8)[jnp.array([5, 0])]
+    )
+
+
+# --- parameters -----------------------------------------------------------------------------------------
+
+
+def documented_parameters(cfg: config.Model) -> dict[str, tuple[int, ...]]:
+    """The paths and shapes that the legend at the top of model.py promises for a config with everything."""
+    sizes = dict(V=cfg.vocab_size, D=cfg.d_model, H=cfg.num_heads, K=cfg.head_dim, F=cfg.d_ff)
+    sizes["context_length"] = cfg.context_length
+    shape_of = lambda letters: tuple(sizes[letter] for letter in letters.split(", "))  # noqa: E731
+    found = {}
+    lines = model.__doc__.split("Parameter paths")[1].splitlines()
+    for line in filter(None, (re.match(r" {4}(\S+) +\[(.*?)\](?:, bias \[(.*?)\])?", x) for x in lines)):
+        path, shape, bias = line.groups()
+        start, names, end = re.fullmatch(r"(.*?)(?:\{(.*)\}(.*))?", path).groups()
+        for name in names.split(",") if names else [""]:
+            for i in range(cfg.num_layers):  # a path without <i> is the same each time
+                full = f"{start}{name}{end or ''}".replace("<i>", str(i))
+                found[full] = shape_of(shape)
+                if bias:
+                    found[full.removesuffix("kernel") + "bias"] = shape_of(bias)
+    return found
+
+
+def shapes(cfg: config.Model) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in model.named_leaves(model.param_shapes(cfg))}
+
+
+def test_parameter_paths_and_shapes_are_those_documented():
+    full = dataclasses.replace(TINY, tie_embeddings=False)
+    documented = documented_parameters(full)
+    assert shapes(full) == documented
+    no_bias = {path: shape for path, shape in documented.items() if not path.endswith("/bias")}
+    assert shapes(dataclasses.replace(full, use_bias=False)) == no_bias
+    tied = {path: shape for path, shape in documented.items() if path != "head/kernel"}
+    assert shapes(TINY) == tied
+    del tied["position_embedding/embedding"]
+    for position in ("sinusoidal", "none"):
+        assert shapes(dataclasses.replace(TINY, position=position)) == tied
+
+
+def test_all_parameters_are_float32():
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.param_shapes(TINY))} == {jnp.dtype("float32")}
+
+
+def test_the_mlp_is_four_times_as_wide_unless_told():
+    assert shapes(dataclasses.replace(TINY, d_ff=None))["block_0/mlp/up/kernel"] == (8, 32)
+    assert shapes(TINY)["block_0/mlp/up/kernel"] == (8, 12)
+
+
+def test_fresh_parameters_have_gpt2s_statistics():
+    """Normal of std 0.02; residual projections 0.02 / sqrt(2 L); biases 0, scales 1."""
+    cfg = config.Model(
+        vocab_size=300, context_length=64, d_model=48, num_layers=2, num_heads=3, tie_embeddings=False
+    )
+    for path, leaf in model.named_leaves(model.init_params(GPT(cfg), jax.random.key(0))):
+        if path.endswith("/bias"):
+            assert (leaf == 0.0).all(), path
+        elif path.endswith("/scale"):
+            assert (leaf == 1.0).all(), path
+        else:
+            std = 0.02 / math.sqrt(2 * 2) if path.endswith(("out/kernel", "down/kernel")) else 0.02
+            # Five standard errors of a mean and of a standard deviation.
+            assert abs(leaf.mean()) < 5 * std / math.sqrt(leaf.size), path
+            assert abs(leaf.std() / std - 1) < 5 / math.sqrt(2 * leaf.size), path
+
+
+def test_fresh_parameters_are_a_function_of_the_key():
+    init = jax.jit(lambda key: model.init_params(GPT(TINY), key))
+    one, again, other = init(jax.random.key(1)), init(jax.random.key(1)), init(jax.random.key(2))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert (one["token_embedding"]["embedding"] != other["token_embedding"]["embedding"]).any()
+    kernels = [one[f"block_{i}"]["attention"][n]["kernel"] for i in (0, 1) for n in ("query", "key", "value")]
+    for a, b in itertools.combinations(kernels, 2):
+        assert (a != b).any()
+
+
+@pytest.mark.parametrize(
+    "name, published",
+    [  # the counts of the released checkpoints
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+    ],
+)
+def test_gpt2_presets_have_the_released_models_counts(name, published):
+    assert model.count_params(model.param_shapes(PRESETS[name])) == published
+
+
+@pytest.mark.parametrize(
+    "name, published",
+    [
+        # Brown et al. 2020, table 2.1. "Medium" is 350M there, rounded to tens; 356M is what its shape has.
+        ("gpt3-small", 125e6),
+        ("gpt3-medium", 356e6),
+        ("gpt3-large", 760e6),
+        ("gpt3-xl", 1.3e9),
+        ("gpt3-2.7b", 2.7e9),
+        ("gpt3-6.7b", 6.7e9),
+        ("gpt3-13b", 13.0e9),
+        ("gpt3-175b", 175.0e9),
+        # Devlin et al. 2019, section 3; a decoder has neither their pooler nor their segments.
+        ("bert-base", 110e6),
+        ("bert-large", 340e6),
+    ],
+)
+def test_other_presets_have_the_published_counts(name, published):
+    assert model.count_params(model.param_shapes(PRESETS[name])) == pytest.approx(published, rel=0.02)
+
+
+def test_the_2017_presets_count_in_closed_form():
+    v, d, f, layers = 37_000, 512, 2048, 6
+    attention, mlp, norms = 4 * (d * d + d), (d * f + f) + (f * d + d), 2 * 2 * d
+    expected = v * d + layers * (attention + mlp + norms) + 2 * d
+    assert model.count_params(model.param_shapes(PRESETS["transformer-2017"])) == expected
+
+
+def test_every_preset_has_a_published_count_above():
+    checked = {"transformer-2017"}
+    for test in (
+        test_gpt2_presets_have_the_released_models_counts,
+        test_other_presets_have_the_published_counts,
+    ):
+        checked |= {name for name, _ in test.pytestmark[0].args[1]}
+    assert checked == set(PRESETS)
+
+
+def test_tables_offer_what_the_config_offers():
+    choices = typing.get_type_hints(config.Model)
+    assert set(model.ACTIVATIONS) == set(typing.get_args(choices["activation"]))
+    assert set(model.NORMS) == set(typing.get_args(choices["norm"]))
+    assert set(model.POSITIONS) == set(typing.get_args(choices["position"]))
+
+
+# --- dropout, dtypes, traces ----------------------------------------------------------------------------
+
+
+def test_dropout_is_off_unless_training_and_a_function_of_its_key():
+    dropped = GPT(dataclasses.replace(TINY, dropout_rate=0.5))
+    params = random_params(TINY)
+    train = jax.jit(lambda key: dropped.apply({"params": params}, TOKENS, train=True, rngs={"dropout": key}))
+    one, again, other = train(jax.random.key(1)), train(jax.random.key(1)), train(jax.random.key(2))
+    off = GPT(TINY).apply({"params": params}, TOKENS)
+    np.testing.assert_array_equal(dropped.apply({"params": params}, TOKENS), off)
+    np.testing.assert_array_equal(one, again)
+    assert (one != off).any() and (one != other).any()
+    with pytest.raises(flax.errors.InvalidRngError):
+        dropped.apply({"params": params}, TOKENS, train=True)
+
+
+def test_dropout_acts_on_embeddings():
+    """Blocks that change nothing and an RMSNorm that shifts nothing leave the dropped zeros to be seen."""
+    cfg = config.Model(
+        **dict(vocab_size=11, context_length=50, d_model=64, num_layers=1, num_heads=1, use_bias=False),
+        **dict(norm="rmsnorm", dropout_rate=0.25),
+    )
+    params = random_params(cfg)
+    params["block_0"] = jax.tree.map(jnp.zeros_like, params["block_0"])
+    x_BTD, _ = GPT(cfg).apply(
+        {"params": params},
+        np.zeros((4, 50), np.int32),
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+        method="features",
+    )
+    zeros = float((x_BTD == 0.0).mean())
+    assert zeros == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / x_BTD.size))
+
+
+def test_dropout_acts_on_attention_weights():
+    """With all values 1 and W_O the identity, what comes out is the sum of the weights."""
+    cfg = dataclasses.replace(TINY, dropout_rate=0.5)
+    attention = model.Attention(cfg)
+    positions_BT = jnp.arange(8)[None]
+    x_BTD = jax.random.normal(jax.random.key(0), (1, 8, 8))
+    params = jax.tree.map(jnp.copy, random_params(cfg)["block_0"]["attention"])
+    params["value"] = {"kernel": jnp.zeros((8, 2, 4)), "bias": jnp.ones((2, 4))}
+    params["out"] = {"kernel": jnp.eye(8).reshape(2, 4, 8), "bias": jnp.zeros(8)}
+    sums, _ = attention.apply({"params": params}, x_BTD, positions_BT)
+    np.testing.assert_allclose(sums, 1.0, rtol=1e-6)
+    dropped, _ = attention.apply(
+        {"params": params}, x_BTD, positions_BT, train=True, rngs={"dropout": jax.random.key(0)}
+    )
+    assert set(np.unique(np.asarray(dropped[0, 0]))) <= {0.0, 2.0}  # one weight, 1: dropped or doubled
+    assert (np.abs(dropped - 1.0) > 1e-3).any(axis=-1).all()
+
+
+def test_dropout_acts_on_both_changes_with_masks_of_their_own():
+    cfg = dataclasses.replace(TINY, d_model=64, num_heads=1, d_ff=4, dropout_rate=0.5)
+    block = model.Block(cfg)
+    params = jax.tree.map(jnp.zeros_like, random_params(cfg)["block_0"])
+    params["attention"]["out"]["bias"] = jnp.full(64, 1.0)
+    params["mlp"]["down"]["bias"] = jnp.full(64, 10.0)
+    change, _ = block.apply(
+        {"params": params},
+        jnp.zeros((1, 8, 64)),
+        jnp.arange(8)[None],
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+    )
+    values, counts = np.unique(np.asarray(change), return_counts=True)
+    np.testing.assert_array_equal(values, [0.0, 2.0, 20.0, 22.0])  # neither, one, the other, both
+    assert (np.abs(counts / change.size - 0.25) < 5 * math.sqrt(0.25 * 0.75 / change.size)).all()
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_logits_are_float32_also_from_bfloat16_parameters(tie_embeddings):
+    cfg = dataclasses.replace(TINY, tie_embeddings=tie_embeddings)
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_params(cfg))
+    logits = jax.eval_shape(lambda: GPT(cfg).apply({"params": params}, TOKENS))
+    assert logits.dtype == jnp.float32 and logits.shape == (2, 8, 11)
+
+
+def test_named_leaves_are_in_the_trees_order():
+    params = model.param_shapes(TINY)
+    named = model.named_leaves(params)
+    assert [leaf for _, leaf in named] == jax.tree.leaves(params)
+    assert model.count_params(params) == sum(math.prod(leaf.shape) for _, leaf in named)
