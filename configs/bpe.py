@@ -1,6 +1,6 @@
 """A GPT on Shakespeare in byte pairs: between characters and words, as GPT-2 does it, trained on the text.
 
-    python -m jaxgpt.train --config configs/bpe.py
+python -m jaxgpt.train --config configs/bpe.py
 """
 
 from jaxgpt.config import default_config

