@@ -25,6 +25,7 @@ def get_config():
     config.optim.warmup_steps = 100
     config.optim.b2 = 0.99
     config.optim.weight_decay = 0.1
+    config.optim.decay_embeddings = True
     config.train.num_steps = 2_000
     config.train.eval_every = 500
     config.train.eval_batch_size = 64

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp  # 0.3 s: only where checkpoints are used
         from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells each file that it touches
+        # Orbax tells each file that it touches, and of each error the traceback, though it raises it as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.directory = Path(workdir).absolute() / FOLDER
         if read_only:
@@ -232,9 +234,11 @@ def _valid_loss(metrics: dict[str, float]) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, shortened."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 300 else lines[0][:300] + " ..."
+    """The first line of an exception's text, shortened in the middle: it ends with the cause."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # What TensorStore adds for its authors.
+    line = re.split(r"\.? *(?:\[\w+( \w+)*='| See full TensorStore details)", line, maxsplit=1)[0]
+    return line if len(line) <= 300 else line[:120] + " ... " + line[-180:]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.util
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +33,10 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command's main(argv) and exit: 0, 2 for a user's mistake, 128 + n for signal n."""
+    sys.unraisablehook = _report_unraisable
+    logging.getLogger("asyncio").setLevel(
+        logging.CRITICAL
+    )  # would tell Orbax's errors, which are raised, again
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:
@@ -40,8 +46,21 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(describe_os_error(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # XLA's word for it
+            raise
+        _fail(
+            f"out of memory ({str(error).splitlines()[0] if str(error) else 'no room left'}): lower the batch "
+            "size (data.batch_size or --batch_size), model.context_length or the size of the model"
+        )
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _report_unraisable(unraisable) -> None:
+    """All but one: after an error that Orbax has raised, TensorStore's other files call a loop that is gone."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -53,6 +72,7 @@ def describe_os_error(error: OSError) -> str:
         errno.EACCES: "choose a folder that you may write to",
         errno.EPERM: "choose a folder that you may write to",
         errno.EROFS: "choose a folder that can be written",
+        errno.EFBIG: "the system limits the size of files: raise the limit, see ulimit -f",
         errno.ENOTDIR: "a part of this path is a file, not a folder",
     }.get(error.errno, "")
     return f"{what} ({advice})" if advice else what
@@ -77,6 +97,8 @@ def enable_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
     import jax
 
+    # Where the folder is full or can't be written, nothing is lost but time at the next start.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR has the first word
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -97,7 +119,7 @@ def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], lis
             continue
         if not equals:
             value = next(arguments, None)
-            if value is None:
+            if value is None or value.startswith("--"):
                 raise UserError(f"{flag} needs a value: {flag}=VALUE")
         if flag == "--config":
             file = value
@@ -122,7 +144,7 @@ def load_config_dict(file: str) -> ConfigDict:
         values = module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise UserError(f"config file {path} failed: {type(error).__name__}: {line}") from error
     if not isinstance(values, ConfigDict):

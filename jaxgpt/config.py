@@ -77,7 +77,8 @@ class Optim:
     b1: float = 0.9
     b2: float = 0.99
     eps: float = 1e-8
-    weight_decay: float = 0.1  # on matrices; never on biases, norms and embeddings
+    weight_decay: float = 0.1  # on matrices; never on biases and norms
+    decay_embeddings: bool = False  # on the token and position tables too, as nanoGPT does
     grad_clip_norm: float = 1.0  # on the global norm; 0: off
 
 
@@ -232,12 +233,14 @@ def _is_optional(field_type: Any) -> bool:
 def _unknown(dotted: str) -> str:
     """One line with the nearest field that exists."""
     group, _, name = dotted.rpartition(".")
-    # Near in the same group first, then the same word in another group, then near anywhere.
+    # The same word in another group first, then near in the same group, then near anywhere.
     near = (
-        [f"{group}.{n}" for n in difflib.get_close_matches(name, _FIELDS.get(group, {}), n=1, cutoff=0.5)]
-        or [known for known in field_names() if known.split(".")[-1] == name]
-        or difflib.get_close_matches(dotted, field_names(), n=1, cutoff=0.6)
+        [known for known in field_names() if known.split(".")[-1] == name]
+        or [f"{group}.{n}" for n in difflib.get_close_matches(name, _FIELDS.get(group, {}), n=1, cutoff=0.5)]
+        or ([] if group in _FIELDS else difflib.get_close_matches(dotted, field_names(), n=1, cutoff=0.6))
     )
+    if dotted in _FIELDS:
+        return f"{dotted} is a group of fields: give one of {', '.join(f'{dotted}.{n}' for n in _FIELDS[dotted])}"
     if near:
         return f"unknown field {dotted}: did you mean {near[0]}?"
     if group in _FIELDS:

@@ -54,10 +54,10 @@ def open_corpus(corpus: str, path: str) -> Corpus:
     Raises UserError: an unknown name, a path that does not exist or holds no text, a package that is missing.
     """
     if path:
-        files = _text_files(Path(path).expanduser())
+        text = open_files(path)
         if corpus == "tinyshakespeare":
             _check_tiny_shakespeare(Path(path).expanduser())
-        return Corpus(str(path), lambda: _read_files(files, str(path)))
+        return text
     if corpus not in CORPORA:
         close = difflib.get_close_matches(corpus, CORPORA, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -65,6 +65,13 @@ def open_corpus(corpus: str, path: str) -> Corpus:
             f"data.corpus={corpus!r}: choose one of {sorted(CORPORA)}, or give a text as data.path{hint}"
         )
     return CORPORA[corpus]()
+
+
+def open_files(path: str, given_as: str = "data.path") -> Corpus:
+    """The text of a file or a folder, as `open_corpus` has it; errors name the path as `given_as`."""
+    given = f"{given_as}={str(path)!r}"
+    files = _text_files(Path(path).expanduser(), given)
+    return Corpus(str(path), lambda: _read_files(files, given))
 
 
 def cache_dir() -> Path:
@@ -77,24 +84,20 @@ def cache_dir() -> Path:
 # Files and folders
 
 
-def _text_files(path: Path) -> list[Path]:
+def _text_files(path: Path, given: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        raise UserError(
-            f"data.path={str(path)!r} does not exist: give a UTF-8 text file, or a folder of them"
-        )
+        raise UserError(f"{given} does not exist: give a UTF-8 text file, or a folder of them")
     if not path.is_dir():
-        raise UserError(f"data.path={str(path)!r} is neither a file nor a folder: give one of the two")
+        raise UserError(f"{given} is neither a file nor a folder: give one of the two")
     files = []
     for folder, subfolders, names in os.walk(path, onerror=_raise_unreadable):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     files = sorted((f for f in files if f.is_file()), key=lambda f: f.relative_to(path).as_posix())
     if not files:
-        raise UserError(
-            f"data.path={str(path)!r} is a folder without files: give one that holds UTF-8 text files"
-        )
+        raise UserError(f"{given} is a folder without files: give one that holds UTF-8 text files")
     return files
 
 
@@ -104,14 +107,14 @@ def _raise_unreadable(error: OSError) -> None:
     ) from error
 
 
-def _read_files(files: list[Path], name: str) -> Iterator[str]:
+def _read_files(files: list[Path], given: str) -> Iterator[str]:
     empty = True
     for file in files:
         for piece in _read_file(file):
             empty = False
             yield piece
     if empty:
-        raise UserError(f"data.path={name!r} holds no text: give a file or a folder that is not empty")
+        raise UserError(f"{given} holds no text: give a file or a folder that is not empty")
 
 
 def _read_file(file: Path) -> Iterator[str]:

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxgpt import cli, corpora, data, tokenizers
-from jaxgpt.config import UserError
+from jaxgpt import cli, corpora, data, records, tokenizers
+from jaxgpt.config import Data, UserError
 from jaxgpt.model import GPT
 from jaxgpt.steps import make_eval_step
 
@@ -85,8 +86,22 @@ def per_token(model: GPT, params: dict, ids: np.ndarray) -> np.ndarray:
     )
 
 
-def _read_text(path: str) -> str:
-    return "".join(corpora.open_corpus("", path).read())
+def _text_ids(path: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+    return tokenizer.encode("".join(corpora.open_files(path, "--text").read()))
+
+
+def _validation_split(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, str]:
+    """The ids that the run was validated on, and what to call them."""
+    try:
+        dataset = data.prepare(cfg)
+    except UserError as error:
+        raise UserError(
+            f"the run's own text can't be had ({error}); or give a text with --text FILE"
+        ) from error
+    if dataset.fingerprint != tokenizers.fingerprint(tokenizer):
+        raise UserError("the run's text has changed since training: give another with --text FILE")
+    records.check_same_text(workdir, text_sha256=dataset.text_sha256)
+    return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
 
 
 def _report(result: Evaluation, ids: np.ndarray, tokenizer: tokenizers.Tokenizer) -> dict:
@@ -125,12 +140,9 @@ def main(argv: list[str]) -> None:
 
     run = load(args.workdir, step=args.step)
     if args.text:
-        ids, source = run.tokenizer.encode(_read_text(args.text)), args.text
+        ids, source = _text_ids(args.text, run.tokenizer), args.text
     else:
-        dataset = data.prepare(run.config.data)
-        if tokenizers.fingerprint(dataset.tokenizer) != tokenizers.fingerprint(run.tokenizer):
-            raise UserError("the run's text has changed since training: give another with --text FILE")
-        ids, source = dataset.valid.ids, f"validation split of {dataset.corpus_name}"
+        ids, source = _validation_split(run.workdir, run.config.data, run.tokenizer)
     if len(ids) < 2:
         raise UserError(f"{source} has {len(ids)} tokens: 2 or more are needed, the first is not predicted")
 

@@ -144,6 +144,8 @@ def generate_ids(
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: give 1 or more of each")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: give a number from 0 to {2**32 - 1}")
     for prompt in prompts:
         if len(prompt) == 0:
             raise UserError("empty prompt: give at least one character to go on from")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -60,19 +61,21 @@ def make_schedule(cfg: config.Optim, num_steps: int) -> Schedule:
     return schedule
 
 
-def decays(path: str) -> bool:
-    """Whether weight decay acts on the parameter of this path: on matrices, not on biases, norms, tables."""
-    return path.rsplit("/", 1)[-1] == "kernel"
-
-
-def _decay_mask(params: dict) -> dict:
-    return jax.tree_util.tree_map_with_path(lambda path, _: decays(str(path[-1].key)), params)
+def decay_mask(cfg: config.Optim, params: dict) -> dict:
+    """For each parameter whether weight decay acts on it: on matrices, on tables only if so configured."""
+    decaying = {"kernel", "embedding"} if cfg.decay_embeddings else {"kernel"}
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decaying, params)
 
 
 def _adamw(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
     """Loshchilov and Hutter 2019: Adam with decay apart from the gradient, times the learning rate."""
     return optax.adamw(
-        schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=_decay_mask
+        schedule,
+        b1=cfg.b1,
+        b2=cfg.b2,
+        eps=cfg.eps,
+        weight_decay=cfg.weight_decay,
+        mask=functools.partial(decay_mask, cfg),
     )
 
 

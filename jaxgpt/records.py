@@ -10,6 +10,7 @@ RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -19,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
     temporary = path.with_name(path.name + f".tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with _naming(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,10 +44,34 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Gives an OSError the file's name, which those of writing do not carry."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, written as a whole."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode())
+
+
+def make_folder(workdir: Path) -> None:
+    """Make the run's folder where it is not there. Raises UserError where that can't be done."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(
+            f"{workdir} is a file, not a folder, or lies below one: give another --workdir"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"can't make the folder {workdir} ({error.strerror}): give another --workdir"
+        ) from None
 
 
 class FolderLock:
@@ -71,8 +97,11 @@ def check_same_config(workdir: Path, cfg: Config) -> bool:
     if not path.exists():
         return False
     try:
-        old = config.from_config_dict(json.loads(path.read_text("utf-8")))
-    except (UserError, ValueError, AttributeError) as error:
+        values = json.loads(path.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        old = config.from_config_dict(values)
+    except ValueError as error:
         raise UserError(f"{path} can't be read ({error}): give another --workdir") from None
     if changed := config.differences(old, cfg):
         raise UserError(
@@ -118,26 +147,35 @@ def start_record(step: int) -> dict[str, Any]:
     }
 
 
-def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
-    """Write the facts of a run, or check them where the run goes on, and add this start to `starts`.
-
-    Raises UserError where the text or the tokenizer are not those that the run began with.
-    """
+def _read_run_json(workdir: Path) -> dict[str, Any]:
     path = workdir / "run.json"
-    starts = []
-    if path.exists():
-        try:
-            old = json.loads(path.read_text("utf-8"))
-            starts = list(old["starts"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} can't be read: give another --workdir") from None
-        for name in ("text_sha256", "tokenizer_sha256"):
-            if old.get(name) != facts[name]:
-                raise UserError(
-                    f"{workdir} was begun with another text or tokenizer ({name} {str(old.get(name))[:12]}... "
-                    f"is now {facts[name][:12]}...): give the old text, or another --workdir"
-                )
-    write_json(path, {**facts, "starts": [*starts, start_record(step)]})
+    if not path.exists():
+        return {"starts": []}
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        return {**facts, "starts": list(facts["starts"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} can't be read: give another --workdir") from None
+
+
+def check_same_text(workdir: Path, **hashes: str) -> None:
+    """Raises UserError where `text_sha256` or `tokenizer_sha256` are not those that the run began with.
+
+    To be asked before anything is written into the folder.
+    """
+    old = _read_run_json(workdir)
+    for name, now in hashes.items():
+        if old["starts"] and old.get(name) != now:
+            raise UserError(
+                f"{workdir} was begun with another text or tokenizer ({name} {str(old.get(name))[:12]}... "
+                f"is now {now[:12]}...): give the old text, or another folder"
+            )
+
+
+def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
+    """Write the facts of a run and add this start to `starts`."""
+    starts = _read_run_json(workdir)["starts"]
+    write_json(workdir / "run.json", {**facts, "starts": [*starts, start_record(step)]})
 
 
 class MetricsLog:
@@ -171,8 +209,9 @@ class MetricsLog:
         """Add a line."""
         line = {"step": step, "split": split, **values}
         self.lines.append(line)
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with _naming(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
         if self._events is not None:
             for name, value in values.items():
                 if name != "time":
@@ -184,10 +223,12 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
-        os.fsync(self._file.fileno())
+        with _naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with _naming(self._path):
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -231,8 +272,12 @@ def write_embeddings(workdir: Path, step: int, params: dict) -> None:
     folder = workdir / "embeddings"
     folder.mkdir(exist_ok=True)
     temporary = folder / f".{step}.tmp.npz"
-    np.savez(temporary, **tables)
-    os.replace(temporary, folder / f"{step:08d}.npz")
+    try:
+        with _naming(temporary):
+            np.savez(temporary, **tables)
+        os.replace(temporary, folder / f"{step:08d}.npz")
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_sample(workdir: Path, step: int, text: str) -> None:

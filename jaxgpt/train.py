@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ import numpy as np
 from jaxgpt import baselines, checkpoint, cli, data, generate, optim, records, tokenizers
 from jaxgpt.config import Config, UserError
 from jaxgpt.evaluate import Evaluation, evaluate
-from jaxgpt.model import GPT, count_params, named_leaves
+from jaxgpt.model import GPT, count_params, named_leaves, param_shapes
 from jaxgpt.progress import Interrupt, Progress, StepClock
 from jaxgpt.steps import TrainState, init_state, make_train_step
 
@@ -49,6 +50,24 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
     )
 
 
+def check_memory(cfg: Config) -> None:
+    """Refuse a model whose training state alone is larger than the device's memory.
+
+    Parameters, gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
+    had, XLA's CPU backend would hang rather than fail.
+    """
+    num_params = count_params(param_shapes(cfg.model))
+    needed = 4 * 4 * num_params
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    if memory is None:  # the CPU backend does not say
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"a model of {num_params:,} parameters needs {needed / 2**30:,.1f} GiB for parameters, gradients "
+            f"and optimizer, the device has {memory / 2**30:,.1f} GiB: lower model.d_model or model.num_layers"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """How a call of `train` ended."""
@@ -68,13 +87,19 @@ class Trainer:
         data.check_windows(self.dataset, cfg.model.context_length)
         self.tokenizer = self.dataset.tokenizer
         self.cfg = cfg = resolve(cfg, self.tokenizer)
+        check_memory(cfg)
         if cfg.train.sample_tokens:
             self._sample_prompt = self._prompt_ids()
         self.workdir = Path(workdir)
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        records.make_folder(self.workdir)
         self._lock = records.FolderLock(self.workdir)
         try:
             records.check_same_config(self.workdir, cfg)
+            records.check_same_text(
+                self.workdir,
+                text_sha256=self.dataset.text_sha256,
+                tokenizer_sha256=self.dataset.fingerprint,
+            )
             records.write_json(self.workdir / "config.json", dataclasses.asdict(cfg))
             tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
             self.model = GPT(cfg.model)
@@ -191,13 +216,16 @@ class Trainer:
         norms = np.asarray(metrics["grad_norms"])
         bad_grads = [path for path, norm in zip(paths, norms, strict=True) if not math.isfinite(norm)]
         bad_params = [p for p, leaf in named_leaves(state.params) if not np.isfinite(np.asarray(leaf)).all()]
-        saved = self.checkpoints.steps()
         raise UserError(
             f"the loss of step {step} is {float(metrics['loss'])}: gradients not finite: {_some(bad_grads)}; "
             f"parameters not finite: {_some(bad_params)}; the last good checkpoint is "
-            f"{f'step {saved[-1]}' if saved else 'none'}. Lower optim.learning_rate (now "
+            f"{self._last_checkpoint()}. Lower optim.learning_rate (now "
             f"{self.cfg.optim.learning_rate}) or optim.grad_clip_norm in another --workdir"
         )
+
+    def _last_checkpoint(self) -> str:
+        saved = self.checkpoints.steps()
+        return f"step {saved[-1]}" if saved else "none"
 
     # --- the loop ---------------------------------------------------------------------------------------
 
@@ -293,6 +321,12 @@ class Trainer:
         earlier = [loss for at, loss in log.valid_losses().items() if at > 0]
         began = time.perf_counter()
         result = self._evaluate(params)
+        if not math.isfinite(result.loss):
+            raise UserError(
+                f"the validation loss of step {step} is {result.loss}; the last good checkpoint is "
+                f"{self._last_checkpoint()}. Lower optim.learning_rate (now "
+                f"{self.cfg.optim.learning_rate}) in another --workdir"
+            )
         log.write(
             step,
             "valid",

@@ -15,10 +15,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import json
 import logging
 import os
-import random
-import resource
+import re
 import shlex
 import shutil
 import subprocess
@@ -101,11 +101,15 @@ def exchange_text(_: pytest.MonkeyPatch) -> None:
     Path("text.txt").write_text(Path("text.txt").read_text().replace("k", "K"))
 
 
-def lock_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def reverse_text(_: pytest.MonkeyPatch) -> None:
+    """Another text with the very same characters."""
+    Path("text.txt").write_text(Path("text.txt").read_text()[::-1])
+
+
+def lock_run(_: pytest.MonkeyPatch) -> None:
     """As a process that trains in the folder does."""
-    lock = Path("run/.lock").open("w")
+    lock = os.open("run/.lock", os.O_RDWR)  # open until this process ends; the folder is this test's own
     fcntl.flock(lock, fcntl.LOCK_EX)
-    monkeypatch.setattr(pytest, "held_lock", lock, raising=False)  # until the end of the test
 
 
 def truncate_cached_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,20 +127,24 @@ def damage_all(_: pytest.MonkeyPatch) -> None:
 # --- damages of a checkpoint ----------------------------------------------------------------------------
 
 
-def _largest(root: Path) -> Path:
-    return max((file for file in root.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
-
-
 def truncate_array(checkpoint: Path) -> None:
     for file in (checkpoint / "params").glob("**/d/*"):
         os.truncate(file, file.stat().st_size // 2)
 
 
-def flip_byte(checkpoint: Path) -> None:
-    file = _largest(checkpoint / "params")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    file.write_bytes(content)
+def flip_bits(checkpoint: Path) -> None:
+    """One bit in every 64 bytes of the largest file: some parts of it are not in use, others are."""
+    files = [file for file in (checkpoint / "params").rglob("*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    content = np.frombuffer(largest.read_bytes(), np.uint8).copy()
+    content[32::64] ^= 1
+    largest.write_bytes(content.tobytes())
+
+
+def exchange_params(checkpoint: Path) -> None:
+    """Whole and readable, but those of another step."""
+    shutil.rmtree(checkpoint / "params")
+    shutil.copytree(checkpoint.with_name("10") / "params", checkpoint / "params")
 
 
 def remove_meta(checkpoint: Path) -> None:
@@ -151,7 +159,7 @@ def remove_params(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / "params")
 
 
-DAMAGES = [truncate_array, flip_byte, remove_meta, empty_meta, remove_params]
+DAMAGES = [truncate_array, flip_bits, exchange_params, remove_meta, empty_meta, remove_params]
 
 
 # --- the table ------------------------------------------------------------------------------------------
@@ -159,17 +167,23 @@ DAMAGES = [truncate_array, flip_byte, remove_meta, empty_meta, remove_params]
 
 @dataclass(frozen=True)
 class Case:
-    """`command` runs after `prepare`; its one line has all of `words`. `problems`: lines below the first."""
+    """`command` runs after `prepare`, and `words` must be in what it says.
+
+    problems, warnings: how many lines of a kind stand below and above the one with `error: `.
+    """
 
     name: str
     command: str
     words: tuple[str, ...]
     prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None
     problems: int = 0
+    warnings: int = 0
 
 
-def case(name: str, command: str, *words: str, prepare=lambda _: None, problems: int = 0) -> Case:
-    return Case(name, command, words, prepare, problems)
+def case(
+    name: str, command: str, *words: str, prepare=lambda _: None, problems: int = 0, warnings: int = 0
+) -> Case:
+    return Case(name, command, words, prepare, problems, warnings)
 
 
 NEW = "train --config config.py --workdir new"
@@ -212,7 +226,7 @@ CASES = [
     case("unknown group", f"{NEW} --config.modle.d_model=8", "unknown field modle.d_model", "did you mean model.d_model?"),
     case("field of another group", f"{NEW} --config.model.batch_size=8", "model.batch_size", "did you mean data.batch_size?"),
     case("nothing like it", f"{NEW} --config.zzz.qqq=8", "zzz.qqq", "the groups are model, data, optim, train"),
-    case("group only", f"{NEW} --config.model=8", "unknown field model", "did you mean"),
+    case("group only", f"{NEW} --config.model=8", "model is a group of fields", "model.d_model"),
     case("text for a number", f"{NEW} --config.model.d_model=wide", "model.d_model='wide'", "give a whole number"),
     case("fraction for a count", f"{NEW} --config.model.d_model=1.5", "model.d_model='1.5'", "give a whole number"),
     case("text for a switch", f"{NEW} --config.model.use_bias=maybe", "model.use_bias='maybe'", "true or false"),
@@ -230,7 +244,7 @@ CASES = [
     ),
     case(
         "several unknown", f"{NEW} --config.model.d_modl=0 --config.optim.lr=x",
-        "2 problems in the config", "did you mean model.d_model?", "optim.lr", problems=2,
+        "2 problems in the config", "did you mean model.d_model?", "optim.lr: optim has name, learning_rate", problems=2,
     ),
     # Values
     case("width and heads", f"{NEW} --config.model.num_heads=3", "model.d_model=16", "multiple", "model.num_heads=3"),
@@ -244,7 +258,7 @@ CASES = [
         "accumulation", f"{NEW} --config.train.grad_accumulation_steps=3",
         "data.batch_size=4", "multiple", "train.grad_accumulation_steps=3",
     ),
-    case("learning rate nan", f"{NEW} --config.optim.learning_rate=nan", "optim.learning_rate=nan", "above 0"),
+    case("learning rate nan", f"{NEW} --config.optim.learning_rate=nan", "optim.learning_rate=nan", "above 0", problems=2),
     case("no validation", f"{NEW} --config.data.valid_fraction=0", "data.valid_fraction=0.0", "between 0 and 1"),
     case("no training text", f"{NEW} --config.data.valid_fraction=1", "data.valid_fraction=1.0", "between 0 and 1"),
     case(
@@ -253,8 +267,9 @@ CASES = [
     ),
     case(
         "more memory than there is", f"{NEW} --config.model.d_model=4_000_000 --config.model.num_heads=1",
-        "memory", "smaller",
+        "needs", "GiB", "the device has", "lower model.d_model",
     ),
+    case("batch larger than memory", f"{NEW} --config.data.batch_size=1_000_000_000_000_000", "memory", "PiB", "data.batch_size"),
     # Text
     case(
         "unknown corpus", f"{NEW} --config.data.path= --config.data.corpus=shakespear",
@@ -358,7 +373,7 @@ CASES = [
         "optim.learning_rate: 0.001 -> 0.01", "another --workdir",
     ),
     case(
-        "another text", RUN, "run was begun with another text", "text_sha256", "another --workdir",
+        "another text", RUN, "run was begun with another text", "text_sha256", "another folder",
         prepare=exchange_text,
     ),
     case("two trainers", RUN, "another process is training in run", "--workdir", prepare=lock_run),
@@ -378,8 +393,8 @@ CASES = [
     case("no checkpoint yet", "generate --workdir young", "young has no checkpoint yet", "train it", prepare=folder("young/checkpoints")),
     case("no such step", f"{GENERATE} --step=15", "run has no checkpoint of step 15", "[10, 20]"),
     case("step is no number", f"{GENERATE} --step=foo", "--step", "'foo'", "'best'"),
-    case("step is damaged", f"{GENERATE} --step=20", "run/checkpoints/20 is damaged", prepare=lambda _: flip_byte(Path("run/checkpoints/20"))),
-    case("all damaged", GENERATE, "every checkpoint of run is damaged", "[10, 20]", prepare=damage_all),
+    case("step is damaged", f"{GENERATE} --step=20", "run/checkpoints/20 is damaged", prepare=lambda _: flip_bits(Path("run/checkpoints/20"))),
+    case("all damaged", GENERATE, "every checkpoint of run is damaged", "[10, 20]", prepare=damage_all, warnings=2),
     case("unknown character", f"{GENERATE} --prompt 'the Ωld king'", "character 'Ω' (U+03A9) at position 4", "leave it out"),
     case("lone surrogate", f"{GENERATE} --prompt 'the \udcff'", "U+DCFF at position 4", "leave it out"),
     case("empty prompt", f"{GENERATE} --prompt ''", "empty prompt", "at least one character"),
@@ -387,7 +402,7 @@ CASES = [
         "prompt too long", f"{GENERATE} --prompt 'the king loves the queen'",
         "the prompt has 24 tokens, context_length=16", "shorten",
     ),
-    case("no such prompt file", f"{GENERATE} --temperature=-1", "temperature=-1.0", "give 0 (greedy)"),
+    case("temperature", f"{GENERATE} --temperature=-1", "temperature=-1.0", "give 0 (greedy)"),
     case("temperature nan", f"{GENERATE} --temperature=nan", "temperature=nan", "give 0 (greedy)"),
     case("temperature text", f"{GENERATE} --temperature=hot", "--temperature", "'hot'"),
     case("top_k", f"{GENERATE} --top_k 0", "top_k=0", "1 or more"),
@@ -401,10 +416,11 @@ CASES = [
     case("evaluate one token", f"{EVALUATE} --text a.txt", "a.txt has 1 token", "2 or more", prepare=write("a.txt", "t")),
     case(
         "evaluate an unknown character", f"{EVALUATE} --text a.txt", "character 'ß' (U+00DF) at position 5", "leave it out",
-        prepare=write("a.txt", "the bß"),
+        prepare=write("a.txt", "the kß"),
     ),
     case("the run's text is gone", EVALUATE, "text.txt", "does not exist", "--text FILE", prepare=remove("text.txt")),
-    case("the run's text is another", EVALUATE, "text has changed", "--text FILE", prepare=exchange_text),
+    case("the run's alphabet is another", EVALUATE, "text has changed", "--text FILE", prepare=exchange_text),
+    case("the run's text is another", EVALUATE, "another text", "give the old text", prepare=reverse_text),
     case("evaluate a missing step", f"{EVALUATE} --step 15", "no checkpoint of step 15", "[10, 20]"),
     case("batch size", f"{EVALUATE} --batch_size 0", "--batch_size=0", "1 or more"),
 ]  # fmt: skip
@@ -413,7 +429,10 @@ CASES = [
 def corrupt_merges() -> None:
     from jaxgpt.byte_pairs import BYTE_ALPHABET
 
-    write("gpt2/vocab.json", str({c: i for i, c in enumerate(BYTE_ALPHABET)}))(None)
+    write("gpt2/vocab.json", json.dumps({c: i for i, c in enumerate([*BYTE_ALPHABET, "<|endoftext|>"])}))(
+        None
+    )
+    write("gpt2/merges.txt", "#version: 0.2\n!! ?\n")(None)
 
 
 # --- running --------------------------------------------------------------------------------------------
@@ -427,8 +446,7 @@ def trained(tmp_path_factory):
     (here / "config.py").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(here)
-        code, _ = execute(monkeypatch, RUN)
-    assert code == 0
+        assert execute(monkeypatch, RUN) == 0
     return here
 
 
@@ -440,13 +458,14 @@ def here(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def execute(monkeypatch: pytest.MonkeyPatch, command: str) -> tuple[int, list[str]]:
+def execute(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
     """The exit code of a command, run as its console script would be."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a command takes it for itself
     name, *arguments = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [f"jaxgpt/{name}.py", *arguments])
     with pytest.raises(SystemExit) as exit_info:
         cli.run(MAINS[name])
-    return exit_info.value.code, arguments
+    return exit_info.value.code
 
 
 def saved(run: Path) -> dict[str, str]:
@@ -463,16 +482,161 @@ def saved(run: Path) -> dict[str, str]:
 def test_bad_input(case, here, monkeypatch, capfd, caplog, recwarn):
     case.prepare(monkeypatch)
     before = saved(here / "run")
-    code, _ = execute(monkeypatch, case.command)
-    err = capfd.readouterr().err
-    print(err)
-    lines = err.splitlines()
+    code = execute(monkeypatch, case.command)
+    lines = capfd.readouterr().err.splitlines()
     assert code == 2
-    assert lines[0].startswith("error: ")
-    assert len(lines) == 1 + case.problems
-    assert all(line.startswith("  - ") for line in lines[1:])
-    assert [word for word in case.words if word not in err] == []
+    begin = ["warning: "] * case.warnings + ["error: "] + ["  - "] * case.problems
+    assert len(lines) == len(begin), lines
+    assert all(map(str.startswith, lines, begin)), lines
+    assert [word for word in case.words if word not in "\n".join(lines[case.warnings :])] == [], lines
     assert saved(here / "run") == before
     # Outside of pytest these would be on stderr too.
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert [str(warning.message) for warning in recwarn] == []
+
+
+# --- damaged checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "damage"),
+    [*((f"{GENERATE} --prompt the", damage) for damage in DAMAGES), (EVALUATE, flip_bits)],
+)
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, command, here, monkeypatch, capfd):
+    assert execute(monkeypatch, f"{command} --step=10") == 0
+    expected = capfd.readouterr().out
+    damage(here / "run/checkpoints/20")
+    before = saved(here / "run")
+    assert execute(monkeypatch, command) == 0
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("warning: checkpoint ")
+    assert "run/checkpoints/20 is damaged: " in line
+    assert line.endswith("; trying the one before")
+    assert out == expected
+    assert saved(here / "run") == before
+
+
+@pytest.mark.parametrize("damage", [truncate_array, flip_bits, remove_meta])
+def test_training_sets_a_damaged_checkpoint_aside_and_reaches_the_same_end(
+    damage, here, trained, monkeypatch, capfd
+):
+    damage(here / "run/checkpoints/20")
+    before = saved(here / "run")
+    assert execute(monkeypatch, RUN) == 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: checkpoint ")
+    assert "run/checkpoints/20 is damaged: " in line
+    assert "/run/damaged/20, trying the one before" in line
+    assert_same_end(here / "run", trained / "run")
+    after = saved(here / "run")
+    for name in before:
+        if name.startswith("checkpoints/10/") or name in ("config.json", "tokenizer.json"):
+            assert after[name] == before[name], name
+        if name.startswith("checkpoints/20/"):
+            moved = here / "run/damaged" / name.removeprefix("checkpoints/")
+            assert hashlib.sha256(moved.read_bytes()).hexdigest() == before[name], name
+
+
+def test_training_starts_anew_where_all_checkpoints_are_damaged(here, trained, monkeypatch, capfd):
+    damage_all(monkeypatch)
+    assert execute(monkeypatch, RUN) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("warning: ") for line in lines)
+    assert "every checkpoint was damaged; the run starts from step 0" in lines[-1]
+    assert sorted(path.name for path in (here / "run/damaged").iterdir()) == ["10", "20"]
+    assert_same_end(here / "run", trained / "run")
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """The same step, bit-equal parameters and equal metrics."""
+    a, b = jaxgpt.load(one), jaxgpt.load(other)
+    assert a.step == b.step
+    for (path, x), (_, y) in zip(named_leaves(a.params), named_leaves(b.params), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
+    assert metrics(one) == metrics(other)
+
+
+# --- a run that can't go on -----------------------------------------------------------------------------
+
+
+# The first step does not move yet, the second moves beyond all bounds; every step is saved.
+TOO_FAST = (
+    f"{NEW} --config.optim.learning_rate=1e30 --config.optim.warmup_steps=1000 --config.optim.grad_clip_norm=0"
+    " --config.train.checkpoint_every=1 --config.train.eval_every={eval_every}"
+)
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "words"),
+    [
+        pytest.param(
+            0, r"the loss of step \d+ is (nan|inf): gradients not finite: block_0/attention/", id="training"
+        ),
+        pytest.param(1, r"the validation loss of step \d+ is (nan|inf); ", id="validation"),
+    ],
+)
+def test_loss_that_is_not_finite_ends_the_run(eval_every, words, here, monkeypatch, capfd):
+    assert execute(monkeypatch, TOO_FAST.format(eval_every=eval_every)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.match(f"error: {words}", line), line
+    assert "ower optim.learning_rate (now 1e+30)" in line
+    last_good = re.search(r"the last good checkpoint is (?:step )?(\d+|none)", line)[1]
+    if last_good != "none":
+        run = jaxgpt.load("new")
+        assert run.step == int(last_good)
+        assert all(np.isfinite(np.asarray(leaf)).all() for _, leaf in named_leaves(run.params))
+
+
+# --- commands as they are typed -------------------------------------------------------------------------
+
+
+def start(command: str) -> subprocess.CompletedProcess:
+    name, *arguments = shlex.split(command)
+    return subprocess.run(
+        [sys.executable, "-m", f"jaxgpt.{name}", *arguments], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        pytest.param(f"{RUN} --config.model.d_model=32", "model.d_model: 16 -> 32", id="train"),
+        pytest.param(f"{GENERATE} --prompt 'Ωld'", "character 'Ω' (U+03A9) at position 0", id="generate"),
+    ],
+)
+def test_bad_input_of_a_real_process(command, words, here):
+    before = saved(here / "run")
+    ended = start(command)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    assert line.startswith("error: ")
+    assert words in line
+    assert saved(here / "run") == before
+
+
+def test_disk_that_is_full_leaves_what_was_there_to_go_on_from(here, trained, monkeypatch):
+    """A limit on the size of files stands in for a full disk: the log and a checkpoint no longer fit."""
+    shutil.rmtree("run/checkpoints/20")  # so that there is something left to do
+    before = saved(here / "run")
+    limit = 10_000  # bytes
+
+    program = (
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        " runpy.run_module('jaxgpt.train', run_name='__main__', alter_sys=True)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *shlex.split(RUN)[1:]], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: could not finish saving in {here / 'run'}")
+    assert "File too large" in line
+    assert "free some space" in line
+    after = saved(here / "run")
+    kept = [name for name in before if name.startswith(("checkpoints/10/", "config.json", "tokenizer.json"))]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert jaxgpt.load("run").step == 10
+    assert execute(monkeypatch, RUN) == 0
+    assert_same_end(here / "run", trained / "run")

@@ -1,6 +1,7 @@
 """Cached generation is generation by full forward passes: same tokens, alone or in a batch, past the window."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def test_samples_differ_by_number_and_seed_and_repeat(model_and_params, prompts)
 def test_window_never_overflows_and_keeps_half(context_length):
     starts = [window_start(length, context_length) for length in range(1, 200)]
     assert starts[:context_length] == [0] * context_length
-    assert all(a <= b for a, b in zip(starts, starts[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(starts))
     for length, start in zip(range(1, 200), starts, strict=True):
         assert 1 <= length - start <= context_length
         if length > context_length:

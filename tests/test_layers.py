@@ -21,7 +21,7 @@ LAYERS = {
     "checkpoint": 4,
     "evaluate": 4,
     "generate": 4,
-    "records": 4,
+    "records": 3,
     "train": 5,
 }
 # A command line's main() may open a run: imports inside functions are calls upward by name, and are listed.

@@ -249,6 +249,15 @@ def test_logits_equal_those_of_the_definitions(activation, norm, position, tie_e
         )
 
 
+@pytest.mark.parametrize("norm", model.NORMS)
+def test_norms_add_gpt2s_epsilon_to_the_variance(norm):
+    """Fresh embeddings have a variance of 4e-4, so that 1e-5 more or less is to be seen."""
+    params = {"scale": jnp.ones(8)} | ({"bias": jnp.zeros(8)} if norm == "layernorm" else {})
+    x_D = np.tile([1e-3, -1e-3], 4).astype(np.float32)
+    normed_D = model.NORMS[norm](TINY).apply({"params": params}, x_D)
+    np.testing.assert_allclose(normed_D, x_D / math.sqrt(1e-6 + 1e-5), rtol=1e-5)
+
+
 def test_sinusoids_are_the_textbooks_whatever_the_order():
     cfg = dataclasses.replace(TINY, d_model=16, position="sinusoidal")
     expected = textbook_positions(cfg, {}, 512)
@@ -288,6 +297,8 @@ def test_parameter_paths_and_shapes_are_those_documented():
     assert shapes(full) == documented
     no_bias = {path: shape for path, shape in documented.items() if not path.endswith("/bias")}
     assert shapes(dataclasses.replace(full, use_bias=False)) == no_bias
+    no_norm_bias = {path: shape for path, shape in documented.items() if not path.endswith("norm/bias")}
+    assert shapes(dataclasses.replace(full, norm="rmsnorm")) == no_norm_bias
     tied = {path: shape for path, shape in documented.items() if path != "head/kernel"}
     assert shapes(TINY) == tied
     del tied["position_embedding/embedding"]

@@ -1,0 +1,194 @@
+"""Schedules at their key points, what decays, and AdamW against NumPy."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgpt import config, optim
+
+CFG = config.Optim(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10, decay_fraction=0.2)
+
+
+def rates(num_steps: int, **changes) -> np.ndarray:
+    """The learning rate of every step of a run, and of the one after it."""
+    cfg = config.Optim(**{**vars(CFG), **changes})
+    # Always as many steps, so that operations are compiled once for all runs.
+    return np.asarray(optim.make_schedule(cfg, num_steps)(np.arange(128)))[: num_steps + 1]
+
+
+@pytest.mark.parametrize(
+    "schedule, middle, end",
+    [
+        ("cosine", 0.55, 0.1),  # half-way down, then the final rate
+        ("linear", 0.55, 0.1),
+        ("constant", 1.0, 1.0),
+        ("wsd", 1.0, 0.1),  # still stable
+    ],
+)
+def test_schedules_at_their_key_points(schedule, middle, end):
+    rate = rates(110, schedule=schedule)
+    np.testing.assert_allclose(rate[:11], np.arange(1, 12) / 11, rtol=1e-6)  # never 0; the peak at step 10
+    assert rate[60] == pytest.approx(middle, rel=1e-6)
+    assert rate[110] == pytest.approx(end, rel=1e-6)
+    assert (np.diff(rate[10:]) <= 1e-7).all()
+    assert np.abs(np.diff(rate[10:])).max() < 0.06  # no jump
+
+
+def test_cosine_and_linear_in_closed_form():
+    done = np.arange(101) / 100
+    np.testing.assert_allclose(rates(110, schedule="linear")[10:], 1.0 - 0.9 * done, rtol=1e-5)
+    expected = 0.1 + 0.45 * (1.0 + np.cos(np.pi * done))
+    np.testing.assert_allclose(rates(110, schedule="cosine")[10:], expected, rtol=1e-5)
+
+
+def test_wsd_falls_in_the_last_part_only():
+    rate = rates(110, schedule="wsd")  # 100 steps after the warm-up, of which the last 20 fall
+    np.testing.assert_allclose(rate[10:91], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(rate[90:], np.linspace(1.0, 0.1, 21), rtol=1e-5)
+    np.testing.assert_allclose(rates(110, schedule="wsd", decay_fraction=1.0), rates(110, schedule="linear"))
+
+
+@pytest.mark.parametrize("schedule", optim.SCHEDULES)
+@pytest.mark.parametrize("num_steps, warmup_steps", [(1, 0), (1, 10), (5, 10), (10, 10), (11, 10), (3, 0)])
+def test_rates_are_between_0_and_the_peak_in_the_shortest_runs(schedule, num_steps, warmup_steps):
+    rate = rates(num_steps, schedule=schedule, warmup_steps=warmup_steps)[:num_steps]
+    assert np.isfinite(rate).all() and (rate > 0).all() and (rate <= 1.0).all()
+    if num_steps <= warmup_steps:
+        np.testing.assert_allclose(rate, np.arange(1, num_steps + 1) / (warmup_steps + 1), rtol=1e-6)
+    else:
+        assert rate[warmup_steps] == 1.0
+
+
+@pytest.mark.parametrize("schedule", optim.SCHEDULES)
+def test_steps_past_the_end_keep_the_last_rate(schedule):
+    cfg = config.Optim(**{**vars(CFG), "schedule": schedule})
+    rate = np.asarray(optim.make_schedule(cfg, 110)(np.arange(128)))
+    np.testing.assert_array_equal(rate[110:], rate[110])
+
+
+def test_tables_offer_what_the_config_offers():
+    choices = typing.get_type_hints(config.Optim)
+    assert set(optim.SCHEDULES) == set(typing.get_args(choices["schedule"]))
+    assert set(optim.OPTIMIZERS) == set(typing.get_args(choices["name"]))
+
+
+# --- optimizers -----------------------------------------------------------------------------------------
+
+
+def some_params() -> dict:
+    rng = np.random.default_rng(0)
+    leaf = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return {
+        "token_embedding": {"embedding": leaf(5, 3)},
+        "position_embedding": {"embedding": leaf(4, 3)},
+        "block_0": {
+            "attention_norm": {"scale": leaf(3), "bias": leaf(3)},
+            "attention": {"query": {"kernel": leaf(3, 1, 3), "bias": leaf(1, 3)}},
+            "mlp": {"up": {"kernel": leaf(3, 6), "bias": leaf(6)}},
+        },
+        "head": {"kernel": leaf(3, 5)},
+    }
+
+
+def run_steps(cfg: config.Optim, params: dict, grads: list[dict], rate: float = 0.01) -> dict:
+    optimizer = optim.make_optimizer(cfg, lambda count: rate / (count + 1))
+
+    @jax.jit
+    def step(params, opt_state, grad):
+        updates, opt_state = optimizer.update(grad, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    opt_state = optimizer.init(params)
+    for grad in grads:
+        params, opt_state = step(params, opt_state, grad)
+    return params
+
+
+def global_norm(tree: dict) -> float:
+    return float(np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in jax.tree.leaves(tree))))
+
+
+def by_path(params: dict) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(
+    ("decay_embeddings", "decaying"), [(False, ("/kernel",)), (True, ("/kernel", "/embedding"))]
+)
+def test_weight_decay_moves_what_it_should_and_nothing_else(decay_embeddings, decaying):
+    params = some_params()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    before = by_path(params)
+    on = config.Optim(weight_decay=0.5, decay_embeddings=decay_embeddings)
+    decayed = by_path(run_steps(on, params, [zeros]))
+    kept = by_path(run_steps(config.Optim(weight_decay=0.0), params, [zeros]))
+    assert any(path.endswith("/embedding") for path in before)
+    for path, value in before.items():
+        np.testing.assert_array_equal(kept[path], value)
+        if path.endswith(decaying):
+            np.testing.assert_allclose(decayed[path], value * (1 - 0.01 * 0.5), rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(decayed[path], value)
+
+
+def numpy_adamw(cfg: config.Optim, params: dict, grads: list[dict], rate: float = 0.01) -> dict:
+    """Loshchilov and Hutter 2019, algorithm 2, after clipping by the global norm; float64."""
+    params = {path: value.astype(np.float64) for path, value in by_path(params).items()}
+    m = {path: np.zeros_like(value) for path, value in params.items()}
+    v = {path: np.zeros_like(value) for path, value in params.items()}
+    for t, grad in enumerate(map(by_path, grads), start=1):
+        norm = global_norm(grad)
+        clip = min(1.0, cfg.grad_clip_norm / norm) if cfg.grad_clip_norm else 1.0
+        for path, value in params.items():
+            g = clip * grad[path].astype(np.float64)
+            m[path] = cfg.b1 * m[path] + (1 - cfg.b1) * g
+            v[path] = cfg.b2 * v[path] + (1 - cfg.b2) * g**2
+            direction = (m[path] / (1 - cfg.b1**t)) / (np.sqrt(v[path] / (1 - cfg.b2**t)) + cfg.eps)
+            if path.endswith("/kernel"):
+                direction = direction + cfg.weight_decay * value
+            params[path] = value - rate / t * direction
+    return params
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grad_clip_norm": 0.0},
+        {"grad_clip_norm": 1.0, "weight_decay": 0.3},
+        # With so large an eps the size of the gradient counts, so that clipping is to be seen.
+        {"grad_clip_norm": 2.0, "b1": 0.8, "b2": 0.95, "eps": 1.0},
+    ],
+)
+def test_five_steps_of_adamw_equal_numpys(changes):
+    cfg, params = config.Optim(**changes), some_params()
+    rng = np.random.default_rng(1)
+    grads = [
+        jax.tree.map(lambda x: jnp.asarray(size * rng.normal(size=x.shape), x.dtype), params)  # noqa: B023
+        for size in (0.01, 1.0, 0.1, 10.0, 1.0)
+    ]
+    expected = numpy_adamw(cfg, params, grads)
+    for path, value in by_path(run_steps(cfg, params, grads)).items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_keeps_the_direction_and_bounds_the_global_norm():
+    """Adam hides the size of a gradient; with an eps far above it, the update is in proportion."""
+    params = some_params()
+    ones = jax.tree.map(np.ones_like, params)
+    start, size = by_path(params), global_norm(ones)
+
+    def moved(clip: float, length: float) -> float:
+        """How far one step goes on a gradient of this length."""
+        cfg = config.Optim(grad_clip_norm=clip, eps=1e6, weight_decay=0.0)
+        grad = jax.tree.map(lambda g: np.float32(length / size) * g, ones)
+        after = by_path(run_steps(cfg, params, [grad], rate=1e6))
+        return global_norm({path: after[path] - start[path] for path in start})
+
+    assert moved(clip=1.0, length=50.0) == pytest.approx(1.0, rel=1e-3)
+    assert moved(clip=1.0, length=0.5) == pytest.approx(0.5, rel=1e-3)  # below the bound: as it is
+    assert moved(clip=0.0, length=50.0) == pytest.approx(50.0, rel=1e-3)  # off
