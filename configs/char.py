@@ -10,7 +10,7 @@ from jaxgpt.config import default_config
 
 def get_config():
     config = default_config()
-    config.model.context_length = 128
+    config.model.context_length = 64
     config.model.d_model = 128
     config.model.num_layers = 4
     config.model.num_heads = 4
@@ -18,7 +18,7 @@ def get_config():
     config.data.corpus = "shakespeare"
     config.data.tokenizer = "char"
     config.data.batch_size = 16
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 4e-3
     config.optim.final_learning_rate = 1e-4
     config.optim.warmup_steps = 100
     config.train.num_steps = 1_500

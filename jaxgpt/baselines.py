@@ -30,6 +30,8 @@ def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -
     p(b | a) = (count(ab) + t(a) p(b)) / (count(a) + t(a)) with t(a) the number of different followers of a:
     Witten and Bell 1991, which needs no tuning. Pairs are counted sparsely, so any vocabulary will do.
     """
+    if len(train_ids) < 2 or len(valid_ids) < 2:
+        raise ValueError(f"{len(train_ids)} and {len(valid_ids)} ids: a pair needs 2 of each")
     unigram = _unigram_probs(train_ids, vocab_size)
 
     def pair_codes(ids: np.ndarray) -> np.ndarray:

@@ -154,6 +154,4 @@ def load_config_dict(file: str) -> ConfigDict:
 
 def read_config(file: str, overrides: dict[str, str]) -> Config:
     """The checked Config of a config file and the command line's overrides."""
-    values = load_config_dict(file)
-    apply_overrides(values, overrides)
-    return from_config_dict(values)
+    return from_config_dict(apply_overrides(load_config_dict(file), overrides))

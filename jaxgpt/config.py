@@ -162,29 +162,27 @@ def from_config_dict(values: ConfigDict | dict[str, Any]) -> Config:
     return config
 
 
-def apply_overrides(values: ConfigDict, overrides: dict[str, str]) -> None:
-    """Change fields of a config file's ConfigDict in place by what the command line gives as text.
+def apply_overrides(values: ConfigDict, overrides: dict[str, str]) -> dict[str, Any]:
+    """A config file's values, with fields changed by what the command line gives as text.
 
     Keys are dotted names such as `model.d_model`; the text is read by the type of the field: `true`/`false`,
     numbers, `None` for optional fields. Raises UserError that lists every problem at once.
     """
-    problems = []
+    problems, merged = [], values.to_dict()
     for dotted, text in overrides.items():
         group, _, name = dotted.partition(".")
         if name not in _FIELDS.get(group, {}):
             problems.append(_unknown(dotted))
             continue
+        if not isinstance(merged.setdefault(group, {}), dict):
+            continue  # from_config_dict tells what is wrong with it
         try:
-            value = _parse(dotted, text)
+            merged[group] = {**merged[group], name: _parse(dotted, text)}
         except UserError as error:
             problems.append(str(error))
-            continue
-        if group not in values:
-            values[group] = ConfigDict()
-        with values[group].ignore_type():  # the type was checked above, against the dataclass
-            values[group][name] = value
     if problems:
         _raise_all(problems)
+    return merged
 
 
 def to_json(config: Config) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ Parameter paths, which optimizers and other tables refer to:
     final_norm/{scale,bias}                        [D]
     head/kernel                                    [D, V]                tie_embeddings=False
 
-Biases are there with use_bias=True.
+Biases are there with use_bias=True (rmsnorm has none).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ INIT_STD = 0.02  # GPT-2's, for every matrix and table
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, so that one more token costs one position's work.
 
-    Rows of a batch may hold different numbers of tokens. Slots at and past a row's length are never read:
-    the mask hides them, and the next tokens overwrite them.
+    Rows of a batch may hold different numbers of tokens. Slots at and past a row's length weigh nothing: the
+    mask hides them, and the next tokens overwrite them.
     """
 
     keys: tuple[jax.Array, ...]  # one [B, S, H, K] a layer, S = slots

@@ -37,8 +37,8 @@ def small_config(text: Path, **overrides: str | int | float | bool) -> Config:
             ),
         )
     )
-    config.apply_overrides(values, {k.replace("__", "."): str(v) for k, v in overrides.items()})
-    return config.from_config_dict(values)
+    texts = {name.replace("__", "."): str(value) for name, value in overrides.items()}
+    return config.from_config_dict(config.apply_overrides(values, texts))
 
 
 def metrics(workdir: Path) -> list[dict]:

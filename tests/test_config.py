@@ -25,9 +25,8 @@ OTHER = Config(
 
 def override(**overrides: str) -> Config:
     """The defaults with overrides, given as text by dotted name with `__` for the dot."""
-    values = config.default_config()
-    config.apply_overrides(values, {name.replace("__", "."): text for name, text in overrides.items()})
-    return config.from_config_dict(values)
+    texts = {name.replace("__", "."): text for name, text in overrides.items()}
+    return config.from_config_dict(config.apply_overrides(config.default_config(), texts))
 
 
 def message(function, *args, **kwargs) -> str:
@@ -188,9 +187,8 @@ def test_a_whole_number_will_do_for_a_float():
 
 
 def test_overrides_reach_groups_that_a_config_file_left_out():
-    values = ConfigDict({"model": {"d_model": 12}})
-    config.apply_overrides(values, {"optim.b1": "0.5", "model.num_heads": "2"})
-    cfg = config.from_config_dict(values)
+    values = ConfigDict({"model": {"d_model": 12}}).lock()
+    cfg = config.from_config_dict(config.apply_overrides(values, {"optim.b1": "0.5", "model.num_heads": "2"}))
     assert (cfg.model.d_model, cfg.model.num_heads, cfg.optim.b1) == (12, 2, 0.5)
 
 
