@@ -111,6 +111,8 @@ def _report(result: Evaluation, ids: np.ndarray, tokenizer: tokenizers.Tokenizer
     bits = result.total_bits
     figures = {
         **asdict(result),
+        # JSON has no nan: a single window has no spread to tell an error from.
+        "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
         "perplexity": result.perplexity,
         "bits_per_char": bits / max(1, int(num_chars[predicted].sum())),
         "bits_per_byte": bits / max(1, int(num_bytes[predicted].sum())),
@@ -167,7 +169,8 @@ def main(argv: list[str]) -> None:
     print(f"text           {source}")
     print(f"step           {run.step}")
     print(f"tokens         {figures['tokens']:,}")
-    print(f"loss           {figures['loss']:.4f} +- {figures['standard_error']:.4f} nats a token")
+    error = figures["standard_error"]
+    print(f"loss           {figures['loss']:.4f}{f' +- {error:.4f}' if error else ''} nats a token")
     print(f"perplexity     {figures['perplexity']:.3f}")
     print(f"bits a char    {figures['bits_per_char']:.4f}")
     print(f"bits a byte    {figures['bits_per_byte']:.4f}")

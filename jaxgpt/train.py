@@ -278,7 +278,8 @@ class Trainer:
                 tokens_per_second=round(tokens_a_step / seconds, 1),
                 time=round(time.time(), 3),
             )
-            progress.losses(at, loss, tokens_a_step / seconds, seconds)
+            if at > start + 1:  # the first step's time is that of compiling
+                progress.losses(at, loss, tokens_a_step / seconds, seconds)
 
         def due(every: int) -> bool:
             return step == cfg.num_steps or (every > 0 and step % every == 0)
