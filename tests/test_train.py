@@ -2,16 +2,20 @@
 
 import json
 import math
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import checkpoint, records
+from jaxgpt import checkpoint, cli, records, tokenizers
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT, count_params, init_params
 from jaxgpt.train import Trainer, check_memory, resolve, train
 from tests.runs import metrics, small_config, write_text
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -135,19 +139,14 @@ def test_a_model_that_memory_cannot_hold_is_refused(text, tmp_path):
 
 
 def test_memory_counts_parameters_gradients_and_moments(text, monkeypatch):
-    cfg = resolve(small_config(text), jaxgpt_tokenizer())
-    num_params = count_params(init_params(GPT(cfg.model), __import__("jax").random.key(0)))
+    tokenizer = tokenizers.train("char", lambda: iter(["abcdefghijklmnop"]), None)
+    cfg = resolve(small_config(text), tokenizer)
+    num_params = count_params(init_params(GPT(cfg.model), jax.random.key(0)))
     monkeypatch.setattr("os.sysconf", lambda name: 16 * num_params if name == "SC_PAGE_SIZE" else 1)
     check_memory(cfg)
     monkeypatch.setattr("os.sysconf", lambda name: 16 * num_params - 1 if name == "SC_PAGE_SIZE" else 1)
     with pytest.raises(UserError):
         check_memory(cfg)
-
-
-def jaxgpt_tokenizer():
-    from jaxgpt import tokenizers
-
-    return tokenizers.train("char", lambda: iter(["abcdefghijklmnop"]), None)
 
 
 def test_fewer_checkpoints_never_lose_the_newest(text, tmp_path):
@@ -168,3 +167,17 @@ def test_checksums_see_a_changed_bit_a_swap_and_not_the_layout():
     rows = tree["a"][::-1].copy()
     for other in (flipped, swapped, rows, tree["a"].reshape(7, 5)):
         assert checkpoint.checksums({**tree, "a": other})[0] != before[0]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
+def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
+    small = {
+        "model.context_length": "8", "model.d_model": "16", "model.num_layers": "1", "model.num_heads": "2",
+        "data.path": str(text), "data.corpus": "", "data.valid_fraction": "0.1", "data.batch_size": "4",
+        "train.num_steps": "1", "train.grad_accumulation_steps": "2", "train.eval_batch_size": "2",
+        "train.eval_tokens": "32", "train.sample_tokens": "0",
+    }  # fmt: skip
+    if file.stem == "bpe":
+        small["data.vocab_size"] = "270"
+    result = train(cli.read_config(str(file), small), tmp_path / "run")
+    assert int(result.state.step) == 1 and math.isfinite(result.valid_loss)
