@@ -13,13 +13,12 @@ def get_config():
     config.model.num_layers = 4
     config.model.num_heads = 4
     config.model.activation = "gelu_tanh"
-    config.model.dropout_rate = 0.1
     config.data.corpus = "shakespeare"
     config.data.tokenizer = "bpe"
     config.data.vocab_size = 2_048
     config.data.batch_size = 16
-    config.optim.learning_rate = 2e-3
-    config.train.num_steps = 1_000
+    config.optim.learning_rate = 4e-3
+    config.train.num_steps = 1_500
     config.train.eval_every = 250
     config.train.eval_tokens = 32_768
     config.train.checkpoint_every = 250

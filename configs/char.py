@@ -2,7 +2,12 @@
 
     python -m jaxgpt.train --config configs/char.py
 
-Learned positions, ReLU, d_ff = 4 x d_model, pre-norm: the textbook's transformer.
+Cost: 4 min 42 s on 2 cores of a shared 2.5 GHz Xeon, start and evaluations included (commit 5cb569f).
+Result: validation loss 1.748 nats a character on 65,536 characters (1.777 on the whole split); a bigram table
+gets 2.446.
+
+Learned positions, ReLU, d_ff = 4 x d_model, pre-norm: the textbook's transformer. The rate is the best of 2e-3,
+4e-3 and 8e-3 after 600 steps (2.009, 1.963, 1.965).
 """
 
 from jaxgpt.config import default_config
