@@ -1,6 +1,9 @@
 """A GPT on Shakespeare in byte pairs: between characters and words, as GPT-2 does it, trained on the text.
 
-python -m jaxgpt.train --config configs/bpe.py
+    python -m jaxgpt.train --config configs/bpe.py
+
+Cost: 7 min 40 s on 2 cores of a shared 2.5 GHz Xeon that was running the tests at the same time.
+Result: validation loss 4.290 nats a token; a bigram table gets 4.505.
 """
 
 from jaxgpt.config import default_config
