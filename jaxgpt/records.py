@@ -187,8 +187,9 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool = False) -> None:
         self._path = workdir / "metrics.jsonl"
-        self.lines = self._read_until(step)
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        lines = self._read_until(step)
+        self._valid_losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = self._path.open("a", encoding="utf-8")
         self._events = _event_writer(workdir, step) if tensorboard else None
 
@@ -208,7 +209,8 @@ class MetricsLog:
     def write(self, step: int, split: str, **values: float) -> None:
         """Add a line."""
         line = {"step": step, "split": split, **values}
-        self.lines.append(line)
+        if split == "valid":
+            self._valid_losses[step] = values["loss"]
         with _naming(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -219,7 +221,7 @@ class MetricsLog:
 
     def valid_losses(self) -> dict[int, float]:
         """Validation loss by step."""
-        return {line["step"]: line["loss"] for line in self.lines if line["split"] == "valid"}
+        return dict(self._valid_losses)
 
     def sync(self) -> None:
         """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
