@@ -34,9 +34,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command's main(argv) and exit: 0, 2 for a user's mistake, 128 + n for signal n."""
     sys.unraisablehook = _report_unraisable
-    logging.getLogger("asyncio").setLevel(
-        logging.CRITICAL
-    )  # would tell Orbax's errors, which are raised, again
+    # It would tell Orbax's errors, which are raised, a second time.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from jaxgpt import baselines, checkpoint, cli, data, generate, optim, records, tokenizers
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
 from jaxgpt.model import GPT, count_params, named_leaves, param_shapes
 from jaxgpt.progress import Interrupt, Progress, StepClock
@@ -100,7 +100,7 @@ class Trainer:
                 text_sha256=self.dataset.text_sha256,
                 tokenizer_sha256=self.dataset.fingerprint,
             )
-            records.write_json(self.workdir / "config.json", dataclasses.asdict(cfg))
+            records.write_json(self.workdir / "config.json", to_json(cfg))
             tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
             self.model = GPT(cfg.model)
             self.schedule = optim.make_schedule(cfg.optim, cfg.train.num_steps)
