@@ -57,8 +57,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def _report_unraisable(unraisable) -> None:
-    """All but one: after an error that Orbax has raised, TensorStore's other files call a loop that is gone."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """All but what Orbax leaves behind: it raises one array's error and abandons the reads of the others."""
+    code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+    abandoned = code is not None and "orbax" in code.co_filename
+    if not abandoned and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 

@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -640,3 +641,13 @@ def test_disk_that_is_full_leaves_what_was_there_to_go_on_from(here, trained, mo
     assert jaxgpt.load("run").step == 10
     assert execute(monkeypatch, RUN) == 0
     assert_same_end(here / "run", trained / "run")
+
+
+@pytest.mark.parametrize(("folder", "told"), [("site-packages/orbax/checkpoint", False), ("jaxgpt", True)])
+def test_reads_that_orbax_abandons_are_not_told_a_second_time(folder, told, monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "__unraisablehook__", heard.append)
+    code = SimpleNamespace(co_filename=f"{folder}/serialization.py")
+    abandoned = SimpleNamespace(object=SimpleNamespace(cr_code=code), exc_value=OSError("array index"))
+    cli._report_unraisable(abandoned)
+    assert heard == ([abandoned] if told else [])
