@@ -1,8 +1,8 @@
-"""What a run is: frozen dataclasses, and the one place where a config is checked.
+"""ConfigDicts, command lines and JSON <-> the frozen Config, and the one place where a config is checked.
 
 A config file gives a ConfigDict (`get_config()`), the command line may change any field of it, and
 `from_config_dict` turns it into the frozen `Config` that the rest of the package takes. Past this module
-there is no ConfigDict, no `.get` and no second default: every default stands here, once.
+there is no ConfigDict, no `.get` and no second default: every default stands in `fields.py`, once.
 """
 
 from __future__ import annotations
@@ -11,106 +11,13 @@ import dataclasses
 import difflib
 import types
 import typing
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from jaxgpt.fields import Config, Data, Model, Optim, Train, UserError
 
-class UserError(ValueError):
-    """A mistake that the user can mend. Its text says what was given, what is possible and what to do.
-
-    The command lines print the text alone and exit with code 2; any other exception is a fault of ours and
-    keeps its traceback.
-    """
-
-
-@dataclass(frozen=True)
-class Model:
-    """The shape of the transformer. Sizes are counts; `None` means "follows from another field"."""
-
-    # Rows of the embedding table. Left None it is the tokenizer's; given, it must be the tokenizer's.
-    vocab_size: int | None = None
-    context_length: int = 256  # T: tokens that the model sees at once
-    d_model: int = 384  # D: width of the residual stream
-    num_layers: int = 6
-    num_heads: int = 6  # H: d_model is split into num_heads x (d_model // num_heads)
-    d_ff: int | None = None  # F: width of the MLP's hidden layer; None: 4 * d_model
-    dropout_rate: float = 0.0  # on embeddings, attention weights and what each layer adds; training only
-    activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"
-    position: Literal["learned", "sinusoidal", "none"] = "learned"
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    use_bias: bool = True  # in linear layers and in the norms
-    tie_embeddings: bool = True  # the output head is the transposed embedding table
-
-    @property
-    def head_dim(self) -> int:
-        """K: the width of one head."""
-        return self.d_model // self.num_heads
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which text, which tokens, and how many of them a step."""
-
-    corpus: str = "shakespeare"  # a name from corpora.CORPORA; not used where `path` is given
-    path: str = ""  # a UTF-8 text file, or a folder of them (joined in name order)
-    tokenizer: Literal["char", "word", "bpe", "gpt2"] = "char"
-    # A folder with GPT-2's two vocabulary files, or a tokenizer.json of an earlier run.
-    tokenizer_path: str = ""
-    # bpe: the size to train; word: at most that many, the rest is <unk>; char: refuse a text with more.
-    vocab_size: int | None = None
-    valid_fraction: float = 0.1  # the last part of the text, by characters
-    batch_size: int = 64  # sequences a step, over all devices and accumulation steps
-
-
-@dataclass(frozen=True)
-class Optim:
-    """How parameters move."""
-
-    name: Literal["adamw"] = "adamw"
-    learning_rate: float = 1e-3  # the peak
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    warmup_steps: int = 100  # linear from 0 to learning_rate
-    final_learning_rate: float = 1e-4  # at num_steps; not used by "constant"
-    decay_fraction: float = 0.2  # "wsd" only: the last part of the run, in which the rate falls
-    b1: float = 0.9
-    b2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.1  # on matrices; never on biases and norms
-    decay_embeddings: bool = False  # on the token and position tables too, as nanoGPT does
-    grad_clip_norm: float = 1.0  # on the global norm; 0: off
-
-
-@dataclass(frozen=True)
-class Train:
-    """How long, how often, and what is kept. All counts are optimizer steps unless they say otherwise."""
-
-    num_steps: int = 5_000
-    eval_every: int = 500  # 0: only at the end
-    log_every: int = 10
-    checkpoint_every: int = 500  # 0: only at the end
-    keep_checkpoints: int = 2  # the newest so many; the best by validation loss is kept besides
-    grad_accumulation_steps: int = 1  # batch_size is split into so many parts, one after another
-    eval_batch_size: int | None = None  # sequences; None: data.batch_size / grad_accumulation_steps
-    eval_tokens: int = 0  # the first so many tokens of the validation split; 0: all of it
-    sample_tokens: int = 200  # tokens of text written at every evaluation; 0: none
-    sample_prompt: str = ""  # what samples go on from; empty: a new line
-    # The embedding tables are kept for later study at step 0 and at so many log-spaced steps from 1 to
-    # num_steps, the end included. 0: none are kept.
-    embedding_snapshots: int = 8
-    tensorboard: bool = False
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Config:
-    """One run."""
-
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    optim: Optim = field(default_factory=Optim)
-    train: Train = field(default_factory=Train)
+__all__ = ["Config", "Data", "Model", "Optim", "Train", "UserError"]
 
 
 # --- conversion -----------------------------------------------------------------------------------------
@@ -301,12 +208,18 @@ def find_problems(config: Config) -> list[str]:
         if value is not None and not value >= lowest:  # "not >=" so that nan is caught too
             problems.append(f"{dotted}={value!r}: give {lowest} or more")
 
+    def above(lowest: float, dotted: str) -> None:
+        value = getattr(getattr(config, dotted.split(".")[0]), dotted.split(".")[1])
+        if value is not None and not lowest < value < float("inf"):
+            problems.append(f"{dotted}={value!r}: give a number above {lowest:g}")
+
     def between(low: float, high: float, dotted: str) -> None:
         value = getattr(getattr(config, dotted.split(".")[0]), dotted.split(".")[1])
         if not low <= value < high:
             problems.append(f"{dotted}={value!r}: give a number from {low} to below {high}")
 
-    for name in "vocab_size context_length d_model num_layers num_heads d_ff".split():
+    sizes = "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff"
+    for name in [*sizes.split(), "attention_window"]:
         at_least(1, f"model.{name}")
     if model.num_heads >= 1 and model.d_model % model.num_heads:
         problems.append(
@@ -315,7 +228,18 @@ def find_problems(config: Config) -> list[str]:
         )
     if model.position == "sinusoidal" and model.d_model % 2:
         problems.append(f"model.d_model={model.d_model} is odd: position='sinusoidal' needs an even width")
+    if model.kv_heads >= 1 and model.num_heads % model.kv_heads:
+        problems.append(
+            f"model.num_heads={model.num_heads} is not a multiple of model.num_kv_heads={model.kv_heads}: "
+            "every head of keys serves equally many heads of queries"
+        )
+    if model.position == "rotary" and model.num_heads >= 1 and model.head_dim % 2:
+        problems.append(f"the head width {model.head_dim} is odd: position='rotary' turns pairs of numbers")
     between(0.0, 1.0, "model.dropout_rate")
+    above(1.0, "model.rotary_base")
+    above(0.0, "model.attention_scale")
+    at_least(0, "model.attention_softcap")
+    at_least(0, "model.logit_softcap")
 
     at_least(1, "data.batch_size")
     at_least(1, "data.vocab_size")
@@ -332,8 +256,8 @@ def find_problems(config: Config) -> list[str]:
     if data.vocab_size is not None and data.vocab_size > 2**31 - 1:
         problems.append(f"data.vocab_size={data.vocab_size}: ids are 32-bit, the limit is {2**31 - 1}")
 
-    if not optim.learning_rate > 0 or optim.learning_rate == float("inf"):
-        problems.append(f"optim.learning_rate={optim.learning_rate}: give a number above 0")
+    above(0.0, "optim.learning_rate")
+    above(0.0, "optim.muon_learning_rate")
     if optim.schedule != "constant" and not 0 <= optim.final_learning_rate <= optim.learning_rate:
         problems.append(
             f"optim.final_learning_rate={optim.final_learning_rate}: give a number from 0 to "
@@ -345,13 +269,42 @@ def find_problems(config: Config) -> list[str]:
     at_least(0, "optim.eps")
     at_least(0, "optim.weight_decay")
     at_least(0, "optim.grad_clip_norm")
+    between(0.0, 1.0, "optim.muon_momentum")
+    at_least(1, "optim.muon_iterations")
+    between(0.0, 1.0, "optim.ema_decay")
+    at_least(1, "optim.mup_base_width")
+    if optim.name == "schedule_free" and optim.schedule != "constant":
+        problems.append(
+            f"optim.schedule={optim.schedule!r}: optim.name='schedule_free' averages instead of lowering "
+            "the rate, set optim.schedule='constant'"
+        )
+    if optim.name == "schedule_free" and optim.ema_decay:
+        problems.append("optim.ema_decay: optim.name='schedule_free' has its own average, leave it 0")
+    if optim.parametrization == "mup":
+        if optim.name not in ("adamw", "muon"):
+            problems.append(f"optim.name={optim.name!r}: parametrization='mup' is for adamw and muon")
+        if (model.init, model.tie_embeddings, model.zero_init) != ("fan_in", False, True):
+            problems.append(
+                "optim.parametrization='mup' needs model.init='fan_in', model.tie_embeddings=false and "
+                "model.zero_init=true"
+            )
     if not 0.0 < optim.decay_fraction <= 1.0:
         problems.append(f"optim.decay_fraction={optim.decay_fraction}: give a number above 0 and at most 1")
 
-    for name in "num_steps log_every keep_checkpoints grad_accumulation_steps eval_batch_size".split():
+    counts = "num_steps log_every keep_checkpoints grad_accumulation_steps eval_batch_size steps_per_dispatch"
+    for name in counts.split():
         at_least(1, f"train.{name}")
-    for name in "eval_every checkpoint_every eval_tokens sample_tokens embedding_snapshots seed".split():
+    counts = "eval_every checkpoint_every eval_tokens sample_tokens embedding_snapshots seed loss_chunk"
+    for name in counts.split():
         at_least(0, f"train.{name}")
+    for name in ("num_steps", "eval_every", "checkpoint_every"):
+        value = getattr(train, name)
+        if train.steps_per_dispatch >= 1 and value % train.steps_per_dispatch:
+            problems.append(
+                f"train.{name}={value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}"
+            )
+    if train.attention == "cudnn" and (obstacle := model.cudnn_obstacle):
+        problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
     if train.num_steps > 2**31 - 1 or train.seed > 2**31 - 1:
         problems.append(f"train.num_steps and train.seed are 32-bit: the limit is {2**31 - 1}")
     if train.grad_accumulation_steps >= 1 and data.batch_size % train.grad_accumulation_steps:
@@ -360,59 +313,3 @@ def find_problems(config: Config) -> list[str]:
             f"train.grad_accumulation_steps={train.grad_accumulation_steps}"
         )
     return problems
-
-
-# --- shapes that the field speaks of --------------------------------------------------------------------
-
-
-def _gpt2(d_model: int, num_layers: int, num_heads: int) -> Model:
-    """Radford et al. 2019, table 2."""
-    return Model(
-        vocab_size=50_257, context_length=1024, d_model=d_model, num_layers=num_layers, num_heads=num_heads,
-        dropout_rate=0.0, activation="gelu_tanh",
-    )  # fmt: skip
-
-
-def _gpt3(d_model: int, num_layers: int, num_heads: int) -> Model:
-    """Brown et al. 2020, table 2.1, dense attention in every layer (the paper alternates with sparse)."""
-    return dataclasses.replace(_gpt2(d_model, num_layers, num_heads), context_length=2048)
-
-
-def _bert(d_model: int, num_layers: int, num_heads: int) -> Model:
-    """Devlin et al. 2019, section 3, as a decoder: masked, no segment embeddings, no pooler."""
-    return Model(
-        vocab_size=30_522, context_length=512, d_model=d_model, num_layers=num_layers, num_heads=num_heads,
-        activation="gelu",
-    )  # fmt: skip
-
-
-PRESETS: dict[str, Model] = {
-    # Vaswani et al. 2017, table 3, "base": its decoder stack without the attention to an encoder.
-    "transformer-2017": Model(
-        vocab_size=37_000, context_length=512, d_model=512, num_layers=6, num_heads=8, d_ff=2048,
-        activation="relu", position="sinusoidal", dropout_rate=0.1,
-    ),
-    "bert-base": _bert(768, 12, 12),
-    "bert-large": _bert(1024, 24, 16),
-    "gpt2": _gpt2(768, 12, 12),
-    "gpt2-medium": _gpt2(1024, 24, 16),
-    "gpt2-large": _gpt2(1280, 36, 20),
-    "gpt2-xl": _gpt2(1600, 48, 25),
-    "gpt3-small": _gpt3(768, 12, 12),
-    "gpt3-medium": _gpt3(1024, 24, 16),
-    "gpt3-large": _gpt3(1536, 24, 16),
-    # The paper's table gives 24 heads of 128 for a width of 2048, which do not fit it; 16 of 128 do.
-    "gpt3-xl": _gpt3(2048, 24, 16),
-    "gpt3-2.7b": _gpt3(2560, 32, 32),
-    "gpt3-6.7b": _gpt3(4096, 32, 32),
-    # 5140 in the paper's table, which 40 heads of 128 do not fill; 5120 is what they do.
-    "gpt3-13b": _gpt3(5120, 40, 40),
-    "gpt3-175b": _gpt3(12288, 96, 96),
-}  # fmt: skip
-
-
-def preset(name: str) -> ConfigDict:
-    """The model group of a named shape, as a ConfigDict. Raises UserError that lists the names."""
-    if name not in PRESETS:
-        raise UserError(f"no preset named {name!r}: choose one of {', '.join(PRESETS)}")
-    return to_config_dict(Config(model=PRESETS[name])).model

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from jaxgpt import cli, config
+from jaxgpt import cli, config, presets
 from jaxgpt.config import Config, Data, Model, Optim, Train, UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.py"))
@@ -280,17 +280,17 @@ def test_values_at_the_limits_are_no_problem(cfg):
 
 
 def test_presets_are_models_and_an_unknown_one_lists_them():
-    for name, model in config.PRESETS.items():
+    for name, model in presets.PRESETS.items():
         values = config.default_config()
-        values.model = config.preset(name)
+        values.model = presets.preset(name)
         assert config.from_config_dict(values).model == model
-    text = message(config.preset, "gpt5")
-    assert "'gpt5'" in text and all(name in text for name in config.PRESETS)
+    text = message(presets.preset, "gpt5")
+    assert "'gpt5'" in text and all(name in text for name in presets.PRESETS)
 
 
 def test_a_preset_handed_out_is_a_copy():
-    config.preset("gpt2").d_model = 1
-    assert config.preset("gpt2").d_model == 768
+    presets.preset("gpt2").d_model = 1
+    assert presets.preset("gpt2").d_model == 768
 
 
 # --- the command line -----------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ CASES = [
     ),
     case(
         "unknown preset", "train --config gpt.py:gpt5", "no preset named 'gpt5'", "gpt2-medium",
-        prepare=write("gpt.py", "from jaxgpt.config import preset\ndef get_config(name):\n    return preset(name)"),
+        prepare=write("gpt.py", "from jaxgpt.presets import preset\ndef get_config(name):\n    return preset(name)"),
     ),
     case("unknown field", f"{NEW} --config.model.d_modl=8", "unknown field model.d_modl", "did you mean model.d_model?"),
     case("unknown group", f"{NEW} --config.modle.d_model=8", "unknown field modle.d_model", "did you mean model.d_model?"),

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from jaxgpt import config, model
-from jaxgpt.config import PRESETS, UserError
+from jaxgpt.config import UserError
 from jaxgpt.model import GPT, KVCache
+from jaxgpt.presets import PRESETS
 
 TINY = config.Model(vocab_size=11, context_length=8, d_model=8, num_layers=2, num_heads=2, d_ff=12)
 # Every choice of every table, and both sides of every switch.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxgpt import config, model, steps
-from jaxgpt.config import PRESETS
 from jaxgpt.model import GPT
+from jaxgpt.presets import PRESETS
 
 # "The cat sat on the mat": small enough to print, deep enough to be a transformer.
 CFG = config.Model(vocab_size=12, context_length=6, d_model=8, num_layers=1, num_heads=2, d_ff=16)
