@@ -3,27 +3,30 @@
 Legend of dimensions, used as suffixes of names and as letters in einsum strings:
 
     B batch   T query position   S key position   D d_model   H heads   K head width (D / H)
-    F width of the MLP's hidden layer   V vocabulary
+    G heads of keys and values (H unless num_kv_heads says otherwise)   F width of the MLP's hidden layer
+    V vocabulary; of the tables, rounded up to vocab_multiple
 
 Parameter paths, which optimizers and other tables refer to:
 
     token_embedding/embedding                      [V, D]
     position_embedding/embedding                   [context_length, D]   position="learned"
     block_<i>/attention_norm/{scale,bias}          [D]
-    block_<i>/attention/{query,key,value}/kernel   [D, H, K], bias [H, K]
+    block_<i>/attention/query/kernel               [D, H, K], bias [H, K]
+    block_<i>/attention/{key,value}/kernel         [D, G, K], bias [G, K]
     block_<i>/attention/out/kernel                 [H, K, D], bias [D]
+    block_<i>/attention/value_mix                  [2]                   value_residual, but block_0
+    block_<i>/embedding_mix                        [2]                   embedding_residual
     block_<i>/mlp_norm/{scale,bias}                [D]
-    block_<i>/mlp/up/kernel                        [D, F], bias [F]
+    block_<i>/mlp/{up,gate}/kernel                 [D, F], bias [F]      gate: swiglu and geglu only
     block_<i>/mlp/down/kernel                      [F, D], bias [D]
     final_norm/{scale,bias}                        [D]
     head/kernel                                    [D, V]                tie_embeddings=False
 
-Biases are there with use_bias=True (rmsnorm has none).
+Biases are there with use_bias=True (rmsnorm has none); rmsnorm_plain has no parameters at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -32,9 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.attention import Attention
 from jaxgpt.config import UserError
-
-INIT_STD = 0.02  # GPT-2's, for every matrix and table
+from jaxgpt.layers import MLP, NORMS, POSITIONS, drawn_later, soft_cap
 
 
 class KVCache(NamedTuple):
@@ -44,168 +47,62 @@ class KVCache(NamedTuple):
     mask hides them, and the next tokens overwrite them.
     """
 
-    keys: tuple[jax.Array, ...]  # one [B, S, H, K] a layer, S = slots
+    keys: tuple[jax.Array, ...]  # one [B, S, G, K] a layer, S = slots
     values: tuple[jax.Array, ...]
     length_B: jax.Array  # int32: tokens seen by each row; the next token's position
 
     @classmethod
-    def empty(cls, cfg: config.Model, batch_size: int, slots: int, dtype=jnp.float32) -> KVCache:
-        """A cache for `slots` tokens (at most context_length) a row, none seen yet."""
-        shape = (batch_size, slots, cfg.num_heads, cfg.head_dim)
-        zeros = tuple(jnp.zeros(shape, dtype) for _ in range(cfg.num_layers))
-        return cls(zeros, zeros, jnp.zeros((batch_size,), jnp.int32))
+    def empty(cls, cfg: config.Model, batch_size: int, slots: int) -> KVCache:
+        """A cache for `slots` tokens (at most context_length) a row, none seen yet, in the model's dtype."""
+        shape = (batch_size, slots, cfg.kv_heads, cfg.head_dim)
 
+        def zeros() -> tuple[jax.Array, ...]:
+            return tuple(jnp.zeros(shape, cfg.dtype) for _ in range(cfg.num_layers))
 
-# --- tables: what a config's words mean -----------------------------------------------------------------
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,  # max(x, 0); Vaswani et al. 2017
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # x Phi(x); Hendrycks and Gimpel 2016
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # its tanh approximation; GPT-2
-}
-
-NORMS: dict[str, Callable[..., nn.Module]] = {
-    # Ba et al. 2016: subtract the mean, divide by the standard deviation, scale (and shift).
-    "layernorm": lambda cfg, name=None: nn.LayerNorm(
-        epsilon=1e-5, use_bias=cfg.use_bias, use_fast_variance=False, name=name
-    ),
-    # Zhang and Sennrich 2019: divide by the root mean square, scale.
-    "rmsnorm": lambda cfg, name=None: nn.RMSNorm(epsilon=1e-5, name=name),
-}
-
-
-def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
-    """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines beside cosines.
-
-    Times INIT_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which comes to the same
-    ratio of token to position at the start.
-    """
-    frequencies = 10_000.0 ** (-jnp.arange(0, d_model, 2) / d_model)
-    angles = positions[..., None] * frequencies
-    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    return INIT_STD * pairs.reshape(*positions.shape, d_model)
-
-
-class Sinusoidal(nn.Module):
-    """Positions without parameters; see `sinusoids`."""
-
-    d_model: int
-
-    def __call__(self, positions_BT: jax.Array) -> jax.Array:
-        return sinusoids(positions_BT, self.d_model)
-
-
-# Each entry makes what turns positions [B, T] into a vector [B, T, D] that is added to the token's, or None.
-POSITIONS: dict[str, Callable[[config.Model], nn.Module | None]] = {
-    "learned": lambda cfg: nn.Embed(
-        cfg.context_length, cfg.d_model, embedding_init=nn.initializers.normal(INIT_STD)
-    ),
-    "sinusoidal": lambda cfg: Sinusoidal(cfg.d_model),
-    "none": lambda cfg: None,
-}
-
-
-# --- the model ------------------------------------------------------------------------------------------
-
-
-def causal_mask(positions_BT: jax.Array, num_keys: int) -> jax.Array:
-    """[B, T, S], true where the query at a position may see key s: exactly the keys 0..position."""
-    return jnp.arange(num_keys) <= positions_BT[..., None]
-
-
-def attention_weights(q_BTHK: jax.Array, k_BSHK: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(K)) over the keys that the mask allows: [B, H, T, S], rows sum to 1.
-
-    Scores and softmax are float32 whatever the inputs are. Vaswani et al. 2017, equation 1.
-    """
-    scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
-    scores_BHTS = scores_BHTS / np.sqrt(q_BTHK.shape[-1])
-    scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, -jnp.inf)
-    return jax.nn.softmax(scores_BHTS, axis=-1)
-
-
-def _residual_init(cfg: config.Model) -> nn.initializers.Initializer:
-    """GPT-2: what is added to the residual stream starts smaller, as 2 * num_layers terms are summed."""
-    return nn.initializers.normal(INIT_STD / np.sqrt(2 * cfg.num_layers))
-
-
-class Attention(nn.Module):
-    """Causally masked multi-head attention: every head proposes a change, W_O mixes them into one.
-
-    concat(heads) W_O is the same as the sum over heads of head_h W_O[h]: the kernel of `out` is kept as
-    [H, K, D] so that each head's own part can be read off.
-    """
-
-    cfg: config.Model
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        positions_BT: jax.Array,
-        past: tuple[jax.Array, jax.Array] | None = None,
-        train: bool = False,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns the change [B, T, D], and the keys and values [B, S, H, K] with these tokens written in."""
-        cfg = self.cfg
-
-        def project(name: str) -> jax.Array:
-            return nn.DenseGeneral(
-                (cfg.num_heads, cfg.head_dim),
-                use_bias=cfg.use_bias,
-                kernel_init=nn.initializers.normal(INIT_STD),
-                name=name,
-            )(x_BTD)
-
-        q_BTHK, k_BSHK, v_BSHK = project("query"), project("key"), project("value")
-        if past is not None:
-            rows = jnp.arange(x_BTD.shape[0])[:, None]
-            k_BSHK = past[0].at[rows, positions_BT].set(k_BSHK.astype(past[0].dtype))
-            v_BSHK = past[1].at[rows, positions_BT].set(v_BSHK.astype(past[1].dtype))
-        weights_BHTS = attention_weights(q_BTHK, k_BSHK, causal_mask(positions_BT, k_BSHK.shape[1]))
-        weights_BHTS = nn.Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
-        heads_BTHK = jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS.astype(v_BSHK.dtype), v_BSHK)
-        change_BTD = nn.DenseGeneral(
-            cfg.d_model, axis=(-2, -1), use_bias=cfg.use_bias, kernel_init=_residual_init(cfg), name="out"
-        )(heads_BTHK)
-        return change_BTD, (k_BSHK, v_BSHK)
-
-
-class MLP(nn.Module):
-    """d_model -> d_ff -> d_model, at each position by itself: neurons that fire on what they recognise."""
-
-    cfg: config.Model
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        cfg = self.cfg
-        h_BTF = nn.Dense(
-            cfg.d_ff or 4 * cfg.d_model,
-            use_bias=cfg.use_bias,
-            kernel_init=nn.initializers.normal(INIT_STD),
-            name="up",
-        )(x_BTD)
-        h_BTF = ACTIVATIONS[cfg.activation](h_BTF)
-        return nn.Dense(cfg.d_model, use_bias=cfg.use_bias, kernel_init=_residual_init(cfg), name="down")(
-            h_BTF
-        )
+        return cls(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32))
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): each layer only has to learn a change."""
 
     cfg: config.Model
+    attention: str = "explicit"
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, past=None, train=False):
-        """Returns the residual stream [B, T, D] after both changes, and the layer's keys and values."""
+    def __call__(self, x_BTD, positions_BT, past=None, start_BTD=None, first_values=None, train=False):
+        """Returns the residual stream [B, T, D] after both changes, the layer's keys and values, and its own
+        values of these tokens. `start_BTD` is the embedding, `first_values` are the first layer's values."""
         cfg = self.cfg
+        if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
+            init = lambda *_: jnp.array([1.0, 0.0])  # noqa: E731
+            mix = self.param("embedding_mix", init).astype(x_BTD.dtype)
+            x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
         drop = nn.Dropout(cfg.dropout_rate, deterministic=not train)
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
-        change_BTD, past = Attention(cfg, name="attention")(normed_BTD, positions_BT, past, train)
+        change_BTD, past, own_values = Attention(cfg, self.attention, name="attention")(
+            normed_BTD, positions_BT, past, first_values, train
+        )
         x_BTD = x_BTD + drop(change_BTD)
         change_BTD = MLP(cfg, name="mlp")(NORMS[cfg.norm](cfg, name="mlp_norm")(x_BTD))
-        return x_BTD + drop(change_BTD), past
+        return x_BTD + drop(change_BTD), past, own_values
+
+
+# What the backward pass finds kept; the rest it computes again (Chen et al. 2016).
+REMATS = {
+    "none": None,
+    # Results of matrix products with parameters stay, all between them (scores, norms, activations) goes.
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Head(nn.Module):
+    """A table of its own for the output, where it is not the transposed embedding table."""
+
+    cfg: config.Model
+
+    def setup(self) -> None:
+        self.kernel = self.param("kernel", drawn_later, (self.cfg.d_model, self.cfg.table_rows))
 
 
 class GPT(nn.Module):
@@ -213,25 +110,32 @@ class GPT(nn.Module):
 
     `model.apply({"params": params}, tokens_BT)` gives logits [B, T, V], float32; with `cache=` it gives
     (logits, cache), where the tokens go on from what the cache has seen; with `train=True` dropout is on and
-    `rngs={"dropout": key}` is needed.
+    `rngs={"dropout": key}` is needed. Parameters come from `init_params`.
+
+    `attention` and `remat` change how a result is computed, not what it is: see config.Train.
 
     Layers are unrolled, `block_0`, `block_1`, ...: every parameter has a path of its own that reads like the
     architecture, and XLA may fuse across layers. The price is that compile time grows with num_layers.
     """
 
     cfg: config.Model
+    attention: str = "explicit"
+    remat: str = "none"
 
     def setup(self) -> None:
         cfg = self.cfg
         self.token_embedding = nn.Embed(
-            cfg.vocab_size, cfg.d_model, embedding_init=nn.initializers.normal(INIT_STD)
+            cfg.table_rows, cfg.d_model, dtype=cfg.dtype, embedding_init=drawn_later
         )
         self.position_embedding = POSITIONS[cfg.position](cfg)
         self.embedding_dropout = nn.Dropout(cfg.dropout_rate)
-        self.block = [Block(cfg) for _ in range(cfg.num_layers)]
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(6,))  # train
+        self.block = [block(cfg, self.attention) for _ in range(cfg.num_layers)]
         self.final_norm = NORMS[cfg.norm](cfg)
         if not cfg.tie_embeddings:
-            self.head = nn.Dense(cfg.vocab_size, use_bias=False, kernel_init=nn.initializers.normal(INIT_STD))
+            self.head = Head(cfg)
 
     def __call__(self, tokens_BT: jax.Array, *, cache: KVCache | None = None, train: bool = False):
         x_BTD, cache = self.features(tokens_BT, cache=cache, train=train)
@@ -252,13 +156,16 @@ class GPT(nn.Module):
         if num_tokens > slots:
             room = f"a cache of {slots}" if cache else f"context_length={slots}"
             raise UserError(f"{num_tokens} tokens do not fit into {room}: give fewer")
-        start_B = cache.length_B if cache else jnp.zeros((tokens_BT.shape[0],), jnp.int32)
-        positions_BT = start_B[:, None] + jnp.arange(num_tokens)
-        x_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
-        pasts = []
+        # Without a cache positions are known now, the same for all rows: what follows from them is a constant.
+        positions_BT = np.arange(num_tokens)[None]
+        if cache:
+            positions_BT = cache.length_B[:, None] + positions_BT
+        start_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
+        x_BTD, pasts, first_values = start_BTD, [], None
         for layer, block in enumerate(self.block):
             past = (cache.keys[layer], cache.values[layer]) if cache else None
-            x_BTD, past = block(x_BTD, positions_BT, past, train)
+            x_BTD, past, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
+            first_values = own_values if layer == 0 else first_values
             pasts.append(past)
         if cache:
             keys, values = zip(*pasts, strict=True)
@@ -267,13 +174,91 @@ class GPT(nn.Module):
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V], float32: how well the stream's vector matches each row of the (tied) table."""
-        logits = self.token_embedding.attend(x_BTD) if self.cfg.tie_embeddings else self.head(x_BTD)
-        return logits.astype(jnp.float32)
+        tied = self.cfg.tie_embeddings
+        table_VD = self.token_embedding.embedding if tied else self.head.kernel.T
+        return logits(self.cfg, x_BTD, table_VD)[..., : self.cfg.vocab_size]
+
+
+def output_table(cfg: config.Model, params: dict) -> jax.Array:
+    """The rows that the stream is matched with [V, D]: the token table where tied, else the head's."""
+    return params["token_embedding"]["embedding"] if cfg.tie_embeddings else params["head"]["kernel"].T
+
+
+@jax.custom_vjp
+def _match(x_TD: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """x E^T [..., V] with inputs in x's dtype and sums in float32."""
+    return jnp.einsum("...D,VD->...V", x_TD, table_VD.astype(x_TD.dtype), preferred_element_type=jnp.float32)
+
+
+def _match_forward(x_TD, table_VD):
+    return _match(x_TD, table_VD), (x_TD, table_VD)
+
+
+def _match_backward(kept, dlogits_TV):
+    """By hand: the derivative of a bfloat16 product that gives float32 would be two slow float32 products."""
+    x_TD, table_VD = kept
+    dlogits_TV = dlogits_TV.astype(x_TD.dtype)
+    dx_TD = jnp.einsum("...V,VD->...D", dlogits_TV, table_VD.astype(x_TD.dtype))
+    dtable_VD = jnp.einsum("...V,...D->VD", dlogits_TV, x_TD, preferred_element_type=table_VD.dtype)
+    return dx_TD, dtable_VD
+
+
+_match.defvjp(_match_forward, _match_backward)
+
+
+def logits(cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
+    scores = soft_cap(_match(x_BTD, table_VD), cfg.logit_softcap)
+    if cfg.table_rows == cfg.vocab_size:
+        return scores
+    return jnp.where(jnp.arange(cfg.table_rows) < cfg.vocab_size, scores, -jnp.inf)
+
+
+# --- parameters -----------------------------------------------------------------------------------------
+
+GPT2_STD = 0.02
+
+
+def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float | None:
+    """The standard deviation that a matrix or table starts with; None: it is no draw (norms, biases, mixes).
+
+    "gpt2": 0.02, and 0.02 / sqrt(2 * num_layers) for what writes to the residual stream, where 2 * num_layers
+    terms are summed (Radford et al. 2019, section 2.3). "fan_in": tables 1, matrices 1 / sqrt(3 * fan_in), so
+    that their products neither grow nor vanish with width. With zero_init what writes to the stream, and an
+    untied head, start at 0: every layer starts as the identity (Zhang et al. 2019; Yang et al. 2022, D.2).
+    """
+    owner, name = path.split("/")[-2:] if "/" in path else ("", path)
+    if name not in ("kernel", "embedding"):
+        return None
+    writes = owner in ("out", "down")
+    if cfg.zero_init and (writes or owner == "head"):
+        return 0.0
+    if cfg.init == "gpt2":
+        return GPT2_STD / np.sqrt(2 * cfg.num_layers) if writes else GPT2_STD
+    if name == "embedding":
+        return 1.0 if owner == "token_embedding" else GPT2_STD
+    fan_in = np.prod(shape[:2]) if owner == "out" else shape[0]
+    return float(1 / np.sqrt(3 * fan_in))
 
 
 def init_params(model: GPT, key: jax.Array) -> dict:
-    """Fresh parameters: normal with std 0.02, residual projections 0.02 / sqrt(2 * num_layers), biases 0."""
-    return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    """Fresh parameters: see `initial_std`; biases 0, norms' scales 1.
+
+    One normal draw for all parameters, cut into theirs: as a program it is short, and compiles in a moment.
+    """
+    template = model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    leaves = named_leaves(template)
+    stds = [initial_std(model.cfg, path, leaf.shape) for path, leaf in leaves]
+    drawn = jax.random.normal(
+        key, (sum(leaf.size for (_, leaf), std in zip(leaves, stds, strict=True) if std),)
+    )
+    params, used = [], 0
+    for (_, leaf), std in zip(leaves, stds, strict=True):
+        if std:
+            leaf = std * drawn[used : used + leaf.size].reshape(leaf.shape)
+            used += leaf.size
+        params.append(jnp.zeros_like(leaf) if std == 0.0 else leaf)
+    return jax.tree.unflatten(jax.tree.structure(template), params)
 
 
 def param_shapes(cfg: config.Model) -> dict:

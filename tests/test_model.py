@@ -12,14 +12,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import config, model
+from jaxgpt import attention, config, layers, model
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT, KVCache
 from jaxgpt.presets import PRESETS
 
 TINY = config.Model(vocab_size=11, context_length=8, d_model=8, num_layers=2, num_heads=2, d_ff=12)
+# All at once that a modern recipe may have.
+EVERYTHING = {
+    "position": "rotary",
+    "rotary_base": 100.0,
+    "norm": "rmsnorm_plain",
+    "activation": "swiglu",
+    "num_kv_heads": 1,
+    "qk_norm": True,
+    "attention_scale": 0.5,
+    "attention_softcap": 3.0,
+    "attention_window": 4,
+    "value_residual": True,
+    "embedding_residual": True,
+    "logit_softcap": 5.0,
+    "vocab_multiple": 8,
+    "use_bias": False,
+    "tie_embeddings": False,
+}
 # Every choice of every table, and both sides of every switch.
 VARIANTS = {
+    "everything": dataclasses.replace(TINY, **EVERYTHING),
     "gpt2": TINY,
     "2017": dataclasses.replace(TINY, position="sinusoidal", activation="relu", tie_embeddings=False),
     "rms": dataclasses.replace(TINY, norm="rmsnorm", activation="gelu_tanh", use_bias=False),
@@ -75,7 +94,7 @@ def test_gradients_flow_from_a_position_to_itself_and_its_past_only(cfg):
 
 def test_row_i_of_the_causal_mask_allows_exactly_keys_0_to_i():
     positions_BT = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
-    mask_BTS = model.causal_mask(positions_BT, 9)
+    mask_BTS = attention.causal_mask(positions_BT, 9)
     assert mask_BTS.shape == (2, 4, 9) and mask_BTS.dtype == bool
     for b, t, s in itertools.product(range(2), range(4), range(9)):
         assert mask_BTS[b, t, s] == (s <= positions_BT[b, t])
@@ -86,8 +105,8 @@ def test_attention_weights_are_probabilities_over_the_past(dtype, size):
     q_BTHK, k_BSHK = (
         jnp.asarray(size * np.random.default_rng(n).normal(size=(2, 5, 3, 4)), dtype) for n in range(2)
     )
-    mask_BTS = model.causal_mask(jnp.arange(5)[None].repeat(2, 0), 5)
-    weights_BHTS = model.attention_weights(q_BTHK, k_BSHK, mask_BTS)
+    mask_BTS = attention.causal_mask(jnp.arange(5)[None].repeat(2, 0), 5)
+    weights_BHTS = attention.attention_weights(q_BTHK, k_BSHK, mask_BTS)
     assert weights_BHTS.dtype == jnp.float32  # also of bfloat16 inputs, as scores are
     weights_BHTS = np.asarray(weights_BHTS)
     np.testing.assert_allclose(weights_BHTS.sum(-1), 1.0, rtol=1e-6)
@@ -99,7 +118,7 @@ def test_attention_weights_are_a_softmax_of_scaled_products():
     q_K, k_SK = np.array([1.0, -2.0, 0.5, 3.0]), np.random.default_rng(0).normal(size=(6, 4))
     scores_S = k_SK @ q_K / 2.0  # sqrt(K) = 2
     expected_S = np.where(np.arange(6) <= 3, np.exp(scores_S), 0.0)
-    weights = model.attention_weights(
+    weights = attention.attention_weights(
         jnp.array(q_K)[None, None, None], jnp.array(k_SK)[None, :, None], np.arange(6)[None, None] <= 3
     )
     np.testing.assert_allclose(weights[0, 0, 0], expected_S / expected_S.sum(), rtol=1e-5)
@@ -112,7 +131,7 @@ def cached_step(cfg: config.Model, params: dict):
     return jax.jit(lambda tokens, cache: GPT(cfg).apply({"params": params}, tokens, cache=cache))
 
 
-@variants("gpt2", "2017", "no positions")
+@variants("gpt2", "2017", "no positions", "everything")
 def test_cached_decoding_equals_the_full_forward_pass(cfg):
     """Prompts of 3 tokens and of 1, padded on the right; then a chunk of 3 for each; then single tokens.
 
@@ -148,8 +167,7 @@ def test_new_tokens_are_written_in_place_and_nowhere_else():
         return GPT(TINY).apply({"params": params}, tokens, cache=cache)
 
     step = jax.jit(step, donate_argnums=1)
-    cache = KVCache.empty(TINY, 2, slots=8, dtype=jnp.bfloat16)
-    cache = jax.tree.map(jnp.copy, cache)  # `empty` shares one array of zeros, which cannot be donated twice
+    cache = KVCache.empty(dataclasses.replace(TINY, dtype="bfloat16"), 2, slots=8)
     for t in range(4):
         before = jax.tree.map(np.array, cache)
         address = cache.keys[0].unsafe_buffer_pointer()
@@ -190,72 +208,126 @@ def textbook_positions(cfg: config.Model, params: dict[str, np.ndarray], length:
 def textbook_logits(cfg: config.Model, params: dict, tokens_T: np.ndarray) -> np.ndarray:
     """[T, V] in float64 by NumPy: one text, one head, one position at a time."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in model.named_leaves(params)}
+    K = cfg.head_dim
+
+    def over_rms(x):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
 
     def norm(x, path):
         if cfg.norm == "layernorm":
             x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
         else:
-            x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
-        return x * p[f"{path}/scale"] + p.get(f"{path}/bias", 0.0)
+            x = over_rms(x)
+        return x * p.get(f"{path}/scale", 1.0) + p.get(f"{path}/bias", 0.0)
 
     def activation(x):
         if cfg.activation == "relu":
             return np.maximum(x, 0.0)
-        if cfg.activation == "gelu":
+        if cfg.activation == "relu_squared":
+            return np.maximum(x, 0.0) ** 2
+        if cfg.activation in ("gelu", "geglu"):
             return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        if cfg.activation == "swiglu":
+            return x / (1.0 + np.exp(-x))
         return 0.5 * x * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-    def attention(x, path):
+    def capped(x, cap):
+        return cap * np.tanh(x / cap) if cap else x
+
+    def turned(x_K, t):
+        """Each pair (x_i, x_{i + K/2}) as a complex number, times e^{i t base^(-2i/K)}."""
+        pairs = x_K[: K // 2] + 1j * x_K[K // 2 :]
+        pairs = pairs * np.exp(1j * t * cfg.rotary_base ** (-2 * np.arange(K // 2) / K))
+        return np.concatenate([pairs.real, pairs.imag])
+
+    def attention(x, path, first_values):
         change = np.zeros_like(x) + p.get(f"{path}/out/bias", 0.0)
+        own_values = {}
         for h in range(cfg.num_heads):
+            g = h // (cfg.num_heads // cfg.kv_heads)
             q, k, v = (
-                x @ p[f"{path}/{name}/kernel"][:, h] + p.get(f"{path}/{name}/bias", np.zeros((99, 1)))[h]
-                for name in ("query", "key", "value")
+                x @ p[f"{path}/{name}/kernel"][:, n] + p.get(f"{path}/{name}/bias", np.zeros((99, 1)))[n]
+                for name, n in (("query", h), ("key", g), ("value", g))
             )
+            own_values[g] = v
+            if cfg.value_residual and first_values:
+                own, first = p[f"{path}/value_mix"]
+                v = own * v + first * first_values[g]
+            if cfg.qk_norm:
+                q, k = over_rms(q), over_rms(k)
+            if cfg.position == "rotary":
+                q, k = (np.stack([turned(row, t) for t, row in enumerate(rows)]) for rows in (q, k))
             for t in range(len(x)):
-                weights = np.exp(k[: t + 1] @ q[t] / math.sqrt(cfg.d_model / cfg.num_heads))
-                change[t] += (weights / weights.sum()) @ v[: t + 1] @ p[f"{path}/out/kernel"][h]
-        return change
+                seen = slice(max(0, t + 1 - (cfg.attention_window or 99)), t + 1)
+                scores = k[seen] @ q[t] * (cfg.attention_scale or 1 / math.sqrt(K))
+                weights = np.exp(capped(scores, cfg.attention_softcap))
+                change[t] += (weights / weights.sum()) @ v[seen] @ p[f"{path}/out/kernel"][h]
+        return change, own_values
 
     def mlp(x, path):
-        hidden = activation(x @ p[f"{path}/up/kernel"] + p.get(f"{path}/up/bias", 0.0))
+        hidden = x @ p[f"{path}/up/kernel"] + p.get(f"{path}/up/bias", 0.0)
+        if cfg.activation in ("swiglu", "geglu"):
+            hidden = activation(x @ p[f"{path}/gate/kernel"] + p.get(f"{path}/gate/bias", 0.0)) * hidden
+        else:
+            hidden = activation(hidden)
         return hidden @ p[f"{path}/down/kernel"] + p.get(f"{path}/down/bias", 0.0)
 
-    x = p["token_embedding/embedding"][tokens_T] + textbook_positions(cfg, p, len(tokens_T))
+    x = start = p["token_embedding/embedding"][tokens_T] + textbook_positions(cfg, p, len(tokens_T))
+    first_values = None
     for i in range(cfg.num_layers):
-        x = x + attention(norm(x, f"block_{i}/attention_norm"), f"block_{i}/attention")
+        if cfg.embedding_residual:
+            own, first = p[f"block_{i}/embedding_mix"]
+            x = own * x + first * start
+        change, own_values = attention(
+            norm(x, f"block_{i}/attention_norm"), f"block_{i}/attention", first_values
+        )
+        first_values = first_values or own_values
+        x = x + change
         x = x + mlp(norm(x, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
     x = norm(x, "final_norm")
-    return x @ (p["token_embedding/embedding"].T if cfg.tie_embeddings else p["head/kernel"])
+    logits = x @ (p["token_embedding/embedding"].T if cfg.tie_embeddings else p["head/kernel"])
+    return capped(logits, cfg.logit_softcap)[:, : cfg.vocab_size]
+
+
+# Every choice of a table once, and every field that changes the mathematics, alone and all together.
+DEFINITIONS = [
+    *({"activation": name, "use_bias": name != "gelu_tanh"} for name in layers.ACTIVATIONS),
+    *({"norm": name, "tie_embeddings": False} for name in layers.NORMS),
+    *({"position": name} for name in layers.POSITIONS),
+    {"position": "rotary", "rotary_base": 100.0},
+    {"qk_norm": True, "attention_scale": 0.7},
+    {"num_kv_heads": 1},
+    {"attention_softcap": 0.5},
+    {"attention_window": 3},
+    {"value_residual": True},
+    {"embedding_residual": True},
+    {"logit_softcap": 2.0},
+    {"vocab_multiple": 8, "logit_softcap": 2.0},
+    EVERYTHING,
+]
 
 
 @pytest.mark.parametrize(
-    "activation, norm, position, tie_embeddings",
-    list(itertools.product(model.ACTIVATIONS, model.NORMS, model.POSITIONS, [True, False])),
+    "changes", DEFINITIONS, ids=lambda changes: " ".join(map(str, changes.values()))[:40]
 )
-def test_logits_equal_those_of_the_definitions(activation, norm, position, tie_embeddings):
-    cfg = dataclasses.replace(
-        TINY,
-        activation=activation,
-        norm=norm,
-        position=position,
-        tie_embeddings=tie_embeddings,
-        use_bias=(activation != "gelu_tanh"),
-    )
+def test_logits_equal_those_of_the_definitions(changes):
+    cfg = dataclasses.replace(TINY, **changes)
     params = random_params(cfg)
     logits = GPT(cfg).apply({"params": params}, TOKENS)  # not jitted: operations are compiled once for all
     for row in range(2):
         np.testing.assert_allclose(
-            logits[row], textbook_logits(cfg, params, TOKENS[row]), rtol=1e-5, atol=1e-5
+            logits[row], textbook_logits(cfg, params, TOKENS[row]), rtol=1e-5, atol=2e-5
         )
 
 
-@pytest.mark.parametrize("norm", model.NORMS)
+@pytest.mark.parametrize("norm", layers.NORMS)
 def test_norms_add_gpt2s_epsilon_to_the_variance(norm):
     """Fresh embeddings have a variance of 4e-4, so that 1e-5 more or less is to be seen."""
-    params = {"scale": jnp.ones(8)} | ({"bias": jnp.zeros(8)} if norm == "layernorm" else {})
+    cfg = dataclasses.replace(TINY, norm=norm)
+    params = jax.tree.map(lambda x: x, model.param_shapes(cfg).get("final_norm", {}))
+    params = {name: jnp.full(x.shape, float(name == "scale")) for name, x in params.items()}
     x_D = np.tile([1e-3, -1e-3], 4).astype(np.float32)
-    normed_D = model.NORMS[norm](TINY).apply({"params": params}, x_D)
+    normed_D = layers.NORMS[norm](TINY).apply({"params": params}, x_D)
     np.testing.assert_allclose(normed_D, x_D / math.sqrt(1e-6 + 1e-5), rtol=1e-5)
 
 
@@ -263,7 +335,7 @@ def test_sinusoids_are_the_textbooks_whatever_the_order():
     cfg = dataclasses.replace(TINY, d_model=16, position="sinusoidal")
     expected = textbook_positions(cfg, {}, 512)
     positions_BT = np.random.default_rng(0).permutation(512).reshape(2, 256)
-    np.testing.assert_allclose(model.sinusoids(positions_BT, 16), expected[positions_BT], atol=1e-6)
+    np.testing.assert_allclose(layers.sinusoids(positions_BT, 16), expected[positions_BT], atol=1e-6)
 
 
 # --- parameters -----------------------------------------------------------------------------------------
@@ -271,7 +343,8 @@ def test_sinusoids_are_the_textbooks_whatever_the_order():
 
 def documented_parameters(cfg: config.Model) -> dict[str, tuple[int, ...]]:
     """The paths and shapes that the legend at the top of model.py promises for a config with everything."""
-    sizes = {"V": cfg.vocab_size, "D": cfg.d_model, "H": cfg.num_heads, "K": cfg.head_dim, "F": cfg.d_ff}
+    sizes = {"V": cfg.table_rows, "D": cfg.d_model, "H": cfg.num_heads, "K": cfg.head_dim, "F": cfg.d_ff}
+    sizes |= {"G": cfg.kv_heads, "2": 2}
     sizes["context_length"] = cfg.context_length
     shape_of = lambda letters: tuple(sizes[letter] for letter in letters.split(", "))  # noqa: E731
     found = {}
@@ -293,18 +366,31 @@ def shapes(cfg: config.Model) -> dict[str, tuple[int, ...]]:
 
 
 def test_parameter_paths_and_shapes_are_those_documented():
-    full = dataclasses.replace(TINY, tie_embeddings=False)
+    full = dataclasses.replace(
+        TINY, tie_embeddings=False, activation="geglu", num_kv_heads=1, value_residual=True,
+        embedding_residual=True,
+    )  # fmt: skip
     documented = documented_parameters(full)
+    del documented["block_0/attention/value_mix"]
     assert shapes(full) == documented
     no_bias = {path: shape for path, shape in documented.items() if not path.endswith("/bias")}
     assert shapes(dataclasses.replace(full, use_bias=False)) == no_bias
     no_norm_bias = {path: shape for path, shape in documented.items() if not path.endswith("norm/bias")}
     assert shapes(dataclasses.replace(full, norm="rmsnorm")) == no_norm_bias
+    no_norm = {path: shape for path, shape in documented.items() if "norm/" not in path}
+    assert shapes(dataclasses.replace(full, norm="rmsnorm_plain")) == no_norm
+    padded = dataclasses.replace(full, vocab_multiple=8)
+    assert shapes(padded) == {
+        path: (16, 8) if path.startswith("token") else (8, 16) if path.startswith("head") else shape
+        for path, shape in documented.items()
+    }
     tied = {path: shape for path, shape in documented.items() if path != "head/kernel"}
-    assert shapes(TINY) == tied
+    assert shapes(dataclasses.replace(full, tie_embeddings=True)) == tied
     del tied["position_embedding/embedding"]
-    for position in ("sinusoidal", "none"):
-        assert shapes(dataclasses.replace(TINY, position=position)) == tied
+    for position in ("sinusoidal", "rotary", "none"):
+        assert shapes(dataclasses.replace(full, tie_embeddings=True, position=position)) == tied
+    plain = {path for path in tied if not re.search("gate|_mix", path)}
+    assert set(shapes(TINY)) == plain | {"position_embedding/embedding"}
 
 
 def test_all_parameters_are_float32():
@@ -338,6 +424,26 @@ def test_fresh_parameters_have_gpt2s_statistics():
             assert abs(leaf.std() / std - 1) < 5 / math.sqrt(2 * leaf.size), path
             assert (leaf != other[path]).any()
             assert not any((leaf == x).all() for p, x in one.items() if p != path and x.shape == leaf.shape)
+
+
+def test_fan_in_parameters_keep_sizes_and_zero_init_makes_every_layer_the_identity():
+    cfg = dataclasses.replace(
+        TINY, d_model=64, num_heads=4, d_ff=128, init="fan_in", zero_init=True, tie_embeddings=False,
+        norm="rmsnorm_plain", use_bias=False, activation="swiglu",
+    )  # fmt: skip
+    params = model.init_params(GPT(cfg), jax.random.key(0))
+    for path, leaf in model.named_leaves(params):
+        if path.startswith("head") or path.endswith(("out/kernel", "down/kernel")):
+            assert (leaf == 0.0).all(), path
+        else:
+            std = {"token_embedding/embedding": 1.0, "position_embedding/embedding": 0.02}.get(
+                path, 1 / math.sqrt(3 * 64)
+            )
+            assert abs(leaf.std() / std - 1) < 5 / math.sqrt(2 * leaf.size), path
+    start = GPT(cfg).apply({"params": params}, TOKENS, np.arange(8)[None], method="embed")
+    x_BTD, _ = GPT(cfg).apply({"params": params}, TOKENS, method="features")
+    np.testing.assert_allclose(x_BTD, layers.rms_normalize(start), rtol=1e-6)
+    assert (GPT(cfg).apply({"params": params}, TOKENS) == 0.0).all()  # the loss is log V exactly
 
 
 def count(cfg: config.Model) -> int:
@@ -405,9 +511,9 @@ def test_every_preset_has_a_published_count_above():
 
 def test_tables_offer_what_the_config_offers():
     choices = typing.get_type_hints(config.Model)
-    assert set(model.ACTIVATIONS) == set(typing.get_args(choices["activation"]))
-    assert set(model.NORMS) == set(typing.get_args(choices["norm"]))
-    assert set(model.POSITIONS) == set(typing.get_args(choices["position"]))
+    assert set(layers.ACTIVATIONS) == set(typing.get_args(choices["activation"]))
+    assert set(layers.NORMS) == set(typing.get_args(choices["norm"]))
+    assert set(layers.POSITIONS) == set(typing.get_args(choices["position"]))
 
 
 # --- dropout, dtypes, traces ----------------------------------------------------------------------------
@@ -443,16 +549,14 @@ def test_dropout_acts_on_embeddings():
 
 def test_dropout_acts_on_attention_weights():
     """With all values 1 and W_O the identity, what comes out is the sum of the weights: 1 without dropout."""
-    attention = model.Attention(dataclasses.replace(TINY, dropout_rate=0.5))
+    layer = attention.Attention(dataclasses.replace(TINY, dropout_rate=0.5))
     positions_BT = np.arange(8)[None]
     x_BTD = np.random.default_rng(0).normal(size=(1, 8, 8)).astype(np.float32)
     params = random_params(TINY)["block_0"]["attention"]
     params["value"] = {"kernel": jnp.zeros((8, 2, 4)), "bias": jnp.ones((2, 4))}
     params["out"] = {"kernel": jnp.eye(8).reshape(2, 4, 8), "bias": jnp.zeros(8)}
-    sums_BTD, _ = jax.jit(
-        lambda key: attention.apply(
-            {"params": params}, x_BTD, positions_BT, train=True, rngs={"dropout": key}
-        )
+    sums_BTD, _, _ = jax.jit(
+        lambda key: layer.apply({"params": params}, x_BTD, positions_BT, train=True, rngs={"dropout": key})
     )(jax.random.key(0))
     assert set(np.unique(sums_BTD[0, 0])) <= {0.0, 2.0}  # one weight, 1: dropped or doubled
     assert (np.abs(np.asarray(sums_BTD) - 1.0) > 1e-3).any(axis=-1).all()
@@ -465,7 +569,7 @@ def test_dropout_acts_on_both_changes_with_masks_of_their_own():
     params["attention"]["out"]["bias"] = jnp.full(64, 1.0)
     params["mlp"]["down"]["bias"] = jnp.full(64, 10.0)
     x_BTD, positions_BT = np.zeros((1, 8, 64), np.float32), np.arange(8)[None]
-    change_BTD, _ = jax.jit(
+    change_BTD, _, _ = jax.jit(
         lambda key: block.apply({"params": params}, x_BTD, positions_BT, train=True, rngs={"dropout": key})
     )(jax.random.key(0))
     values, counts = np.unique(change_BTD, return_counts=True)
@@ -479,6 +583,90 @@ def test_logits_are_float32_also_from_bfloat16_parameters(tie_embeddings):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_params(cfg))
     logits = jax.eval_shape(lambda: GPT(cfg).apply({"params": params}, TOKENS))
     assert logits.dtype == jnp.float32 and logits.shape == (2, 8, 11)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_no_gradient(remat):
+    cfg = dataclasses.replace(TINY, dropout_rate=0.3, **EVERYTHING)
+    params = random_params(cfg)
+
+    def loss(params, remat):
+        logits = GPT(cfg, remat=remat).apply(
+            {"params": params}, TOKENS, train=True, rngs={"dropout": jax.random.key(0)}
+        )
+        return jnp.square(logits).mean()
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    for (path, kept), (_, again) in zip(
+        model.named_leaves(gradient(params, "none")), model.named_leaves(gradient(params, remat)), strict=True
+    ):
+        np.testing.assert_allclose(kept, again, rtol=1e-5, atol=1e-8, err_msg=path)
+
+
+def test_a_policy_keeps_less_than_none_does():
+    """What jax.vjp keeps for the backward pass, in numbers: all, the products, one stream a layer."""
+    cfg = dataclasses.replace(TINY, num_layers=4, context_length=8)
+    params = model.param_shapes(cfg)
+
+    def kept(remat):
+        def forward(params):
+            return jax.vjp(lambda p: GPT(cfg, remat=remat).apply({"params": p}, TOKENS), params)[1]
+
+        return model.count_params(jax.eval_shape(forward, params))
+
+    assert kept("full") < kept("dots") < kept("none")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_kv_heads": 1}, {"attention_window": 3}, {"attention_scale": 0.9}]
+)
+def test_fused_attention_is_the_explicit_one(changes):
+    """The call that a GPU gets, with XLA's implementation of the same mathematics: values and gradients."""
+    cfg = dataclasses.replace(TINY, **changes)
+    rng = np.random.default_rng(0)
+    q, k, v, direction = (
+        jnp.asarray(rng.normal(size=(2, 8, heads, 4)), jnp.float32)
+        for heads in (2, cfg.kv_heads, cfg.kv_heads, 2)
+    )
+
+    def explicit(q, k, v):
+        mask = attention.causal_mask(np.arange(8)[None], 8, cfg.attention_window)
+        return attention.weighted_values(attention.attention_weights(q, k, mask, cfg.attention_scale), v)
+
+    def fused(q, k, v):
+        return attention.fused_attention(cfg, q, k, v, implementation="xla")
+
+    one, pull = jax.vjp(explicit, q, k, v)
+    other, other_pull = jax.vjp(fused, q, k, v)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for a, b in zip(pull(direction), other_pull(direction), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_attention_is_taken_on_a_gpu_where_it_can_be_and_refused_elsewhere(monkeypatch):
+    fits = dataclasses.replace(TINY, d_model=64, dtype="bfloat16")
+    with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+        attention.uses_cudnn(fits, "cudnn")
+    assert not attention.uses_cudnn(fits, "auto")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert attention.uses_cudnn(fits, "cudnn") and attention.uses_cudnn(fits, "auto")
+    assert not attention.uses_cudnn(fits, "explicit")
+    for obstacle in ({"dtype": "float32"}, {"d_model": 8}, {"attention_softcap": 1.0}, {"dropout_rate": 0.1}):
+        cfg = dataclasses.replace(fits, **obstacle)
+        assert cfg.cudnn_obstacle and not attention.uses_cudnn(cfg, "auto")
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters_and_logits():
+    cfg = dataclasses.replace(TINY, **EVERYTHING)
+    params = random_params(cfg)
+    exact = GPT(cfg).apply({"params": params}, TOKENS)
+    half = dataclasses.replace(cfg, dtype="bfloat16")
+    x_BTD, _ = GPT(half).apply({"params": params}, TOKENS, method="features")
+    assert x_BTD.dtype == jnp.bfloat16
+    near = GPT(half).apply({"params": params}, TOKENS)
+    assert near.dtype == jnp.float32 and (near != exact).any()
+    np.testing.assert_allclose(near, exact, atol=0.15)
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.param_shapes(half))} == {jnp.dtype("float32")}
 
 
 def test_named_leaves_are_in_the_trees_order():

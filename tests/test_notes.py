@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import config, model, steps
+from jaxgpt import attention, config, model, steps
 from jaxgpt.model import GPT
 from jaxgpt.presets import PRESETS
 
@@ -137,7 +137,7 @@ def test_the_triangular_mask_of_five_tokens():
         [1, 1, 1, 1, 0],
         [1, 1, 1, 1, 1],
     ]
-    np.testing.assert_array_equal(model.causal_mask(np.arange(5)[None], 5)[0], expected)
+    np.testing.assert_array_equal(attention.causal_mask(np.arange(5)[None], 5)[0], expected)
 
 
 def test_512_dimensions_are_split_into_8_heads_of_64():
@@ -185,7 +185,7 @@ def test_concatenated_heads_times_w_o_are_the_sum_of_the_heads_changes(params):
     change_BTD, (k_BSHK, v_BSHK) = model.Attention(CFG).apply({"params": attention}, x_BTD, POSITIONS)
     query = attention["query"]
     q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, query["kernel"]) + query["bias"]
-    weights_BHTS = model.attention_weights(q_BTHK, k_BSHK, model.causal_mask(POSITIONS, 6))
+    weights_BHTS = attention.attention_weights(q_BTHK, k_BSHK, attention.causal_mask(POSITIONS, 6))
     heads_BTHK = np.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)
     w_o_HKD, bias_D = np.asarray(attention["out"]["kernel"]), np.asarray(attention["out"]["bias"])
     concatenated_BTD = heads_BTHK.reshape(1, 6, 8) @ w_o_HKD.reshape(8, 8)

@@ -1,0 +1,161 @@
+"""The small parts of a block, each a table entry: activations, norms, positions; and the MLP.
+
+Every matrix product of the model is one of `Project`'s, so that one place decides in which dtype it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt import config
+
+POSITION_STD = 0.02  # of the position vectors, as of GPT-2's tables
+EPSILON = 1e-5  # in every norm
+
+
+def drawn_later(_key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """The initializer of every matrix and table: not a number, until `model.init_params` has drawn it.
+
+    One draw for all of them compiles in a tenth of the time that one a parameter takes.
+    """
+    return jnp.full(shape, jnp.nan, dtype)
+
+
+# --- activations ----------------------------------------------------------------------------------------
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,  # max(x, 0); Vaswani et al. 2017
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # x Phi(x); Hendrycks and Gimpel 2016
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # its tanh approximation; GPT-2
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
+    # Of the gate in a gated MLP, Shazeer 2020.
+    "swiglu": jax.nn.silu,
+    "geglu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """Within +- cap, as tanh bends it; near 0 it is x itself. Gemma 2 (2024), section 2. 0: off."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+# --- norms ----------------------------------------------------------------------------------------------
+
+
+def rms_normalize(x: jax.Array) -> jax.Array:
+    """x over its root mean square along the last axis, computed in float32, in x's dtype."""
+    square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return (x * jax.lax.rsqrt(square + EPSILON)).astype(x.dtype)
+
+
+class PlainRMSNorm(nn.Module):
+    """RMSNorm without parameters: what follows is a matrix, which can scale by itself."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_normalize(x)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    # Ba et al. 2016: subtract the mean, divide by the standard deviation, scale (and shift).
+    "layernorm": lambda cfg, name=None: nn.LayerNorm(
+        epsilon=EPSILON, use_bias=cfg.use_bias, use_fast_variance=False, dtype=cfg.dtype, name=name
+    ),
+    # Zhang and Sennrich 2019: divide by the root mean square, scale.
+    "rmsnorm": lambda cfg, name=None: nn.RMSNorm(epsilon=EPSILON, dtype=cfg.dtype, name=name),
+    "rmsnorm_plain": lambda cfg, name=None: PlainRMSNorm(name=name),
+}
+
+
+# --- positions ------------------------------------------------------------------------------------------
+
+
+def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
+    """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines beside cosines.
+
+    Times POSITION_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which comes to the same
+    ratio of token to position at the start.
+    """
+    frequencies = 10_000.0 ** (-jnp.arange(0, d_model, 2) / d_model)
+    angles = positions[..., None] * frequencies
+    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return POSITION_STD * pairs.reshape(*positions.shape, d_model)
+
+
+class Sinusoidal(nn.Module):
+    """Positions without parameters; see `sinusoids`."""
+
+    cfg: config.Model
+
+    def __call__(self, positions_BT: jax.Array) -> jax.Array:
+        return sinusoids(positions_BT, self.cfg.d_model).astype(self.cfg.dtype)
+
+
+def _no_table(cfg: config.Model) -> None:
+    """Nothing is added: "rotary" turns queries and keys instead, "none" has the mask alone."""
+    return None
+
+
+# Each entry makes what turns positions [B, T] into a vector [B, T, D] that is added to the token's, or None.
+POSITIONS: dict[str, Callable[[config.Model], nn.Module | None]] = {
+    "learned": lambda cfg: nn.Embed(
+        cfg.context_length, cfg.d_model, dtype=cfg.dtype, embedding_init=drawn_later
+    ),
+    "sinusoidal": lambda cfg: Sinusoidal(cfg),
+    "rotary": _no_table,
+    "none": _no_table,
+}
+
+
+def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float, slots: int) -> jax.Array:
+    """Rotary positions: turn the pairs (x_i, x_{i + K/2}) by position * base^(-2i/K).
+
+    A query's product with a key then depends on how far apart the two are, not on where they stand. Su et al.
+    2021, section 3.2.2, with the halves of a head as pairs. `slots` bounds the positions.
+    """
+    half = x_BTHK.shape[-1] // 2
+    # A table of constants: XLA would otherwise compute sines in every loop that they are fused into. Where the
+    # positions are NumPy's (no cache), so is what is read from it.
+    angles = np.arange(slots)[:, None] * base ** (-np.arange(half) / half)
+    cos_BTK, sin_BTK = (
+        table.astype(np.float32)[positions_BT]
+        if isinstance(positions_BT, np.ndarray)
+        else jnp.asarray(table, jnp.float32)[positions_BT]
+        for table in (np.cos(angles), np.sin(angles))
+    )
+    cos_BTHK, sin_BTHK = cos_BTK[:, :, None], sin_BTK[:, :, None]
+    a, b = x_BTHK[..., :half], x_BTHK[..., half:]
+    turned = jnp.concatenate([a * cos_BTHK - b * sin_BTHK, b * cos_BTHK + a * sin_BTHK], axis=-1)
+    return turned.astype(x_BTHK.dtype)
+
+
+# --- the MLP --------------------------------------------------------------------------------------------
+
+
+def dense(cfg: config.Model, features: int | tuple[int, ...], name: str, axis=-1) -> nn.DenseGeneral:
+    """A linear layer over the last axis or axes, with a bias where the config has them."""
+    return nn.DenseGeneral(
+        features, axis=axis, use_bias=cfg.use_bias, dtype=cfg.dtype, kernel_init=drawn_later, name=name
+    )
+
+
+class MLP(nn.Module):
+    """d_model -> d_ff -> d_model, at each position by itself: neurons that fire on what they recognise.
+
+    The gated kinds let a second projection say how much of each neuron passes (Shazeer 2020).
+    """
+
+    cfg: config.Model
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        cfg, activation = self.cfg, ACTIVATIONS[self.cfg.activation]
+        h_BTF = dense(cfg, cfg.mlp_width, "up")(x_BTD)
+        h_BTF = (
+            activation(dense(cfg, cfg.mlp_width, "gate")(x_BTD)) * h_BTF if cfg.gated else activation(h_BTF)
+        )
+        return dense(cfg, cfg.d_model, "down")(h_BTF)
