@@ -88,7 +88,7 @@ class Attention(nn.Module):
     """
 
     cfg: config.Model
-    attention: str = "explicit"  # as config.Train.attention
+    attention: str = "auto"  # as config.Train.attention
 
     @nn.compact
     def __call__(
@@ -102,9 +102,9 @@ class Attention(nn.Module):
         """Returns the change [B, T, D], keys and values [B, S, G, K] with these tokens written in, and these
         tokens' values before any mixing [B, T, G, K], which later layers take as `first_values`."""
         cfg = self.cfg
-        q_BTHK = dense(cfg, (cfg.num_heads, cfg.head_dim), "query")(x_BTD)
-        k_BSGK = dense(cfg, (cfg.kv_heads, cfg.head_dim), "key")(x_BTD)
-        v_BSGK = own_values = dense(cfg, (cfg.kv_heads, cfg.head_dim), "value")(x_BTD)
+        q_BTHK = dense(cfg, "query", cfg.num_heads, cfg.head_dim)(x_BTD)
+        k_BSGK = dense(cfg, "key", cfg.kv_heads, cfg.head_dim)(x_BTD)
+        v_BSGK = own_values = dense(cfg, "value", cfg.kv_heads, cfg.head_dim)(x_BTD)
         if (
             cfg.qk_norm
         ):  # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck
@@ -129,5 +129,5 @@ class Attention(nn.Module):
             )
             weights_BHTS = nn.Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
             heads_BTHK = weighted_values(weights_BHTS, v_BSGK)
-        change_BTD = dense(cfg, cfg.d_model, "out", axis=(-2, -1))(heads_BTHK)
+        change_BTD = dense(cfg, "out", cfg.d_model, inputs=2)(heads_BTHK)
         return change_BTD, (k_BSGK, v_BSGK), own_values

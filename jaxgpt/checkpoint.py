@@ -1,7 +1,7 @@
 """Checkpoints: a run's state, config and tokenizer in one place, written while training goes on.
 
 A checkpoint is one step's folder, RUN/checkpoints/<step>, with three items: `params`, `opt_state` and `meta`
-(step, config, tokenizer, checksums; JSON). Orbax writes it under another name and renames it when it is
+(step, config, tokenizer, checksums; JSON), and `averaged` where it is an average of the params that is used. Orbax writes it under another name and renames it when it is
 whole, so a killed process leaves no half checkpoint that looks like one.
 """
 
@@ -91,6 +91,7 @@ class Checkpoints:
                 options=options,
                 item_handlers={
                     "params": ocp.StandardCheckpointHandler(),
+                    "averaged": ocp.StandardCheckpointHandler(),
                     "opt_state": ocp.StandardCheckpointHandler(),
                     "meta": ocp.JsonCheckpointHandler(),
                 },
@@ -112,13 +113,24 @@ class Checkpoints:
         return None if metrics is None else metrics.get("valid_loss")
 
     def save(
-        self, state: TrainState, cfg: Config, tokenizer: tokenizers.Tokenizer, valid_loss: float | None = None
+        self,
+        state: TrainState,
+        cfg: Config,
+        tokenizer: tokenizers.Tokenizer,
+        valid_loss: float | None = None,
+        averaged: dict | None = None,
     ) -> None:
-        """Save a state under its step, in the background. A step that is saved already is left as it is."""
+        """Save a state under its step, in the background. A step that is saved already is left as it is.
+
+        `averaged` are the params to use where they are others than those that training goes on with.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        sums = {name: _jit_checksums(getattr(state, name)) for name in ("params", "opt_state")}
+        trees = {"params": state.params, "opt_state": state.opt_state}
+        if averaged is not None:
+            trees["averaged"] = averaged
+        sums = {name: _jit_checksums(tree) for name, tree in trees.items()}
         meta = {
             "step": step,
             "config": config.to_json(cfg),
@@ -126,9 +138,8 @@ class Checkpoints:
             "checksums": {name: np.asarray(values).tolist() for name, values in sums.items()},
         }
         args = self._ocp.args.Composite(
-            params=self._ocp.args.StandardSave(state.params),
-            opt_state=self._ocp.args.StandardSave(state.opt_state),
             meta=self._ocp.args.JsonSave(meta),
+            **{name: self._ocp.args.StandardSave(tree) for name, tree in trees.items()},
         )
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
         with self._one_line_errors(f"save step {step}"):
@@ -293,5 +304,6 @@ def _load_step(folder: Path, checkpoints: Checkpoints, step: int) -> Run:
     meta = checkpoints.read_meta(step)
     cfg = config.from_config_dict(meta["config"])
     tokenizer = tokenizers.from_json(meta["tokenizer"])
-    params = checkpoints.restore(step, params=param_shapes(cfg.model))["params"]
+    item = "averaged" if "averaged" in meta["checksums"] else "params"
+    params = checkpoints.restore(step, **{item: param_shapes(cfg.model)})[item]
     return Run(cfg, GPT(cfg.model), params, tokenizer, step, folder)

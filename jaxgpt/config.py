@@ -303,6 +303,10 @@ def find_problems(config: Config) -> list[str]:
             problems.append(
                 f"train.{name}={value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}"
             )
+    if train.loss_chunk >= 1 and model.context_length % train.loss_chunk:
+        problems.append(
+            f"model.context_length={model.context_length} is not a multiple of train.loss_chunk={train.loss_chunk}"
+        )
     if train.attention == "cudnn" and (obstacle := model.cudnn_obstacle):
         problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
     if train.num_steps > 2**31 - 1 or train.seed > 2**31 - 1:

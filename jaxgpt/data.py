@@ -18,11 +18,15 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxgpt import config, corpora, tokenizers
 from jaxgpt.config import UserError
+
+if TYPE_CHECKING:
+    import jax
 
 # Part of every cache key. Raise it when what is written changes: the files, or the ids a tokenizer gives.
 CACHE_VERSION = 1
@@ -299,6 +303,23 @@ def batch_at(
         len(ids), step, seed=seed, batch_size=batch_size, context_length=context_length, rows=rows
     )
     return ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int32)
+
+
+def put_ids(ids: np.ndarray) -> jax.Array:
+    """The ids as an array of the default device, for batches that are cut there."""
+    if len(ids) > 2**31 - 1:
+        raise UserError(
+            f"data.on_device=true: {len(ids):,} tokens, positions on the device are 32-bit: leave it false"
+        )
+    import jax
+
+    return jax.device_put(np.asarray(ids))
+
+
+def starts_at(ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int) -> np.ndarray:
+    """Where the windows of a step's batch begin [B] int32: all that a device which has the ids needs to know."""
+    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    return window_starts(len(ids), step, **settings).astype(np.int32)
 
 
 def window_starts(

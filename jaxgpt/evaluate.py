@@ -39,14 +39,19 @@ class Evaluation:
         return self.loss * self.tokens / math.log(2)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def window_losses(model: GPT, params: dict, tokens: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("model", "loss_chunk"))
+def window_losses(model: GPT, params: dict, tokens: jax.Array, loss_chunk: int = 0) -> jax.Array:
     """-log p(next token) at every position of windows [B, T + 1]: [B, T] nats."""
-    return make_eval_step(model)(params, tokens)
+    return make_eval_step(model, loss_chunk)(params, tokens)
 
 
-def evaluate(model: GPT, params: dict, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Evaluation:
-    """Mean loss over (windows [B, T + 1], weights [B, T]) as `data.eval_batches` gives them."""
+def evaluate(
+    model: GPT, params: dict, batches: Iterable[tuple[np.ndarray, np.ndarray]], loss_chunk: int = 0
+) -> Evaluation:
+    """Mean loss over (windows [B, T + 1], weights [B, T]) as `data.eval_batches` gives them.
+
+    `loss_chunk` as config.Train has it.
+    """
     sums, counts = [], []
     waiting = None  # one batch computes while the one before is read
 
@@ -55,7 +60,7 @@ def evaluate(model: GPT, params: dict, batches: Iterable[tuple[np.ndarray, np.nd
         counts.append(weights.sum(axis=1, dtype=np.float64))
 
     for tokens, weights in batches:
-        losses = window_losses(model, params, tokens)
+        losses = window_losses(model, params, tokens, loss_chunk)
         if waiting is not None:
             read(*waiting)
         waiting = (losses, weights)
@@ -150,7 +155,8 @@ def main(argv: list[str]) -> None:
 
     context_length = run.config.model.context_length
     batches = data.eval_batches(ids, context_length=context_length, batch_size=args.batch_size)
-    figures = _report(evaluate(run.model, run.params, batches), ids, run.tokenizer)
+    result = evaluate(run.model, run.params, batches, run.config.train.loss_chunk)
+    figures = _report(result, ids, run.tokenizer)
     figures = {"workdir": str(args.workdir), "step": run.step, "text": source, **figures}
     losses = per_token(run.model, run.params, ids) if args.per_token else None
     if args.json:

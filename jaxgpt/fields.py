@@ -150,7 +150,7 @@ class Train:
     tensorboard: bool = False
     seed: int = 0
     steps_per_dispatch: int = 1  # so many steps in one call of the device, where the host can't keep up
-    # Positions at once whose logits are formed; 0: all. A large vocabulary fits memory only in parts.
+    # Positions of each window whose logits are formed at once; 0: all. A large vocabulary fits memory in parts.
     loss_chunk: int = 0
     # What the backward pass keeps: all ("none"), matrix products ("dots"), or each layer's input only ("full").
     remat: Literal["none", "dots", "full"] = "none"

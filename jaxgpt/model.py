@@ -66,7 +66,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): each layer only has to learn a change."""
 
     cfg: config.Model
-    attention: str = "explicit"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, past=None, start_BTD=None, first_values=None, train=False):
@@ -119,7 +119,7 @@ class GPT(nn.Module):
     """
 
     cfg: config.Model
-    attention: str = "explicit"
+    attention: str = "auto"
     remat: str = "none"
 
     def setup(self) -> None:
@@ -185,22 +185,21 @@ def output_table(cfg: config.Model, params: dict) -> jax.Array:
 
 
 @jax.custom_vjp
-def _match(x_TD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """x E^T [..., V] with inputs in x's dtype and sums in float32."""
-    return jnp.einsum("...D,VD->...V", x_TD, table_VD.astype(x_TD.dtype), preferred_element_type=jnp.float32)
+def _match(x_ND: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """x E^T [N, V] with inputs in x's dtype and sums in float32."""
+    return jnp.einsum("ND,VD->NV", x_ND, table_VD.astype(x_ND.dtype), preferred_element_type=jnp.float32)
 
 
-def _match_forward(x_TD, table_VD):
-    return _match(x_TD, table_VD), (x_TD, table_VD)
+def _match_forward(x_ND, table_VD):
+    return _match(x_ND, table_VD), (x_ND, table_VD)
 
 
-def _match_backward(kept, dlogits_TV):
+def _match_backward(kept, dlogits_NV):
     """By hand: the derivative of a bfloat16 product that gives float32 would be two slow float32 products."""
-    x_TD, table_VD = kept
-    dlogits_TV = dlogits_TV.astype(x_TD.dtype)
-    dx_TD = jnp.einsum("...V,VD->...D", dlogits_TV, table_VD.astype(x_TD.dtype))
-    dtable_VD = jnp.einsum("...V,...D->VD", dlogits_TV, x_TD, preferred_element_type=table_VD.dtype)
-    return dx_TD, dtable_VD
+    x_ND, table_VD = kept
+    dlogits_NV = dlogits_NV.astype(x_ND.dtype)
+    dx_ND = jnp.einsum("NV,VD->ND", dlogits_NV, table_VD.astype(x_ND.dtype))
+    return dx_ND, jnp.einsum("NV,ND->VD", dlogits_NV, x_ND, preferred_element_type=table_VD.dtype)
 
 
 _match.defvjp(_match_forward, _match_backward)
@@ -208,7 +207,8 @@ _match.defvjp(_match_forward, _match_backward)
 
 def logits(cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
-    scores = soft_cap(_match(x_BTD, table_VD), cfg.logit_softcap)
+    scores = _match(x_BTD.reshape(-1, cfg.d_model), table_VD).reshape(*x_BTD.shape[:-1], -1)
+    scores = soft_cap(scores, cfg.logit_softcap)
     if cfg.table_rows == cfg.vocab_size:
         return scores
     return jnp.where(jnp.arange(cfg.table_rows) < cfg.vocab_size, scores, -jnp.inf)

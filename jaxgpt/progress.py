@@ -20,9 +20,10 @@ class Progress:
             self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
         self._next_line = time.monotonic()
 
-    def step(self) -> None:
+    def step(self, count: int) -> None:
+        """So many more steps are on their way."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(count)
 
     def losses(self, step: int, loss: float, tokens_per_second: float, seconds_a_step: float) -> None:
         """Show a logged step; elsewhere than in a terminal at most one line every ten seconds."""

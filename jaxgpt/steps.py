@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgpt.model import GPT, init_params
+from jaxgpt import config
+from jaxgpt.model import GPT, init_params, logits, output_table
 from jaxgpt.optim import Schedule
 
 
@@ -34,19 +36,86 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
 
 
-def mean_loss(model: GPT, params: dict, tokens: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-    """Mean -log p(next token) in nats over a batch of windows [B, T + 1]; with a key, dropout is on."""
-    logits_BTV = model.apply(
+def _in_chunks(x_BT: jax.Array, chunk: int) -> jax.Array:
+    """[B, T, ...] -> [T / chunk, B, chunk, ...]: every part has all rows, so that devices share each."""
+    B, T, *rest = x_BT.shape
+    return jnp.moveaxis(x_BT.reshape(B, T // chunk, chunk, *rest), 1, 0)
+
+
+def _of_chunks(parts: jax.Array) -> jax.Array:
+    """The reverse of `_in_chunks`."""
+    count, B, chunk, *rest = parts.shape
+    return jnp.moveaxis(parts, 0, 1).reshape(B, count * chunk, *rest)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def chunked_mean_loss(
+    cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, chunk: int
+) -> jax.Array:
+    """The mean of `token_losses`, with the logits of `chunk` positions a window formed at a time.
+
+    The gradient is taken chunk by chunk in the forward pass, while the chunk's logits are there, and not
+    formed again (as Hsu et al. 2024, Liger Kernel, section 3.2): exact, at no further cost.
+    """
+    losses = jax.lax.map(
+        lambda part: token_losses(logits(cfg, part[0], table_VD), part[1]).sum(),
+        (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk)),
+    )
+    return losses.sum() / targets_BT.size
+
+
+def _chunked_forward(cfg, x_BTD, table_VD, targets_BT, chunk):
+    def one(carry, part):
+        loss, dtable_VD = carry
+        x, targets = part
+        new, (dx, d) = jax.value_and_grad(
+            lambda x, table: token_losses(logits(cfg, x, table), targets).sum() / targets_BT.size, (0, 1)
+        )(x, table_VD)
+        return (loss + new, dtable_VD + d), dx
+
+    parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
+    (loss, dtable_VD), dx = jax.lax.scan(one, (jnp.zeros(()), jnp.zeros_like(table_VD)), parts)
+    return loss, (_of_chunks(dx), dtable_VD)
+
+
+def _chunked_backward(_cfg, _chunk, gradients, d):
+    dx_BTD, dtable_VD = gradients
+    return d.astype(dx_BTD.dtype) * dx_BTD, d * dtable_VD, None
+
+
+chunked_mean_loss.defvjp(_chunked_forward, _chunked_backward)
+
+
+def mean_loss(
+    model: GPT,
+    params: dict,
+    tokens: jax.Array,
+    dropout_key: jax.Array | None = None,
+    loss_chunk: int = 0,
+) -> jax.Array:
+    """Mean -log p(next token) in nats over a batch of windows [B, T + 1]; with a key, dropout is on.
+
+    `loss_chunk` as config.Train has it; it changes what is in memory, not the result.
+    """
+    x_BTD, _ = model.apply(
         {"params": params},
         tokens[:, :-1],
         train=dropout_key is not None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
+        method=GPT.features,
     )
-    return token_losses(logits_BTV, tokens[:, 1:]).mean()
+    table_VD = output_table(model.cfg, params)
+    if loss_chunk:
+        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk)
+    return token_losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:]).mean()
 
 
 def make_train_step(
-    model: GPT, optimizer: optax.GradientTransformation, schedule: Schedule, grad_accumulation_steps: int = 1
+    model: GPT,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    grad_accumulation_steps: int = 1,
+    loss_chunk: int = 0,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch [B, T + 1], root key) -> (state, metrics).
 
@@ -57,7 +126,7 @@ def make_train_step(
 
     def loss_and_grads(params, batch, key):
         key = None if model.cfg.dropout_rate == 0.0 else key
-        return jax.value_and_grad(lambda p: mean_loss(model, p, batch, key))(params)
+        return jax.value_and_grad(lambda p: mean_loss(model, p, batch, key, loss_chunk))(params)
 
     def accumulated(params, batch, key):
         """The mean over equal parts of the batch, one after another: the memory of one part."""
@@ -95,11 +164,39 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: GPT) -> Callable[[dict, jax.Array], jax.Array]:
+def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Array:
+    """The windows [..., T + 1] that begin at `starts`: a batch cut out of tokens that live on the device."""
+    return ids[starts[..., None] + jnp.arange(context_length + 1)].astype(jnp.int32)
+
+
+def make_dispatch(train_step: Callable, count: int, context_length: int, on_device: bool) -> Callable:
+    """`count` train steps as one call of the device: (state, ids or None, [count, ...], key) -> (state, metrics).
+
+    The third argument holds each step's batch [B, T + 1], or, on_device, where its windows begin [B] in `ids`.
+    Every metric gets a leading axis of `count`.
+    """
+
+    def dispatch(state: TrainState, ids: jax.Array | None, batches: jax.Array, root_key: jax.Array):
+        def one(state, batch):
+            return train_step(state, windows_at(ids, batch, context_length) if on_device else batch, root_key)
+
+        if count > 1:
+            return jax.lax.scan(one, state, batches)
+        state, metrics = one(state, batches[0])
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return dispatch
+
+
+def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array], jax.Array]:
     """The function (params, windows [B, T + 1]) -> -log p(next token) in nats at every position [B, T]."""
 
     def eval_step(params: dict, tokens: jax.Array) -> jax.Array:
-        logits_BTV = model.apply({"params": params}, tokens[:, :-1])
-        return token_losses(logits_BTV, tokens[:, 1:])
+        x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
+        table_VD, targets_BT = output_table(model.cfg, params), tokens[:, 1:]
+        if not loss_chunk:
+            return token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
+        parts = (_in_chunks(x_BTD, loss_chunk), _in_chunks(targets_BT, loss_chunk))
+        return _of_chunks(jax.lax.map(lambda p: token_losses(logits(model.cfg, p[0], table_VD), p[1]), parts))
 
     return eval_step

@@ -21,11 +21,12 @@ import jax
 import numpy as np
 
 from jaxgpt import baselines, checkpoint, cli, data, generate, optim, records, tokenizers
+from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
 from jaxgpt.model import GPT, count_params, named_leaves, param_shapes
 from jaxgpt.progress import Interrupt, Progress, StepClock
-from jaxgpt.steps import TrainState, init_state, make_train_step
+from jaxgpt.steps import TrainState, init_state, make_dispatch, make_train_step
 
 BASELINE_IDS = 20_000_000  # the training ids that baselines are fitted on, at most
 
@@ -40,9 +41,7 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
         )
     return dataclasses.replace(
         cfg,
-        model=dataclasses.replace(
-            model, vocab_size=tokenizer.vocab_size, d_ff=model.d_ff or 4 * model.d_model
-        ),
+        model=dataclasses.replace(model, vocab_size=tokenizer.vocab_size, d_ff=model.mlp_width),
         train=dataclasses.replace(
             train,
             eval_batch_size=train.eval_batch_size or cfg.data.batch_size // train.grad_accumulation_steps,
@@ -102,17 +101,24 @@ class Trainer:
             )
             records.write_json(self.workdir / "config.json", to_json(cfg))
             tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
-            self.model = GPT(cfg.model)
+            self.model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
+            uses_cudnn(cfg.model, cfg.train.attention)  # refuses what this machine can't do
             self.schedule = optim.make_schedule(cfg.optim, cfg.train.num_steps)
             self.optimizer = optim.make_optimizer(cfg.optim, self.schedule)
             self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=cfg.train.keep_checkpoints)
         except BaseException:
             self._lock.release()
             raise
-        self._snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
+        K = cfg.train.steps_per_dispatch
+        snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
+        self._snapshots = {-(-step // K) * K for step in snapshots}
         self._root_key = jax.random.key(cfg.train.seed)
-        step = make_train_step(self.model, self.optimizer, self.schedule, cfg.train.grad_accumulation_steps)
-        self._train_step = jax.jit(step, donate_argnums=0)
+        step = make_train_step(
+            self.model, self.optimizer, self.schedule, cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
+        )
+        dispatch = make_dispatch(step, K, cfg.model.context_length, cfg.data.on_device)
+        self._dispatch = jax.jit(dispatch, donate_argnums=0)
+        self._ids = data.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
 
     def _prompt_ids(self) -> list[int]:
         """What samples go on from; where no prompt is given a new line, if the tokenizer has one."""
@@ -154,14 +160,20 @@ class Trainer:
 
     # --- the parts of the loop --------------------------------------------------------------------------
 
-    def _batch(self, step: int) -> np.ndarray:
-        return data.batch_at(
-            self.dataset.train.ids,
-            step,
-            seed=self.cfg.train.seed,
-            batch_size=self.cfg.data.batch_size,
-            context_length=self.cfg.model.context_length,
-        )
+    def _batches(self, step: int) -> np.ndarray:
+        """What the next dispatch is fed: each step's batch, or where its windows begin."""
+        cut = data.starts_at if self.cfg.data.on_device else data.batch_at
+        settings = {
+            "seed": self.cfg.train.seed,
+            "batch_size": self.cfg.data.batch_size,
+            "context_length": self.cfg.model.context_length,
+        }
+        count = self.cfg.train.steps_per_dispatch
+        return np.stack([cut(self.dataset.train.ids, step + i, **settings) for i in range(count)])
+
+    def evaluation_params(self, state: TrainState) -> dict:
+        """What is evaluated and kept for use: the parameters, or their average where the config has one."""
+        return optim.evaluation_params(self.cfg.optim, state.params, state.opt_state)
 
     def _evaluate(self, params: dict) -> Evaluation:
         return evaluate(
@@ -173,6 +185,7 @@ class Trainer:
                 batch_size=self.cfg.train.eval_batch_size,
                 max_tokens=self.cfg.train.eval_tokens,
             ),
+            self.cfg.train.loss_chunk,
         )
 
     def _sample(self, params: dict) -> str:
@@ -211,13 +224,12 @@ class Trainer:
             "baselines": baseline_losses,
         }
 
-    def _refuse_not_finite(self, step: int, metrics: dict, state: TrainState) -> None:
+    def _refuse_not_finite(self, step: int, loss: float, grad_norms: np.ndarray, state: TrainState) -> None:
         paths = [path for path, _ in named_leaves(state.params)]
-        norms = np.asarray(metrics["grad_norms"])
-        bad_grads = [path for path, norm in zip(paths, norms, strict=True) if not math.isfinite(norm)]
+        bad_grads = [path for path, norm in zip(paths, grad_norms, strict=True) if not math.isfinite(norm)]
         bad_params = [p for p, leaf in named_leaves(state.params) if not np.isfinite(np.asarray(leaf)).all()]
         raise UserError(
-            f"the loss of step {step} is {float(metrics['loss'])}: gradients not finite: {_some(bad_grads)}; "
+            f"the loss of step {step} is {loss}: gradients not finite: {_some(bad_grads)}; "
             f"parameters not finite: {_some(bad_params)}; the last good checkpoint is "
             f"{self._last_checkpoint()}. Lower optim.learning_rate (now "
             f"{self.cfg.optim.learning_rate}) or optim.grad_clip_norm in another --workdir"
@@ -230,7 +242,7 @@ class Trainer:
     # --- the loop ---------------------------------------------------------------------------------------
 
     def run(self, stop_at: int | None = None) -> Result:
-        """Train to the end, or to `stop_at` steps, or until a signal; save; say what was reached."""
+        """Train to the end, or until `stop_at` steps are done, or until a signal; save; say what was reached."""
         try:
             with Interrupt() as interrupt:
                 state = self._newest_state()
@@ -255,61 +267,69 @@ class Trainer:
         self._introduce(progress, facts, start)
 
         tokens_a_step = self.cfg.data.batch_size * self.cfg.model.context_length
-        pending: dict | None = None  # metrics of the step dispatched last, read once the next is under way
+        count = cfg.steps_per_dispatch
+        pending: tuple[int, dict] | None = None  # the last dispatch, read once the next is under way
         clock = StepClock(step)
 
         def read_pending() -> None:
             nonlocal pending
             if pending is None:
                 return
-            metrics, pending = pending, None
-            loss, at = float(metrics["loss"]), metrics["at"]
-            if not (math.isfinite(loss) and math.isfinite(float(metrics["grad_norm"]))):
-                self._refuse_not_finite(at, metrics, state)
-            if at % cfg.log_every and at != 1 and at != cfg.num_steps:
-                return
-            seconds = clock.seconds_a_step(at)
-            log.write(
-                at,
-                "train",
-                loss=loss,
-                learning_rate=float(metrics["learning_rate"]),
-                grad_norm=float(metrics["grad_norm"]),
-                tokens_per_second=round(tokens_a_step / seconds, 1),
-                time=round(time.time(), 3),
+            (done, metrics), pending = pending, None
+            losses, grad_norms, rates = (
+                np.asarray(metrics[name]).tolist() for name in ("loss", "grad_norm", "learning_rate")
             )
-            if at > start + 1:  # the first step's time is that of compiling
-                progress.losses(at, loss, tokens_a_step / seconds, seconds)
+            steps = range(done - count + 1, done + 1)
+            for i, at in enumerate(steps):
+                if not (math.isfinite(losses[i]) and math.isfinite(grad_norms[i])):
+                    self._refuse_not_finite(at, losses[i], np.asarray(metrics["grad_norms"][i]), state)
+            logged = [i for i, at in enumerate(steps) if at % cfg.log_every == 0 or at in (1, cfg.num_steps)]
+            if not logged:
+                return
+            seconds = clock.seconds_a_step(done)
+            for i in logged:
+                log.write(
+                    steps[i],
+                    "train",
+                    loss=losses[i],
+                    learning_rate=rates[i],
+                    grad_norm=grad_norms[i],
+                    tokens_per_second=round(tokens_a_step / seconds, 1),
+                    time=round(time.time(), 3),
+                )
+            if done > start + count:  # the first dispatch's time is that of compiling
+                progress.losses(done, losses[-1], tokens_a_step / seconds, seconds)
 
         def due(every: int) -> bool:
             return step == cfg.num_steps or (every > 0 and step % every == 0)
 
         try:
             while True:
-                stopping = interrupt.signal is not None or step == stop_at
+                stopping = interrupt.signal is not None or (stop_at is not None and step >= stop_at)
                 evaluated = log.valid_losses()
                 improved = False
                 if due(cfg.eval_every) and step not in evaluated and not stopping:
                     read_pending()
                     clock.pause()
-                    improved = self._evaluate_and_sample(state.params, step, log, progress)
+                    improved = self._evaluate_and_sample(self.evaluation_params(state), step, log, progress)
                     clock.go_on()
                     evaluated = log.valid_losses()
                 if step in self._snapshots:
-                    records.write_embeddings(self.workdir, step, state.params)
+                    records.write_embeddings(self.workdir, step, self.evaluation_params(state))
                 if (due(cfg.checkpoint_every) and step > 0) or improved or stopping or step == cfg.num_steps:
                     read_pending()
                     log.sync()
                     clock.pause()
-                    self.checkpoints.save(state, self.cfg, self.tokenizer, evaluated.get(step))
+                    averaged = self.evaluation_params(state) if optim.averages(self.cfg.optim) else None
+                    self.checkpoints.save(state, self.cfg, self.tokenizer, evaluated.get(step), averaged)
                     clock.go_on()
                 if stopping or step == cfg.num_steps:
                     break
-                state, metrics = self._train_step(state, self._batch(step), self._root_key)
-                step += 1
+                state, metrics = self._dispatch(state, self._ids, self._batches(step), self._root_key)
+                step += count
                 read_pending()
-                pending = {**metrics, "at": step}
-                progress.step()
+                pending = (step, metrics)
+                progress.step(count)
             self.checkpoints.wait()
         finally:
             progress.close()

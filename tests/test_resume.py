@@ -36,11 +36,11 @@ def deadly(function):
     return wrapped
 
 owner, name = {
-    "step": (train.Trainer, "_batch"),
+    "step": (train.Trainer, "_batches"),
     "save": (checkpoint.Checkpoints, "save"),
     "evaluation": (train.Trainer, "_evaluate"),
     "start": (train.Trainer, "_newest_state"),
-    "never": (train.Trainer, "_batch"),
+    "never": (train.Trainer, "_batches"),
 }[phase]
 if phase != "never":
     setattr(owner, name, deadly(getattr(owner, name)))
