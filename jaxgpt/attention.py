@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.layers import dense, rms_normalize, rotate, soft_cap
+from jaxgpt.layers import dense, drawn_later, rms_normalize, rotate, soft_cap
 
 
 def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
@@ -114,7 +114,7 @@ class Attention(nn.Module):
                 rotate(x, positions_BT, cfg.rotary_base, cfg.context_length) for x in (q_BTHK, k_BSGK)
             )
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
-            mix = self.param("value_mix", nn.initializers.constant(0.5), (2,)).astype(v_BSGK.dtype)
+            mix = self.param("value_mix", drawn_later, (2,)).astype(v_BSGK.dtype)
             v_BSGK = mix[0] * v_BSGK + mix[1] * first_values
         if past is None and uses_cudnn(cfg, self.attention):
             heads_BTHK = fused_attention(cfg, q_BTHK, k_BSGK, v_BSGK)

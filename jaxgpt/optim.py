@@ -1,15 +1,18 @@
-"""Optimizers and schedules: how fast parameters move, and which of them decay."""
+"""Optimizers and schedules: how fast parameters move, which of them decay, and what average is kept of them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import optax.contrib
 
-from jaxgpt import config
+from jaxgpt import config, muon
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -67,26 +70,191 @@ def decay_mask(cfg: config.Optim, params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decaying, params)
 
 
+def rate_multipliers(cfg: config.Optim, params: dict) -> dict:
+    """For each parameter what its learning rate is multiplied with: a tree of floats.
+
+    With parametrization="mup" the best rate of a narrow model is the best of a wide one (Yang et al. 2022,
+    "Tensor Programs V", table 3), given init="fan_in", a head that starts at 0 and heads of one width:
+
+        parameter                       adamw                      muon
+        kernels inside the blocks       mup_base_width / d_model   1
+        head                            mup_base_width / d_model   mup_base_width / d_model
+        tables, biases, norms, scalars  1                          1
+
+    A wide matrix sums more inputs, and Adam moves every entry by as much, so its entries must move less. An
+    orthogonal update needs none of that: its largest singular value, sqrt(max(1, fan_out / fan_in)), is the
+    same at every width, and so is how far it moves an activation. All are 1 in the standard parametrization.
+    """
+    if cfg.parametrization == "standard":
+        return jax.tree.map(lambda _: 1.0, params)
+    width = params["token_embedding"]["embedding"].shape[1]
+
+    def multiplier(path: tuple, _) -> float:
+        matrix = path[-1].key == "kernel" and not (cfg.name == "muon" and muon.is_hidden(path))
+        return cfg.mup_base_width / width if matrix else 1.0
+
+    return jax.tree_util.tree_map_with_path(multiplier, params)
+
+
+# --- the optimizers: each is (cfg, schedule) -> gradients to updates ------------------------------------
+
+
 def _adamw(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
     """Loshchilov and Hutter 2019: Adam with decay apart from the gradient, times the learning rate."""
-    return optax.adamw(
+    mask = functools.partial(decay_mask, cfg)
+    if cfg.parametrization == "standard":
+        return optax.adamw(
+            schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=mask
+        )
+    # The multiplier stands before the decay: a wide model forgets as fast as a narrow one, see Wang and
+    # Aitchison 2024, "How to set AdamW's weight decay as you scale model and dataset size".
+    return optax.chain(
+        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
+        optax.stateless(lambda g, params: jax.tree.map(jnp.multiply, g, rate_multipliers(cfg, params))),
+        optax.add_decayed_weights(cfg.weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _muon(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
+    """Jordan et al. 2024: orthogonal updates for the matrices inside the blocks, AdamW for all else."""
+    return muon.muon(
+        lambda step: cfg.muon_learning_rate / cfg.learning_rate * schedule(step),
+        other=_adamw(cfg, schedule),
+        momentum=cfg.muon_momentum,
+        iterations=cfg.muon_iterations,
+        weight_decay=cfg.weight_decay,
+    )
+
+
+def _lion(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
+    """Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms": the sign of a momentum.
+
+    Every entry moves by the whole rate, so the paper takes 3 to 10 times less of it than Adam's, and as many
+    times more decay. `eps` is not used.
+    """
+    return optax.lion(
         schedule,
         b1=cfg.b1,
         b2=cfg.b2,
-        eps=cfg.eps,
         weight_decay=cfg.weight_decay,
         mask=functools.partial(decay_mask, cfg),
     )
 
 
+def _adafactor(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
+    """Shazeer and Stern 2018: Adam without momentum, its second moments kept as sums of rows and of columns.
+
+    A matrix of 128 x 128 or more costs rows + columns numbers of state. As in the paper, old squares fade by
+    1 - step^-0.8 and an update's root mean square is kept below 1; `b1`, `b2` and `eps` are not used. Rates
+    are absolute, as Adam's are, not relative to a parameter's size: what starts at 0 would not get away.
+    """
+
+    def flat(updates: dict) -> dict:
+        """Hidden kernels as matrices: a kernel split into heads has no two large axes."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: muon.as_matrices(path, x) if muon.is_hidden(path) else x, updates
+        )
+
+    factored = optax.scale_by_factored_rms()
+    clip = optax.clip_by_block_rms(1.0)
+
+    def update(updates, state, params=None):
+        scaled, state = factored.update(flat(updates), state, flat(updates))
+        scaled, _ = clip.update(scaled, optax.EmptyState())
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), scaled, updates), state
+
+    return optax.chain(
+        optax.GradientTransformation(lambda params: factored.init(flat(params)), update),
+        optax.add_decayed_weights(cfg.weight_decay, functools.partial(decay_mask, cfg)),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _schedule_free(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
+    """Defazio et al. 2024, "The Road Less Scheduled": AdamW whose average is kept instead of a falling rate.
+
+    The params that training holds, where gradients are taken, lie between the average (`b1` of it) and the
+    fast iterate; `evaluation_params` gives the average, weighted with the rate's square. `b1` is above 0.
+    """
+    fast = optax.chain(
+        optax.scale_by_rms(decay=cfg.b2, eps=cfg.eps, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(cfg.weight_decay, functools.partial(decay_mask, cfg)),
+        optax.scale_by_learning_rate(schedule),
+    )
+    # Its own count starts at 1, and the fast iterate's at 0.
+    return optax.contrib.schedule_free(fast, lambda count: schedule(count - 1), b1=cfg.b1)
+
+
 OPTIMIZERS: dict[str, Callable[[config.Optim, Schedule], optax.GradientTransformation]] = {
     "adamw": _adamw,
+    "muon": _muon,
+    "lion": _lion,
+    "adafactor": _adafactor,
+    "schedule_free": _schedule_free,
 }
 
 
+# --- averages -------------------------------------------------------------------------------------------
+
+
+class AverageState(NamedTuple):
+    """The moving average of params after `count` updates; before the first, the params themselves."""
+
+    count: jax.Array  # int32
+    average: dict  # float32
+
+
+def average_params(decay: float) -> optax.GradientTransformation:
+    """Leaves updates as they are and keeps an average of the params that they lead to.
+
+    After t updates it is sum_i decay^(t - i) params_i / sum_i decay^(t - i), i = 1..t: an exponential moving
+    average that starts at nothing, corrected for that start as Adam's moments are (Kingma and Ba 2015, section
+    3). So it is a weighted mean from the first update on, and initial values never count.
+    """
+
+    def init(params: dict) -> AverageState:
+        # A copy: params and state are donated to the same call.
+        return AverageState(
+            jnp.zeros((), jnp.int32), jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
+        )
+
+    def update(updates, state, params):
+        count = optax.safe_increment(state.count)
+        # (1 - decay) / (1 - decay^count) is the newest one's share; expm1 keeps its digits when decay is near 1.
+        share = (1.0 - decay) / -jnp.expm1(count * np.float32(np.log(decay)))
+        new_params = optax.apply_updates(params, updates)
+        average = jax.tree.map(
+            lambda old, new: old + share * (new.astype(jnp.float32) - old), state.average, new_params
+        )
+        return updates, AverageState(count, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averages(cfg: config.Optim) -> bool:
+    """Whether `evaluation_params` differ from the params that training holds."""
+    return cfg.ema_decay > 0 or cfg.name == "schedule_free"
+
+
+def evaluation_params(cfg: config.Optim, params: dict, opt_state: optax.OptState) -> dict:
+    """What to evaluate, sample from and export: params, or the average of them that the optimizer keeps."""
+    if not averages(cfg):
+        return params
+    last = opt_state[-1]  # see make_optimizer
+    if cfg.name == "schedule_free":
+        return optax.contrib.schedule_free_eval_params(last, params)
+    return jax.tree.map(lambda average, p: average.astype(p.dtype), last.average, params)
+
+
 def make_optimizer(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
-    """Gradients (clipped by their global norm first, Pascanu et al. 2013) -> updates."""
-    optimizer = OPTIMIZERS[cfg.name](cfg, schedule)
+    """Gradients (clipped by their global norm first, Pascanu et al. 2013) -> updates.
+
+    Where an average is kept its state is the last entry of the state, a tuple.
+    """
+    links = [OPTIMIZERS[cfg.name](cfg, schedule)]
     if cfg.grad_clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(cfg.grad_clip_norm), optimizer)
-    return optimizer
+        links.insert(0, optax.clip_by_global_norm(cfg.grad_clip_norm))
+    if cfg.ema_decay:
+        links.append(average_params(cfg.ema_decay))
+    return optax.chain(*links) if len(links) > 1 or averages(cfg) else links[0]

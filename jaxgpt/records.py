@@ -29,19 +29,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import Config, UserError
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
-    temporary = path.with_name(path.name + f".tmp-{os.getpid()}")
-    try:
-        with _naming(path), temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from jaxgpt.files import write_atomically
 
 
 @contextlib.contextmanager
@@ -267,10 +255,11 @@ def snapshot_steps(num_steps: int, count: int) -> list[int]:
     )
 
 
-def write_embeddings(workdir: Path, step: int, params: dict) -> None:
-    """Keep the token table [V, D] and, where there is one, the position table [T, D] of a step."""
-    names = {"token_embedding": "token", "position_embedding": "position"}
-    tables = {short: np.asarray(params[name]["embedding"]) for name, short in names.items() if name in params}
+def write_embeddings(workdir: Path, step: int, params: dict, vocab_size: int) -> None:
+    """Keep the token table [V, D], its padding left out, and, where there is one, the position table [T, D]."""
+    tables = {"token": np.asarray(params["token_embedding"]["embedding"])[:vocab_size]}
+    if "position_embedding" in params:
+        tables["position"] = np.asarray(params["position_embedding"]["embedding"])
     folder = workdir / "embeddings"
     folder.mkdir(exist_ok=True)
     temporary = folder / f".{step}.tmp.npz"

@@ -1,4 +1,4 @@
-"""The pure functions that training is made of. Nothing here is jitted: who owns the loop does that."""
+"""The pure functions that training is made of. The step is not jitted here: who owns the loop does that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def init_state(model: GPT, optimizer: optax.GradientTransformation, key: jax.Arr
     """Step 0: fresh parameters and an optimizer that has seen nothing."""
     params = init_params(model, key)
     # A strongly typed 0: a weak one would come back from a checkpoint as int32 and trace the step again.
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:

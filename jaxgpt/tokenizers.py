@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from jaxgpt import byte_pairs
 from jaxgpt.config import UserError
+from jaxgpt.files import write_atomically
 
 MAX_FILE_SIZE = 64 << 20  # bytes of a tokenizer.json: some 30 times GPT-2's, so that a wrong file is not read
 
@@ -297,13 +297,9 @@ def _canonical_json(tokenizer: Tokenizer) -> bytes:
 def save(tokenizer: Tokenizer, path: str | Path) -> None:
     """Writes a tokenizer.json, whole or not at all."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(_canonical_json(tokenizer))
-        os.replace(unfinished, path)
+        write_atomically(path, _canonical_json(tokenizer))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt import baselines, checkpoint, cli, data, generate, optim, records, tokenizers
+from jaxgpt import baselines, batches, checkpoint, cli, data, generate, optim, records, tokenizers
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
@@ -118,7 +118,7 @@ class Trainer:
         )
         dispatch = make_dispatch(step, K, cfg.model.context_length, cfg.data.on_device)
         self._dispatch = jax.jit(dispatch, donate_argnums=0)
-        self._ids = data.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
+        self._ids = batches.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
 
     def _prompt_ids(self) -> list[int]:
         """What samples go on from; where no prompt is given a new line, if the tokenizer has one."""
@@ -140,7 +140,7 @@ class Trainer:
 
     def _fresh_state(self) -> TrainState:
         key = jax.random.fold_in(self._root_key, 2**32 - 1)  # not a key that a step draws its masks with
-        return jax.jit(lambda key: init_state(self.model, self.optimizer, key))(key)
+        return init_state(self.model, self.optimizer, key)
 
     def _newest_state(self) -> TrainState:
         """The newest whole checkpoint's state, or that of step 0. A damaged one is named and set aside."""
@@ -162,7 +162,7 @@ class Trainer:
 
     def _batches(self, step: int) -> np.ndarray:
         """What the next dispatch is fed: each step's batch, or where its windows begin."""
-        cut = data.starts_at if self.cfg.data.on_device else data.batch_at
+        cut = batches.starts_at if self.cfg.data.on_device else batches.batch_at
         settings = {
             "seed": self.cfg.train.seed,
             "batch_size": self.cfg.data.batch_size,
@@ -179,7 +179,7 @@ class Trainer:
         return evaluate(
             self.model,
             params,
-            data.eval_batches(
+            batches.eval_batches(
                 self.dataset.valid.ids,
                 context_length=self.cfg.model.context_length,
                 batch_size=self.cfg.train.eval_batch_size,
@@ -315,7 +315,8 @@ class Trainer:
                     clock.go_on()
                     evaluated = log.valid_losses()
                 if step in self._snapshots:
-                    records.write_embeddings(self.workdir, step, self.evaluation_params(state))
+                    params = self.evaluation_params(state)
+                    records.write_embeddings(self.workdir, step, params, self.cfg.model.vocab_size)
                 if (due(cfg.checkpoint_every) and step > 0) or improved or stopping or step == cfg.num_steps:
                     read_pending()
                     log.sync()
@@ -424,7 +425,7 @@ def main(argv: list[str]) -> int:
     if file is None:
         raise UserError("--config is missing: give a config file, such as --config configs/char.py")
     cfg = cli.read_config(file, overrides)
-    cli.enable_compilation_cache()
+    cli.set_up_process()
     result = train(cfg, args.workdir or Path("runs") / Path(file.partition(":")[0]).stem)
     return 0 if result.signal is None else 128 + result.signal
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt import corpora, data, tokenizers
+from jaxgpt import batches, corpora, data, tokenizers
 from jaxgpt.config import Data, UserError
 
 TEXT = "".join(f"{i} green bottles, hanging on the wall;\n\u00e9\u4e2d\U0001f600 " for i in range(300))
@@ -367,8 +367,8 @@ def test_memory_does_not_grow_with_the_text(monkeypatch, cache):
 
 def starts_of_epochs(num_ids, num_epochs, *, seed, context_length):
     """Window starts, [num_epochs, W]: one sample a step, so that steps and samples are the same."""
-    size = data.num_windows(num_ids, context_length)
-    starts = data.window_starts(
+    size = batches.num_windows(num_ids, context_length)
+    starts = batches.window_starts(
         num_ids, 0, seed=seed, batch_size=num_epochs * size, context_length=context_length
     )
     return starts.reshape(num_epochs, size)
@@ -378,7 +378,7 @@ def starts_of_epochs(num_ids, num_epochs, *, seed, context_length):
 @given(context_length=st.integers(1, 40), extra=st.integers(1, 500), seed=st.integers(-(2**70), 2**70))
 def test_every_epoch_visits_every_window_once(context_length, extra, seed):
     num_ids = context_length + extra
-    size = data.num_windows(num_ids, context_length)
+    size = batches.num_windows(num_ids, context_length)
     assert size == max(1, (num_ids - context_length) // context_length)
     for starts in starts_of_epochs(num_ids, 3, seed=seed, context_length=context_length):
         phase = starts.min()
@@ -405,42 +405,42 @@ def test_every_id_is_a_target_within_a_few_epochs():
 
 def test_batches_hold_the_windows_of_the_text_and_run_on_across_epochs():
     ids = np.random.default_rng(0).integers(0, 60_000, 1_000).astype("<u2")
-    size = data.num_windows(len(ids), 8)
+    size = batches.num_windows(len(ids), 8)
     starts = starts_of_epochs(len(ids), 3, seed=5, context_length=8).ravel()
     for batch_size in (1, 7, 50, 2 * size + 3):  # the last one holds several epochs
         for step in range(len(starts) // batch_size):
-            batch = data.batch_at(ids, step, seed=5, batch_size=batch_size, context_length=8)
+            batch = batches.batch_at(ids, step, seed=5, batch_size=batch_size, context_length=8)
             assert batch.shape == (batch_size, 9) and batch.dtype == np.int32
             for row, start in zip(batch, starts[step * batch_size :], strict=False):
                 np.testing.assert_array_equal(row, ids[start : start + 9])
-    assert data.steps_per_epoch(len(ids), context_length=8, batch_size=7) == size / 7
+    assert batches.steps_per_epoch(len(ids), context_length=8, batch_size=7) == size / 7
 
 
 def test_rows_are_parts_of_the_global_batch():
     ids = np.arange(5_000, dtype=np.uint32)
     arguments = {"seed": 1, "batch_size": 12, "context_length": 16}
     for step in (0, 25, 26, 10**9):
-        whole = data.batch_at(ids, step, **arguments)
-        parts = [data.batch_at(ids, step, rows=slice(i, i + 4), **arguments) for i in (0, 4, 8)]
+        whole = batches.batch_at(ids, step, **arguments)
+        parts = [batches.batch_at(ids, step, rows=slice(i, i + 4), **arguments) for i in (0, 4, 8)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
-        np.testing.assert_array_equal(data.batch_at(ids, step, rows=slice(5, 6), **arguments), whole[5:6])
+        np.testing.assert_array_equal(batches.batch_at(ids, step, rows=slice(5, 6), **arguments), whole[5:6])
         np.testing.assert_array_equal(
-            data.batch_at(ids, step, rows=slice(None, None, 3), **arguments), whole[::3]
+            batches.batch_at(ids, step, rows=slice(None, None, 3), **arguments), whole[::3]
         )
 
 
 def test_batch_is_the_same_in_another_process_and_does_not_need_jax():
     program = (
-        "import sys, hashlib, numpy as np; from jaxgpt import data\n"
+        "import sys, hashlib, numpy as np; from jaxgpt import batches, data\n"
         "ids = np.arange(30_000, dtype='<u2')\n"
         "order = [7, 3, 2**40] if len(sys.argv) > 1 else [3, 2**40, 7]\n"
-        "batch = {s: data.batch_at(ids, s, seed=9, batch_size=33, context_length=32) for s in order}\n"
+        "batch = {s: batches.batch_at(ids, s, seed=9, batch_size=33, context_length=32) for s in order}\n"
         "assert 'jax' not in sys.modules\n"
         "print(*(hashlib.sha256(batch[s].tobytes()).hexdigest() for s in sorted(batch)))"
     )
     runs = [run_python(program), run_python(program, "backwards")]
     here = [
-        data.batch_at(np.arange(30_000), step, seed=9, batch_size=33, context_length=32)
+        batches.batch_at(np.arange(30_000), step, seed=9, batch_size=33, context_length=32)
         for step in (3, 7, 2**40)
     ]
     assert [run.stdout.split() for run in runs] == [
@@ -472,7 +472,7 @@ def test_batch_is_the_same_in_another_process_and_does_not_need_jax():
     ],
 )
 def test_order_is_the_one_that_earlier_versions_had(num_ids, step, seed, context_length, expected):
-    starts = data.window_starts(num_ids, step, seed=seed, batch_size=6, context_length=context_length)
+    starts = batches.window_starts(num_ids, step, seed=seed, batch_size=6, context_length=context_length)
     assert starts.tolist() == expected
 
 
@@ -480,7 +480,7 @@ def test_order_is_the_one_that_earlier_versions_had(num_ids, step, seed, context
 @given(size=st.integers(1, 3_000), key=st.integers(0, 2**64 - 1))
 def test_permutation_is_a_bijection(size, key):
     index = np.arange(size, dtype=np.uint64)
-    permuted = data.permute(index, size, np.full(size, key, np.uint64))
+    permuted = batches.permute(index, size, np.full(size, key, np.uint64))
     np.testing.assert_array_equal(np.sort(permuted), index)
     np.testing.assert_array_equal(index, np.arange(size))  # the argument is left alone
 
@@ -489,7 +489,7 @@ def test_permutation_is_a_bijection(size, key):
 @given(size=st.integers(2**31, 2**62), key=st.integers(0, 2**64 - 1), data_=st.data())
 def test_permutation_of_a_huge_range_stays_inside_and_apart(size, key, data_):
     index = data_.draw(st.lists(st.integers(0, size - 1), min_size=2, max_size=50, unique=True))
-    permuted = data.permute(np.array(index, np.uint64), size, np.full(len(index), key, np.uint64))
+    permuted = batches.permute(np.array(index, np.uint64), size, np.full(len(index), key, np.uint64))
     assert all(0 <= value < size for value in permuted.tolist())
     assert len(set(permuted.tolist())) == len(index)
 
@@ -497,7 +497,7 @@ def test_permutation_of_a_huge_range_stays_inside_and_apart(size, key, data_):
 def test_permutation_sends_an_index_everywhere_and_neighbours_apart():
     size, num_keys = 1_000, 20_000
     keys = np.random.default_rng(0).integers(0, 2**64, num_keys, np.uint64)
-    here, there = (data.permute(np.full(num_keys, i, np.uint64), size, keys).astype(int) for i in (3, 4))
+    here, there = (batches.permute(np.full(num_keys, i, np.uint64), size, keys).astype(int) for i in (3, 4))
     assert np.all(here != there)
     for values, num_values in ((here, size), (there, size), ((here - there) % size - 1, size - 1)):
         counts, expected = np.bincount(values, minlength=num_values), num_keys / num_values
@@ -507,10 +507,11 @@ def test_permutation_sends_an_index_everywhere_and_neighbours_apart():
 
 def test_training_on_too_short_a_text_is_refused():
     assert (
-        data.batch_at(np.arange(9), 0, seed=0, batch_size=2, context_length=8).tolist() == [[*range(9)]] * 2
+        batches.batch_at(np.arange(9), 0, seed=0, batch_size=2, context_length=8).tolist()
+        == [[*range(9)]] * 2
     )
     with pytest.raises(UserError, match=r"8 tokens .*= 9") as error:
-        data.batch_at(np.arange(8), 0, seed=0, batch_size=2, context_length=8)
+        batches.batch_at(np.arange(8), 0, seed=0, batch_size=2, context_length=8)
     one_line(error)
 
 
@@ -527,7 +528,7 @@ def test_training_on_too_short_a_text_is_refused():
 def test_evaluation_predicts_every_id_but_the_first_once(num_ids, context_length, batch_size, max_tokens):
     ids = np.arange(1_000, 1_000 + num_ids).astype("<u2")
     predicted = []
-    for tokens, weights in data.eval_batches(
+    for tokens, weights in batches.eval_batches(
         ids, context_length=context_length, batch_size=batch_size, max_tokens=max_tokens
     ):
         assert tokens.shape == (batch_size, context_length + 1) and tokens.dtype == np.int32
@@ -544,9 +545,28 @@ def test_evaluation_predicts_every_id_but_the_first_once(num_ids, context_length
 def test_rows_of_evaluation_batches_are_parts_of_the_whole():
     ids = np.arange(1_000)
     streams = [
-        list(data.eval_batches(ids, context_length=16, batch_size=10, rows=rows))
+        list(batches.eval_batches(ids, context_length=16, batch_size=10, rows=rows))
         for rows in (slice(None), slice(0, 5), slice(5, 10))
     ]
     for whole, *parts in zip(*streams, strict=True):
         for column in (0, 1):
             np.testing.assert_array_equal(np.concatenate([part[column] for part in parts]), whole[column])
+
+
+# ---- what is known of a text without reading it
+
+
+def test_a_text_is_read_again_only_where_its_files_have_changed(tmp_path, monkeypatch):
+    file = tmp_path / "text.txt"
+    file.write_text("abc " * 50, "utf-8")
+    cfg = Data(path=str(file))
+    first = data.prepare(cfg)
+    with monkeypatch.context() as m:
+        m.setattr(corpora, "_read_files", lambda *_: pytest.fail("the text was read"))
+        assert data.prepare(cfg).text_sha256 == first.text_sha256
+    file.write_text("abd " * 50, "utf-8")  # as long as before
+    second = data.prepare(cfg)
+    assert second.text_sha256 == hashlib.sha256(file.read_bytes()).hexdigest() != first.text_sha256
+    for note in (corpora.cache_dir() / "texts").iterdir():
+        note.write_text('{"sha256": 1', "utf-8")  # damaged: the text is read
+    assert data.prepare(cfg).text_sha256 == second.text_sha256

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, data, evaluate
+from jaxgpt import batches, cli, evaluate
 from jaxgpt.config import Model
 from jaxgpt.model import GPT, init_params
 from jaxgpt.train import train
@@ -42,8 +42,8 @@ def test_every_token_but_the_first_counts_once(model_and_params, num_ids, batch_
         window = ids[start : start + 9]
         log_probs = jax.nn.log_softmax(model.apply({"params": params}, window[None, :-1])[0])
         losses += [-float(log_probs[i, target]) for i, target in enumerate(window[1:])]
-    batches = data.eval_batches(ids, context_length=8, batch_size=batch_size)
-    result = evaluate.evaluate(model, params, batches)
+    windows = batches.eval_batches(ids, context_length=8, batch_size=batch_size)
+    result = evaluate.evaluate(model, params, windows)
     assert result.tokens == num_ids - 1
     assert result.loss == pytest.approx(np.mean(losses), rel=1e-5)
     np.testing.assert_allclose(evaluate.per_token(model, params, ids), losses, rtol=1e-4, atol=1e-5)

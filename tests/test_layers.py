@@ -8,9 +8,11 @@ import jaxgpt
 PACKAGE = Path(jaxgpt.__file__).parent
 LAYERS = {
     "fields": 0,
+    "files": 0,
     "config": 1,
     "presets": 2,
     "baselines": 2,
+    "batches": 2,
     "byte_pairs": 2,
     "corpora": 2,
     "layers": 2,

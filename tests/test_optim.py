@@ -1,5 +1,7 @@
-"""Schedules at their key points, what decays, and AdamW against NumPy."""
+"""Schedules at their key points, what decays, every optimizer against NumPy or by hand, and muP's rates."""
 
+import dataclasses
+import functools
 import typing
 
 import jax
@@ -97,15 +99,16 @@ def some_params() -> dict:
 def run_steps(cfg: config.Optim, params: dict, grads: list[dict], rate: float = 0.01) -> dict:
     optimizer = optim.make_optimizer(cfg, lambda count: rate / (count + 1))
 
-    @jax.jit
-    def step(params, opt_state, grad):
+    def step(carry, grad):
+        params, opt_state = carry
         updates, opt_state = optimizer.update(grad, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+        return (optax.apply_updates(params, updates), opt_state), None
 
-    opt_state = optimizer.init(params)
-    for grad in grads:
-        params, opt_state = step(params, opt_state, grad)
-    return params
+    @jax.jit
+    def train(params, grads):
+        return jax.lax.scan(step, (params, optimizer.init(params)), grads)[0][0]
+
+    return train(params, jax.tree.map(lambda *x: np.stack(x), *grads))
 
 
 def global_norm(tree: dict) -> float:
@@ -117,23 +120,33 @@ def by_path(params: dict) -> dict[str, np.ndarray]:
     return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@pytest.mark.parametrize(
-    ("decay_embeddings", "decaying"), [(False, ("/kernel",)), (True, ("/kernel", "/embedding"))]
-)
-def test_weight_decay_moves_what_it_should_and_nothing_else(decay_embeddings, decaying):
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_weight_decay_moves_what_it_should_and_nothing_else(name):
     params = some_params()
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(np.zeros_like, params)
     before = by_path(params)
-    on = config.Optim(weight_decay=0.5, decay_embeddings=decay_embeddings)
-    decayed = by_path(run_steps(on, params, [zeros]))
-    kept = by_path(run_steps(config.Optim(weight_decay=0.0), params, [zeros]))
     assert any(path.endswith("/embedding") for path in before)
-    for path, value in before.items():
-        np.testing.assert_array_equal(kept[path], value)
-        if path.endswith(decaying):
-            np.testing.assert_allclose(decayed[path], value * (1 - 0.01 * 0.5), rtol=1e-6)
-        else:
-            np.testing.assert_array_equal(decayed[path], value)
+    # Schedule-free gets its average back from two others, by rounded arithmetic.
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6 if name == "schedule_free" else 0.0)
+    for weight_decay, decay_embeddings, decaying in (
+        (0.0, True, ()),
+        (0.5, False, ("/kernel",)),
+        (0.5, True, ("/kernel", "/embedding")),
+    ):
+        # Muon's matrices have the others' rate, so that all are to decay alike.
+        cfg = config.Optim(
+            name=name,
+            weight_decay=weight_decay,
+            decay_embeddings=decay_embeddings,
+            learning_rate=1.0,
+            muon_learning_rate=1.0,
+        )
+        after = by_path(run_steps(cfg, params, [zeros]))
+        for path, value in before.items():
+            if path.endswith(decaying):
+                np.testing.assert_allclose(after[path], value * (1 - 0.01 * 0.5), rtol=1e-6)
+            else:
+                same(after[path], value)
 
 
 def numpy_adamw(cfg: config.Optim, params: dict, grads: list[dict], rate: float = 0.01) -> dict:
@@ -192,3 +205,131 @@ def test_clipping_keeps_the_direction_and_bounds_the_global_norm():
     assert moved(clip=1.0, length=50.0) == pytest.approx(1.0, rel=1e-3)
     assert moved(clip=1.0, length=0.5) == pytest.approx(0.5, rel=1e-3)  # below the bound: as it is
     assert moved(clip=0.0, length=50.0) == pytest.approx(50.0, rel=1e-3)  # off
+
+
+# --- every optimizer ------------------------------------------------------------------------------------
+
+VARIANTS = {
+    **{name: config.Optim(name=name) for name in optim.OPTIMIZERS},
+    "unclipped": config.Optim(grad_clip_norm=0.0),
+    "average": config.Optim(ema_decay=0.9),
+    "adamw in mup": config.Optim(parametrization="mup"),
+    "muon in mup": config.Optim(name="muon", parametrization="mup", ema_decay=0.9),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_fits_a_regression_in_one_trace_with_donated_state(variant):
+    """The product of all matrices is to become a given one; types stay as they begin, so nothing is retraced."""
+    cfg = dataclasses.replace(VARIANTS[variant], learning_rate=0.03, mup_base_width=3)
+    optimizer = optim.make_optimizer(cfg, lambda count: jnp.full((), cfg.learning_rate))
+    params, target = some_params(), 2.0 * jnp.ones((5, 5))
+
+    def loss(params):
+        block = params["block_0"]
+        h = params["token_embedding"]["embedding"] @ block["attention"]["query"]["kernel"][:, 0]
+        h = h * block["attention_norm"]["scale"] + block["attention_norm"]["bias"]
+        h = h @ block["mlp"]["up"]["kernel"] + block["mlp"]["up"]["bias"]
+        return jnp.mean((h[:, :3] @ params["head"]["kernel"] - target) ** 2)
+
+    traces = []
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        traces.append(1)
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)  # noqa: E731
+    state = jax.jit(optimizer.init)(params)
+    before = types((params, state))
+    losses = []
+    for _ in range(100):
+        params, state, value = step(params, state)
+        losses.append(float(value))
+    assert types((params, state)) == before
+    assert len(traces) == 1
+    assert losses[-1] < 0.2 * losses[0]
+
+    @jax.jit
+    def evaluate(params, state):
+        averaged = optim.evaluation_params(cfg, params, state)
+        return averaged, loss(averaged)
+
+    averaged, value = evaluate(params, state)
+    assert types(averaged) == before[0]
+    assert float(value) < 0.2 * losses[0]
+
+
+def test_two_steps_of_lion_by_hand():
+    """Chen et al. 2023, algorithm 2: the sign of b1 m + (1 - b1) g; then m = b2 m + (1 - b2) g."""
+    cfg = config.Optim(name="lion", b1=0.9, b2=0.5, weight_decay=0.2, grad_clip_norm=0.0)
+    params = {"mlp": {"kernel": jnp.array([1.0, -2.0, 3.0])}}
+    grads = [{"mlp": {"kernel": jnp.array(g)}} for g in ([0.5, 0.1, -4.0], [-1.0, 2.0, 10.0])]
+    # m after the first is half of it; then 0.9 m + 0.1 g is 0.125, 0.245 and -0.8: the last goes on against g.
+    expected = np.array([1.0, -2.0, 3.0])
+    expected = expected - 0.01 * (np.array([1, 1, -1]) + 0.2 * expected)
+    expected = expected - 0.005 * (np.array([1, 1, -1]) + 0.2 * expected)
+    np.testing.assert_allclose(run_steps(cfg, params, grads)["mlp"]["kernel"], expected, rtol=1e-6)
+
+
+def test_adafactor_keeps_rows_and_columns_of_large_matrices_and_moves_by_their_outer_product():
+    leaf = lambda *shape: np.random.default_rng(0).normal(size=shape).astype(np.float32)  # noqa: E731
+    params = {
+        "block_0": {
+            "attention": {"query": {"kernel": leaf(128, 4, 40)}, "out": {"kernel": leaf(4, 40, 128)}}
+        },
+        "final_norm": {"scale": leaf(200)},
+    }
+    cfg = config.Optim(name="adafactor", weight_decay=0.0, grad_clip_norm=0.0)
+    optimizer = optim.make_optimizer(cfg, lambda count: 0.01)
+    size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params)))
+    assert size <= 2 * (128 + 160) + 200 + 16  # heads flattened; 16: counts and empty places
+    # Shazeer and Stern 2018, algorithm 4, in the first step: old squares count nothing.
+    after = run_steps(cfg, params, [params])
+    g = params["block_0"]["attention"]["query"]["kernel"].reshape(128, 160).astype(np.float64)
+    rows, columns = (g**2).mean(axis=1), (g**2).mean(axis=0)
+    update = g / np.sqrt(np.outer(rows, columns) / rows.mean())
+    update /= max(1.0, np.sqrt((update**2).mean()))
+    np.testing.assert_allclose(
+        after["block_0"]["attention"]["query"]["kernel"].reshape(128, 160), g - 0.01 * update, rtol=1e-4, atol=1e-5
+    )  # fmt: skip
+
+
+# --- maximal update parametrization ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "in_blocks"), [("adamw", 0.5), ("muon", 1.0)])
+def test_mup_multiplies_the_rates_of_matrices(name, in_blocks):
+    params = some_params()  # d_model = 3
+    cfg = config.Optim(name=name, parametrization="mup", mup_base_width=1.5)
+    expected = {
+        "token_embedding/embedding": 1.0,
+        "position_embedding/embedding": 1.0,
+        "block_0/attention_norm/scale": 1.0,
+        "block_0/attention_norm/bias": 1.0,
+        "block_0/attention/query/kernel": in_blocks,
+        "block_0/attention/query/bias": 1.0,
+        "block_0/mlp/up/kernel": in_blocks,
+        "block_0/mlp/up/bias": 1.0,
+        "head/kernel": 0.5,
+    }
+    assert by_path(optim.rate_multipliers(cfg, params)) == expected
+    standard = dataclasses.replace(cfg, parametrization="standard")
+    assert set(jax.tree.leaves(optim.rate_multipliers(standard, params))) == {1.0}
+    # And so they move; weight decay takes the same from all widths.
+    grads = [jax.tree.map(np.cos, params)]
+    run = lambda cfg, decay: by_path(  # noqa: E731
+        run_steps(
+            dataclasses.replace(cfg, weight_decay=decay, learning_rate=1.0, muon_learning_rate=1.0),
+            params,
+            grads,
+        )
+    )
+    start, moved, usual, decayed = by_path(params), run(cfg, 0.0), run(standard, 0.0), run(cfg, 0.5)
+    for path, multiplier in expected.items():
+        step, usual_step = moved[path] - start[path], usual[path] - start[path]
+        np.testing.assert_allclose(step, multiplier * usual_step, atol=1e-6)
+        decay = 0.01 * 0.5 * start[path] if path.endswith("/kernel") else 0.0
+        np.testing.assert_allclose(moved[path] - decayed[path], decay, atol=1e-6)

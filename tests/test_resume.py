@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import jaxgpt
 from jaxgpt.train import train
 from tests.runs import assert_same_run, metrics, small_config, write_text
 
@@ -19,10 +22,10 @@ VICTIM = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from jaxgpt import checkpoint, train
-from jaxgpt.cli import enable_compilation_cache
+from jaxgpt.cli import set_up_process
 from tests.runs import small_config
 text, folder, phase, call, delay = sys.argv[1:]
-enable_compilation_cache()
+set_up_process()
 calls = 0
 
 def deadly(function):
@@ -100,24 +103,61 @@ def test_killed_at_20_random_moments(text, uninterrupted, tmp_path):
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
+# All of the fast recipe that has a state or a rhythm of its own.
+FAST = {
+    "optim__name": "muon",
+    "optim__ema_decay": 0.9,
+    "train__steps_per_dispatch": 2,
+    "data__on_device": True,
+    "model__position": "rotary",
+    "model__norm": "rmsnorm_plain",
+    "model__activation": "relu_squared",
+    "model__qk_norm": True,
+    "model__value_residual": True,
+    "model__embedding_residual": True,
+    "model__tie_embeddings": False,
+    "model__init": "fan_in",
+    "model__zero_init": True,
+    "model__vocab_multiple": 64,
+    "model__use_bias": False,
+    "train__loss_chunk": 8,
+    "train__remat": "dots",
+}
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         {},
+        FAST,
         {"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"},
         {"train__checkpoint_every": 0, "train__eval_every": 0, "train__log_every": 7},
     ],
-    ids=["default", "accumulation", "only-at-the-end"],
+    ids=["default", "fast", "accumulation", "only-at-the-end"],
 )
 def test_stopped_at_any_step_and_resumed(text, tmp_path, overrides):
     cfg = small_config(text, **overrides)
     whole = train(cfg, tmp_path / "whole")
+    count = cfg.train.steps_per_dispatch
     for stop in (1, 7, 8, 12, 23):
         stopped = train(cfg, tmp_path / "parts", stop_at=stop)
-        assert int(stopped.state.step) == stop
+        assert int(stopped.state.step) == -(-stop // count) * count
     train(cfg, tmp_path / "parts")
     assert int(whole.state.step) == 24
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_what_is_kept_for_use_is_the_average(text, tmp_path):
+    """Evaluated, sampled from, saved for `load`; training goes on with the params that it has."""
+    cfg = small_config(text, optim__ema_decay=0.9)
+    state = train(cfg, tmp_path / "run").state
+    average = state.opt_state[-1].average
+    run = jaxgpt.load(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, run.params, average)
+    table = "token_embedding"
+    assert (run.params[table]["embedding"] != state.params[table]["embedding"]).any()
+    last = max((tmp_path / "run/embeddings").glob("*.npz"))
+    assert (np.load(last)["token"] == run.params[table]["embedding"]).all()
 
 
 def test_a_finished_run_stays_as_it_is(text, uninterrupted, capsys):

@@ -189,3 +189,64 @@ def test_accumulated_parts_draw_different_masks(start, dropped_step):
     parts = [float(mean_loss(jax.random.fold_in(key, part))) for part in range(2)]
     assert parts[0] != pytest.approx(parts[1], rel=1e-4)
     assert loss == pytest.approx(sum(parts) / 2, rel=1e-5)
+
+
+# --- the loss in chunks, steps in one dispatch, batches cut on the device -----------------------------------
+
+WIDE = dataclasses.replace(CFG, vocab_size=50, vocab_multiple=64, tie_embeddings=False, logit_softcap=3.0)
+
+
+@pytest.mark.parametrize("cfg", [CFG, WIDE], ids=["tied", "padded"])
+@pytest.mark.parametrize("chunk", [1, 4, 8])
+def test_the_loss_in_chunks_and_its_gradient_are_those_of_the_whole(cfg, chunk):
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.0, 0.3, leaf.shape), leaf.dtype), model.param_shapes(cfg)
+    )
+    both = jax.jit(
+        jax.value_and_grad(lambda p, chunk: steps.mean_loss(GPT(cfg), p, BATCH, None, chunk)),
+        static_argnums=1,
+    )
+    (whole, grads), (parts, part_grads) = both(params, 0), both(params, chunk)
+    assert parts == pytest.approx(float(whole), rel=1e-6)
+    for (path, a), (_, b) in zip(model.named_leaves(grads), model.named_leaves(part_grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * float(jnp.abs(a).max()), err_msg=path)
+    tripled = jax.grad(lambda p: 3.0 * steps.mean_loss(GPT(cfg), p, BATCH, None, chunk))(params)
+    np.testing.assert_allclose(
+        tripled["token_embedding"]["embedding"],
+        3 * grads["token_embedding"]["embedding"],
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    losses_BT = steps.make_eval_step(GPT(cfg), chunk)(params, BATCH)
+    np.testing.assert_allclose(losses_BT, steps.make_eval_step(GPT(cfg))(params, BATCH), rtol=1e-6)
+    assert losses_BT.mean() == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_padding_rows_get_no_probability_and_no_gradient():
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), model.param_shapes(WIDE))
+    grads = jax.grad(lambda p: steps.mean_loss(GPT(WIDE), p, BATCH))(params)
+    assert grads["head"]["kernel"].shape == (16, 64)
+    assert (grads["head"]["kernel"][:, 50:] == 0).all() and (grads["head"]["kernel"][:, :50] != 0).any()
+    assert GPT(WIDE).apply({"params": params}, BATCH[:, 1:]).shape == (4, 8, 50)
+    # All logits alike: the 50 real tokens share the probability.
+    assert steps.mean_loss(GPT(WIDE), params, BATCH) == pytest.approx(np.log(50), rel=1e-5)
+
+
+def test_steps_in_one_dispatch_equal_steps_one_by_one_with_batches_cut_on_either_side(start):
+    step = steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE)
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, 13, 100), jnp.uint16)
+    starts = np.array([[0, 9, 50, 91], [3, 2, 1, 60], [7, 7, 80, 20]], np.int32)
+    windows = np.asarray(ids)[starts[..., None] + np.arange(9)].astype(np.int32)
+    np.testing.assert_array_equal(steps.windows_at(ids, jnp.asarray(starts), 8), windows)
+    one_by_one, expected = start, []
+    for batch in windows:
+        one_by_one, metrics = jax.jit(step)(one_by_one, batch, KEY)
+        expected.append(metrics)
+    for on_device in (False, True):
+        dispatch = jax.jit(steps.make_dispatch(step, 3, 8, on_device))
+        state, metrics = dispatch(start, ids, starts if on_device else windows, KEY)
+        assert int(state.step) == 3 and metrics["loss"].shape == (3,)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), state, one_by_one)
+        for i, before in enumerate(expected):
+            assert metrics["loss"][i] == pytest.approx(float(before["loss"]), rel=1e-5)
