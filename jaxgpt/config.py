@@ -234,7 +234,10 @@ def find_problems(config: Config) -> list[str]:
             "every head of keys serves equally many heads of queries"
         )
     if model.position == "rotary" and model.num_heads >= 1 and model.head_dim % 2:
-        problems.append(f"the head width {model.head_dim} is odd: position='rotary' turns pairs of numbers")
+        problems.append(
+            f"model.d_model={model.d_model} over model.num_heads={model.num_heads} gives heads of {model.head_dim}: "
+            "position='rotary' turns pairs of numbers, give an even width"
+        )
     between(0.0, 1.0, "model.dropout_rate")
     above(1.0, "model.rotary_base")
     above(0.0, "model.attention_scale")
@@ -278,8 +281,12 @@ def find_problems(config: Config) -> list[str]:
             f"optim.schedule={optim.schedule!r}: optim.name='schedule_free' averages instead of lowering "
             "the rate, set optim.schedule='constant'"
         )
+    if optim.name == "schedule_free" and not optim.b1 > 0:
+        problems.append(f"optim.b1={optim.b1}: optim.name='schedule_free' needs a number above 0")
     if optim.name == "schedule_free" and optim.ema_decay:
-        problems.append("optim.ema_decay: optim.name='schedule_free' has its own average, leave it 0")
+        problems.append(
+            f"optim.ema_decay={optim.ema_decay}: optim.name='schedule_free' has its own average, leave it 0"
+        )
     if optim.parametrization == "mup":
         if optim.name not in ("adamw", "muon"):
             problems.append(f"optim.name={optim.name!r}: parametrization='mup' is for adamw and muon")

@@ -150,9 +150,9 @@ def test_overrides_are_read_by_the_type_of_their_field(dotted, text, value):
         ("train.num_steps", "", "give a whole number"),
         ("model.d_ff", "wide", "give a whole number or None"),
         ("optim.learning_rate", "fast", "give a number"),
-        ("model.activation", "swish", "choose one of relu, gelu, gelu_tanh"),
-        ("model.position", "rotary", "choose one of learned, sinusoidal, none"),
-        ("model.norm", "None", "choose one of layernorm, rmsnorm"),
+        ("model.activation", "swish", "choose one of relu, gelu, gelu_tanh, relu_squared, swiglu, geglu"),
+        ("model.position", "alibi", "choose one of learned, sinusoidal, rotary, none"),
+        ("model.norm", "None", "choose one of layernorm, rmsnorm, rmsnorm_plain"),
         ("data.tokenizer", "chars", "choose one of char, word, bpe, gpt2"),
         ("optim.schedule", "Cosine", "choose one of cosine, linear, constant, wsd"),
     ],
@@ -211,6 +211,12 @@ WRONG = {
         {"num_layers": -1},
         {"d_model": 10, "num_heads": 4},
         {"d_model": 9, "num_heads": 3, "position": "sinusoidal"},
+        {"d_model": 9, "num_heads": 3, "position": "rotary"},
+        *({name: 0} for name in "vocab_multiple num_kv_heads attention_window".split()),
+        {"num_kv_heads": 4},  # of 6
+        *({"rotary_base": base} for base in (1.0, math.inf, math.nan)),
+        *({"attention_scale": scale} for scale in (0.0, -1.0, math.inf)),
+        *({name: cap} for name in ("attention_softcap", "logit_softcap") for cap in (-1.0, math.nan)),
         *({"dropout_rate": rate} for rate in (-0.1, 1.0, math.nan)),
     ],
     "data": [
@@ -230,12 +236,26 @@ WRONG = {
         *({name: value} for name in ("b1", "b2") for value in (-0.1, 1.0, math.nan)),
         *({name: value} for name in "eps weight_decay grad_clip_norm".split() for value in (-0.1, math.nan)),
         *({"decay_fraction": fraction} for fraction in (0.0, 1.1, math.nan)),
+        *({"muon_learning_rate": rate} for rate in (0.0, math.inf, math.nan)),
+        {"muon_iterations": 0},
+        {"mup_base_width": 0},
+        *({name: x} for name in ("muon_momentum", "ema_decay") for x in (-0.1, 1.0, math.nan)),
+        {"name": "schedule_free"},  # with a cosine
+        {"name": "schedule_free", "schedule": "constant", "b1": 0.0},
+        {"name": "schedule_free", "schedule": "constant", "ema_decay": 0.9},
+        {"parametrization": "mup"},  # with a tied head that starts at random
+        {"parametrization": "mup", "name": "lion"},
     ],
     "train": [
         *(
             {name: 0}
-            for name in "num_steps log_every keep_checkpoints grad_accumulation_steps eval_batch_size".split()
+            for name in "num_steps log_every keep_checkpoints grad_accumulation_steps eval_batch_size "
+            "steps_per_dispatch".split()
         ),
+        {"loss_chunk": -1},
+        {"loss_chunk": 100},  # of 256
+        *({name: 15, "steps_per_dispatch": 10} for name in ("num_steps", "eval_every", "checkpoint_every")),
+        {"attention": "cudnn"},  # in float32
         *(
             {name: -1}
             for name in "eval_every checkpoint_every eval_tokens sample_tokens embedding_snapshots seed".split()
