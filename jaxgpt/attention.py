@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.layers import dense, drawn_later, rms_normalize, rotate, soft_cap
+from jaxgpt.layers import dense, drawn_later, normalize, rotate, soft_cap
 
 
 def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
@@ -25,25 +25,39 @@ def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = Non
     return mask if window is None else mask & (keys > positions_BT[..., None] - window)
 
 
-def attention_weights(
-    q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    mask_BTS: jax.Array,
-    scale: float | None = None,
-    softcap: float = 0.0,
+def attention_scores(
+    q_BTHK: jax.Array, k_BSGK: jax.Array, scale: float | None = None, softcap: float = 0.0
 ) -> jax.Array:
-    """softmax(q k / sqrt(K)) over the keys that the mask allows: [B, H, T, S], rows sum to 1.
+    """q k / sqrt(K), how well each query matches each key: [B, H, T, S], float32 whatever the inputs are.
 
-    Head h of the queries meets head h // R of the keys (Ainslie et al. 2023). Scores and softmax are float32
-    whatever the inputs are. Vaswani et al. 2017, equation 1.
+    Head h of the queries meets head h // R of the keys (Ainslie et al. 2023).
     """
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
     scores_BGRTS = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BGRTS.reshape(B, H, T, -1) * (1 / np.sqrt(K) if scale is None else scale)
-    scores_BHTS = jnp.where(mask_BTS[:, None], soft_cap(scores_BHTS, softcap), -jnp.inf)
-    return jax.nn.softmax(scores_BHTS, axis=-1)
+    return soft_cap(scores_BHTS, softcap)
+
+
+@jax.custom_vjp
+def attention_weights(scores_BHTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """softmax over the keys that the mask allows: [B, H, T, S], rows sum to 1. Vaswani et al. 2017, equation 1."""
+    return jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BHTS, -jnp.inf), axis=-1)
+
+
+def _weights_forward(scores_BHTS: jax.Array, mask_BTS: jax.Array):
+    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+    return weights_BHTS, weights_BHTS
+
+
+def _weights_backward(weights_BHTS: jax.Array, dweights_BHTS: jax.Array):
+    """From the weights alone, which are 0 where the mask is: nothing else need be kept."""
+    mean_BHT1 = (weights_BHTS * dweights_BHTS).sum(axis=-1, keepdims=True)
+    return weights_BHTS * (dweights_BHTS - mean_BHT1), None
+
+
+attention_weights.defvjp(_weights_forward, _weights_backward)
 
 
 def weighted_values(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
@@ -95,39 +109,52 @@ class Attention(nn.Module):
         self,
         x_BTD: jax.Array,
         positions_BT: jax.Array | np.ndarray,
-        past: tuple[jax.Array, jax.Array] | None = None,
+        past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
         first_values: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
-        """Returns the change [B, T, D], keys and values [B, S, G, K] with these tokens written in, and these
-        tokens' values before any mixing [B, T, G, K], which later layers take as `first_values`."""
+        """Returns the change [B, T, D]; these tokens' keys and values [B, T, G, K], for a cache; and their values
+        before any mixing, which later layers take as `first_values`.
+
+        `past` are the keys, values and lengths [B] that a layer's cache holds.
+        """
         cfg = self.cfg
         q_BTHK = dense(cfg, "query", cfg.num_heads, cfg.head_dim)(x_BTD)
-        k_BSGK = dense(cfg, "key", cfg.kv_heads, cfg.head_dim)(x_BTD)
-        v_BSGK = own_values = dense(cfg, "value", cfg.kv_heads, cfg.head_dim)(x_BTD)
+        k_BTGK = dense(cfg, "key", cfg.kv_heads, cfg.head_dim)(x_BTD)
+        v_BTGK = own_values = dense(cfg, "value", cfg.kv_heads, cfg.head_dim)(x_BTD)
         if (
             cfg.qk_norm
         ):  # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck
-            q_BTHK, k_BSGK = rms_normalize(q_BTHK), rms_normalize(k_BSGK)
+            q_BTHK, k_BTGK = normalize(q_BTHK, False), normalize(k_BTGK, False)
         if cfg.position == "rotary":
-            q_BTHK, k_BSGK = (
-                rotate(x, positions_BT, cfg.rotary_base, cfg.context_length) for x in (q_BTHK, k_BSGK)
+            q_BTHK, k_BTGK = (
+                rotate(x, positions_BT, cfg.rotary_base, cfg.context_length) for x in (q_BTHK, k_BTGK)
             )
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
-            mix = self.param("value_mix", drawn_later, (2,)).astype(v_BSGK.dtype)
-            v_BSGK = mix[0] * v_BSGK + mix[1] * first_values
+            mix = self.param("value_mix", drawn_later, (2,)).astype(v_BTGK.dtype)
+            v_BTGK = mix[0] * v_BTGK + mix[1] * first_values
         if past is None and uses_cudnn(cfg, self.attention):
-            heads_BTHK = fused_attention(cfg, q_BTHK, k_BSGK, v_BSGK)
+            heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
         else:
+            scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
+            # These tokens among themselves: what counts is how far apart they are.
+            T = x_BTD.shape[1]
+            mask_BTS = causal_mask(np.arange(T)[None], T, cfg.attention_window)
             if past is not None:
-                rows = jnp.arange(x_BTD.shape[0])[:, None]
-                k_BSGK = past[0].at[rows, positions_BT].set(k_BSGK.astype(past[0].dtype))
-                v_BSGK = past[1].at[rows, positions_BT].set(v_BSGK.astype(past[1].dtype))
-            mask_BTS = causal_mask(positions_BT, k_BSGK.shape[1], cfg.attention_window)
-            weights_BHTS = attention_weights(
-                q_BTHK, k_BSGK, mask_BTS, cfg.attention_scale, cfg.attention_softcap
-            )
+                # Beside those of the cache, which is only read here: it is written after the last layer.
+                keys_BSGK, values_BSGK, length_B = past
+                kept = attention_scores(q_BTHK, keys_BSGK, cfg.attention_scale, cfg.attention_softcap)
+                S = keys_BSGK.shape[1]
+                seen_BTS = causal_mask(positions_BT, S, cfg.attention_window)
+                seen_BTS &= jnp.arange(S) < length_B[:, None, None]
+                scores_BHTS = jnp.concatenate([kept, scores_BHTS], axis=-1)
+                mask_BTS = jnp.concatenate(
+                    [seen_BTS, jnp.broadcast_to(mask_BTS, (len(length_B), T, T))], axis=-1
+                )
+            weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
             weights_BHTS = nn.Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
-            heads_BTHK = weighted_values(weights_BHTS, v_BSGK)
+            heads_BTHK = weighted_values(weights_BHTS[..., -T:], v_BTGK)
+            if past is not None:
+                heads_BTHK += weighted_values(weights_BHTS[..., :-T], values_BSGK)
         change_BTD = dense(cfg, "out", cfg.d_model, inputs=2)(heads_BTHK)
-        return change_BTD, (k_BSGK, v_BSGK), own_values
+        return change_BTD, (k_BTGK, v_BTGK), own_values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -44,27 +45,62 @@ def soft_cap(x: jax.Array, cap: float) -> jax.Array:
 # --- norms ----------------------------------------------------------------------------------------------
 
 
-def rms_normalize(x: jax.Array) -> jax.Array:
-    """x over its root mean square along the last axis, computed in float32, in x's dtype."""
-    square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-    return (x * jax.lax.rsqrt(square + EPSILON)).astype(x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def normalize(x: jax.Array, centered: bool) -> jax.Array:
+    """x over its root mean square along the last axis, less its mean first where `centered`; in x's dtype.
+
+    Computed in float32. The gradient is the textbook's: derived by JAX, a step on a CPU takes a tenth longer. (So
+    only reverse-mode derivatives go through: jax.grad and jax.vjp, not jax.jvp.)
+    """
+    return _normalize_forward(x, centered)[0]
 
 
-class PlainRMSNorm(nn.Module):
-    """RMSNorm without parameters: what follows is a matrix, which can scale by itself."""
+def _standardized(x: jax.Array, mean: jax.Array | float, scale: jax.Array) -> jax.Array:
+    return (x.astype(jnp.float32) - mean) * scale
 
+
+def _normalize_forward(x: jax.Array, centered: bool):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=-1, keepdims=True) if centered else 0.0
+    scale = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + EPSILON)
+    return _standardized(x, mean, scale).astype(x.dtype), (x, mean, scale)
+
+
+def _normalize_backward(centered: bool, kept, dy: jax.Array):
+    y, scale, dy = _standardized(*kept), kept[2], dy.astype(jnp.float32)
+    dx = dy - y * (dy * y).mean(axis=-1, keepdims=True)
+    if centered:
+        dx = dx - dy.mean(axis=-1, keepdims=True)
+    return ((scale * dx).astype(kept[0].dtype),)
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+class Norm(nn.Module):
+    """`normalize`, then times a scale and plus a bias where there are such parameters [D]."""
+
+    centered: bool = False
+    use_scale: bool = True
+    use_bias: bool = False
+
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return rms_normalize(x)
+        y = normalize(x, self.centered)
+        if self.use_scale:
+            y = y * self.param("scale", drawn_later, x.shape[-1:]).astype(x.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", drawn_later, x.shape[-1:]).astype(x.dtype)
+        return y
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
     # Ba et al. 2016: subtract the mean, divide by the standard deviation, scale (and shift).
-    "layernorm": lambda cfg, name=None: nn.LayerNorm(
-        epsilon=EPSILON, use_bias=cfg.use_bias, use_fast_variance=False, dtype=cfg.dtype, name=name
-    ),
+    "layernorm": lambda cfg, name=None: Norm(centered=True, use_bias=cfg.use_bias, name=name),
     # Zhang and Sennrich 2019: divide by the root mean square, scale.
-    "rmsnorm": lambda cfg, name=None: nn.RMSNorm(epsilon=EPSILON, dtype=cfg.dtype, name=name),
-    "rmsnorm_plain": lambda cfg, name=None: PlainRMSNorm(name=name),
+    "rmsnorm": lambda cfg, name=None: Norm(name=name),
+    # Without parameters: what follows is a matrix, which can scale by itself.
+    "rmsnorm_plain": lambda cfg, name=None: Norm(use_scale=False, name=name),
 }
 
 

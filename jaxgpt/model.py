@@ -48,19 +48,43 @@ class KVCache(NamedTuple):
     mask hides them, and the next tokens overwrite them.
     """
 
-    keys: tuple[jax.Array, ...]  # one [B, S, G, K] a layer, S = slots
-    values: tuple[jax.Array, ...]
+    keys: tuple[jax.Array, ...]  # one [B, G, S, K] a layer, S = slots
+    values: tuple[jax.Array, ...]  # one [B, G, K, S] a layer
     length_B: jax.Array  # int32: tokens seen by each row; the next token's position
+
+    @property
+    def slots(self) -> int:
+        """S: tokens that there is room for."""
+        return self.keys[0].shape[2]
 
     @classmethod
     def empty(cls, cfg: config.Model, batch_size: int, slots: int) -> KVCache:
         """A cache for `slots` tokens (at most context_length) a row, none seen yet, in the model's dtype."""
-        shape = (batch_size, slots, cfg.kv_heads, cfg.head_dim)
+        heads = (batch_size, cfg.kv_heads)
+        keys, values = (
+            tuple(jnp.zeros((*heads, *shape), cfg.dtype) for _ in range(cfg.num_layers))
+            for shape in ((slots, cfg.head_dim), (cfg.head_dim, slots))
+        )
+        return cls(keys, values, jnp.zeros((batch_size,), jnp.int32))
 
-        def zeros() -> tuple[jax.Array, ...]:
-            return tuple(jnp.zeros(shape, cfg.dtype) for _ in range(cfg.num_layers))
+    def layer(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Keys and values [B, S, G, K] of a layer, and how many slots of each row count [B].
 
-        return cls(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32))
+        Kept, their axes are in the order in which attention's two products read them; in another XLA's CPU
+        backend would copy all of them into it for every token.
+        """
+        return jnp.moveaxis(self.keys[i], 2, 1), jnp.moveaxis(self.values[i], 3, 1), self.length_B
+
+    def append(self, new: list[tuple[jax.Array, jax.Array]]) -> KVCache:
+        """With each layer's keys and values [B, T, G, K] of T more tokens a row."""
+        T = new[0][0].shape[1]
+        rows_B1 = jnp.arange(len(self.length_B))[:, None]
+        slots_BT = self.length_B[:, None] + jnp.arange(T)
+        keys, values = [], []
+        for kept_BGSK, kept_BGKS, (k_BTGK, v_BTGK) in zip(self.keys, self.values, new, strict=True):
+            keys.append(kept_BGSK.at[rows_B1, :, slots_BT].set(k_BTGK.astype(kept_BGSK.dtype)))
+            values.append(kept_BGKS.at[rows_B1, :, :, slots_BT].set(v_BTGK.astype(kept_BGKS.dtype)))
+        return KVCache(tuple(keys), tuple(values), self.length_B + T)
 
 
 class Block(nn.Module):
@@ -71,20 +95,20 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, past=None, start_BTD=None, first_values=None, train=False):
-        """Returns the residual stream [B, T, D] after both changes, the layer's keys and values, and its own
-        values of these tokens. `start_BTD` is the embedding, `first_values` are the first layer's values."""
+        """Returns the residual stream [B, T, D] after both changes, and these tokens' keys and values and own
+        values as Attention does. `start_BTD` is the embedding, `first_values` are the first layer's values."""
         cfg = self.cfg
         if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
             mix = self.param("embedding_mix", drawn_later, (2,)).astype(x_BTD.dtype)
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
         drop = nn.Dropout(cfg.dropout_rate, deterministic=not train)
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
-        change_BTD, past, own_values = Attention(cfg, self.attention, name="attention")(
+        change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
             normed_BTD, positions_BT, past, first_values, train
         )
         x_BTD = x_BTD + drop(change_BTD)
         change_BTD = MLP(cfg, name="mlp")(NORMS[cfg.norm](cfg, name="mlp_norm")(x_BTD))
-        return x_BTD + drop(change_BTD), past, own_values
+        return x_BTD + drop(change_BTD), new, own_values
 
 
 # What the backward pass finds kept; the rest it computes again (Chen et al. 2016).
@@ -115,7 +139,9 @@ class GPT(nn.Module):
     `attention` and `remat` change how a result is computed, not what it is: see config.Train.
 
     Layers are unrolled, `block_0`, `block_1`, ...: every parameter has a path of its own that reads like the
-    architecture, and XLA may fuse across layers. The price is that compile time grows with num_layers.
+    architecture. Stacked and scanned they were no better: on a CPU (seconds to compile, milliseconds a step, one
+    core) 4 x 128 took 5.4 and 80 against 4.5 and 69, and 12 x 768 took 4.2 and 3105 against 5.0 and 2633, as XLA
+    compiles equal kernels once anyway.
     """
 
     cfg: config.Model
@@ -149,28 +175,37 @@ class GPT(nn.Module):
             x_BTD = x_BTD + self.position_embedding(positions_BT)
         return x_BTD
 
-    def features(self, tokens_BT: jax.Array, *, cache: KVCache | None = None, train: bool = False):
-        """The residual stream after all blocks and the final norm [B, T, D], and the cache (or None)."""
-        slots = cache.keys[0].shape[1] if cache else self.cfg.context_length
+    def features(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        cache: KVCache | None = None,
+        cache_is_empty: bool = False,
+        train: bool = False,
+    ):
+        """The residual stream after all blocks and the final norm [B, T, D], and the cache (or None).
+
+        `cache_is_empty` says that the cache holds nothing yet and need not be read: a prefill, at the cost of a
+        pass without a cache.
+        """
+        room = self.cfg.context_length if cache is None else cache.slots
         num_tokens = tokens_BT.shape[1]
-        if num_tokens > slots:
-            room = f"a cache of {slots}" if cache else f"context_length={slots}"
-            raise UserError(f"{num_tokens} tokens do not fit into {room}: give fewer")
-        # Without a cache positions are known now, the same for all rows: what follows from them is a constant.
+        if num_tokens > room:
+            what = f"context_length={room}" if cache is None else f"a cache of {room}"
+            raise UserError(f"{num_tokens} tokens do not fit into {what}: give fewer")
+        reads = cache is not None and not cache_is_empty
+        # Without a past positions are known now, the same for all rows: what follows from them is a constant.
         positions_BT = np.arange(num_tokens)[None]
-        if cache:
+        if reads:
             positions_BT = cache.length_B[:, None] + positions_BT
         start_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
-        x_BTD, pasts, first_values = start_BTD, [], None
-        for layer, block in enumerate(self.block):
-            past = (cache.keys[layer], cache.values[layer]) if cache else None
-            x_BTD, past, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
-            first_values = own_values if layer == 0 else first_values
-            pasts.append(past)
-        if cache:
-            keys, values = zip(*pasts, strict=True)
-            cache = KVCache(keys, values, cache.length_B + num_tokens)
-        return self.final_norm(x_BTD), cache
+        x_BTD, news, first_values = start_BTD, [], None
+        for i, block in enumerate(self.block):
+            past = cache.layer(i) if reads else None
+            x_BTD, new, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
+            first_values = own_values if i == 0 else first_values
+            news.append(new)
+        return self.final_norm(x_BTD), cache.append(news) if cache else None
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V], float32: how well the stream's vector matches each row of the (tied) table."""
@@ -265,7 +300,7 @@ def init_params(model: GPT, key: jax.Array) -> dict:
     One normal draw for all of them, cut into theirs: as one program, and as one a shape, this compiles in a tenth
     of the time that a draw a parameter takes.
     """
-    template = jax.eval_shape(lambda: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+    template = param_shapes(model.cfg)
     leaves = named_leaves(template)
     stds = [initial_std(model.cfg, path, leaf.shape) for path, leaf in leaves]
     total = sum(leaf.size for (_, leaf), std in zip(leaves, stds, strict=True) if std)
@@ -283,7 +318,8 @@ def init_params(model: GPT, key: jax.Array) -> dict:
 
 def param_shapes(cfg: config.Model) -> dict:
     """The tree of parameters as shapes and dtypes; takes no memory, whatever the size."""
-    return jax.eval_shape(lambda: init_params(GPT(cfg), jax.random.key(0)))
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(GPT(cfg).init, jax.random.key(0), tokens)["params"]
 
 
 def count_params(params: dict) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import signal
 import sys
 import time
@@ -20,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt import baselines, batches, checkpoint, cli, data, generate, optim, records, tokenizers
+from jaxgpt import baselines, batches, checkpoint, cli, data, generate, optim, preflight, records, tokenizers
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
-from jaxgpt.model import GPT, count_params, named_leaves, param_shapes
+from jaxgpt.model import GPT, count_params, named_leaves
+from jaxgpt.profile_steps import ProfileSteps
 from jaxgpt.progress import Interrupt, Progress, StepClock
 from jaxgpt.steps import TrainState, init_state, make_dispatch, make_train_step
 
@@ -49,24 +49,6 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
     )
 
 
-def check_memory(cfg: Config) -> None:
-    """Refuse a model whose training state alone is larger than the device's memory.
-
-    Parameters, gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
-    had, XLA's CPU backend would hang rather than fail.
-    """
-    num_params = count_params(param_shapes(cfg.model))
-    needed = 4 * 4 * num_params
-    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    if memory is None:  # the CPU backend does not say
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise UserError(
-            f"a model of {num_params:,} parameters needs {needed / 2**30:,.1f} GiB for parameters, gradients "
-            f"and optimizer, the device has {memory / 2**30:,.1f} GiB: lower model.d_model or model.num_layers"
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class Result:
     """How a call of `train` ended."""
@@ -79,14 +61,15 @@ class Result:
 class Trainer:
     """One run in one folder: `Trainer(cfg, workdir).run()`."""
 
-    def __init__(self, cfg: Config, workdir: str | Path) -> None:
+    def __init__(self, cfg: Config, workdir: str | Path, profile_steps: str | None = None) -> None:
+        self._profile = ProfileSteps(profile_steps, Path(workdir) / "profile")
         if cfg.train.tensorboard:
             records.require_tensorboard()
         self.dataset = data.prepare(cfg.data)
         data.check_windows(self.dataset, cfg.model.context_length)
         self.tokenizer = self.dataset.tokenizer
         self.cfg = cfg = resolve(cfg, self.tokenizer)
-        check_memory(cfg)
+        preflight.check_memory(cfg)
         if cfg.train.sample_tokens:
             self._sample_prompt = self._prompt_ids()
         self.workdir = Path(workdir)
@@ -326,6 +309,7 @@ class Trainer:
                     clock.go_on()
                 if stopping or step == cfg.num_steps:
                     break
+                self._profile.at(step)
                 state, metrics = self._dispatch(state, self._ids, self._batches(step), self._root_key)
                 step += count
                 read_pending()
@@ -333,6 +317,7 @@ class Trainer:
                 progress.step(count)
             self.checkpoints.wait()
         finally:
+            self._profile.close()
             progress.close()
         self._conclude(step, evaluated, baseline_losses, interrupt.signal)
         last = evaluated[max(evaluated)] if evaluated else None
@@ -404,9 +389,19 @@ def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def train(cfg: Config, workdir: str | Path, stop_at: int | None = None) -> Result:
+def train(
+    cfg: Config, workdir: str | Path, stop_at: int | None = None, profile_steps: str | None = None
+) -> Result:
     """Train, or go on training, the run in `workdir`. Raises UserError for whatever the user can mend."""
-    return Trainer(cfg, workdir).run(stop_at)
+    return Trainer(cfg, workdir, profile_steps).run(stop_at)
+
+
+def dry_run(cfg: Config) -> str:
+    """What the run would be, in a text: see `preflight`. Nothing is written but the cache of the text's ids."""
+    dataset = data.prepare(cfg.data)
+    facts = preflight.Facts(len(dataset.train.ids), len(dataset.valid.ids))
+    cfg = resolve(cfg, dataset.tokenizer)
+    return preflight.as_text(cfg, preflight.report(cfg, facts))
 
 
 def main(argv: list[str]) -> int:
@@ -420,13 +415,27 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--workdir", default=None, help="the run's folder; by default runs/<name of the config>"
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say what the run would be: shapes, memory, time; train nothing",
+    )
+    parser.add_argument(
+        "--profile_steps",
+        metavar="START:STOP",
+        help="write a trace of these steps to the run's folder profile",
+    )
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     if file is None:
         raise UserError("--config is missing: give a config file, such as --config configs/char.py")
     cfg = cli.read_config(file, overrides)
     cli.set_up_process()
-    result = train(cfg, args.workdir or Path("runs") / Path(file.partition(":")[0]).stem)
+    if args.dry_run:
+        print(dry_run(cfg))
+        return 0
+    workdir = args.workdir or Path("runs") / Path(file.partition(":")[0]).stem
+    result = train(cfg, workdir, profile_steps=args.profile_steps)
     return 0 if result.signal is None else 128 + result.signal
 
 

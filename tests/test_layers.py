@@ -9,6 +9,7 @@ PACKAGE = Path(jaxgpt.__file__).parent
 LAYERS = {
     "fields": 0,
     "files": 0,
+    "liveness": 0,
     "config": 1,
     "presets": 2,
     "baselines": 2,

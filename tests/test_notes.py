@@ -180,14 +180,16 @@ def test_w_o_mixes_the_concatenated_heads():
 
 def test_concatenated_heads_times_w_o_are_the_sum_of_the_heads_changes(params):
     """MultiHead = Concat(head_1, ..., head_h) W_O: every head proposes a change, and they are summed."""
-    attention = params["block_0"]["attention"]
+    kernels = params["block_0"]["attention"]
     x_BTD = embed(CFG, params, TOKENS)
-    change_BTD, (k_BSHK, v_BSHK) = model.Attention(CFG).apply({"params": attention}, x_BTD, POSITIONS)
-    query = attention["query"]
+    change_BTD, (k_BSHK, v_BSHK), _ = model.Attention(CFG).apply({"params": kernels}, x_BTD, POSITIONS)
+    query = kernels["query"]
     q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, query["kernel"]) + query["bias"]
-    weights_BHTS = attention.attention_weights(q_BTHK, k_BSHK, attention.causal_mask(POSITIONS, 6))
+    weights_BHTS = attention.attention_weights(
+        attention.attention_scores(q_BTHK, k_BSHK), attention.causal_mask(POSITIONS, 6)
+    )
     heads_BTHK = np.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)
-    w_o_HKD, bias_D = np.asarray(attention["out"]["kernel"]), np.asarray(attention["out"]["bias"])
+    w_o_HKD, bias_D = np.asarray(kernels["out"]["kernel"]), np.asarray(kernels["out"]["bias"])
     concatenated_BTD = heads_BTHK.reshape(1, 6, 8) @ w_o_HKD.reshape(8, 8)
     summed_BTD = sum(heads_BTHK[:, :, h] @ w_o_HKD[h] for h in range(2))
     np.testing.assert_allclose(summed_BTD, concatenated_BTD, rtol=1e-5, atol=1e-5)

@@ -12,7 +12,8 @@ import jaxgpt
 from jaxgpt import checkpoint, cli, records, tokenizers
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT, count_params, init_params
-from jaxgpt.train import Trainer, check_memory, resolve, train
+from jaxgpt.preflight import check_memory
+from jaxgpt.train import Trainer, resolve, train
 from tests.runs import metrics, small_config, write_text
 
 CONFIGS = Path(__file__).parent.parent / "configs"

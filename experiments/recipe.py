@@ -1,0 +1,110 @@
+"""What each ingredient of configs/char_fast.py is worth: the recipe, and the recipe with one thing changed.
+
+    python -m experiments.recipe --text tinyshakespeare.txt [--seeds 5] [--only base,adamw] [--json FILE]
+
+Every variant is trained with the same seeds (weights and batches), the loss is that over the whole validation split,
+and the difference to the recipe is taken seed by seed, with a 95 % interval (Student's t). Positive: the recipe is
+better with the ingredient as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from pathlib import Path
+
+import jax
+
+from jaxgpt import batches, cli, config, data, optim, steps
+from jaxgpt.evaluate import evaluate
+from jaxgpt.model import GPT
+from jaxgpt.train import resolve
+
+CONFIG = "configs/char_fast.py"
+# What is changed, and the fields that change it.
+VARIANTS = {
+    "base": {},
+    "AdamW for Muon (rate 0.004)": {
+        "optim.name": "adamw",
+        "optim.learning_rate": "4e-3",
+        "optim.final_learning_rate": "8e-5",
+    },
+    "learned positions for rotary": {"model.position": "learned"},
+    "LayerNorm for RMSNorm without parameters": {"model.norm": "layernorm"},
+    "no query-key norm": {"model.qk_norm": "false", "model.attention_scale": "None"},
+    "attention scale 1 / sqrt(32) for 0.3": {"model.attention_scale": "None"},
+    "GELU for ReLU squared": {"model.activation": "gelu"},
+    "output projections and head not zero": {"model.zero_init": "false"},
+    "GPT-2's initial values": {"model.init": "gpt2"},
+    "tied head": {"model.tie_embeddings": "true"},
+    "no cap on the logits": {"model.logit_softcap": "0"},
+    "momentum 0.95 for 0.9": {"optim.muon_momentum": "0.95"},
+    "4 Newton-Schulz steps for 5": {"optim.muon_iterations": "4"},
+    "with value residuals": {"model.value_residual": "true"},
+    "with embedding residuals": {"model.embedding_residual": "true"},
+}
+# Half-widths of a 95 % interval in standard errors, by the number of seeds (Student's t).
+T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+def losses(cfg: config.Config, dataset: data.Dataset, seeds: list[int]) -> list[float]:
+    """The validation loss after training, for each seed; compiled once."""
+    model, schedule = GPT(cfg.model), optim.make_schedule(cfg.optim, cfg.train.num_steps)
+    optimizer = optim.make_optimizer(cfg.optim, schedule)
+    step = jax.jit(steps.make_train_step(model, optimizer, schedule), donate_argnums=0)
+    T, found = cfg.model.context_length, []
+    for seed in seeds:
+        key = jax.random.key(seed)
+        state = steps.init_state(model, optimizer, jax.random.fold_in(key, 2**32 - 1))  # as Trainer does
+        for at in range(cfg.train.num_steps):
+            batch = batches.batch_at(
+                dataset.train.ids, at, seed=seed, batch_size=cfg.data.batch_size, context_length=T
+            )
+            state, _ = step(state, batch, key)
+        params = optim.evaluation_params(cfg.optim, state.params, state.opt_state)
+        windows = batches.eval_batches(dataset.valid.ids, context_length=T, batch_size=64)
+        found.append(evaluate(model, params, windows).loss)
+    return found
+
+
+def difference(variant: list[float], base: list[float]) -> tuple[float, float]:
+    """The mean of the differences seed by seed, and half the width of its 95 % interval."""
+    paired = [a - b for a, b in zip(variant, base, strict=True)]
+    return statistics.mean(paired), T95[len(paired)] * statistics.stdev(paired) / math.sqrt(len(paired))
+
+
+def main(argv: list[str]) -> None:
+    """The command line: see --help."""
+    parser = cli.Parser(prog="python -m experiments.recipe", description=__doc__.splitlines()[0])
+    parser.add_argument("--text", required=True, help="tiny Shakespeare")
+    parser.add_argument("--seeds", type=int, default=5, choices=sorted(T95), help="runs of each variant")
+    parser.add_argument("--steps", type=int, default=None, help="steps a run; default: the config's")
+    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
+    parser.add_argument("--json", default=None, type=Path, help="a file for the losses; those in it are kept")
+    args = parser.parse_args(argv)
+    cli.set_up_process()
+    dataset = data.prepare(config.Data(path=args.text))
+    found: dict[str, list[float]] = {}
+    if args.json and args.json.is_file():
+        found = json.loads(args.json.read_text())
+    for name in args.only.split(","):
+        if name not in VARIANTS:
+            raise config.UserError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
+        if name not in found:
+            cfg = resolve(cli.read_config(CONFIG, VARIANTS[name]), dataset.tokenizer)
+            if args.steps:
+                cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_steps=args.steps))
+            found[name] = losses(cfg, dataset, list(range(args.seeds)))
+            if args.json:
+                args.json.write_text(json.dumps(found, indent=1))
+        line = f"{name:48} {statistics.mean(found[name]):.4f}  {' '.join(f'{x:.4f}' for x in found[name])}"
+        if name != "base" and "base" in found:
+            mean, half = difference(found[name], found["base"])
+            line += f"   {mean:+.4f} +- {half:.4f}"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,274 @@
+"""What a run costs before it runs: operations of the matrix products, and memory of a training step.
+
+Operations count a multiplication and an addition each, in matrix products alone, as PaLM (Chowdhery et al. 2022,
+appendix B) and nanoGPT count them: attention as the full T x T square, though a causal mask throws half of it away,
+and no elementwise work. "Model" operations are what the formula needs; "hardware" operations also have what a
+remat policy computes twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt import config, liveness, optim
+from jaxgpt.attention import uses_cudnn
+from jaxgpt.config import Config
+from jaxgpt.model import GPT
+from jaxgpt.steps import TrainState, make_train_step
+
+# --- operations of matrix products ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ForwardFlops:
+    """Operations a token of one pass over a full window, by what they are spent on."""
+
+    projections: int  # queries, keys, values, and the mix of the heads
+    attention: int  # scores and weighted values: the only part that grows with T
+    mlp: int
+    head: int  # the logits of all rows of the table, padding included
+
+    @property
+    def total(self) -> int:
+        return self.projections + self.attention + self.mlp + self.head
+
+
+def matmul_params(cfg: config.Model) -> int:
+    """Parameters that a token is multiplied with: no biases, no norms, no table that is only looked up in."""
+    heads = 2 * cfg.num_heads + 2 * cfg.kv_heads  # query and out; key and value
+    layer = cfg.d_model * heads * cfg.head_dim + (3 if cfg.gated else 2) * cfg.d_model * cfg.mlp_width
+    return cfg.num_layers * layer + cfg.d_model * cfg.table_rows
+
+
+def forward_flops(cfg: config.Model) -> ForwardFlops:
+    """Operations a token of a forward pass over windows of context_length tokens."""
+    layers, D, K = cfg.num_layers, cfg.d_model, cfg.head_dim
+    return ForwardFlops(
+        projections=layers * 2 * D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads),
+        attention=layers * 4 * cfg.num_heads * K * cfg.context_length,
+        mlp=layers * 2 * D * cfg.mlp_width * (3 if cfg.gated else 2),
+        head=2 * D * cfg.table_rows,
+    )
+
+
+def train_flops_per_token(cfg: config.Model) -> int:
+    """Model operations a token of a training step: 6 x matmul_params + 12 L H K T.
+
+    Three forward passes: the backward pass has two products of the same size for each of the forward's.
+    """
+    return 3 * forward_flops(cfg).total
+
+
+def train_flops_per_step(cfg: Config) -> int:
+    """Model operations of an optimizer step, all accumulation parts together; the optimizer's own apart."""
+    return train_flops_per_token(cfg.model) * cfg.data.batch_size * cfg.model.context_length
+
+
+# --- decoding -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """One more token for each of B rows, with a cache."""
+
+    flops: int  # operations
+    param_bytes: int  # read once, whatever B is
+    cache_bytes: int  # read for all rows together
+
+    def tokens_per_second(self, batch_size: int, bytes_per_second: float) -> float:
+        """The most that memory allows: every byte is read once a step and nothing else is waited for."""
+        return batch_size * bytes_per_second / (self.param_bytes + self.cache_bytes)
+
+
+def decode_cost(cfg: config.Model, batch_size: int, slots: int | None = None) -> DecodeCost:
+    """What one decoding step does with a cache of `slots` (context_length) tokens a row.
+
+    The cache is read whole: its size is static, the mask hides what is not filled. Parameters are float32 as they
+    are kept, whatever model.dtype computes in.
+    """
+    slots = cfg.context_length if slots is None else slots
+    per_token = 2 * matmul_params(cfg) + 4 * cfg.num_layers * cfg.num_heads * cfg.head_dim * slots
+    itemsize = jnp.dtype(cfg.dtype).itemsize
+    return DecodeCost(
+        flops=batch_size * per_token,
+        param_bytes=4 * matmul_params(cfg),
+        cache_bytes=batch_size * 2 * cfg.num_layers * slots * cfg.kv_heads * cfg.head_dim * itemsize,
+    )
+
+
+# --- a training step, abstractly ------------------------------------------------------------------------
+
+
+def abstract_params(cfg: config.Model) -> dict:
+    """`model.param_shapes` in a moment, however many layers: those after the second are like it."""
+    few = dataclasses.replace(cfg, num_layers=min(cfg.num_layers, 2))
+    tokens_BT = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    params = dict(
+        jax.eval_shape(GPT(few).init, jax.eval_shape(lambda: jax.random.key(0)), tokens_BT)["params"]
+    )
+    for layer in range(2, cfg.num_layers):
+        params[f"block_{layer}"] = params["block_1"]
+    return params
+
+
+def abstract_step(cfg: Config) -> tuple[Callable, tuple[Any, Any, Any]]:
+    """The train step of a config and its arguments (state, batch, key) as shapes: what train.py jits."""
+    model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
+    schedule = optim.make_schedule(cfg.optim, cfg.train.num_steps)
+    optimizer = optim.make_optimizer(cfg.optim, schedule)
+    step = make_train_step(
+        model, optimizer, schedule, cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
+    )
+    params = abstract_params(cfg.model)
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    batch = jax.ShapeDtypeStruct((cfg.data.batch_size, cfg.model.context_length + 1), jnp.int32)
+    return step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of a tree of arrays or shapes."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step on one device: params, opt_state and batch all the time, the rest at the peak."""
+
+    params: int
+    opt_state: int
+    batch: int
+    gradients: int
+    logits: int  # all that has one number for each token of the vocabulary, but parameters' shapes
+    activations: int  # all else that is alive then
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+    @property
+    def temporary(self) -> int:
+        """What the step allocates besides its arguments."""
+        return self.gradients + self.logits + self.activations
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one optimizer step takes, read off its trace. Operations are of matrix products."""
+
+    model_flops: int  # by formula
+    recomputed_flops: int  # what the remat policy computes a second time
+    optimizer_flops: int  # Muon's products
+    memory: Memory
+
+    @property
+    def hardware_flops(self) -> int:
+        return self.model_flops + self.recomputed_flops + self.optimizer_flops
+
+
+def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
+    """The cost of a step on a backend ("cpu", "gpu"; None: JAX's), without compiling or allocating anything.
+
+    A model of more than four layers is traced with two and with three: what a layer adds is the same for all
+    but the first. Accumulation is taken as one part of the batch and a second set of gradients.
+    """
+    backend = backend or jax.default_backend()
+    parts = cfg.train.grad_accumulation_steps
+    one = _changed(cfg, batch_size=cfg.data.batch_size // parts, grad_accumulation_steps=1)
+    layers = cfg.model.num_layers
+    counts = [layers] if layers <= 4 else [2, 3]
+    readings = [_read_step(_changed(one, num_layers=n), backend) for n in counts]
+
+    def at_full_depth(*values: int) -> int:
+        return values[0] if len(values) == 1 else values[0] + (layers - 2) * (values[1] - values[0])
+
+    flops, optimizer_flops = (at_full_depth(*(r.flops[i] for r in readings)) for i in range(2))
+    params, opt_state, batch = (at_full_depth(*(r.arguments[i] for r in readings)) for i in range(3))
+    phases = [
+        tuple(at_full_depth(*(r.phases[phase][kind] for r in readings)) for kind in range(3))
+        for phase in range(2)
+    ]
+    gradients, logits, activations = max(phases, key=sum)
+    model_flops = train_flops_per_step(cfg)
+    return StepCost(
+        model_flops=model_flops,
+        recomputed_flops=flops * parts - model_flops,
+        optimizer_flops=optimizer_flops,
+        memory=Memory(
+            params=params,
+            opt_state=opt_state,
+            batch=batch * parts,
+            gradients=gradients + (params if parts > 1 else 0),
+            logits=logits,
+            activations=activations,
+        ),
+    )
+
+
+_GROUP_OF = {
+    "batch_size": "data",
+    "num_layers": "model",
+    "grad_accumulation_steps": "train",
+    "remat": "train",
+}
+
+
+def _changed(cfg: Config, **fields: Any) -> Config:
+    for name, value in fields.items():
+        group = _GROUP_OF[name]
+        cfg = dataclasses.replace(cfg, **{group: dataclasses.replace(getattr(cfg, group), **{name: value})})
+    return cfg
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one trace shows. In each phase memory is linear in the number of layers."""
+
+    flops: tuple[int, int]  # of forward and backward; of the optimizer
+    arguments: tuple[int, int, int]  # bytes of params, opt_state, batch
+    phases: tuple[tuple[int, int, int], ...]  # bytes of gradients, logits, activations at each phase's peak
+
+
+def _read_step(cfg: Config, backend: str) -> _Reading:
+    # Fused attention is one operation without inner products; the formula counts those of the explicit one.
+    fused = uses_cudnn(cfg.model, cfg.train.attention)
+    explicit = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, attention="explicit"))
+    fuses_broadcasts = backend != "cpu"
+    step, abstract = abstract_step(explicit)
+    counted = program = liveness.trace(step, *abstract)
+    if backend == "cpu" and cfg.train.remat != "none":
+        # XLA's CPU backend moves what is computed twice to where it is computed first: time goes, memory stays.
+        program = liveness.trace(abstract_step(_changed(explicit, remat="none"))[0], *abstract)
+    elif fused:
+        program = liveness.trace(abstract_step(cfg)[0], *abstract)
+    state, batch, _ = abstract
+    # A gradient is told by its shape; on the way to the parameter's own it may be transposed or flat.
+    param_shapes = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1}
+    rows = {cfg.model.table_rows, cfg.model.vocab_size}
+
+    def kind(shape: tuple[int, ...]) -> int:
+        return 0 if tuple(sorted(shape)) in param_shapes else 1 if rows.intersection(shape) else 2
+
+    # Two peaks: while the last layer's backward pass still finds all activations; and once few are left.
+    last = f"block_{cfg.model.num_layers - 1}/"
+    middle = max((i for i, op in enumerate(program.operations) if last in op.scope + "/"), default=0)
+    peaks = [(-1, (0, 0, 0)), (-1, (0, 0, 0))]
+    for i, alive in enumerate(liveness.alive(program, fuses_broadcasts)):
+        phase = int(i > middle)
+        if alive.total > peaks[phase][0]:
+            found = [0, 0, alive.transient]
+            for shape, size in alive.values():
+                found[kind(shape)] += size
+            peaks[phase] = (alive.total, tuple(found))
+    in_model = sum(op.flops for op in counted.operations if "jvp(" in op.scope)
+    return _Reading(
+        flops=(in_model, counted.flops - in_model),
+        arguments=(tree_bytes(state.params), tree_bytes(state.opt_state), tree_bytes(batch)),
+        phases=tuple(found for _, found in peaks),
+    )

@@ -1,0 +1,320 @@
+"""What a traced program costs, read off its jaxpr: nothing is compiled, nothing is allocated.
+
+`read` inlines the calls in a jaxpr; the `Program` that it gives counts the operations of its matrix products,
+and the bytes that are alive at each point once the compiler has fused what it fuses. The rules of fusion are few
+and the same for every program:
+
+- Views (reshape, transpose, ...) take no memory.
+- Matrix products, reductions, gathers, scatters, loops, and transcendental functions with several uses write
+  their result to memory; so does whatever such an operation other than a reduction reads.
+- Other elementwise results are computed again wherever they are used; what they are made of stays alive for them.
+- What a broadcast blows up is never written where `fuses_broadcasts` (GPU), and is written where it is used
+  several times elsewhere (CPU: the kernels for its reductions take whole arrays).
+- An elementwise result takes the place of an operand of the same size that nobody else will read.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+_VIEWS = set("reshape transpose squeeze expand_dims copy copy_p stop_gradient sharding_constraint".split())
+_TRANSCENDENTAL = set(
+    "exp exp2 log log1p expm1 tanh erf erf_inv erfc logistic pow sqrt rsqrt cbrt sin cos div".split()
+)
+_REDUCTIONS = set("reduce_sum reduce_max reduce_min reduce_and reduce_or reduce_prod argmax argmin".split())
+_ELEMENTWISE = set(
+    "add sub mul neg sign floor ceil round max min abs integer_pow square select_n convert_element_type "
+    "broadcast_in_dim iota eq ne lt le gt ge and or xor not is_finite clamp rem shift_left nextafter "
+    "shift_right_logical shift_right_arithmetic bitcast_convert_type add_any rev pad slice "
+    "reduce_precision copy_start empty full pvary".split()
+)
+_KEEPS_ZERO = set("broadcast_in_dim convert_element_type square neg mul".split())
+_LOOPS = {"scan", "while", "cond"}
+
+
+@dataclass
+class Operation:
+    """One primitive with what it reads and writes, by number; `scope` is where in the model it stands."""
+
+    name: str
+    inputs: list[int]
+    outputs: list[int]
+    scope: str
+    flops: int = 0  # of matrix products, those in a loop's body included
+    transient: int = 0  # bytes: the most that a loop's body holds
+
+
+@dataclass
+class Program:
+    """A jaxpr without its calls. Values are numbered; an argument's number is its place in the arguments."""
+
+    operations: list[Operation] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    num_arguments: int = 0
+    results: list[int] = field(default_factory=list)
+
+    @property
+    def flops(self) -> int:
+        """Operations of matrix products: 2 for each multiplication."""
+        return sum(op.flops for op in self.operations)
+
+
+def read(closed: core.ClosedJaxpr) -> Program:
+    """The program of a jaxpr (as of jax.make_jaxpr), without what its results do not need."""
+    program, seen, zeros = Program(), {}, set()
+
+    def new(aval: Any) -> int:
+        program.shapes.append(tuple(aval.shape))
+        # A key's dtype has no itemsize of its own: 4 words at most, nothing next to the rest.
+        itemsize = aval.dtype.itemsize if isinstance(aval.dtype, np.dtype) else 16
+        program.bytes.append(math.prod(aval.shape) * itemsize)
+        return len(program.bytes) - 1
+
+    def walk(jaxpr: core.Jaxpr, names: dict[Any, int], scope: str) -> None:
+        def number(atom: Any) -> int | None:
+            return None if _is_literal(atom) else names[atom]
+
+        for var in jaxpr.constvars:
+            names.setdefault(var, new(var.aval))
+        for eqn in jaxpr.eqns:
+            name = eqn.primitive.name
+            inputs = [n for n in map(number, eqn.invars) if n is not None]
+            here = f"{scope}/{eqn.source_info.name_stack}"
+            inner = [] if name in _LOOPS else list(_jaxprs(eqn.params))
+            if len(inner) == 1:
+                body = getattr(inner[0], "jaxpr", inner[0])
+                given = list(eqn.invars)[-len(body.invars) :] if body.invars else []
+                inner_names = {}
+                for var, atom in zip(body.invars, given, strict=True):
+                    n = number(atom)
+                    inner_names[var] = new(var.aval) if n is None else n
+                walk(body, inner_names, here)
+                for out, atom in zip(eqn.outvars, body.outvars, strict=True):
+                    names[out] = new(out.aval) if _is_literal(atom) else inner_names[atom]
+                continue
+            same_size = eqn.invars and eqn.outvars[0].aval.size == getattr(eqn.invars[0].aval, "size", -1)
+            view = name in _VIEWS or (name == "broadcast_in_dim" and same_size)
+            if view and inputs:
+                names[eqn.outvars[0]] = inputs[0]
+                continue
+            if name in ("add", "add_any") and eqn.outvars[0].aval.shape == eqn.invars[0].aval.shape:
+                others = [n for n in inputs if n not in zeros]
+                if len(others) == 1 and len(inputs) == 2:  # x + 0, as of a real number's imaginary part
+                    names[eqn.outvars[0]] = others[0]
+                    continue
+            op = Operation(name, inputs, [], here)
+            same = None  # what would make it equal to an earlier one, which the compiler merges it with
+            if name in _ELEMENTWISE | _TRANSCENDENTAL | _REDUCTIONS and len(inputs) == len(eqn.invars):
+                same = (name, tuple(inputs), eqn.outvars[0].aval.shape, str(eqn.params))
+            if same in seen:
+                names[eqn.outvars[0]] = seen[same]
+                continue
+            for out in eqn.outvars:
+                names[out] = new(out.aval)
+                op.outputs.append(names[out])
+            if same is not None:
+                seen[same] = op.outputs[0]
+            of_zeros = all(a.val is not None and not np.any(a.val) for a in eqn.invars if _is_literal(a))
+            if name in _KEEPS_ZERO and eqn.invars and of_zeros and zeros.issuperset(inputs):
+                zeros.update(op.outputs)
+            if name == "dot_general":
+                op.flops = _matmul_flops(eqn)
+            for body in _jaxprs(eqn.params) if name in _LOOPS else ():
+                part = read(body)
+                op.flops += part.flops * (eqn.params["length"] if name == "scan" else 1)
+                # Broadcasts are small in the loops that a step has; their bodies are taken as a GPU's.
+                op.transient = max(op.transient, peak_bytes(part, fuses_broadcasts=True))
+            program.operations.append(op)
+
+    names = {var: new(var.aval) for var in closed.jaxpr.invars}
+    program.num_arguments = len(names)
+    walk(closed.jaxpr, names, "")
+    program.results = [names[v] for v in closed.jaxpr.outvars if not _is_literal(v)]
+    _drop_unused(program)
+    return program
+
+
+def _is_literal(atom: Any) -> bool:
+    return isinstance(atom, core.Literal)
+
+
+def _jaxprs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
+    """The programs among a primitive's parameters (the body of a call or loop)."""
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr", "branches"):
+        value = params.get(key)
+        for one in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(one, core.Jaxpr | core.ClosedJaxpr):
+                yield core.ClosedJaxpr(one, ()) if isinstance(one, core.Jaxpr) else one
+
+
+def _matmul_flops(eqn: Any) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    return 2 * eqn.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+
+
+def _drop_unused(program: Program) -> None:
+    needed, kept = set(program.results), []
+    for op in reversed(program.operations):
+        if needed.intersection(op.outputs):
+            needed.update(op.inputs)
+            kept.append(op)
+    program.operations = kept[::-1]
+
+
+@dataclass
+class Alive:
+    """What is in memory while an operation runs, arguments not counted."""
+
+    total: int  # bytes
+    transient: int  # bytes of it that a loop's body holds
+    _sizes: list[int]
+    _shapes: list[tuple[int, ...]]
+    _numbers: set[int]
+
+    def values(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """(shape, bytes) of each array."""
+        return ((self._shapes[n], self._sizes[n]) for n in self._numbers)
+
+
+def peak_bytes(program: Program, fuses_broadcasts: bool) -> int:
+    """The most bytes of temporaries that are alive at once."""
+    return max((at.total for at in alive(program, fuses_broadcasts)), default=0)
+
+
+def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
+    """What is alive while each operation runs. Results are written over arguments, as in a donating step."""
+    ops, size = program.operations, list(program.bytes)
+    count = [math.prod(shape) for shape in program.shapes]
+    users: dict[int, list[Operation]] = {}
+    for op in ops:
+        for value in set(op.inputs):
+            users.setdefault(value, []).append(op)
+    results = set(program.results)
+
+    expanded: set[int] = set()  # made of nothing but broadcasts from something smaller
+    for op in ops:
+        largest = max((count[n] for n in op.inputs if n not in expanded), default=0)
+        if op.name in _ELEMENTWISE and (largest < count[op.outputs[0]] or expanded.issuperset(op.inputs)):
+            expanded.update(op.outputs)
+
+    written: dict[int, bool] = {}
+    into_reduction: set[int] = set()  # what a reduction computes on the way
+    readers: dict[int, int] = {}  # how many operations compute it again where it is fused
+    for op in reversed(ops):
+        for out in op.outputs:
+            uses = users.get(out, [])
+            if any(
+                u.name in _REDUCTIONS or (not written[u.outputs[0]] and u.outputs[0] in into_reduction)
+                for u in uses
+            ):
+                into_reduction.add(out)
+            taken_whole = (
+                not fuses_broadcasts and out in into_reduction and (out in expanded or len(uses) > 1)
+            )
+            readers[out] = sum(1 if written[u.outputs[0]] else max(1, readers[u.outputs[0]]) for u in uses)
+            written[out] = taken_whole or _is_written(op, uses, readers[out])
+
+    # For a value that is fused into its users: what it is made of. For one in memory: itself.
+    roots: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(program.num_arguments)}
+    shapes = list(program.shapes)
+    born: dict[int, int] = {}
+    copies: dict[tuple[int, int], int] = {}  # (value, count) -> the same value blown up to so many
+    reads: list[frozenset[int]] = []
+    for i, op in enumerate(ops):
+        inputs = list(op.inputs)
+        if (
+            not fuses_broadcasts
+            and op.outputs[0] in into_reduction
+            and op.name in _ELEMENTWISE | _TRANSCENDENTAL
+        ):
+            full = count[op.outputs[0]]
+            for n in op.inputs:
+                if 1 < count[n] < full:
+                    copy = copies.get((n, full))
+                    if copy is None:
+                        copy = copies[n, full] = len(size)
+                        size.append(size[n] // count[n] * full)
+                        shapes.append(shapes[op.outputs[0]])
+                        roots[copy], born[copy] = frozenset([copy]), born.get(n, 0)
+                    inputs.append(copy)
+        parts = frozenset().union(*(roots.get(n, frozenset()) for n in inputs))
+        for out in op.outputs:
+            born[out] = i
+            roots[out] = frozenset([out]) if written[out] or out in results else parts
+        reads.append(parts)
+
+    last_use: dict[int, int] = {}
+    for i, op in enumerate(ops):
+        # A fused operation reads nothing by itself: who uses it reads what it is made of.
+        if any(written[n] or n in results for n in op.outputs):
+            for n in reads[i]:
+                last_use[n] = i
+    # An argument that another result reads than the one written over it is copied before all else (CPU), and
+    # its own place holds temporaries of its size, or half of it, until then.
+    copied: set[int] = set()
+    if not fuses_broadcasts:
+        written_over = dict(zip(program.results, range(program.num_arguments), strict=False))
+        for i, op in enumerate(ops):
+            for out in results.intersection(op.outputs):
+                copied |= {n for n in reads[i] if n < program.num_arguments and n != written_over.get(out)}
+    free = sorted(size[n] for n in copied)
+
+    begins: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    for n, i in last_use.items():
+        if n not in results and (n >= program.num_arguments or n in copied):
+            begins.setdefault(born.get(n, 0), []).append(n)
+            ends.setdefault(i, []).append(n)
+
+    live, there = 0, set()
+    lodgers: dict[int, int] = {}  # value -> bytes of the place that it has
+    for i, op in enumerate(ops):
+        dying = [n for n in ends.get(i, ()) if n in there or n in lodgers]
+        in_place = op.name in _ELEMENTWISE or op.name in _TRANSCENDENTAL or op.name.startswith("scatter")
+        for n in begins.get(i, ()):
+            same = next((d for d in dying if in_place and size[d] == size[n]), None)
+            if same is not None:
+                dying.remove(same)
+                if same in lodgers:
+                    bisect.insort(free, lodgers.pop(same))
+                else:
+                    there.remove(same)
+                    live -= size[same]
+            place = bisect.bisect_left(free, size[n])
+            if n not in copied and place < len(free) and free[place] <= 2 * size[n]:
+                lodgers[n] = free.pop(place)
+                continue
+            there.add(n)
+            live += size[n]
+        yield Alive(live + op.transient, op.transient, size, shapes, there)
+        for n in dying:
+            if n in lodgers:
+                bisect.insort(free, lodgers.pop(n))
+            else:
+                there.remove(n)
+                live -= size[n]
+
+
+def _is_written(op: Operation, uses: list[Operation], readers: int) -> bool:
+    """Whether the compiler writes this result to memory, by the rules at the top."""
+    if op.name not in _ELEMENTWISE and (op.name not in _TRANSCENDENTAL or readers > 1):
+        return True
+    if op.name == "iota" or not uses:
+        return False
+    strict = [u for u in uses if u.name not in _ELEMENTWISE | _TRANSCENDENTAL | _REDUCTIONS]
+    return bool(strict) or (len(uses) > 1 and any(u.name in _REDUCTIONS for u in uses))
+
+
+def trace(function: Callable, *abstract: Any) -> Program:
+    """The program of a function at arguments given as shapes."""
+    return read(jax.make_jaxpr(function)(*abstract))

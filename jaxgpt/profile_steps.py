@@ -1,0 +1,57 @@
+"""A trace of a few training steps: where the time goes on the host and on the device.
+
+It is written to the folder `profile` of a run, for TensorBoard (`tensorboard --logdir runs/char/profile`) and, as
+`perfetto_trace.json.gz`, for https://ui.perfetto.dev.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jaxgpt.config import UserError
+
+
+class ProfileSteps:
+    """The steps START to STOP - 1 of `START:STOP`, traced. With the spec None it does nothing.
+
+    The loop calls `at(step)` before it dispatches that step (counted from 0), and `close()` at its end. Choose
+    steps past the first dispatch, which compiles.
+    """
+
+    def __init__(self, spec: str | None, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.start, self.stop = (None, None) if spec is None else _parse(spec)
+        self._running = False
+
+    def at(self, step: int) -> None:
+        """Start or stop the trace where this step is the one. Dispatches of several steps may jump over it."""
+        if self.start is None or self.stop is None:
+            return
+        import jax
+
+        if self._running and step >= self.stop:
+            self.close()
+        elif not self._running and self.start <= step < self.stop:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
+            self._running = True
+
+    def close(self) -> None:
+        """Write the trace, if one is running; steps that are still under way on the device are waited for."""
+        if not self._running:
+            return
+        import jax
+
+        jax.effects_barrier()
+        # A small result of our own comes after all that the device was given before it.
+        jax.block_until_ready(jax.device_put(0) + 1)
+        jax.profiler.stop_trace()
+        self._running, self.start = False, None
+
+
+def _parse(spec: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+):(\d+)", spec.strip())
+    if match is None or int(match[1]) >= int(match[2]):
+        raise UserError(f"--profile_steps={spec}: give START:STOP with START below STOP, such as 10:15")
+    return int(match[1]), int(match[2])
