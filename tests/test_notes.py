@@ -147,7 +147,7 @@ def test_512_dimensions_are_split_into_8_heads_of_64():
     for name in ("query", "key", "value"):
         assert attention[name]["kernel"].shape == (512, 8, 64)
     assert attention["out"]["kernel"].shape == (8, 64, 512)
-    change, (keys, values) = jax.eval_shape(
+    change, (keys, values), _ = jax.eval_shape(
         lambda x, positions: model.Attention(cfg).init_with_output(jax.random.key(0), x, positions)[0],
         jax.ShapeDtypeStruct((2, 6, 512), jnp.float32),
         jax.ShapeDtypeStruct((2, 6), jnp.int32),
@@ -208,8 +208,8 @@ def test_a_block_adds_two_changes_to_its_input(params):
     """x + f(x): a layer only has to learn the delta."""
     block = params["block_0"]
     x_BTD = embed(CFG, params, TOKENS)
-    output_BTD, _ = model.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
-    attention_change_BTD, _ = model.Attention(CFG).apply(
+    output_BTD, _, _ = model.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
+    attention_change_BTD, _, _ = model.Attention(CFG).apply(
         {"params": block["attention"]}, layernorm(x_BTD, block["attention_norm"]), POSITIONS
     )
     between_BTD = x_BTD + np.asarray(attention_change_BTD)
@@ -225,7 +225,7 @@ def test_a_block_whose_changes_are_zero_hands_its_input_on(params):
     block["attention"]["out"] = jax.tree.map(jnp.zeros_like, block["attention"]["out"])
     block["mlp"]["down"] = jax.tree.map(jnp.zeros_like, block["mlp"]["down"])
     x_BTD = embed(CFG, params, TOKENS)
-    output_BTD, _ = model.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
+    output_BTD, _, _ = model.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
     np.testing.assert_array_equal(output_BTD, x_BTD)
 
 
@@ -235,7 +235,7 @@ def test_original_plus_mlp_output_is_the_result():
     cfg = dataclasses.replace(CFG, d_model=4, num_heads=1)
     block = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), model.param_shapes(cfg)["block_0"])
     block["mlp"]["down"]["bias"] = jnp.asarray(mlp_output, jnp.float32)
-    result, _ = model.Block(cfg).apply(
+    result, _, _ = model.Block(cfg).apply(
         {"params": block}, original.astype(np.float32)[None, None], np.array([[0]])
     )
     np.testing.assert_allclose(result[0, 0], [1.3, 0.4, 1.1, 1.5], rtol=1e-6)

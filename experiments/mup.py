@@ -1,0 +1,116 @@
+"""Does the best learning rate stand still when the model grows? AdamW with and without muP.
+
+    python -m experiments.mup --text tinyshakespeare.txt [--widths 64,128,256,512] [--steps 100] [--json FILE]
+
+Two layers, heads of 32, context 64, batch 4; a warm-up of 10 steps, then a constant rate, the same windows for all. The
+score is the mean training loss of the last 20 steps (no window comes twice), averaged over the seeds; the best rate is
+the top of a parabola through the lowest three scores, in powers of two.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt import batches, cli, config, data, optim, steps
+from jaxgpt.model import GPT
+
+BASE_WIDTH = 64
+POWERS = range(-10, -2)  # of two: the rates that are tried
+LAST = 20  # steps whose losses count
+
+
+def make_config(parametrization: str, width: int, vocab_size: int) -> config.Config:
+    """The model and optimizer of one curve."""
+    values = {
+        "model": {
+            "vocab_size": vocab_size, "context_length": 64, "d_model": width, "num_layers": 2,
+            "num_heads": width // 32, "use_bias": False, "init": "fan_in", "zero_init": True, "tie_embeddings": False,
+        },
+        "data": {"batch_size": 4},
+        "optim": {
+            "parametrization": parametrization, "mup_base_width": BASE_WIDTH, "b2": 0.95, "weight_decay": 0.0,
+            "schedule": "constant", "warmup_steps": 10,
+        },
+    }  # fmt: skip
+    return config.from_config_dict(values)
+
+
+def scores(cfg: config.Config, ids: np.ndarray, num_steps: int, seeds: list[int]) -> list[float]:
+    """The score at each rate of POWERS. The rate is an argument of the step: one program for all."""
+    model = GPT(cfg.model)
+    shape = optim.make_schedule(cfg.optim, num_steps)
+
+    def optimizer(rate):
+        return optim.make_optimizer(cfg.optim, lambda step: rate * shape(step) / cfg.optim.learning_rate)
+
+    @jax.jit
+    def step(state, batch, key, rate):
+        return steps.make_train_step(model, optimizer(rate), shape)(state, batch, key)
+
+    found = []
+    for power in POWERS:
+        losses = []
+        for seed in seeds:
+            key = jax.random.key(seed)
+            state = steps.init_state(model, optimizer(1.0), key)
+            for at in range(num_steps):
+                batch = batches.batch_at(
+                    ids,
+                    at,
+                    seed=seed,
+                    batch_size=cfg.data.batch_size,
+                    context_length=cfg.model.context_length,
+                )
+                state, metrics = step(state, batch, key, jnp.float32(2.0**power))
+                losses.append(metrics["loss"])
+        by_seed = np.array(losses).reshape(len(seeds), num_steps)
+        found.append(float(by_seed[:, -LAST:].mean()))
+    return found
+
+
+def best_power(found: list[float]) -> float:
+    """Where a parabola through the lowest score and its neighbours has its lowest point."""
+    i = int(np.nanargmin(found))
+    if i in (0, len(found) - 1):
+        return float(POWERS[i])
+    a, b, c = found[i - 1 : i + 2]
+    return POWERS[i] + 0.5 * (a - c) / (a - 2 * b + c)
+
+
+def main(argv: list[str]) -> None:
+    """The command line: see --help."""
+    parser = cli.Parser(prog="python -m experiments.mup", description=__doc__.splitlines()[0])
+    parser.add_argument("--text", required=True, help="a text, such as tiny Shakespeare")
+    parser.add_argument("--widths", default="64,128,256,512", help="values of d_model, multiples of 32")
+    parser.add_argument("--steps", type=int, default=100, help="steps a run")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each rate")
+    parser.add_argument("--json", default=None, type=Path, help="a file for the scores")
+    args = parser.parse_args(argv)
+    cli.set_up_process()
+    dataset = data.prepare(config.Data(path=args.text))
+    widths = [int(width) for width in args.widths.split(",")]
+    result: dict[str, dict[int, list[float]]] = {}
+    for parametrization in ("standard", "mup"):
+        print(f"{parametrization:>9}  " + "  ".join(f"  2^{power:<3}" for power in POWERS) + "  best rate")
+        result[parametrization] = {}
+        for width in widths:
+            cfg = make_config(parametrization, width, dataset.tokenizer.vocab_size)
+            found = scores(cfg, np.asarray(dataset.train.ids), args.steps, list(range(args.seeds)))
+            result[parametrization][width] = found
+            best = best_power(found)
+            print(f"{width:>9}  " + "  ".join(f"{x:7.3f}" for x in found) + f"  2^{best:.2f}", flush=True)
+        bests = [best_power(found) for found in result[parametrization].values()]
+        slope = np.polyfit(np.log2(widths), bests, 1)[0] if len(widths) > 1 else math.nan
+        print(f"{'':9}  the best rate goes with width^{slope:.2f}")
+    if args.json:
+        args.json.write_text(json.dumps({"powers": list(POWERS), **result}, indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main)
