@@ -139,7 +139,7 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
         return np.stack([cut(ids, at * count + i, **settings) for i in range(count)])
 
     began = time.perf_counter()
-    state = jax.block_until_ready(jax.jit(lambda key: init_state(model, optimizer, key))(key))
+    state = jax.block_until_ready(init_state(model, optimizer, key))
     init_seconds = time.perf_counter() - began
     num_params = count_params(state.params)
 
@@ -363,6 +363,7 @@ def main(argv: list[str]) -> None:
         for value in values
     ]  # fmt: skip
 
+    cli.keep_freed_memory()  # as training has it; but no cache of compiled programs, whose time is wanted
     say = (lambda _: None) if args.json == "-" else (lambda text: print(text, flush=True))
     limits = machine(configs[0].model.dtype)
     say(f"{limits['device']}, jax {limits['jax']}, {file}")

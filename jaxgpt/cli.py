@@ -98,11 +98,11 @@ def step(text: str) -> int | str:
 
 def set_up_process() -> None:
     """What every command wants of its process, before JAX starts: see the two functions."""
-    _keep_freed_memory()
+    keep_freed_memory()
     _enable_compilation_cache()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what is freed instead of giving it back to the kernel.
 
     XLA's CPU backend allocates a step's buffers anew each time. Given back and fetched again, page by page, they

@@ -43,7 +43,7 @@ class Model:
     logit_softcap: float = 0.0  # logits are kept within +- this by a tanh; 0: off
     use_bias: bool = True  # in linear layers and in the norms
     tie_embeddings: bool = True  # the output head is the transposed embedding table
-    init: Literal["gpt2", "fan_in"] = "gpt2"  # how matrices and tables start, see initial.py
+    init: Literal["gpt2", "fan_in"] = "gpt2"  # how matrices and tables start, see model.initial_std
     zero_init: bool = False  # what writes to the residual stream, and an untied head, start at 0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; params and softmax stay float32
 
