@@ -13,7 +13,7 @@ from jaxgpt import checkpoint, cli, records, tokenizers
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT, count_params, init_params
 from jaxgpt.preflight import check_memory
-from jaxgpt.train import Trainer, resolve, train
+from jaxgpt.train import Trainer, main, resolve, train
 from tests.runs import metrics, small_config, write_text
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -182,3 +182,20 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
         small["data.vocab_size"] = "270"
     result = train(cli.read_config(str(file), small), tmp_path / "run")
     assert int(result.state.step) == 1 and math.isfinite(result.valid_loss)
+
+
+def test_a_dry_run_says_what_the_run_would_be_and_writes_no_run(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cfg = small_config(text, train__num_steps=60)
+    (tmp_path / "tiny.py").write_text(
+        "from pathlib import Path\n"
+        "from jaxgpt.config import to_config_dict\n"
+        "from tests.runs import small_config\n"
+        f"def get_config(): return to_config_dict(small_config(Path({str(text)!r}), train__num_steps=60))\n"
+    )
+    main(["--config", "tiny.py", "--dry_run"])
+    said = capsys.readouterr().out
+    params = init_params(GPT(Trainer(cfg, tmp_path / "run").cfg.model), jax.random.key(0))
+    assert f"{count_params(params):,}" in said
+    assert "token_embedding/embedding" in said and "64 a step x 60 steps" in said
+    assert not (tmp_path / "runs").exists()
