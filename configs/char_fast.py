@@ -18,11 +18,9 @@ def get_config():
     config.model.norm = "rmsnorm_plain"
     config.model.qk_norm = True
     config.model.attention_scale = 0.3
-    config.model.logit_softcap = 15.0
     config.model.use_bias = False
     config.model.tie_embeddings = False
     config.model.init = "fan_in"
-    config.model.zero_init = True
     config.data.corpus = "shakespeare"
     config.data.tokenizer = "char"
     config.data.batch_size = 12
@@ -30,6 +28,7 @@ def get_config():
     config.optim.learning_rate = 2e-2
     config.optim.muon_learning_rate = 3e-2
     config.optim.muon_momentum = 0.9
+    config.optim.muon_iterations = 4
     config.optim.b1 = 0.8
     config.optim.b2 = 0.95
     config.optim.weight_decay = 0.0
@@ -37,7 +36,7 @@ def get_config():
     config.optim.schedule = "linear"
     config.optim.warmup_steps = 15
     config.optim.final_learning_rate = 4e-4
-    config.train.num_steps = 250
+    config.train.num_steps = 240
     config.train.eval_every = 0
     config.train.eval_batch_size = 64
     config.train.checkpoint_every = 0

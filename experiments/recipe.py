@@ -1,4 +1,4 @@
-"""What each ingredient of configs/char_fast.py is worth: the recipe, and the recipe with one thing changed.
+"""What each ingredient of configs/char_fast.py is worth: the full recipe, and that with one thing changed.
 
     python -m experiments.recipe --text tinyshakespeare.txt [--seeds 5] [--only base,adamw] [--json FILE]
 
@@ -23,7 +23,9 @@ from jaxgpt.model import GPT
 from jaxgpt.train import resolve
 
 CONFIG = "configs/char_fast.py"
-# What is changed, and the fields that change it.
+# The recipe before anything was taken out of it: the config, and what turned out to be within the noise.
+FULL = {"model.logit_softcap": "15", "model.zero_init": "true"}
+# What is changed of that, and the fields that change it.
 VARIANTS = {
     "base": {},
     "AdamW for Muon (rate 0.004)": {
@@ -42,6 +44,7 @@ VARIANTS = {
     "no cap on the logits": {"model.logit_softcap": "0"},
     "momentum 0.95 for 0.9": {"optim.muon_momentum": "0.95"},
     "4 Newton-Schulz steps for 5": {"optim.muon_iterations": "4"},
+    "neither a cap nor zeros: the config": {"model.logit_softcap": "0", "model.zero_init": "false"},
     "with value residuals": {"model.value_residual": "true"},
     "with embedding residuals": {"model.embedding_residual": "true"},
 }
@@ -93,7 +96,7 @@ def main(argv: list[str]) -> None:
         if name not in VARIANTS:
             raise config.UserError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
         if name not in found:
-            cfg = resolve(cli.read_config(CONFIG, VARIANTS[name]), dataset.tokenizer)
+            cfg = resolve(cli.read_config(CONFIG, FULL | VARIANTS[name]), dataset.tokenizer)
             if args.steps:
                 cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_steps=args.steps))
             found[name] = losses(cfg, dataset, list(range(args.seeds)))
