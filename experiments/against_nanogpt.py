@@ -192,10 +192,11 @@ def take_turns(contenders: dict[str, Contender], count: int, rounds: int) -> dic
     return seconds
 
 
-def compare_steps(nanogpt: Path, torch_python: str, rounds: int) -> dict:
+def compare_steps(nanogpt: Path, torch_python: str, rounds: int, shapes: list[str]) -> dict:
     """Milliseconds a training step, and seconds until the first two are done."""
     result = {}
-    for name, shape in SHAPES.items():
+    for name in shapes:
+        shape = SHAPES[name]
         contenders = {
             "nanoGPT, eager": Contender(torch_python, NANOGPT_STEP, nanogpt, "eager", *shape),
             "nanoGPT, torch.compile": Contender(torch_python, NANOGPT_STEP, nanogpt, "compile", *shape),
@@ -215,11 +216,13 @@ def compare_steps(nanogpt: Path, torch_python: str, rounds: int) -> dict:
     return result
 
 
-def compare_decoding(nanogpt: Path, torch_python: str, rounds: int, tokens: int = 1000) -> dict:
+def compare_decoding(
+    nanogpt: Path, torch_python: str, rounds: int, shapes: list[str], tokens: int = 1000
+) -> dict:
     """Tokens a second for one text of 1,000 tokens; transformers with room for all, the others at their context."""
     result = {}
-    for name, shape in SHAPES.items():
-        shape = (*shape[:3], 256, 1)
+    for name in shapes:
+        shape = (*SHAPES[name][:3], 256, 1)
         contenders = {
             "nanoGPT": Contender(torch_python, NANOGPT_DECODE, nanogpt, "nanogpt", *shape),
             "transformers": Contender(torch_python, NANOGPT_DECODE, nanogpt, "transformers", *shape),
@@ -284,6 +287,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--text", type=Path, help="tiny Shakespeare, for the part loss")
     parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has PyTorch")
     parser.add_argument("--part", choices=["step", "loss", "decode"], default="step")
+    parser.add_argument("--shape", choices=list(SHAPES), default=None, help="default: both")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     args = parser.parse_args(argv)
     if not (args.nanogpt / "model.py").is_file():
@@ -295,7 +299,9 @@ def main(argv: list[str]) -> None:
         result = compare_time_to_loss(nanogpt, args.torch_python, args.text.absolute(), args.rounds)
     else:
         compare = {"step": compare_steps, "decode": compare_decoding}[args.part]
-        result = compare(nanogpt, args.torch_python, args.rounds)
+        result = compare(
+            nanogpt, args.torch_python, args.rounds, [args.shape] if args.shape else list(SHAPES)
+        )
     print(json.dumps(result, indent=1))
 
 

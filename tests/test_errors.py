@@ -250,7 +250,9 @@ CASES = [
     # Values
     case("width and heads", f"{NEW} --config.model.num_heads=3", "model.d_model=16", "multiple", "model.num_heads=3"),
     case("activation", f"{NEW} --config.model.activation=swish", "'swish'", "relu, gelu, gelu_tanh"),
-    case("position", f"{NEW} --config.model.position=rotary", "'rotary'", "learned, sinusoidal, none"),
+    case("cudnn without a GPU", f"{NEW} --config.model.dtype=bfloat16 --config.model.d_model=16 --config.model.num_heads=2 --config.model.dropout_rate=0 --config.train.attention=cudnn", "needs an NVIDIA GPU", "'explicit'"),
+    case("profile steps", f"{NEW} --profile_steps 15:10", "--profile_steps=15:10", "START below STOP"),
+    case("position", f"{NEW} --config.model.position=alibi", "'alibi'", "learned, sinusoidal, rotary, none"),
     case("norm", f"{NEW} --config.model.norm=batchnorm", "'batchnorm'", "layernorm, rmsnorm"),
     case("schedule", f"{NEW} --config.optim.schedule=step", "'step'", "cosine, linear, constant, wsd"),
     case("optimizer", f"{NEW} --config.optim.name=sgdd", "optim.name='sgdd'", "adamw"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -296,7 +297,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tokenizers.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match=r"cannot write .*tokenizer\.json: No space left") as error:
         tokenizers.save(WORD, path)
     one_line(error)

@@ -176,7 +176,7 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
         "model.context_length": "8", "model.d_model": "16", "model.num_layers": "1", "model.num_heads": "2",
         "data.path": str(text), "data.corpus": "", "data.valid_fraction": "0.1", "data.batch_size": "4",
         "train.num_steps": "1", "train.grad_accumulation_steps": "2", "train.eval_batch_size": "2",
-        "train.eval_tokens": "32", "train.sample_tokens": "0",
+        "train.eval_tokens": "32", "train.sample_tokens": "0", "train.loss_chunk": "4",
     }  # fmt: skip
     if file.stem == "bpe":
         small["data.vocab_size"] = "270"
