@@ -122,9 +122,8 @@ class Attention(nn.Module):
         q_BTHK = dense(cfg, "query", cfg.num_heads, cfg.head_dim)(x_BTD)
         k_BTGK = dense(cfg, "key", cfg.kv_heads, cfg.head_dim)(x_BTD)
         v_BTGK = own_values = dense(cfg, "value", cfg.kv_heads, cfg.head_dim)(x_BTD)
-        if (
-            cfg.qk_norm
-        ):  # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck
+        if cfg.qk_norm:
+            # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck.
             q_BTHK, k_BTGK = normalize(q_BTHK, False), normalize(k_BTGK, False)
         if cfg.position == "rotary":
             q_BTHK, k_BTGK = (

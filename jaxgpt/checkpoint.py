@@ -1,8 +1,8 @@
 """Checkpoints: a run's state, config and tokenizer in one place, written while training goes on.
 
 A checkpoint is one step's folder, RUN/checkpoints/<step>, with three items: `params`, `opt_state` and `meta`
-(step, config, tokenizer, checksums; JSON), and `averaged` where it is an average of the params that is used. Orbax writes it under another name and renames it when it is
-whole, so a killed process leaves no half checkpoint that looks like one.
+(step, config, tokenizer, checksums; JSON), and a fourth, `averaged`, where an average of the params is what is used.
+Orbax writes it under another name and renames it when it is whole, so a killed process leaves no half checkpoint that looks like one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxgpt import config, liveness, optim
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config
-from jaxgpt.model import GPT
+from jaxgpt.model import GPT, param_shapes
 from jaxgpt.steps import TrainState, make_train_step
 
 # --- operations of matrix products ----------------------------------------------------------------------
@@ -108,10 +108,7 @@ def decode_cost(cfg: config.Model, batch_size: int, slots: int | None = None) ->
 def abstract_params(cfg: config.Model) -> dict:
     """`model.param_shapes` in a moment, however many layers: those after the second are like it."""
     few = dataclasses.replace(cfg, num_layers=min(cfg.num_layers, 2))
-    tokens_BT = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    params = dict(
-        jax.eval_shape(GPT(few).init, jax.eval_shape(lambda: jax.random.key(0)), tokens_BT)["params"]
-    )
+    params = dict(param_shapes(few))
     for layer in range(2, cfg.num_layers):
         params[f"block_{layer}"] = params["block_1"]
     return params

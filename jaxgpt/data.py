@@ -16,16 +16,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxgpt import config, corpora, tokenizers
 from jaxgpt.config import UserError
 from jaxgpt.files import write_atomically
-
-if TYPE_CHECKING:
-    pass
 
 # Part of every cache key. Raise it when what is written changes: the files, or the ids a tokenizer gives.
 CACHE_VERSION = 1

@@ -48,6 +48,12 @@ def _of_chunks(parts: jax.Array) -> jax.Array:
     return jnp.moveaxis(parts, 0, 1).reshape(B, count * chunk, *rest)
 
 
+def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int) -> jax.Array:
+    """`token_losses` [B, T], with the logits of `chunk` positions a window formed at a time."""
+    parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
+    return _of_chunks(jax.lax.map(lambda p: token_losses(logits(cfg, p[0], table_VD), p[1]), parts))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
 def chunked_mean_loss(
     cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, chunk: int
@@ -57,11 +63,7 @@ def chunked_mean_loss(
     The gradient is taken chunk by chunk in the forward pass, while the chunk's logits are there, and not
     formed again (as Hsu et al. 2024, Liger Kernel, section 3.2): exact, at no further cost.
     """
-    losses = jax.lax.map(
-        lambda part: token_losses(logits(cfg, part[0], table_VD), part[1]).sum(),
-        (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk)),
-    )
-    return losses.sum() / targets_BT.size
+    return _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk).mean()
 
 
 def _chunked_forward(cfg, x_BTD, table_VD, targets_BT, chunk):
@@ -196,7 +198,6 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
         table_VD, targets_BT = output_table(model.cfg, params), tokens[:, 1:]
         if not loss_chunk:
             return token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
-        parts = (_in_chunks(x_BTD, loss_chunk), _in_chunks(targets_BT, loss_chunk))
-        return _of_chunks(jax.lax.map(lambda p: token_losses(logits(model.cfg, p[0], table_VD), p[1]), parts))
+        return _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
 
     return eval_step
