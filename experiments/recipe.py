@@ -19,7 +19,6 @@ import jax
 
 from jaxgpt import batches, cli, config, data, optim, steps
 from jaxgpt.evaluate import evaluate
-from jaxgpt.model import GPT
 from jaxgpt.train import resolve
 
 CONFIG = "configs/char_fast.py"
@@ -54,9 +53,8 @@ T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 
 
 def losses(cfg: config.Config, dataset: data.Dataset, seeds: list[int]) -> list[float]:
     """The validation loss after training, for each seed; compiled once."""
-    model, schedule = GPT(cfg.model), optim.make_schedule(cfg.optim, cfg.train.num_steps)
-    optimizer = optim.make_optimizer(cfg.optim, schedule)
-    step = jax.jit(steps.make_train_step(model, optimizer, schedule), donate_argnums=0)
+    model, _, optimizer, train_step = steps.build(cfg)
+    step = jax.jit(train_step, donate_argnums=0)
     T, found = cfg.model.context_length, []
     for seed in seeds:
         key = jax.random.key(seed)

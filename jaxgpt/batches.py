@@ -67,6 +67,22 @@ def starts_at(ids: np.ndarray, step: int, *, seed: int, batch_size: int, context
     return window_starts(len(ids), step, **settings).astype(np.int32)
 
 
+def for_dispatch(
+    ids: np.ndarray,
+    step: int,
+    count: int,
+    on_device: bool,
+    *,
+    seed: int,
+    batch_size: int,
+    context_length: int,
+) -> np.ndarray:
+    """What `count` steps in one dispatch are fed: each step's batch, or, on_device, where its windows begin."""
+    cut = starts_at if on_device else batch_at
+    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    return np.stack([cut(ids, step + i, **settings) for i in range(count)])
+
+
 def window_starts(
     num_ids: int, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
 ) -> np.ndarray:

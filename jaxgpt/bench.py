@@ -29,9 +29,8 @@ import numpy as np
 from jaxgpt import batches, cli, costs, generate, preflight
 from jaxgpt.config import Config, UserError, from_config_dict, to_json
 from jaxgpt.model import GPT, count_params, init_params
-from jaxgpt.optim import make_optimizer, make_schedule
 from jaxgpt.presets import PRESETS
-from jaxgpt.steps import init_state, make_dispatch, make_train_step
+from jaxgpt.steps import build, init_state, make_dispatch
 
 # Dense bfloat16 FLOP/s by NVIDIA's data sheets, without sparsity. The first name that a device's kind contains
 # counts; no other device gets a number.
@@ -119,12 +118,7 @@ def machine(dtype: str) -> dict[str, Any]:
 
 def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
     """Time, speed and memory of the training step of a config."""
-    model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
-    schedule = make_schedule(cfg.optim, cfg.train.num_steps)
-    optimizer = make_optimizer(cfg.optim, schedule)
-    step = make_train_step(
-        model, optimizer, schedule, cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
-    )
+    model, _, optimizer, step = build(cfg)
     count, T = cfg.train.steps_per_dispatch, cfg.model.context_length
     dispatch = jax.jit(make_dispatch(step, count, T, cfg.data.on_device), donate_argnums=0)
     key = jax.random.key(cfg.train.seed)
@@ -134,9 +128,15 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
     device_ids = batches.put_ids(ids) if cfg.data.on_device else None
 
     def feed(at: int) -> np.ndarray:
-        cut = batches.starts_at if cfg.data.on_device else batches.batch_at
-        settings = {"seed": 0, "batch_size": cfg.data.batch_size, "context_length": T}
-        return np.stack([cut(ids, at * count + i, **settings) for i in range(count)])
+        return batches.for_dispatch(
+            ids,
+            at * count,
+            count,
+            cfg.data.on_device,
+            seed=0,
+            batch_size=cfg.data.batch_size,
+            context_length=T,
+        )
 
     began = time.perf_counter()
     state = jax.block_until_ready(init_state(model, optimizer, key))
@@ -209,7 +209,7 @@ def bench_decoding(
     The bound is that of main memory: a model that fits into a CPU's caches may beat it.
     """
     model, T = GPT(cfg.model), cfg.model.context_length
-    params = jax.jit(lambda key: init_params(model, key))(jax.random.key(0))
+    params = init_params(model, jax.random.key(0))
     new_tokens = min(new_tokens, T // 2)
     prompt = T - new_tokens
     sampler = generate.Sampler(temperature=0)

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt import config, liveness, optim
+from jaxgpt import config, liveness
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config
-from jaxgpt.model import GPT, param_shapes
-from jaxgpt.steps import TrainState, make_train_step
+from jaxgpt.model import param_shapes
+from jaxgpt.steps import TrainState, build
 
 # --- operations of matrix products ----------------------------------------------------------------------
 
@@ -116,16 +116,13 @@ def abstract_params(cfg: config.Model) -> dict:
 
 def abstract_step(cfg: Config) -> tuple[Callable, tuple[Any, Any, Any]]:
     """The train step of a config and its arguments (state, batch, key) as shapes: what train.py jits."""
-    model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
-    schedule = optim.make_schedule(cfg.optim, cfg.train.num_steps)
-    optimizer = optim.make_optimizer(cfg.optim, schedule)
-    step = make_train_step(
-        model, optimizer, schedule, cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
-    )
+    parts = build(cfg)
     params = abstract_params(cfg.model)
-    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(parts.optimizer.init, params)
+    )
     batch = jax.ShapeDtypeStruct((cfg.data.batch_size, cfg.model.context_length + 1), jnp.int32)
-    return step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    return parts.train_step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def tree_bytes(tree: Any) -> int:

@@ -12,7 +12,7 @@ import optax
 
 from jaxgpt import config
 from jaxgpt.model import GPT, init_params, logits, output_table
-from jaxgpt.optim import Schedule
+from jaxgpt.optim import Schedule, make_optimizer, make_schedule
 
 
 class TrainState(NamedTuple):
@@ -164,6 +164,24 @@ def make_train_step(
         return state_out, metrics
 
     return train_step
+
+
+class Parts(NamedTuple):
+    """What a config trains with: see `build`."""
+
+    model: GPT
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    train_step: Callable
+
+
+def build(cfg: config.Config) -> Parts:
+    """The model, schedule, optimizer and train step of a config whose model.vocab_size is known."""
+    model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
+    schedule = make_schedule(cfg.optim, cfg.train.num_steps)
+    optimizer = make_optimizer(cfg.optim, schedule)
+    accumulation, chunk = cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
+    return Parts(model, schedule, optimizer, make_train_step(model, optimizer, schedule, accumulation, chunk))
 
 
 def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Array:

@@ -23,10 +23,10 @@ from jaxgpt import baselines, batches, checkpoint, cli, data, generate, optim, p
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
-from jaxgpt.model import GPT, count_params, named_leaves
+from jaxgpt.model import count_params, named_leaves
 from jaxgpt.profile_steps import ProfileSteps
 from jaxgpt.progress import Interrupt, Progress, StepClock
-from jaxgpt.steps import TrainState, init_state, make_dispatch, make_train_step
+from jaxgpt.steps import TrainState, build, init_state, make_dispatch
 
 BASELINE_IDS = 20_000_000  # the training ids that baselines are fitted on, at most
 
@@ -84,10 +84,8 @@ class Trainer:
             )
             records.write_json(self.workdir / "config.json", to_json(cfg))
             tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
-            self.model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
+            self.model, _, self.optimizer, train_step = build(cfg)
             uses_cudnn(cfg.model, cfg.train.attention)  # refuses what this machine can't do
-            self.schedule = optim.make_schedule(cfg.optim, cfg.train.num_steps)
-            self.optimizer = optim.make_optimizer(cfg.optim, self.schedule)
             self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=cfg.train.keep_checkpoints)
         except BaseException:
             self._lock.release()
@@ -96,10 +94,7 @@ class Trainer:
         snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
         self._snapshots = {-(-step // K) * K for step in snapshots}
         self._root_key = jax.random.key(cfg.train.seed)
-        step = make_train_step(
-            self.model, self.optimizer, self.schedule, cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
-        )
-        dispatch = make_dispatch(step, K, cfg.model.context_length, cfg.data.on_device)
+        dispatch = make_dispatch(train_step, K, cfg.model.context_length, cfg.data.on_device)
         self._dispatch = jax.jit(dispatch, donate_argnums=0)
         self._ids = batches.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
 
@@ -145,14 +140,15 @@ class Trainer:
 
     def _batches(self, step: int) -> np.ndarray:
         """What the next dispatch is fed: each step's batch, or where its windows begin."""
-        cut = batches.starts_at if self.cfg.data.on_device else batches.batch_at
-        settings = {
-            "seed": self.cfg.train.seed,
-            "batch_size": self.cfg.data.batch_size,
-            "context_length": self.cfg.model.context_length,
-        }
-        count = self.cfg.train.steps_per_dispatch
-        return np.stack([cut(self.dataset.train.ids, step + i, **settings) for i in range(count)])
+        return batches.for_dispatch(
+            self.dataset.train.ids,
+            step,
+            self.cfg.train.steps_per_dispatch,
+            self.cfg.data.on_device,
+            seed=self.cfg.train.seed,
+            batch_size=self.cfg.data.batch_size,
+            context_length=self.cfg.model.context_length,
+        )
 
     def evaluation_params(self, state: TrainState) -> dict:
         """What is evaluated and kept for use: the parameters, or their average where the config has one."""
