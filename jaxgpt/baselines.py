@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+MOST_IDS = 20_000_000  # that they are fitted and measured on
+
 
 def uniform_loss(vocab_size: int) -> float:
     """log V: every token equally likely, which is what an untrained model says."""
@@ -49,3 +51,16 @@ def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -
     weight = np.maximum(followers[before], 1)
     probs = (count + weight * unigram[after]) / (starts[before] + weight)
     return float(-np.log(probs).mean())
+
+
+def losses(
+    train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int, eval_tokens: int | None
+) -> dict[str, float]:
+    """All three, on the validation tokens that evaluation uses (config.Train's eval_tokens)."""
+    train_ids = np.asarray(train_ids[:MOST_IDS])
+    valid_ids = np.asarray(valid_ids[: min((eval_tokens or len(valid_ids)) + 1, MOST_IDS)])
+    return {
+        "uniform": uniform_loss(vocab_size),
+        "unigram": unigram_loss(train_ids, valid_ids, vocab_size),
+        "bigram": bigram_loss(train_ids, valid_ids, vocab_size),
+    }

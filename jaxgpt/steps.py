@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt import config
-from jaxgpt.model import GPT, init_params, logits, output_table
+from jaxgpt.model import GPT, init_params, logits, output_table, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
 
 
@@ -28,6 +28,12 @@ def init_state(model: GPT, optimizer: optax.GradientTransformation, key: jax.Arr
     params = init_params(model, key)
     # A strongly typed 0: a weak one would come back from a checkpoint as int32 and trace the step again.
     return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
+
+
+def state_shapes(model: GPT, optimizer: optax.GradientTransformation) -> TrainState:
+    """What `init_state` gives, as shapes and dtypes; takes no memory, whatever the size."""
+    params = param_shapes(model.cfg)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:

@@ -9,10 +9,12 @@ run gives bit for bit what it gives uninterrupted: a batch and a dropout mask ar
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import signal
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,7 @@ from jaxgpt.evaluate import Evaluation, evaluate
 from jaxgpt.model import count_params, named_leaves
 from jaxgpt.profile_steps import ProfileSteps
 from jaxgpt.progress import Interrupt, Progress, StepClock
-from jaxgpt.steps import TrainState, build, init_state, make_dispatch
-
-BASELINE_IDS = 20_000_000  # the training ids that baselines are fitted on, at most
+from jaxgpt.steps import TrainState, build, init_state, make_dispatch, state_shapes
 
 
 def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
@@ -94,8 +94,8 @@ class Trainer:
         snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
         self._snapshots = {-(-step // K) * K for step in snapshots}
         self._root_key = jax.random.key(cfg.train.seed)
-        dispatch = make_dispatch(train_step, K, cfg.model.context_length, cfg.data.on_device)
-        self._dispatch = jax.jit(dispatch, donate_argnums=0)
+        self._dispatch = make_dispatch(train_step, K, cfg.model.context_length, cfg.data.on_device)
+        self._shapes = state_shapes(self.model, self.optimizer)
         self._ids = batches.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
 
     def _prompt_ids(self) -> list[int]:
@@ -122,7 +122,7 @@ class Trainer:
 
     def _newest_state(self) -> TrainState:
         """The newest whole checkpoint's state, or that of step 0. A damaged one is named and set aside."""
-        shapes = jax.eval_shape(lambda: init_state(self.model, self.optimizer, jax.random.key(0)))
+        shapes = self._shapes
         steps = self.checkpoints.steps()
         for step in reversed(steps):
             try:
@@ -135,6 +135,15 @@ class Trainer:
         if steps:
             print("warning: every checkpoint was damaged; the run starts from step 0", file=sys.stderr)
         return self._fresh_state()
+
+    @functools.cached_property
+    def _compiled(self) -> Future:
+        """The dispatch, compiled in a thread beside what comes first: the first parameters, evaluation, sample."""
+        arguments = (self._shapes, self._ids, self._batches(0), self._root_key)
+        pool = ThreadPoolExecutor(1)
+        future = pool.submit(lambda: jax.jit(self._dispatch, donate_argnums=0).lower(*arguments).compile())
+        pool.shutdown(wait=False)
+        return future
 
     # --- the parts of the loop --------------------------------------------------------------------------
 
@@ -178,18 +187,6 @@ class Trainer:
         )
         return self.tokenizer.decode(np.concatenate([piece[0] for piece in pieces]))
 
-    def baselines(self) -> dict[str, float]:
-        """Losses that the model must get below, on the tokens that evaluation uses."""
-        vocab_size = self.cfg.model.vocab_size
-        train_ids = np.asarray(self.dataset.train.ids[:BASELINE_IDS])
-        limit = self.cfg.train.eval_tokens or len(self.dataset.valid.ids)
-        valid_ids = np.asarray(self.dataset.valid.ids[: min(limit + 1, BASELINE_IDS)])
-        return {
-            "uniform": baselines.uniform_loss(vocab_size),
-            "unigram": baselines.unigram_loss(train_ids, valid_ids, vocab_size),
-            "bigram": baselines.bigram_loss(train_ids, valid_ids, vocab_size),
-        }
-
     def _facts(self, params: dict, baseline_losses: dict[str, float]) -> dict[str, Any]:
         return {
             "corpus": self.dataset.corpus_name,
@@ -224,6 +221,8 @@ class Trainer:
         """Train to the end, or until `stop_at` steps are done, or until a signal; save; say what was reached."""
         try:
             with Interrupt() as interrupt:
+                if self.cfg.train.num_steps not in self.checkpoints.steps():
+                    _ = self._compiled  # starts now
                 state = self._newest_state()
                 start = int(state.step)
                 with records.MetricsLog(self.workdir, start, self.cfg.train.tensorboard) as log:
@@ -239,7 +238,9 @@ class Trainer:
     ) -> Result:
         cfg = self.cfg.train
         step = start = int(state.step)
-        baseline_losses = self.baselines()
+        baseline_losses = baselines.losses(
+            self.dataset.train.ids, self.dataset.valid.ids, self.cfg.model.vocab_size, cfg.eval_tokens
+        )
         facts = self._facts(state.params, baseline_losses)
         records.write_run_json(self.workdir, facts, start)
         progress = Progress(cfg.num_steps, start)
@@ -306,7 +307,8 @@ class Trainer:
                 if stopping or step == cfg.num_steps:
                     break
                 self._profile.at(step)
-                state, metrics = self._dispatch(state, self._ids, self._batches(step), self._root_key)
+                dispatch = self._compiled.result()
+                state, metrics = dispatch(state, self._ids, self._batches(step), self._root_key)
                 step += count
                 read_pending()
                 pending = (step, metrics)

@@ -96,20 +96,13 @@ def test_a_deep_model_is_read_off_two_and_three_layers():
     assert memory.temporary == pytest.approx(max(map(sum, whole.phases)), rel=0.02)
 
 
-def test_abstract_params_are_the_models():
-    for model in (TOY, MODERN, dataclasses.replace(MODERN, num_layers=1)):
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), costs.abstract_params(model)) == jax.tree.map(
-            lambda x: (x.shape, x.dtype), param_shapes(model)
-        )
-
-
 @pytest.mark.parametrize(
     ("name", "count"),
     [("gpt2", 124_439_808), ("gpt2-xl", 1_557_611_200), ("gpt3-175b", 174_604_259_328)],
 )
 def test_parameter_counts_of_presets(name, count):
     """GPT-2's as released. GPT-3's follow from table 2.1 of the paper, which rounds to 175.0 billion."""
-    assert count_params(costs.abstract_params(PRESETS[name])) == count
+    assert count_params(param_shapes(PRESETS[name])) == count
 
 
 # The compiler's total (arguments and temporaries) on CPU, predicted within 15 %.

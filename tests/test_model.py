@@ -577,6 +577,14 @@ def test_dropout_acts_on_both_changes_with_masks_of_their_own():
     assert (np.abs(counts / change_BTD.size - 0.25) < 5 * math.sqrt(0.25 * 0.75 / change_BTD.size)).all()
 
 
+@pytest.mark.parametrize("num_layers", [0, 1, 2, 5])
+def test_param_shapes_are_those_that_the_whole_model_asks_for(num_layers):
+    cfg = dataclasses.replace(TINY, num_layers=num_layers, **EVERYTHING)
+    asked = jax.eval_shape(GPT(cfg).init, jax.random.key(0), jnp.zeros((1, 1), int))["params"]
+    assert jax.tree.structure(asked) == jax.tree.structure(model.param_shapes(cfg))
+    assert jax.tree.leaves(asked) == jax.tree.leaves(model.param_shapes(cfg))
+
+
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_logits_are_float32_also_from_bfloat16_parameters(tie_embeddings):
     cfg = dataclasses.replace(TINY, tie_embeddings=tie_embeddings)

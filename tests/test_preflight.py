@@ -6,7 +6,7 @@ import pytest
 
 from jaxgpt import costs, preflight
 from jaxgpt.config import Config, Data, Model, Optim, Train
-from jaxgpt.model import count_params
+from jaxgpt.model import count_params, param_shapes
 from jaxgpt.presets import PRESETS
 
 SMALL = Config(
@@ -36,7 +36,7 @@ def test_presets_are_reported_without_memory_or_compiling(monkeypatch, names):
         model = PRESETS[name]
         cfg = Config(model=model, data=Data(batch_size=1))
         found = preflight.report(cfg, None)
-        assert found.num_params == count_params(costs.abstract_params(model)), name
+        assert found.num_params == count_params(param_shapes(model)), name
         text = preflight.as_text(cfg, found)
         assert f"{found.num_params:,}" in text
         assert f"block_0..{model.num_layers - 1}/mlp/up/kernel" in text
@@ -44,7 +44,7 @@ def test_presets_are_reported_without_memory_or_compiling(monkeypatch, names):
 
 def test_like_blocks_are_folded_and_unlike_ones_are_not():
     model = dataclasses.replace(SMALL.model, value_residual=True)
-    rows = {row.path: row for row in preflight.param_rows(costs.abstract_params(model))}
+    rows = {row.path: row for row in preflight.param_rows(param_shapes(model))}
     assert rows["block_0..2/mlp/up/kernel"].count == 3 * 16 * 64
     assert rows["block_1..2/attention/value_mix"].copies == 2  # the first layer has none
     assert rows["token_embedding/embedding"].copies == 1
