@@ -26,143 +26,162 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from jaxgpt import cli
 from jaxgpt.config import UserError
 
-# A step's shapes: layers, heads, width, context, batch.
-SHAPES = {"4 x 128": (4, 4, 128, 64, 12), "6 x 384": (6, 6, 384, 256, 8)}
-VOCAB_SIZE = 65
-# What nanoGPT's README says for a CPU.
-NANOGPT_COMMAND = (
+# A step's shapes: layers, heads, width, context, batch, vocabulary.
+SHAPES = {
+    "4 x 128": (4, 4, 128, 64, 12, 65),
+    "6 x 384": (6, 6, 384, 256, 8, 65),
+    "gpt2": (12, 12, 768, 1024, 64, 50304),
+    "tiny": (1, 1, 32, 16, 2, 65),  # to see whether all works
+}
+CPU_SHAPES = ("4 x 128", "6 x 384")
+STEPS = {"4 x 128": 20, "6 x 384": 2, "gpt2": 10, "tiny": 2}  # in a turn
+# What is run for the time to a loss: nanoGPT's command, as its README has it for each device, and our config.
+NANOGPT_CPU = (
     "train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 "
     "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 "
     "--dropout=0.0"
 )
+RUNS = {
+    "cpu": (NANOGPT_CPU, "configs/char_fast.py"),
+    "cuda": ("train.py config/train_shakespeare_char.py", "configs/char_gpu.py"),
+}
 
-# The contenders' processes: each prints a line when it is ready, then one of seconds for every line that it reads.
-NANOGPT_STEP = """
-import sys, time
+# The contenders' processes. Each defines work(n), n steps or tokens, and ends with SERVE: a line when it is ready,
+# then one of seconds for every line that it reads.
+SERVE = """
+work(warm_up)
+print("READY", time.perf_counter() - start, flush=True)
+for line in sys.stdin:
+    start = time.perf_counter()
+    work(int(line))
+    print("TOOK", time.perf_counter() - start, flush=True)
+"""
+
+TORCH = """
+import contextlib, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
-from model import GPT, GPTConfig
-layers, heads, width, context, batch = map(int, sys.argv[3:])
+kind, device, warm_up = sys.argv[2], sys.argv[3], int(sys.argv[4])
+layers, heads, width, context, batch, vocabulary = map(int, sys.argv[5:])
 torch.manual_seed(0)
-model = GPT(GPTConfig(block_size=context, vocab_size=65, n_layer=layers, n_head=heads, n_embd=width, bias=False))
-optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+half = torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
+"""
+
+NANOGPT_STEP = (
+    TORCH
+    + """
+from model import GPT, GPTConfig
+model = GPT(GPTConfig(block_size=context, vocab_size=vocabulary, n_layer=layers, n_head=heads, n_embd=width, bias=False))
+model.to(device)
+optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), device)
 start = time.perf_counter()
-if sys.argv[2] == "compile":
+if kind == "compile":
     model = torch.compile(model)
 
-def step():
-    x = torch.randint(65, (batch, context + 1))
-    _, loss = model(x[:, :-1].contiguous(), x[:, 1:].contiguous())
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.item()
-
-step(); step()
-print("READY", time.perf_counter() - start, flush=True)
-for line in sys.stdin:
-    start = time.perf_counter()
-    for _ in range(int(line)): step()
-    print("TOOK", time.perf_counter() - start, flush=True)
+def work(steps):
+    for _ in range(steps):
+        x = torch.randint(vocabulary, (batch, context + 1)).to(device)
+        with half:
+            _, loss = model(x[:, :-1].contiguous(), x[:, 1:].contiguous())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    loss.item()
 """
+    + SERVE
+)
 
-JAXGPT_STEP = """
-import sys, time
-from jaxgpt import cli
-cli.set_up_process()
-import jax, numpy as np
-from jaxgpt import config, optim, steps
-from jaxgpt.model import GPT
-layers, heads, width, context, batch = map(int, sys.argv[3:])
-values = cli.load_config_dict("configs/nanogpt_cpu.py").to_dict()
-values["model"] |= {"vocab_size": 65, "num_layers": layers, "num_heads": heads, "d_model": width, "context_length": context}
-cfg = config.from_config_dict(values)
-model, schedule = GPT(cfg.model), optim.make_schedule(cfg.optim, 2000)
-optimizer = optim.make_optimizer(cfg.optim, schedule)
-rng = np.random.default_rng(0)
-start = time.perf_counter()
-state = steps.init_state(model, optimizer, jax.random.key(0))
-dispatch = steps.make_dispatch(steps.make_train_step(model, optimizer, schedule), 1, context, False)
-dispatch = jax.jit(dispatch, donate_argnums=0)
-
-def step():
-    global state
-    state, metrics = dispatch(state, None, rng.integers(65, size=(1, batch, context + 1), dtype=np.int32), jax.random.key(0))
-    return float(metrics["loss"][0])
-
-step()
-print("READY", time.perf_counter() - start, flush=True)
-for line in sys.stdin:
-    start = time.perf_counter()
-    for _ in range(int(line)): step()
-    print("TOOK", time.perf_counter() - start, flush=True)
-"""
-
-NANOGPT_DECODE = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-import torch
-layers, heads, width, context, _ = map(int, sys.argv[3:])
-torch.manual_seed(0)
-if sys.argv[2] == "transformers":
+NANOGPT_DECODE = (
+    TORCH
+    + """
+if kind == "transformers":
     from transformers import GPT2Config, GPT2LMHeadModel
     # It can't slide its window: it gets as many positions as tokens.
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=65, n_positions=1024, n_embd=width, n_layer=layers, n_head=heads,
-                                       bos_token_id=0, eos_token_id=None)).eval()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_positions=1024, n_embd=width, n_layer=layers,
+                                       n_head=heads, bos_token_id=0, eos_token_id=None)).to(device).eval()
     generate = lambda ids, n: model.generate(ids, max_new_tokens=n, do_sample=True, top_k=0, pad_token_id=0)
 else:
     from model import GPT, GPTConfig
-    model = GPT(GPTConfig(block_size=context, vocab_size=65, n_layer=layers, n_head=heads, n_embd=width)).eval()
+    model = GPT(GPTConfig(block_size=context, vocab_size=vocabulary, n_layer=layers, n_head=heads, n_embd=width))
+    model.to(device).eval()
     generate = lambda ids, n: model.generate(ids, n)
-ids = torch.zeros((1, 1), dtype=torch.long)
-with torch.no_grad():
-    generate(ids, 10)
-    print("READY", 0, flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        generate(ids, int(line))
-        print("TOOK", time.perf_counter() - start, flush=True)
-"""
+start = time.perf_counter()
 
-JAXGPT_DECODE = """
+def work(tokens):
+    with torch.no_grad(), half:
+        generate(torch.zeros((1, 1), dtype=torch.long, device=device), tokens)[0, -1].item()
+"""
+    + SERVE
+)
+
+JAXGPT = """
 import sys, time
 from jaxgpt import cli
 cli.set_up_process()
 import jax, numpy as np
-from jaxgpt import config, generate
+from jaxgpt import config, generate, steps
 from jaxgpt.model import GPT, init_params
-layers, heads, width, context, _ = map(int, sys.argv[3:])
-cfg = config.Model(vocab_size=65, num_layers=layers, num_heads=heads, d_model=width, context_length=context)
-model = GPT(cfg)
-params = init_params(model, jax.random.key(0))
-run = lambda n: sum(piece.shape[1] for piece in generate.generate_ids(model, params, [[0]], n))
-print("READY", 0, flush=True)
-for line in sys.stdin:
-    run(int(line))  # compiles where it must
-    start = time.perf_counter()
-    run(int(line))
-    print("TOOK", time.perf_counter() - start, flush=True)
+device, warm_up = sys.argv[3], int(sys.argv[4])
+layers, heads, width, context, batch, vocabulary = map(int, sys.argv[5:])
+values = cli.load_config_dict("configs/nanogpt_cpu.py").to_dict()
+values["model"] |= {
+    "vocab_size": vocabulary, "num_layers": layers, "num_heads": heads, "d_model": width, "context_length": context,
+    "dtype": "bfloat16" if device == "cuda" else "float32",
+}
+cfg = config.from_config_dict(values)
+start = time.perf_counter()
 """
+
+JAXGPT_STEP = (
+    JAXGPT
+    + """
+model, _, optimizer, train_step = steps.build(cfg)
+rng, key = np.random.default_rng(0), jax.random.key(0)
+state = steps.init_state(model, optimizer, key)
+dispatch = jax.jit(steps.make_dispatch(train_step, 1, context, False), donate_argnums=0)
+
+def work(steps):
+    global state
+    for _ in range(steps):
+        batches = rng.integers(vocabulary, size=(1, batch, context + 1), dtype=np.int32)
+        state, metrics = dispatch(state, None, batches, key)
+    float(metrics["loss"][0])
+"""
+    + SERVE
+)
+
+JAXGPT_DECODE = (
+    JAXGPT
+    + """
+model = GPT(cfg.model)
+params = init_params(model, jax.random.key(0))
+
+def work(tokens):
+    assert sum(piece.shape[1] for piece in generate.generate_ids(model, params, [[0]], tokens)) == tokens
+"""
+    + SERVE
+)
 
 
 class Contender:
-    """A process that does so many steps, or tokens, when told to."""
+    """A process that does so many steps, or tokens, when told to; READY after the first `warm_up` of them."""
 
     def __init__(self, python: str, program: str, *arguments: object) -> None:
-        began = time.perf_counter()
+        self._cache = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
             [python, "-c", program, *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp()},
+            env={
+                **os.environ, "JAX_COMPILATION_CACHE_DIR": self._cache.name, "TORCHINDUCTOR_CACHE_DIR": self._cache.name,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the others need the device's memory too
+            },
         )  # fmt: skip
         self.seconds_to_compile = self._read("READY")
-        self.seconds_to_start = time.perf_counter() - began
 
     def seconds(self, count: int) -> float:
         """For `count` steps or tokens."""
@@ -173,6 +192,7 @@ class Contender:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._cache.cleanup()
 
     def _read(self, word: str) -> float:
         for line in self._process.stdout:
@@ -181,102 +201,106 @@ class Contender:
         raise UserError("a contender came to an early end: its message stands above")
 
 
-def take_turns(contenders: dict[str, Contender], count: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds a step (or token) of each contender in each round."""
+def take_turns(contenders: dict[str, Contender], count: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Of each contender: seconds a step (or token), the median and the least of the rounds; jaxgpt's over its own."""
     seconds = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
             seconds[name].append(contender.seconds(count) / count)
     for contender in contenders.values():
         contender.close()
-    return seconds
-
-
-def compare_steps(nanogpt: Path, torch_python: str, rounds: int, shapes: list[str]) -> dict:
-    """Milliseconds a training step, and seconds until the first two are done."""
-    result = {}
-    for name in shapes:
-        shape = SHAPES[name]
-        contenders = {
-            "nanoGPT, eager": Contender(torch_python, NANOGPT_STEP, nanogpt, "eager", *shape),
-            "nanoGPT, torch.compile": Contender(torch_python, NANOGPT_STEP, nanogpt, "compile", *shape),
-            "jaxgpt": Contender(sys.executable, JAXGPT_STEP, "-", "-", *shape),
+    return {
+        name: {
+            "seconds": statistics.median(theirs),
+            "least seconds": min(theirs),
+            "seconds to compile": contenders[name].seconds_to_compile,
+            "jaxgpt over it": statistics.median(
+                a / b for a, b in zip(seconds["jaxgpt"], theirs, strict=True)
+            ),
         }
-        compile_seconds = {name: contender.seconds_to_compile for name, contender in contenders.items()}
-        seconds = take_turns(contenders, 20 if shape[2] < 300 else 2, rounds)
-        ours = seconds["jaxgpt"]
-        for other, theirs in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-            result[f"{name}, {other}"] = {
-                "milliseconds": 1e3 * statistics.median(theirs),
-                "fastest round": 1e3 * min(theirs),
-                "seconds to compile": compile_seconds[other],
-                "jaxgpt over it": ratio,
-            }
-    return result
+        for name, theirs in seconds.items()
+    }
 
 
-def compare_decoding(
-    nanogpt: Path, torch_python: str, rounds: int, shapes: list[str], tokens: int = 1000
-) -> dict:
-    """Tokens a second for one text of 1,000 tokens; transformers with room for all, the others at their context."""
-    result = {}
-    for name in shapes:
-        shape = (*SHAPES[name][:3], 256, 1)
-        contenders = {
-            "nanoGPT": Contender(torch_python, NANOGPT_DECODE, nanogpt, "nanogpt", *shape),
-            "transformers": Contender(torch_python, NANOGPT_DECODE, nanogpt, "transformers", *shape),
-            "jaxgpt": Contender(sys.executable, JAXGPT_DECODE, "-", "-", *shape),
-        }
-        seconds = take_turns(contenders, tokens, rounds)
-        for other, theirs in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(theirs, seconds["jaxgpt"], strict=True))
-            result[f"{name}, {other}"] = {
-                "tokens a second": 1 / statistics.median(theirs),
-                "jaxgpt over it": ratio,
-            }
-    return result
+def compare_steps(args, shape: str) -> dict[str, dict[str, float]]:
+    """Seconds a training step; compiling: until the first step is done."""
+    numbers = (args.device, 1, *SHAPES[shape])
+    contenders = {
+        "nanoGPT, eager": Contender(args.torch_python, NANOGPT_STEP, args.nanogpt, "eager", *numbers),
+        "nanoGPT, torch.compile": Contender(
+            args.torch_python, NANOGPT_STEP, args.nanogpt, "compile", *numbers
+        ),
+        "jaxgpt": Contender(sys.executable, JAXGPT_STEP, "-", "-", *numbers),
+    }
+    result = take_turns(contenders, STEPS[shape], args.rounds)
+    _, _, _, context, batch, _ = SHAPES[shape]
+    return {
+        name: {**found, "tokens a second": batch * context / found["seconds"]}
+        for name, found in result.items()
+    }
 
 
-def compare_time_to_loss(nanogpt: Path, torch_python: str, text: Path, rounds: int) -> dict:
-    """Wall-clock of two whole processes with nothing cached: nanoGPT's command, and configs/char_fast.py."""
+def compare_decoding(args, shape: str, tokens: int = 1000) -> dict[str, dict[str, float]]:
+    """Seconds a token, for a text of 1,000; transformers with room for all of it, the others at a context of 256."""
+    layers, heads, width, _, _, vocabulary = SHAPES[shape]
+    numbers = (layers, heads, width, 256, 1, vocabulary)
+    contenders = {
+        "nanoGPT": Contender(args.torch_python, NANOGPT_DECODE, args.nanogpt, "nanogpt", args.device, 10, *numbers),
+        "transformers": Contender(args.torch_python, NANOGPT_DECODE, args.nanogpt, "transformers", args.device, 10, *numbers),
+        "jaxgpt": Contender(sys.executable, JAXGPT_DECODE, "-", "-", args.device, tokens, *numbers),
+    }  # fmt: skip
+    result = take_turns(contenders, tokens, args.rounds)
+    return {name: {**found, "tokens a second": 1 / found["seconds"]} for name, found in result.items()}
+
+
+def _timed_run(
+    command: list[str], folder: Path | None = None, **environment: str
+) -> tuple[float, float, str]:
+    """When a process began (seconds since the epoch), how long it took, and what it printed."""
+    began = time.time()
+    done = subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    return began, time.time() - began, done.stdout
+
+
+def compare_time_to_loss(args) -> dict:
+    """Wall-clock of two whole processes with nothing cached: nanoGPT's command, and our config, RUNS."""
     folder = Path(tempfile.mkdtemp())
     clone = folder / "nanogpt"
-    shutil.copytree(nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
-    shutil.copy(text, clone / "data/shakespeare_char/input.txt")
-    subprocess.run(
-        [torch_python, "prepare.py"], cwd=clone / "data/shakespeare_char", check=True, capture_output=True
-    )
+    shutil.copytree(args.nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
+    shutil.copy(args.text, clone / "data/shakespeare_char/input.txt")
+    _timed_run([args.torch_python, "prepare.py"], clone / "data/shakespeare_char")
+    command, config = RUNS[args.device]
     result = {"nanoGPT": [], "jaxgpt": []}
-    for round_number in range(rounds):
-        began = time.perf_counter()
-        done = subprocess.run(
-            [torch_python, *NANOGPT_COMMAND.split()], cwd=clone, check=True, capture_output=True, text=True
+    for number in range(args.rounds):
+        inductor = str(folder / f"inductor{number}")
+        _, seconds, printed = _timed_run(
+            [args.torch_python, *command.split()], clone, TORCHINDUCTOR_CACHE_DIR=inductor
         )
-        seconds = time.perf_counter() - began
-        losses = re.findall(r"step \d+: train loss [\d.]+, val loss ([\d.]+)", done.stdout)
-        result["nanoGPT"].append({"seconds": seconds, "validation loss": float(losses[-1])})
-        workdir = folder / f"run{round_number}"
-        command = [
-            sys.executable, "-m", "jaxgpt.train", "--config", "configs/char_fast.py", f"--config.data.path={text}",
-            f"--workdir={workdir}", f"--config.train.seed={round_number}",
+        losses = [float(x) for x in re.findall(r"step \d+: train loss [\d.]+, val loss ([\d.]+)", printed)]
+        result["nanoGPT"].append({"seconds": seconds, "last loss": losses[-1], "best loss": min(losses)})
+        workdir = folder / f"run{number}"
+        ours = [
+            sys.executable, "-m", "jaxgpt.train", "--config", config, f"--config.data.path={args.text}",
+            f"--workdir={workdir}", f"--config.train.seed={number}",
         ]  # fmt: skip
-        cache = folder / f"cache{round_number}"
-        began = time.perf_counter()
-        subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "JAXGPT_CACHE": str(cache)},
-        )
-        seconds = time.perf_counter() - began
+        began, seconds, _ = _timed_run(ours, JAXGPT_CACHE=str(folder / f"cache{number}"))
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        last = [line for line in lines if line["split"] == "valid"][-1]
-        result["jaxgpt"].append({"seconds": seconds, "validation loss": last["loss"], "steps": last["step"]})
+        valid = [line for line in lines if line["split"] == "valid"]
+        reached = [line["time"] - began for line in valid if line["loss"] <= min(losses)]
+        result["jaxgpt"].append(
+            {
+                "seconds": seconds,
+                "last loss": valid[-1]["loss"],
+                "best loss": min(line["loss"] for line in valid),
+                "steps": valid[-1]["step"],
+                "seconds to nanoGPT's best loss": reached[0] if reached else None,
+            }
+        )
     shutil.rmtree(folder)
     pairs = zip(result["nanoGPT"], result["jaxgpt"], strict=True)
-    result["jaxgpt over nanoGPT"] = float(np.median([b["seconds"] / a["seconds"] for a, b in pairs]))
+    result["jaxgpt over nanoGPT"] = statistics.median(b["seconds"] / a["seconds"] for a, b in pairs)
     return result
 
 
@@ -287,21 +311,26 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--text", type=Path, help="tiny Shakespeare, for the part loss")
     parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has PyTorch")
     parser.add_argument("--part", choices=["step", "loss", "decode"], default="step")
-    parser.add_argument("--shape", choices=list(SHAPES), default=None, help="default: both")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="PyTorch's; JAX takes a GPU it finds"
+    )
+    parser.add_argument(
+        "--shape", choices=list(SHAPES), default=None, help="default: the two for a CPU, or gpt2"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     args = parser.parse_args(argv)
     if not (args.nanogpt / "model.py").is_file():
         raise UserError(f"--nanogpt={args.nanogpt} is no clone of nanoGPT: it has no model.py")
-    nanogpt = args.nanogpt.absolute()
+    args.nanogpt = args.nanogpt.absolute()
     if args.part == "loss":
         if args.text is None or not args.text.is_file():
             raise UserError("--part loss needs --text FILE: tiny Shakespeare")
-        result = compare_time_to_loss(nanogpt, args.torch_python, args.text.absolute(), args.rounds)
+        args.text = args.text.absolute()
+        result = compare_time_to_loss(args)
     else:
         compare = {"step": compare_steps, "decode": compare_decoding}[args.part]
-        result = compare(
-            nanogpt, args.torch_python, args.rounds, [args.shape] if args.shape else list(SHAPES)
-        )
+        shapes = [args.shape] if args.shape else CPU_SHAPES if args.device == "cpu" else ["gpt2"]
+        result = {shape: compare(args, shape) for shape in shapes}
     print(json.dumps(result, indent=1))
 
 

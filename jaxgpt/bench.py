@@ -350,8 +350,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", metavar="FILE", default=None, help="write all numbers there; - is stdout")
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
-    if file is None:
-        raise UserError("--config is missing: give a config file, such as --config configs/gpt2.py")
     for name, lowest in (("steps", 1), ("warmup", 0), ("vocab_size", 1)):
         if (value := getattr(args, name)) is not None and value < lowest:
             raise UserError(f"--{name}={value}: give {lowest} or more")

@@ -174,6 +174,8 @@ def load_config_dict(file: str) -> ConfigDict:
     return values
 
 
-def read_config(file: str, overrides: dict[str, str]) -> Config:
-    """The checked Config of a config file and the command line's overrides."""
+def read_config(file: str | None, overrides: dict[str, str]) -> Config:
+    """The checked Config of a config file and the command line's overrides. Raises UserError where none is given."""
+    if file is None:
+        raise UserError("--config is missing: give a config file, such as --config configs/char.py")
     return from_config_dict(apply_overrides(load_config_dict(file), overrides))

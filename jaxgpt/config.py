@@ -203,18 +203,22 @@ def find_problems(config: Config) -> list[str]:
     model, data, optim, train = config.model, config.data, config.optim, config.train
     problems = []
 
+    def value_of(dotted: str) -> Any:
+        group, name = dotted.split(".")
+        return getattr(getattr(config, group), name)
+
     def at_least(lowest: float, dotted: str) -> None:
-        value = getattr(getattr(config, dotted.split(".")[0]), dotted.split(".")[1])
+        value = value_of(dotted)
         if value is not None and not value >= lowest:  # "not >=" so that nan is caught too
             problems.append(f"{dotted}={value!r}: give {lowest} or more")
 
     def above(lowest: float, dotted: str) -> None:
-        value = getattr(getattr(config, dotted.split(".")[0]), dotted.split(".")[1])
+        value = value_of(dotted)
         if value is not None and not lowest < value < float("inf"):
             problems.append(f"{dotted}={value!r}: give a number above {lowest:g}")
 
     def between(low: float, high: float, dotted: str) -> None:
-        value = getattr(getattr(config, dotted.split(".")[0]), dotted.split(".")[1])
+        value = value_of(dotted)
         if not low <= value < high:
             problems.append(f"{dotted}={value!r}: give a number from {low} to below {high}")
 

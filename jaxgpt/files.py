@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one.
 
     An OSError carries the file's name, which those of writing do not by themselves.

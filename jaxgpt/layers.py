@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt import config
 
-POSITION_STD = 0.02  # of the position vectors, as of GPT-2's tables
+GPT2_STD = 0.02  # of GPT-2's tables and matrices before training
 EPSILON = 1e-5  # in every norm
 
 
@@ -120,13 +120,13 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
     """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines beside cosines.
 
-    Times POSITION_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which comes to the same
+    Times GPT2_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which comes to the same
     ratio of token to position at the start.
     """
     frequencies = 10_000.0 ** (-jnp.arange(0, d_model, 2) / d_model)
     angles = positions[..., None] * frequencies
     pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    return POSITION_STD * pairs.reshape(*positions.shape, d_model)
+    return GPT2_STD * pairs.reshape(*positions.shape, d_model)
 
 
 class Sinusoidal(nn.Module):

@@ -39,7 +39,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.attention import Attention
 from jaxgpt.config import UserError
-from jaxgpt.layers import MLP, NORMS, POSITIONS, drawn_later, soft_cap
+from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, drawn_later, soft_cap
 
 
 class KVCache(NamedTuple):
@@ -251,8 +251,6 @@ def logits(cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Arra
 
 
 # --- parameters -----------------------------------------------------------------------------------------
-
-GPT2_STD = 0.02
 
 
 def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float | None:

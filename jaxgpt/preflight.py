@@ -171,7 +171,7 @@ def warnings(
     cfg: Config, facts: Facts | None, epochs: float | None, memory: costs.Memory, limit: int, backend: str
 ) -> list[str]:
     """What can be run but is hardly meant, one line each with what to do."""
-    model, data, optim, train = cfg.model, cfg.data, cfg.optim, cfg.train
+    model, optim, train = cfg.model, cfg.optim, cfg.train
     found = []
     if memory.total > limit:
         found.append(
@@ -205,11 +205,6 @@ def warnings(
         found.append(
             f"optim.decay_fraction={optim.decay_fraction} begins its decay before the {optim.warmup_steps} steps "
             "of warm-up are over: lower one of them"
-        )
-    if data.batch_size % train.grad_accumulation_steps:
-        found.append(
-            f"data.batch_size={data.batch_size} is not a multiple of train.grad_accumulation_steps="
-            f"{train.grad_accumulation_steps}"
         )
     if backend == "gpu" and model.table_rows % 128:
         found.append(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -262,13 +263,9 @@ def write_embeddings(workdir: Path, step: int, params: dict, vocab_size: int) ->
         tables["position"] = np.asarray(params["position_embedding"]["embedding"])
     folder = workdir / "embeddings"
     folder.mkdir(exist_ok=True)
-    temporary = folder / f".{step}.tmp.npz"
-    try:
-        with _naming(temporary):
-            np.savez(temporary, **tables)
-        os.replace(temporary, folder / f"{step:08d}.npz")
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, **tables)
+    write_atomically(folder / f"{step:08d}.npz", content.getbuffer())
 
 
 def write_sample(workdir: Path, step: int, text: str) -> None:

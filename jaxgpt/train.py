@@ -425,8 +425,6 @@ def main(argv: list[str]) -> int:
     )
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
-    if file is None:
-        raise UserError("--config is missing: give a config file, such as --config configs/char.py")
     cfg = cli.read_config(file, overrides)
     cli.set_up_process()
     if args.dry_run:
