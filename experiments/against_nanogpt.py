@@ -253,54 +253,58 @@ def compare_decoding(args, shape: str, tokens: int = 1000) -> dict[str, dict[str
     return {name: {**found, "tokens a second": 1 / found["seconds"]} for name, found in result.items()}
 
 
-def _timed_run(
+def _timed_lines(
     command: list[str], folder: Path | None = None, **environment: str
-) -> tuple[float, float, str]:
-    """When a process began (seconds since the epoch), how long it took, and what it printed."""
+) -> list[tuple[float, str]]:
+    """What a process prints, each line with the seconds since its start; the last one, empty, at its end."""
     began = time.time()
-    done = subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True, env={**os.environ, **environment}
-    )
-    return began, time.time() - began, done.stdout
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )  # fmt: skip
+    lines = [(time.time() - began, line) for line in process.stdout]
+    if process.wait():
+        raise UserError(f"{' '.join(command)}: exit code {process.returncode}, its message stands above")
+    return [*lines, (time.time() - began, "")]
+
+
+def _reached(lines: list[tuple[float, str]], pattern: str) -> dict:
+    """The lowest loss that a process printed, when it did, and when the process ended."""
+    losses = [(float(found[1]), at) for at, line in lines if (found := re.search(pattern, line))]
+    loss, at = min(losses)
+    return {"loss": loss, "seconds to it": at, "seconds in all": lines[-1][0], "losses": losses}
 
 
 def compare_time_to_loss(args) -> dict:
-    """Wall-clock of two whole processes with nothing cached: nanoGPT's command, and our config, RUNS."""
+    """Wall-clock of two whole processes with nothing cached, from their start to nanoGPT's lowest loss: see RUNS."""
     folder = Path(tempfile.mkdtemp())
     clone = folder / "nanogpt"
     shutil.copytree(args.nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
     shutil.copy(args.text, clone / "data/shakespeare_char/input.txt")
-    _timed_run([args.torch_python, "prepare.py"], clone / "data/shakespeare_char")
+    _timed_lines([args.torch_python, "prepare.py"], clone / "data/shakespeare_char")
     command, config = RUNS[args.device]
     result = {"nanoGPT": [], "jaxgpt": []}
     for number in range(args.rounds):
-        inductor = str(folder / f"inductor{number}")
-        _, seconds, printed = _timed_run(
-            [args.torch_python, *command.split()], clone, TORCHINDUCTOR_CACHE_DIR=inductor
-        )
-        losses = [float(x) for x in re.findall(r"step \d+: train loss [\d.]+, val loss ([\d.]+)", printed)]
-        result["nanoGPT"].append({"seconds": seconds, "last loss": losses[-1], "best loss": min(losses)})
-        workdir = folder / f"run{number}"
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / f"inductor{number}")}
+        lines = _timed_lines([args.torch_python, *command.split()], clone, **environment)
+        theirs = _reached(lines, r"step \d+: train loss [\d.]+, val loss ([\d.]+)")
         ours = [
             sys.executable, "-m", "jaxgpt.train", "--config", config, f"--config.data.path={args.text}",
-            f"--workdir={workdir}", f"--config.train.seed={number}",
+            f"--workdir={folder / f'run{number}'}", f"--config.train.seed={number}",
         ]  # fmt: skip
-        began, seconds, _ = _timed_run(ours, JAXGPT_CACHE=str(folder / f"cache{number}"))
-        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        valid = [line for line in lines if line["split"] == "valid"]
-        reached = [line["time"] - began for line in valid if line["loss"] <= min(losses)]
-        result["jaxgpt"].append(
-            {
-                "seconds": seconds,
-                "last loss": valid[-1]["loss"],
-                "best loss": min(line["loss"] for line in valid),
-                "steps": valid[-1]["step"],
-                "seconds to nanoGPT's best loss": reached[0] if reached else None,
-            }
-        )
+        lines = _timed_lines(ours, JAXGPT_CACHE=str(folder / f"cache{number}"))
+        ours = _reached(lines, r"validation loss ([\d.]+)  perplexity")
+        soon_enough = [at for loss, at in ours["losses"] if loss <= theirs["loss"]]
+        ours["seconds to nanoGPT's"] = soon_enough[0] if soon_enough else None
+        result["nanoGPT"].append(theirs)
+        result["jaxgpt"].append(ours)
     shutil.rmtree(folder)
-    pairs = zip(result["nanoGPT"], result["jaxgpt"], strict=True)
-    result["jaxgpt over nanoGPT"] = statistics.median(b["seconds"] / a["seconds"] for a, b in pairs)
+    ratios = [
+        ours["seconds to nanoGPT's"] / theirs["seconds to it"]
+        for theirs, ours in zip(result["nanoGPT"], result["jaxgpt"], strict=True)
+        if ours["seconds to nanoGPT's"] is not None
+    ]
+    result["jaxgpt over nanoGPT"] = statistics.median(ratios) if ratios else None
     return result
 
 

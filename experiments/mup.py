@@ -21,7 +21,7 @@ from jaxgpt import batches, cli, config, data, optim, steps
 from jaxgpt.model import GPT
 
 BASE_WIDTH = 64
-POWERS = range(-10, -2)  # of two: the rates that are tried
+POWERS = range(-12, -3)  # of two: the rates that are tried
 LAST = 20  # steps whose losses count
 
 

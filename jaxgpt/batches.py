@@ -61,9 +61,11 @@ def put_ids(ids: np.ndarray) -> jax.Array:
     return jax.device_put(np.asarray(ids))
 
 
-def starts_at(ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int) -> np.ndarray:
+def starts_at(
+    ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
+) -> np.ndarray:
     """Where the windows of a step's batch begin [B] int32: all that a device which has the ids needs to know."""
-    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length, "rows": rows}
     return window_starts(len(ids), step, **settings).astype(np.int32)
 
 
@@ -76,10 +78,11 @@ def for_dispatch(
     seed: int,
     batch_size: int,
     context_length: int,
+    rows: slice | None = None,
 ) -> np.ndarray:
     """What `count` steps in one dispatch are fed: each step's batch, or, on_device, where its windows begin."""
     cut = starts_at if on_device else batch_at
-    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length, "rows": rows}
     return np.stack([cut(ids, step + i, **settings) for i in range(count)])
 
 

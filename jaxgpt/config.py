@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxgpt.fields import Config, Data, Model, Optim, Train, UserError
+from jaxgpt.fields import Config, Data, Mesh, Model, Optim, Train, UserError
 
-__all__ = ["Config", "Data", "Model", "Optim", "Train", "UserError"]
+__all__ = ["Config", "Data", "Mesh", "Model", "Optim", "Train", "UserError"]
 
 
 # --- conversion -----------------------------------------------------------------------------------------
@@ -63,6 +63,7 @@ def from_config_dict(values: ConfigDict | dict[str, Any]) -> Config:
         data=Data(**groups["data"]),
         optim=Optim(**groups["optim"]),
         train=Train(**groups["train"]),
+        mesh=Mesh(**groups["mesh"]),
     )
     if problems := find_problems(config):
         _raise_all(problems)
@@ -98,12 +99,13 @@ def to_json(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """One entry for each field that differs: `model.d_model: 128 -> 256`."""
+    """One entry for each field that makes it another run: `model.d_model: 128 -> 256`. The mesh does not."""
     return [
         f"{group}.{name}: {before!r} -> {after!r}"
         for group, fields in _FIELDS.items()
         for name in fields
-        if (before := getattr(getattr(old, group), name)) != (after := getattr(getattr(new, group), name))
+        if group != "mesh"
+        and (before := getattr(getattr(old, group), name)) != (after := getattr(getattr(new, group), name))
     ]
 
 
@@ -327,4 +329,13 @@ def find_problems(config: Config) -> list[str]:
             f"data.batch_size={data.batch_size} is not a multiple of "
             f"train.grad_accumulation_steps={train.grad_accumulation_steps}"
         )
+
+    sizes = dataclasses.asdict(config.mesh)
+    for name, size in sizes.items():
+        if size != -1 and size < 1:
+            problems.append(
+                f"mesh.{name}={size}: give 1 or more, or -1 for all devices that the others leave"
+            )
+    if list(sizes.values()).count(-1) > 1:
+        problems.append(f"mesh {sizes}: only one size can be -1, all devices that the others leave")
     return problems

@@ -9,7 +9,8 @@ remat policy computes twice.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jaxgpt import config, liveness
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config
+from jaxgpt.sharding import BATCH, bytes_a_device
 from jaxgpt.steps import build, state_shapes
 
 # --- operations of matrix products ----------------------------------------------------------------------
@@ -137,6 +139,26 @@ class Memory:
     def temporary(self) -> int:
         """What the step allocates besides its arguments."""
         return self.gradients + self.logits + self.activations
+
+
+def memory_a_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Memory:
+    """A step's memory on each device of a mesh of such sizes.
+
+    Parameters and optimizer by their places, gradients as parameters; batch, logits and activations by the rows, the
+    logits by the vocabulary too. What `tensor` takes off the activations, and what gathering a layer adds, is left out.
+    """
+    parts = build(cfg)
+    state = state_shapes(parts.model, parts.optimizer)
+    params = bytes_a_device(sizes, state.params, state.params)
+    rows = math.prod(sizes[axis] for axis in BATCH)
+    return Memory(
+        params=params,
+        opt_state=bytes_a_device(sizes, state.params, state.opt_state),
+        batch=memory.batch // rows,
+        gradients=int(memory.gradients * params / memory.params),
+        logits=memory.logits // (rows * sizes["tensor"]),
+        activations=memory.activations // rows,
+    )
 
 
 @dataclass(frozen=True)

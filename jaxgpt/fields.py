@@ -159,6 +159,18 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Mesh:
+    """How many devices share what (see sharding.py). One of them may be -1: all that the others leave.
+
+    Not part of what a run is: it may go on under another mesh.
+    """
+
+    data: int = -1  # copies of the parameters; each gets its part of the batch
+    fsdp: int = 1  # parts of every matrix, and of the batch
+    tensor: int = 1  # parts of the heads, of the MLP's width and of the vocabulary
+
+
+@dataclass(frozen=True)
 class Config:
     """One run."""
 
@@ -166,3 +178,4 @@ class Config:
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
+    mesh: Mesh = field(default_factory=Mesh)

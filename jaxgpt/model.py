@@ -40,6 +40,7 @@ from jaxgpt import config
 from jaxgpt.attention import Attention
 from jaxgpt.config import UserError
 from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, drawn_later, soft_cap
+from jaxgpt.sharding import AXES, BATCH, constrain, spec
 
 
 class KVCache(NamedTuple):
@@ -200,10 +201,12 @@ class GPT(nn.Module):
         if reads:
             positions_BT = cache.length_B[:, None] + positions_BT
         start_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
-        x_BTD, news, first_values = start_BTD, [], None
+        x_BTD = start_BTD = constrain(start_BTD, BATCH)
+        news, first_values = [], None
         for i, block in enumerate(self.block):
             past = cache.layer(i) if reads else None
             x_BTD, new, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
+            x_BTD = constrain(x_BTD, BATCH)
             first_values = own_values if i == 0 else first_values
             news.append(new)
         return self.final_norm(x_BTD), cache.append(news) if cache else None
@@ -244,7 +247,7 @@ _match.defvjp(_match_forward, _match_backward)
 def logits(cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
     scores = _match(x_BTD.reshape(-1, cfg.d_model), table_VD).reshape(*x_BTD.shape[:-1], -1)
-    scores = soft_cap(scores, cfg.logit_softcap)
+    scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")
     if cfg.table_rows == cfg.vocab_size:
         return scores
     return jnp.where(jnp.arange(cfg.table_rows) < cfg.vocab_size, scores, -jnp.inf)
@@ -275,6 +278,10 @@ def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float |
     return float(1 / np.sqrt(3 * fan_in))
 
 
+DRAWN_MULTIPLE = (
+    1024  # as many numbers are drawn as many devices can share; the first ones do not depend on it
+)
+
 # What is not drawn, by the last word of its path; all else is 0.
 INITIAL_VALUES = {
     "scale": 1.0,
@@ -285,12 +292,15 @@ INITIAL_VALUES = {
 
 @functools.partial(jax.jit, static_argnames="count")
 def _draw(key: jax.Array, count: int) -> jax.Array:
-    return jax.random.normal(key, (count,))
+    return constrain(jax.random.normal(key, (count,)), AXES)
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def _cut(drawn_N: jax.Array, start: jax.Array, std: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return std * jax.lax.dynamic_slice(drawn_N, (start,), (int(np.prod(shape)),)).reshape(shape)
+@functools.partial(jax.jit, static_argnames=("shape", "where"))
+def _cut(
+    drawn_N: jax.Array, start: jax.Array, std: jax.Array, shape: tuple[int, ...], where: tuple
+) -> jax.Array:
+    cut = jax.lax.dynamic_slice(drawn_N, (start,), (int(np.prod(shape)),)).reshape(shape)
+    return constrain(std * cut, *where)
 
 
 def init_params(model: GPT, key: jax.Array) -> dict:
@@ -303,11 +313,11 @@ def init_params(model: GPT, key: jax.Array) -> dict:
     leaves = named_leaves(template)
     stds = [initial_std(model.cfg, path, leaf.shape) for path, leaf in leaves]
     total = sum(leaf.size for (_, leaf), std in zip(leaves, stds, strict=True) if std)
-    drawn_N = _draw(key, total)
+    drawn_N = _draw(key, -(-total // DRAWN_MULTIPLE) * DRAWN_MULTIPLE)
     params, used = [], 0
     for (path, leaf), std in zip(leaves, stds, strict=True):
         if std:
-            params.append(_cut(drawn_N, used, std, leaf.shape))
+            params.append(_cut(drawn_N, used, std, leaf.shape, tuple(spec(path))))
             used += leaf.size
         else:
             value = INITIAL_VALUES.get(path.split("/")[-1], 0.0)

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt import batches, costs
+from jaxgpt import batches, costs, sharding
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError
 from jaxgpt.model import count_params, named_leaves, param_shapes
@@ -57,7 +57,9 @@ class Preflight:
 
     rows: list[Row]
     num_params: int
+    mesh: dict[str, int]  # devices along each of its axes
     cost: costs.StepCost
+    memory_a_device: costs.Memory  # cost.memory's, as the mesh spreads it
     flops_per_token: int
     tokens_per_step: int
     tokens: int
@@ -151,8 +153,13 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
             facts.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
         )
     memory = device_memory()
+    sizes = sharding.mesh_sizes(cfg.mesh, jax.device_count())
+    sharding.check(sizes, shapes, cfg)
+    a_device = costs.memory_a_device(cfg, cost.memory, sizes)
     return Preflight(
         rows=rows,
+        mesh=sizes,
+        memory_a_device=a_device,
         num_params=sum(row.count for row in rows),
         cost=cost,
         flops_per_token=costs.train_flops_per_token(cfg.model),
@@ -163,7 +170,7 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
         device_bytes=memory,
         matmul_flops_per_second=matmul_speed(cfg.model.dtype, 1024 if backend == "cpu" else 8192),
         utilisation=ASSUMED_UTILISATION.get(backend, ASSUMED_UTILISATION["gpu"]),
-        warnings=warnings(cfg, facts, epochs, cost.memory, memory, backend),
+        warnings=warnings(cfg, facts, epochs, a_device, memory, backend),
     )
 
 
@@ -241,7 +248,8 @@ def as_text(cfg: Config, found: Preflight) -> str:
         lines.append(f"  {row.path:<{width}}  {shape + times:<24} {row.count:>17,}")
     lines.append(f"  {'all':<{width}}  {'':<24} {found.num_params:>17,}")
 
-    cost = found.cost
+    cost, devices = found.cost, math.prod(found.mesh.values())
+    spread = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",
@@ -254,8 +262,9 @@ def as_text(cfg: Config, found: Preflight) -> str:
         f"{found.tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
         f"  the run              {_number(cost.hardware_flops * cfg.train.num_steps)}FLOP",
         "",
-        f"memory of a step       {_bytes(cost.memory.total)} predicted, {found.device} has "
-        f"{_bytes(found.device_bytes)}",
+        f"memory of a step       {_bytes(found.memory_a_device.total)} predicted"
+        + (f" on each of {devices} devices ({spread})" if devices > 1 else "")
+        + f", {found.device} has {_bytes(found.device_bytes)}",
     ]
     names = {
         "params": "parameters",
@@ -266,7 +275,8 @@ def as_text(cfg: Config, found: Preflight) -> str:
         "activations": "activations",
     }
     for name, words in names.items():
-        lines.append(f"  {words:<20} {_bytes(getattr(cost.memory, name))}")
+        whole, part = getattr(cost.memory, name), getattr(found.memory_a_device, name)
+        lines.append(f"  {words:<20} {_bytes(part)}" + (f" of {_bytes(whole)}" if devices > 1 else ""))
     speed, seconds = found.matmul_flops_per_second, found.seconds_per_step
     lines += [
         "",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from jaxgpt import config
 
 
 class Progress:
@@ -47,6 +52,36 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def introduction(model: config.Model, facts: dict[str, Any], mesh: Mapping[str, int]) -> str:
+    """What is about to be trained, on which text, on how many devices, and what there is to beat."""
+    losses, devices = facts["baselines"], math.prod(mesh.values())
+    spread = " x ".join(f"{name} {size}" for name, size in mesh.items())
+    return (
+        f"{facts['num_params']:,} parameters: {model.num_layers} layers, {model.num_heads} heads, "
+        f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
+        f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
+        f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
+        f"bigram {losses['bigram']:.3f} nats a token"
+        + (f"\n{devices} devices: {spread}" if devices > 1 else "")
+    )
+
+
+def stopped(signal_number: int, step: int, workdir: Path) -> str:
+    """The last word of a run that a signal ended."""
+    name = signal.Signals(signal_number).name
+    return f"stopped by {name}: saved step {step} in {workdir}; the same command goes on from there"
+
+
+def conclusion(valid_losses: dict[int, float], bigram: float, workdir: Path) -> str:
+    """The last word of a run that came to its end."""
+    last, best = max(valid_losses), min(valid_losses, key=valid_losses.__getitem__)
+    return (
+        f"done: step {last}, validation loss {valid_losses[last]:.4f} "
+        f"(best {valid_losses[best]:.4f} at step {best}; bigram {bigram:.4f})\n"
+        f'try: python -m jaxgpt.generate --workdir {workdir} --prompt "ROMEO:"'
+    )
 
 
 def _clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ import optax
 from jaxgpt import config
 from jaxgpt.model import GPT, init_params, logits, output_table, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
+from jaxgpt.sharding import constrain_like
 
 
 class TrainState(NamedTuple):
@@ -26,8 +27,9 @@ class TrainState(NamedTuple):
 def init_state(model: GPT, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """Step 0: fresh parameters and an optimizer that has seen nothing."""
     params = init_params(model, key)
+    start = jax.jit(lambda p: constrain_like(p, (p, optimizer.init(p))))
     # A strongly typed 0: a weak one would come back from a checkpoint as int32 and trace the step again.
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
+    return TrainState(jnp.zeros((), jnp.int32), *start(params))
 
 
 def state_shapes(model: GPT, optimizer: optax.GradientTransformation) -> TrainState:
@@ -146,7 +148,7 @@ def make_train_step(
                 jnp.add, total, loss_and_grads(params, part, jax.random.fold_in(key, index))
             ), None
 
-        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, params)))
         total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(grad_accumulation_steps)))
         return jax.tree.map(lambda x: x / grad_accumulation_steps, total)
 
@@ -155,12 +157,14 @@ def make_train_step(
         key = jax.random.fold_in(root_key, state.step)
         compute = loss_and_grads if grad_accumulation_steps == 1 else accumulated
         loss, grads = compute(state.params, batch, key)
+        grads = constrain_like(state.params, grads)
         squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
         grad_norm = jnp.sqrt(squares.sum())
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         state_out = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        state_out = constrain_like(state.params, state_out)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,

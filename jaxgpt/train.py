@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import signal
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,13 +20,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt import baselines, batches, checkpoint, cli, data, generate, optim, preflight, records, tokenizers
+from jaxgpt import (
+    baselines,
+    batches,
+    checkpoint,
+    cli,
+    data,
+    generate,
+    optim,
+    preflight,
+    records,
+    sharding,
+    tokenizers,
+)
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
-from jaxgpt.model import count_params, named_leaves
+from jaxgpt.model import count_params, named_leaves, param_shapes
 from jaxgpt.profile_steps import ProfileSteps
-from jaxgpt.progress import Interrupt, Progress, StepClock
+from jaxgpt.progress import Interrupt, Progress, StepClock, conclusion, introduction, stopped
 from jaxgpt.steps import TrainState, build, init_state, make_dispatch, state_shapes
 
 
@@ -70,6 +81,8 @@ class Trainer:
         self.tokenizer = self.dataset.tokenizer
         self.cfg = cfg = resolve(cfg, self.tokenizer)
         preflight.check_memory(cfg)
+        self.mesh = sharding.make_mesh(cfg.mesh)
+        sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         if cfg.train.sample_tokens:
             self._sample_prompt = self._prompt_ids()
         self.workdir = Path(workdir)
@@ -95,7 +108,8 @@ class Trainer:
         self._snapshots = {-(-step // K) * K for step in snapshots}
         self._root_key = jax.random.key(cfg.train.seed)
         self._dispatch = make_dispatch(train_step, K, cfg.model.context_length, cfg.data.on_device)
-        self._shapes = state_shapes(self.model, self.optimizer)
+        shapes = state_shapes(self.model, self.optimizer)
+        self._shapes = sharding.placed(self.mesh, shapes.params, shapes)
         self._ids = batches.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
 
     def _prompt_ids(self) -> list[int]:
@@ -139,25 +153,29 @@ class Trainer:
     @functools.cached_property
     def _compiled(self) -> Future:
         """The dispatch, compiled in a thread beside what comes first: the first parameters, evaluation, sample."""
-        arguments = (self._shapes, self._ids, self._batches(0), self._root_key)
+
+        def compiled():
+            with sharding.using(self.mesh):
+                arguments = (self._shapes, self._ids, self._batches(0), self._root_key)
+                return jax.jit(self._dispatch, donate_argnums=0).lower(*arguments).compile()
+
         pool = ThreadPoolExecutor(1)
-        future = pool.submit(lambda: jax.jit(self._dispatch, donate_argnums=0).lower(*arguments).compile())
+        future = pool.submit(compiled)
         pool.shutdown(wait=False)
         return future
 
     # --- the parts of the loop --------------------------------------------------------------------------
 
-    def _batches(self, step: int) -> np.ndarray:
+    def _batches(self, step: int) -> np.ndarray | jax.Array:
         """What the next dispatch is fed: each step's batch, or where its windows begin."""
-        return batches.for_dispatch(
-            self.dataset.train.ids,
-            step,
-            self.cfg.train.steps_per_dispatch,
-            self.cfg.data.on_device,
-            seed=self.cfg.train.seed,
-            batch_size=self.cfg.data.batch_size,
-            context_length=self.cfg.model.context_length,
-        )
+        B, T = self.cfg.data.batch_size, self.cfg.model.context_length
+        count, on_device = self.cfg.train.steps_per_dispatch, self.cfg.data.on_device
+        cut = functools.partial(
+            batches.for_dispatch, self.dataset.train.ids, step, count, on_device,
+            seed=self.cfg.train.seed, batch_size=B, context_length=T,
+        )  # fmt: skip
+        shape = (count, B) if on_device else (count, B, T + 1)
+        return sharding.put_batch(self.mesh, shape, lambda rows: cut(rows=rows), axis=1)
 
     def evaluation_params(self, state: TrainState) -> dict:
         """What is evaluated and kept for use: the parameters, or their average where the config has one."""
@@ -220,7 +238,7 @@ class Trainer:
     def run(self, stop_at: int | None = None) -> Result:
         """Train to the end, or until `stop_at` steps are done, or until a signal; save; say what was reached."""
         try:
-            with Interrupt() as interrupt:
+            with Interrupt() as interrupt, sharding.using(self.mesh):
                 if self.cfg.train.num_steps not in self.checkpoints.steps():
                     _ = self._compiled  # starts now
                 state = self._newest_state()
@@ -244,7 +262,8 @@ class Trainer:
         facts = self._facts(state.params, baseline_losses)
         records.write_run_json(self.workdir, facts, start)
         progress = Progress(cfg.num_steps, start)
-        self._introduce(progress, facts, start)
+        progress.say(introduction(self.cfg.model, facts, self.mesh.shape))
+        progress.say(f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
 
         tokens_a_step = self.cfg.data.batch_size * self.cfg.model.context_length
         count = cfg.steps_per_dispatch
@@ -317,7 +336,10 @@ class Trainer:
         finally:
             self._profile.close()
             progress.close()
-        self._conclude(step, evaluated, baseline_losses, interrupt.signal)
+        if interrupt.signal is not None:
+            print(stopped(interrupt.signal, step, self.workdir))
+        elif step == cfg.num_steps and evaluated:
+            print(conclusion(evaluated, baseline_losses["bigram"], self.workdir))
         last = evaluated[max(evaluated)] if evaluated else None
         return Result(state, last, interrupt.signal)
 
@@ -347,38 +369,6 @@ class Trainer:
             records.write_sample(self.workdir, step, text)
             progress.say("    " + text.strip("\n").replace("\n", "\n    "))
         return step > 0 and result.loss < min(earlier, default=math.inf)
-
-    def _introduce(self, progress: Progress, facts: dict[str, Any], start: int) -> None:
-        model, losses = self.cfg.model, facts["baselines"]
-        progress.say(
-            f"{facts['num_params']:,} parameters: {model.num_layers} layers, {model.num_heads} heads, "
-            f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
-            f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, "
-            f"{facts['valid_tokens']:,} to validate\n"
-            f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
-            f"bigram {losses['bigram']:.3f} nats a token\n"
-            + (f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
-        )
-
-    def _conclude(
-        self,
-        step: int,
-        valid_losses: dict[int, float],
-        baseline_losses: dict[str, float],
-        stopped_by: int | None,
-    ) -> None:
-        if stopped_by is not None:
-            name = signal.Signals(stopped_by).name
-            print(
-                f"stopped by {name}: saved step {step} in {self.workdir}; the same command goes on from there"
-            )
-        elif step == self.cfg.train.num_steps and valid_losses:
-            best = min(valid_losses, key=valid_losses.__getitem__)
-            print(
-                f"done: step {step}, validation loss {valid_losses[max(valid_losses)]:.4f} "
-                f"(best {valid_losses[best]:.4f} at step {best}; bigram {baseline_losses['bigram']:.4f})\n"
-                f'try: python -m jaxgpt.generate --workdir {self.workdir} --prompt "ROMEO:"'
-            )
 
 
 def _some(names: list[str], most: int = 5) -> str:

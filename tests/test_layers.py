@@ -20,6 +20,7 @@ LAYERS = {
     "muon": 2,
     "profile_steps": 2,
     "progress": 2,
+    "sharding": 2,
     "attention": 3,
     "cli": 3,
     "optim": 3,

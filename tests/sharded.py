@@ -1,0 +1,106 @@
+"""What tests/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxgpt import checkpoint, config, model, sharding, steps, train
+from tests.runs import metrics, small_config, write_text
+
+MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
+CFG = config.Config(
+    model=config.Model(
+        vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1,
+        tie_embeddings=False, position="rotary", qk_norm=True, activation="swiglu", use_bias=False, norm="rmsnorm_plain",
+    ),
+    data=config.Data(batch_size=16),
+    optim=config.Optim(name="muon", learning_rate=3e-3, warmup_steps=5, ema_decay=0.9),
+    train=config.Train(num_steps=20, grad_accumulation_steps=2, loss_chunk=8),
+)  # fmt: skip
+PLAIN = dataclasses.replace(
+    CFG,
+    # No biases: a key's has no effect on the softmax, its gradient is noise, and Adam makes steps of it.
+    model=config.Model(
+        vocab_size=64, context_length=16, d_model=64, num_layers=2, num_heads=8, use_bias=False
+    ),
+    optim=config.Optim(learning_rate=3e-3, warmup_steps=5),
+    train=config.Train(num_steps=20),
+)
+
+
+def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
+    """20 steps: the losses, the parameters, and the bytes of the state that one device is given."""
+    mesh = sharding.make_mesh(config.Mesh(*sizes))
+    shapes = model.param_shapes(cfg.model)
+    sharding.check(mesh.shape, shapes, cfg)
+    parts = steps.build(cfg)
+    B, T = cfg.data.batch_size, cfg.model.context_length
+    rng = np.random.default_rng(0)
+    batches = rng.integers(cfg.model.vocab_size, size=(20, B, T + 1), dtype=np.int32)
+    key, losses = jax.random.key(7), []
+    with sharding.using(mesh):
+        state = steps.init_state(parts.model, parts.optimizer, key)
+        step = jax.jit(parts.train_step, donate_argnums=0)
+        places = sharding.placed(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
+        for at in range(20):
+            batch = sharding.put_batch(mesh, (B, T + 1), lambda rows, at=at: batches[at][rows], axis=0)
+            if at == 0:
+                compiled = step.lower(places, batch, key).compile()
+            state, found = compiled(state, batch, key)
+            losses.append(float(found["loss"]))
+    on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    return {
+        "losses": losses,
+        "params": [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)],
+        "bytes": on_one,
+        "told": sharding.bytes_a_device(mesh.shape, shapes, steps.state_shapes(parts.model, parts.optimizer)),
+        "arguments": compiled.memory_analysis().argument_size_in_bytes,
+    }
+
+
+def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    """Of the parameter that differs most: the length of the difference over its own."""
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in zip(one, other, strict=True))
+
+
+def compare(one: dict, other: dict) -> dict:
+    """How far the runs are apart, and what one device of the other holds as a share of what the one does."""
+    return {
+        "loss": max(abs(a - b) for a, b in zip(one["losses"], other["losses"], strict=True)),
+        "params": apart(one["params"], other["params"]),
+        "bytes": other["bytes"] / one["bytes"],
+        "told": other["told"] - other["bytes"],
+        "arguments": other["arguments"] / one["arguments"],
+    }
+
+
+def elastic(folder: Path) -> dict:
+    """One run over 8, 1, 4 and 2 devices, and the same run on one."""
+    text = write_text(folder / "text.txt")
+    cfg = small_config(
+        text, model__dropout_rate=0.2, data__batch_size=8, train__eval_batch_size=8, model__d_model=32,
+        model__use_bias=False, train__num_steps=24,
+    )  # fmt: skip
+
+    def under(*sizes: int) -> config.Config:
+        return dataclasses.replace(cfg, mesh=config.Mesh(*sizes))
+
+    train.train(under(1, 1, 1), folder / "one")
+    for stop, sizes in ((6, (8, 1, 1)), (12, (1, 1, 1)), (18, (2, 1, 2)), (None, (1, 2, 1))):
+        train.train(under(*sizes), folder / "many", stop_at=stop)
+    losses = [[line["loss"] for line in metrics(folder / name)] for name in ("one", "many")]
+    params = [jax.tree.leaves(checkpoint.load(folder / name).params) for name in ("one", "many")]
+    return {"losses": losses, "params": apart(*(list(map(np.asarray, leaves)) for leaves in params))}
+
+
+if __name__ == "__main__":
+    found = {"devices": jax.device_count()}
+    for name, cfg in (("everything", CFG), ("plain", PLAIN)):
+        one = run(cfg, MESHES[0])
+        found[name] = {str(sizes): compare(one, run(cfg, sizes)) for sizes in MESHES[1:]}
+    found["elastic"] = elastic(Path(sys.argv[1]))
+    print(json.dumps(found))

@@ -1,0 +1,161 @@
+"""Many devices: every parameter has a place, sizes that do not fit are refused, and the result is that of one device."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt import config, costs, model, preflight, sharding, steps
+from jaxgpt.config import Config, Mesh, UserError
+from jaxgpt.presets import PRESETS
+from tests.sharded import CFG, MESHES
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict:
+    """What a process with 8 devices tells."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sharded", str(tmp_path_factory.mktemp("sharded"))],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["devices"] == 8
+    return result
+
+
+@pytest.mark.parametrize("name", ["everything", "plain"])
+@pytest.mark.parametrize("sizes", MESHES[1:])
+def test_every_mesh_gives_the_losses_and_parameters_of_one_device(found, name, sizes):
+    """20 steps in float32, dropout on in one of the two: only the order of sums differs."""
+    compared = found[name][str(sizes)]
+    assert compared["loss"] < 5e-6  # nats
+    assert compared["params"] < 1e-5  # of each parameter's length
+
+
+@pytest.mark.parametrize("name", ["everything", "plain"])
+@pytest.mark.parametrize("sizes", MESHES[1:])
+def test_parameters_and_optimizer_are_spread_over_fsdp_and_tensor(found, name, sizes):
+    compared = found[name][str(sizes)]
+    assert compared["told"] == 0  # the dry run's bytes are those that a device is given
+    share = 1 / (sizes[1] * sizes[2])
+    assert compared["bytes"] == pytest.approx(share, rel=0.1)
+    assert compared["arguments"] == pytest.approx(share, rel=0.1)  # the compiled step's
+
+
+def test_a_run_goes_on_under_another_mesh(found):
+    """Saved on 8, 1, 4 and 2 devices in turn, with dropout: the same batches and masks, so the same losses."""
+    one, many = found["elastic"]["losses"]
+    assert len(one) == len(many) == 24 + 4
+    np.testing.assert_allclose(many, one, rtol=0, atol=5e-6)
+    assert found["elastic"]["params"] < 1e-5
+
+
+def test_every_parameter_has_one_place():
+    modern = dataclasses.replace(CFG.model, use_bias=True, norm="layernorm", position="learned")
+    everything = dataclasses.replace(modern, value_residual=True, embedding_residual=True)
+    used = set()
+    for cfg in [*PRESETS.values(), everything]:
+        for path, leaf in model.named_leaves(model.param_shapes(cfg)):
+            assert len(sharding.spec(path)) <= len(leaf.shape), path
+            used.add(sharding._name(path))
+    assert used == set(sharding.SPECS)  # no row without a parameter
+
+
+def test_an_optimizers_moments_lie_with_their_parameters_and_factored_ones_everywhere():
+    for name in ("adamw", "muon", "lion", "adafactor", "schedule_free"):
+        optim = config.Optim(name=name, schedule="constant")
+        cfg = Config(model=dataclasses.replace(PRESETS["gpt2"], num_layers=1), optim=optim)
+        parts = steps.build(cfg)
+        shapes = steps.state_shapes(parts.model, parts.optimizer)
+        places = sharding.specs(shapes.params, shapes.opt_state)
+        for (path, leaf), (_, where) in zip(
+            sharding._named(shapes.opt_state), sharding._named(places), strict=True
+        ):
+            owner = next((p for p, _ in model.named_leaves(shapes.params) if path.endswith("/" + p)), None)
+            same = owner and dict(model.named_leaves(shapes.params))[owner].shape == leaf.shape
+            assert where == (sharding.spec(owner) if same else sharding.P()), path
+
+
+@pytest.mark.parametrize(
+    ("mesh", "count", "expected"),
+    [
+        (Mesh(), 8, (8, 1, 1)),
+        (Mesh(2, -1, 2), 8, (2, 2, 2)),
+        (Mesh(1, 1, 1), 8, (1, 1, 1)),
+        (Mesh(), 1, (1, 1, 1)),
+    ],
+)
+def test_one_size_may_be_the_rest(mesh, count, expected):
+    assert tuple(sharding.mesh_sizes(mesh, count).values()) == expected
+
+
+def test_sizes_that_do_not_fit_are_refused_with_the_numbers():
+    with pytest.raises(UserError, match="3 does not divide this run's 8 devices"):
+        sharding.mesh_sizes(Mesh(-1, 3, 1), 8)
+    with pytest.raises(UserError, match=r"data=1 x fsdp=2 x tensor=1 is 2 devices, this run has 1"):
+        sharding.make_mesh(Mesh(1, 2, 1))
+    cfg = dataclasses.replace(CFG, data=config.Data(batch_size=12))
+    with pytest.raises(UserError) as error:
+        sharding.check({"data": 4, "fsdp": 1, "tensor": 5}, model.param_shapes(cfg.model), cfg)
+    for words in (
+        "is 6 rows, not a multiple of data x fsdp = 4",
+        "attention/query/kernel [64, 8, 8]: 8 is not a multiple of mesh.tensor=5",
+        "head/kernel [64, 64]: 64 is not a multiple of mesh.tensor=5",
+    ):
+        assert words in str(error.value)
+
+
+def test_configs_refuse_what_is_no_mesh():
+    for sizes, words in (
+        ({"data": 0}, "mesh.data=0"),
+        ({"fsdp": -2}, "mesh.fsdp=-2"),
+        ({"fsdp": -1}, "only one size"),
+    ):
+        with pytest.raises(UserError, match=words):
+            config.from_config_dict({"mesh": sizes})
+
+
+def test_another_mesh_is_no_other_run():
+    assert config.differences(Config(), Config(mesh=Mesh(fsdp=8))) == []
+
+
+def test_a_dry_run_tells_what_each_of_many_devices_holds():
+    cfg = Config(model=PRESETS["gpt2"], data=config.Data(batch_size=64), mesh=Mesh(2, 4, 1))
+    report = preflight.report(cfg, None)
+    whole, part = report.cost.memory, report.memory_a_device
+    assert part.logits == whole.logits // 8
+    assert part.params == pytest.approx(whole.params / 4, rel=0.01)
+    assert part.opt_state == pytest.approx(whole.opt_state / 4, rel=0.01)
+    assert "on each of 8 devices (data 2 x fsdp 4 x tensor 1)" in preflight.as_text(cfg, report)
+    alone = dataclasses.replace(cfg, mesh=Mesh(1, 1, 1))
+    assert costs.memory_a_device(alone, whole, {"data": 1, "fsdp": 1, "tensor": 1}) == whole
+
+
+def test_the_numbers_drawn_do_not_depend_on_how_many_are():
+    """Parameters start the same however many devices share the draw."""
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(jax.random.normal(key, (1001,)), jax.random.normal(key, (2048,))[:1001])
+    cfg = dataclasses.replace(CFG.model, num_layers=1)
+    drawn = jax.tree.leaves(model.init_params(model.GPT(cfg), key))
+    flat = np.sort(np.concatenate([np.asarray(leaf).ravel() for leaf in drawn]))
+    assert len(np.unique(flat)) > 0.99 * len(flat)  # no number twice
+
+
+def test_without_a_mesh_nothing_is_said_of_places():
+    x = jnp.ones((4, 4))
+    assert sharding.constrain(x, "data") is x
+    tree = {"a": x}
+    assert sharding.constrain_like({}, tree) is tree
