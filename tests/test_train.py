@@ -175,13 +175,14 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
     small = {
         "model.context_length": "8", "model.d_model": "16", "model.num_layers": "1", "model.num_heads": "2",
         "data.path": str(text), "data.corpus": "", "data.valid_fraction": "0.1", "data.batch_size": "4",
-        "train.num_steps": "1", "train.grad_accumulation_steps": "2", "train.eval_batch_size": "2",
-        "train.eval_tokens": "32", "train.sample_tokens": "0", "train.loss_chunk": "4",
+        "train.num_steps": "2", "train.steps_per_dispatch": "2", "train.grad_accumulation_steps": "2", "train.eval_batch_size": "2",
+        "train.eval_tokens": "32", "train.sample_tokens": "0", "train.loss_chunk": "4", "train.eval_every": "0",
+        "train.checkpoint_every": "0",
     }  # fmt: skip
     if file.stem == "bpe":
         small["data.vocab_size"] = "270"
     result = train(cli.read_config(str(file), small), tmp_path / "run")
-    assert int(result.state.step) == 1 and math.isfinite(result.valid_loss)
+    assert int(result.state.step) == 2 and math.isfinite(result.valid_loss)
 
 
 def test_a_dry_run_says_what_the_run_would_be_and_writes_no_run(text, tmp_path, monkeypatch, capsys):
