@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxgpt.config import UserError
-
-if TYPE_CHECKING:
-    import jax
 
 
 def num_windows(num_ids: int, context_length: int) -> int:
@@ -50,15 +46,12 @@ def batch_at(
     return ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int32)
 
 
-def put_ids(ids: np.ndarray) -> jax.Array:
-    """The ids as an array of the default device, for batches that are cut there."""
+def check_on_device(ids: np.ndarray) -> None:
+    """Raises UserError where the ids are too many for a device to cut batches out of them."""
     if len(ids) > 2**31 - 1:
         raise UserError(
             f"data.on_device=true: {len(ids):,} tokens, positions on the device are 32-bit: leave it false"
         )
-    import jax
-
-    return jax.device_put(np.asarray(ids))
 
 
 def starts_at(

@@ -125,7 +125,7 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
     ids = np.random.default_rng(0).integers(
         0, cfg.model.vocab_size, max(2**16, 64 * (T + 1)), dtype=np.uint32
     )
-    device_ids = batches.put_ids(ids) if cfg.data.on_device else None
+    device_ids = jax.device_put(ids) if cfg.data.on_device else None
 
     def feed(at: int) -> np.ndarray:
         return batches.for_dispatch(

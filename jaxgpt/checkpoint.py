@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt import config, tokenizers
+from jaxgpt import config, processes, tokenizers
 from jaxgpt.config import Config, UserError
 from jaxgpt.model import GPT, named_leaves, param_shapes
+from jaxgpt.sharding import whole
 from jaxgpt.steps import TrainState
 
 FOLDER = "checkpoints"
@@ -45,7 +46,7 @@ def checksums(tree: Any) -> jax.Array:
         bits = (bits ^ (bits >> 15)) * jnp.uint32(3_266_489_917)
         return bits.sum(dtype=jnp.uint32)
 
-    return jnp.stack([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)])
+    return whole(jnp.stack([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
 _jit_checksums = jax.jit(checksums)
@@ -211,7 +212,7 @@ class Checkpoints:
         while target.exists():
             target = target.with_name(target.name + "_")
         target.parent.mkdir(exist_ok=True)
-        shutil.move(self.directory / str(step), target)
+        processes.on_first(lambda: shutil.move(self.directory / str(step), target) and None)
         self._manager.reload()
         return target
 

@@ -307,9 +307,10 @@ def find_problems(config: Config) -> list[str]:
     counts = "num_steps log_every keep_checkpoints grad_accumulation_steps eval_batch_size steps_per_dispatch"
     for name in counts.split():
         at_least(1, f"train.{name}")
-    counts = "eval_every checkpoint_every eval_tokens sample_tokens embedding_snapshots seed loss_chunk"
+    counts = "eval_every checkpoint_every eval_tokens sample_tokens embedding_snapshots seed loss_chunk watchdog_seconds"
     for name in counts.split():
         at_least(0, f"train.{name}")
+    at_least(0, "train.bad_grad_norm")
     for name in ("num_steps", "eval_every", "checkpoint_every"):
         value = getattr(train, name)
         if train.steps_per_dispatch >= 1 and value % train.steps_per_dispatch:

@@ -52,6 +52,18 @@ class Dataset:
     text_sha256: str
     fingerprint: str
 
+    def facts(self) -> dict[str, str | int]:
+        """What run.json says of it."""
+        return {
+            "corpus": self.corpus_name,
+            "text_sha256": self.text_sha256,
+            "tokenizer": self.tokenizer.kind,
+            "tokenizer_sha256": self.fingerprint,
+            "vocab_size": self.tokenizer.vocab_size,
+            "train_tokens": len(self.train.ids),
+            "valid_tokens": len(self.valid.ids),
+        }
+
 
 # ---- text -> ids on disk
 

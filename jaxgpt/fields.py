@@ -154,6 +154,11 @@ class Train:
     loss_chunk: int = 0
     # What the backward pass keeps: all ("none"), matrix products ("dots"), or each layer's input only ("full").
     remat: Literal["none", "dots", "full"] = "none"
+    # A step whose loss or gradient is not finite, or whose gradient norm is above bad_grad_norm (0: off), is bad and
+    # changes nothing. "stop": the run ends there, with an error; "skip": it goes on with the next batch.
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    bad_grad_norm: float = 0.0
+    watchdog_seconds: int = 600  # say so where a step, an evaluation or a save takes longer; 0: never
     # "cudnn": fused, GPU and bfloat16 only. "auto": that where it is possible, else "explicit".
     attention: Literal["auto", "explicit", "cudnn"] = "auto"
 

@@ -25,6 +25,7 @@ import numpy as np
 from jaxgpt import cli
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT, KVCache
+from jaxgpt.sharding import whole
 
 STREAM_TOKENS = 16  # tokens a dispatch while text is streamed: a screen wants them soon, a device wants many
 
@@ -102,7 +103,7 @@ def prefill(model: GPT, params, tokens_BT, length_B, keys_B, index_B, *, sampler
     )
     last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     logits_BV = model.apply({"params": params}, last_BD, method=GPT.unembed)
-    return cache._replace(length_B=length_B), sampler(logits_BV, keys_B, index_B)
+    return cache._replace(length_B=length_B), whole(sampler(logits_BV, keys_B, index_B))
 
 
 @functools.partial(
@@ -128,7 +129,7 @@ def decode(model: GPT, params, cache, token_B, keys_B, index_B, count, *, sample
 
     out_BT = jnp.zeros((token_B.shape[0], size), jnp.int32)
     cache, _, out_BT = jax.lax.fori_loop(0, count, one_more, (cache, token_B, out_BT))
-    return cache, out_BT
+    return cache, whole(out_BT)
 
 
 def _power_of_two(n: int) -> int:
@@ -202,6 +203,21 @@ def generate_ids(
             yield append(np.asarray(out_BT)[:, :count])
             made += count
         done += made
+
+
+def prompt_ids(tokenizer, prompt: str, context_length: int, fallback: int) -> list[int]:
+    """What samples go on from while training: train.sample_prompt; or a new line; or, where there is none, a token."""
+    if prompt:
+        ids = tokenizer.encode(prompt)
+        if len(ids) > context_length:
+            raise UserError(
+                f"train.sample_prompt has {len(ids)} tokens, model.context_length={context_length}: shorten the prompt"
+            )
+        return list(ids)
+    try:
+        return list(tokenizer.encode("\n"))[:1]
+    except UserError:
+        return [fallback]
 
 
 def stream(

@@ -14,12 +14,13 @@ from jaxgpt import config
 
 
 class Progress:
-    """A bar in a terminal, plain lines elsewhere."""
+    """A bar in a terminal, plain lines elsewhere; nothing where it is not to speak."""
 
-    def __init__(self, num_steps: int, step: int) -> None:
+    def __init__(self, num_steps: int, step: int, speaks: bool = True) -> None:
         self._bar = None
         self._num_steps = num_steps
-        if sys.stderr.isatty():
+        self._speaks = speaks
+        if speaks and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
@@ -46,7 +47,7 @@ class Progress:
         """A line of its own, above the bar."""
         if self._bar is not None:
             self._bar.write(text)
-        else:
+        elif self._speaks:
             print(text, flush=True)
 
     def close(self) -> None:

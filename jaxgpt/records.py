@@ -174,10 +174,13 @@ class MetricsLog:
     nothing may be counted twice.
     """
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool = False) -> None:
+    def __init__(self, workdir: Path, step: int, tensorboard: bool = False, writes: bool = True) -> None:
+        self._writes = writes
         self._path = workdir / "metrics.jsonl"
         lines = self._read_until(step)
         self._valid_losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
+        if not writes:  # one process of several does; the others follow what it would have read
+            return
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = self._path.open("a", encoding="utf-8")
         self._events = _event_writer(workdir, step) if tensorboard else None
@@ -195,17 +198,19 @@ class MetricsLog:
                         break  # cut off in the middle of a line by a kill; nothing after it counts
         return lines
 
-    def write(self, step: int, split: str, **values: float) -> None:
-        """Add a line."""
+    def write(self, step: int, split: str, **values: float | None) -> None:
+        """Add a line. None stands for what is not a finite number."""
         line = {"step": step, "split": split, **values}
         if split == "valid":
             self._valid_losses[step] = values["loss"]
+        if not self._writes:
+            return
         with _naming(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._events is not None:
             for name, value in values.items():
-                if name != "time":
+                if name not in ("time", "skipped") and value is not None:
                     self._events.add_scalar(f"{split}/{name}", value, step)
 
     def valid_losses(self) -> dict[int, float]:
@@ -214,10 +219,14 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
+        if not self._writes:
+            return
         with _naming(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        if not self._writes:
+            return
         with _naming(self._path):
             self._file.close()
         if self._events is not None:
@@ -256,11 +265,16 @@ def snapshot_steps(num_steps: int, count: int) -> list[int]:
     )
 
 
-def write_embeddings(workdir: Path, step: int, params: dict, vocab_size: int) -> None:
-    """Keep the token table [V, D], its padding left out, and, where there is one, the position table [T, D]."""
-    tables = {"token": np.asarray(params["token_embedding"]["embedding"])[:vocab_size]}
-    if "position_embedding" in params:
-        tables["position"] = np.asarray(params["position_embedding"]["embedding"])
+def embedding_tables(params: dict) -> dict[str, jax.Array]:
+    """The token table [rows, D] and, where there is one, the position table [T, D]."""
+    names = {"token": "token_embedding", "position": "position_embedding"}
+    return {name: params[path]["embedding"] for name, path in names.items() if path in params}
+
+
+def write_embeddings(workdir: Path, step: int, tables: dict[str, jax.Array], vocab_size: int) -> None:
+    """Keep `embedding_tables`, without the padding of the token table."""
+    tables = {name: np.asarray(table) for name, table in tables.items()}
+    tables["token"] = tables["token"][:vocab_size]
     folder = workdir / "embeddings"
     folder.mkdir(exist_ok=True)
     content = io.BytesIO()

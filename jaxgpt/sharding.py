@@ -196,6 +196,19 @@ def constrain_like(params: dict, tree: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(params, tree))
 
 
+def whole(tree: Any) -> Any:
+    """A tree of arrays, each of them on every device: what the host reads."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
+
+
+@jax.jit
+def gathered(tree: Any) -> Any:
+    """A tree of arrays, brought together from wherever they lie; also from other processes."""
+    return whole(tree)
+
+
 # --- batches --------------------------------------------------------------------------------------------
 
 
@@ -207,3 +220,16 @@ def put_batch(
         return cut(slice(None))
     where = NamedSharding(mesh, P(*(None,) * axis, BATCH))
     return jax.make_array_from_callback(shape, where, lambda index: cut(index[axis]))
+
+
+def put_whole(mesh: jax.sharding.Mesh, x: np.ndarray) -> jax.Array:
+    """An array of the host, on every device of the mesh."""
+    if mesh.size == 1:
+        return jax.device_put(x)
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, P()), lambda index: x[index])
+
+
+def put_flag(mesh: jax.sharding.Mesh, flag: int) -> jax.Array:
+    """This process's flag as its devices' part of an array [devices], for a traced function to look at all of them."""
+    where = NamedSharding(mesh, P(AXES))
+    return jax.make_array_from_callback((mesh.size,), where, lambda _: np.full((1,), flag, np.int32))

@@ -13,7 +13,7 @@ import optax
 from jaxgpt import config
 from jaxgpt.model import GPT, init_params, logits, output_table, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
-from jaxgpt.sharding import constrain_like
+from jaxgpt.sharding import constrain_like, whole
 
 
 class TrainState(NamedTuple):
@@ -126,12 +126,15 @@ def make_train_step(
     schedule: Schedule,
     grad_accumulation_steps: int = 1,
     loss_chunk: int = 0,
+    bad_grad_norm: float = 0.0,
+    skip_bad_steps: bool = False,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch [B, T + 1], root key) -> (state, metrics).
 
     metrics: `loss` (nats, before the update), `grad_norm` (before clipping), `learning_rate`, and `grad_norms`,
-    one for each parameter in the tree's order. Where loss or gradient is not finite the state comes back as
-    it was, its step not counted: parameters are never spoiled.
+    one for each parameter in the tree's order; `bad`: loss or gradient is not finite, or grad_norm above bad_grad_norm
+    (0: any will do). The state of a bad step comes back as it was: parameters are never spoiled. The step is not counted,
+    unless bad steps are to be skipped; the optimizer has not seen it either way.
     """
 
     def loss_and_grads(params, batch, key):
@@ -162,16 +165,21 @@ def make_train_step(
         grad_norm = jnp.sqrt(squares.sum())
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        state_out = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if bad_grad_norm:
+            good &= grad_norm <= bad_grad_norm
+        state_out = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_state, state)
+        if skip_bad_steps:
+            state_out = state_out._replace(step=state.step + 1)
         state_out = constrain_like(state.params, state_out)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": schedule(state.step),
             "grad_norms": jnp.sqrt(squares),
+            "bad": ~good,
         }
-        return state_out, metrics
+        return state_out, whole(metrics)
 
     return train_step
 
@@ -190,8 +198,16 @@ def build(cfg: config.Config) -> Parts:
     model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
     schedule = make_schedule(cfg.optim, cfg.train.num_steps)
     optimizer = make_optimizer(cfg.optim, schedule)
-    accumulation, chunk = cfg.train.grad_accumulation_steps, cfg.train.loss_chunk
-    return Parts(model, schedule, optimizer, make_train_step(model, optimizer, schedule, accumulation, chunk))
+    train_step = make_train_step(
+        model,
+        optimizer,
+        schedule,
+        cfg.train.grad_accumulation_steps,
+        cfg.train.loss_chunk,
+        cfg.train.bad_grad_norm,
+        cfg.train.on_bad_step == "skip",
+    )
+    return Parts(model, schedule, optimizer, train_step)
 
 
 def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Array:
@@ -218,6 +234,19 @@ def make_dispatch(train_step: Callable, count: int, context_length: int, on_devi
     return dispatch
 
 
+def with_signals(dispatch: Callable) -> Callable:
+    """A dispatch of several processes, with a flag [devices] of each as one more argument: `signal` is the largest.
+
+    So a signal that reaches one process is known to all with the metrics of the same step, and all stop at the same one.
+    """
+
+    def told(state, ids, batches, root_key, flags: jax.Array):
+        state, metrics = dispatch(state, ids, batches, root_key)
+        return state, metrics | {"signal": whole(flags.max())}
+
+    return told
+
+
 def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array], jax.Array]:
     """The function (params, windows [B, T + 1]) -> -log p(next token) in nats at every position [B, T]."""
 
@@ -225,7 +254,7 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
         x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
         table_VD, targets_BT = output_table(model.cfg, params), tokens[:, 1:]
         if not loss_chunk:
-            return token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
-        return _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
+            return whole(token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT))
+        return whole(_chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk))
 
     return eval_step

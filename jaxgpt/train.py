@@ -15,7 +15,6 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,6 +28,7 @@ from jaxgpt import (
     generate,
     optim,
     preflight,
+    processes,
     records,
     sharding,
     tokenizers,
@@ -36,10 +36,11 @@ from jaxgpt import (
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
-from jaxgpt.model import count_params, named_leaves, param_shapes
+from jaxgpt.guard import Guard, Watchdog
+from jaxgpt.model import count_params, param_shapes
 from jaxgpt.profile_steps import ProfileSteps
 from jaxgpt.progress import Interrupt, Progress, StepClock, conclusion, introduction, stopped
-from jaxgpt.steps import TrainState, build, init_state, make_dispatch, state_shapes
+from jaxgpt.steps import TrainState, build, init_state, make_dispatch, state_shapes, with_signals
 
 
 def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
@@ -73,7 +74,9 @@ class Trainer:
     """One run in one folder: `Trainer(cfg, workdir).run()`."""
 
     def __init__(self, cfg: Config, workdir: str | Path, profile_steps: str | None = None) -> None:
-        self._profile = ProfileSteps(profile_steps, Path(workdir) / "profile")
+        self._profile = ProfileSteps(
+            profile_steps if processes.is_first() else None, Path(workdir) / "profile"
+        )
         if cfg.train.tensorboard:
             records.require_tensorboard()
         self.dataset = data.prepare(cfg.data)
@@ -84,49 +87,47 @@ class Trainer:
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         if cfg.train.sample_tokens:
-            self._sample_prompt = self._prompt_ids()
+            T, first = cfg.model.context_length, int(self.dataset.valid.ids[0])
+            self._sample_prompt = generate.prompt_ids(self.tokenizer, cfg.train.sample_prompt, T, first)
         self.workdir = Path(workdir)
-        records.make_folder(self.workdir)
-        self._lock = records.FolderLock(self.workdir)
+        self._lock: records.FolderLock | None = None
         try:
-            records.check_same_config(self.workdir, cfg)
-            records.check_same_text(
-                self.workdir,
-                text_sha256=self.dataset.text_sha256,
-                tokenizer_sha256=self.dataset.fingerprint,
-            )
-            records.write_json(self.workdir / "config.json", to_json(cfg))
-            tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
+            processes.on_first(self._open_folder)
             self.model, _, self.optimizer, train_step = build(cfg)
             uses_cudnn(cfg.model, cfg.train.attention)  # refuses what this machine can't do
             self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=cfg.train.keep_checkpoints)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
+        self._writes = processes.is_first()
         K = cfg.train.steps_per_dispatch
         snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
         self._snapshots = {-(-step // K) * K for step in snapshots}
         self._root_key = jax.random.key(cfg.train.seed)
         self._dispatch = make_dispatch(train_step, K, cfg.model.context_length, cfg.data.on_device)
+        if not processes.is_alone():
+            self._dispatch = with_signals(self._dispatch)
         shapes = state_shapes(self.model, self.optimizer)
         self._shapes = sharding.placed(self.mesh, shapes.params, shapes)
-        self._ids = batches.put_ids(self.dataset.train.ids) if cfg.data.on_device else None
+        self._ids = None
+        if cfg.data.on_device:
+            batches.check_on_device(self.dataset.train.ids)
+            self._ids = sharding.put_whole(self.mesh, self.dataset.train.ids)
 
-    def _prompt_ids(self) -> list[int]:
-        """What samples go on from; where no prompt is given a new line, if the tokenizer has one."""
-        prompt = self.cfg.train.sample_prompt
-        if prompt:
-            ids = self.tokenizer.encode(prompt)
-            if len(ids) > self.cfg.model.context_length:
-                raise UserError(
-                    f"train.sample_prompt has {len(ids)} tokens, "
-                    f"model.context_length={self.cfg.model.context_length}: shorten the prompt"
-                )
-            return list(ids)
-        try:
-            return list(self.tokenizer.encode("\n"))[:1]
-        except UserError:
-            return [int(self.dataset.valid.ids[0])]
+    def _open_folder(self) -> None:
+        """Take the folder for this run alone; refuse one that holds another; write what the run is."""
+        records.make_folder(self.workdir)
+        self._lock = records.FolderLock(self.workdir)
+        records.check_same_config(self.workdir, self.cfg)
+        records.check_same_text(
+            self.workdir, text_sha256=self.dataset.text_sha256, tokenizer_sha256=self.dataset.fingerprint
+        )
+        records.write_json(self.workdir / "config.json", to_json(self.cfg))
+        tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     # --- state ------------------------------------------------------------------------------------------
 
@@ -134,14 +135,21 @@ class Trainer:
         key = jax.random.fold_in(self._root_key, 2**32 - 1)  # not a key that a step draws its masks with
         return init_state(self.model, self.optimizer, key)
 
+    def _signals(self, number: int | None) -> tuple[jax.Array, ...]:
+        """What this process has to say to the others with the next dispatch: a signal that it got, or 0."""
+        return () if processes.is_alone() else (sharding.put_flag(self.mesh, number or 0),)
+
     def _newest_state(self) -> TrainState:
         """The newest whole checkpoint's state, or that of step 0. A damaged one is named and set aside."""
         shapes = self._shapes
         steps = self.checkpoints.steps()
         for step in reversed(steps):
+            error = None
             try:
                 items = self.checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-            except checkpoint.DamagedCheckpoint as error:
+            except checkpoint.DamagedCheckpoint as damage:
+                error = damage
+            if processes.any_of_them(error is not None):
                 place = self.checkpoints.set_aside(step)
                 print(f"warning: {error}; moved to {place}, trying the one before", file=sys.stderr)
                 continue
@@ -156,7 +164,7 @@ class Trainer:
 
         def compiled():
             with sharding.using(self.mesh):
-                arguments = (self._shapes, self._ids, self._batches(0), self._root_key)
+                arguments = (self._shapes, self._ids, self._batches(0), self._root_key, *self._signals(0))
                 return jax.jit(self._dispatch, donate_argnums=0).lower(*arguments).compile()
 
         pool = ThreadPoolExecutor(1)
@@ -205,30 +213,6 @@ class Trainer:
         )
         return self.tokenizer.decode(np.concatenate([piece[0] for piece in pieces]))
 
-    def _facts(self, params: dict, baseline_losses: dict[str, float]) -> dict[str, Any]:
-        return {
-            "corpus": self.dataset.corpus_name,
-            "text_sha256": self.dataset.text_sha256,
-            "tokenizer": self.tokenizer.kind,
-            "tokenizer_sha256": self.dataset.fingerprint,
-            "vocab_size": self.tokenizer.vocab_size,
-            "train_tokens": len(self.dataset.train.ids),
-            "valid_tokens": len(self.dataset.valid.ids),
-            "num_params": count_params(params),
-            "baselines": baseline_losses,
-        }
-
-    def _refuse_not_finite(self, step: int, loss: float, grad_norms: np.ndarray, state: TrainState) -> None:
-        paths = [path for path, _ in named_leaves(state.params)]
-        bad_grads = [path for path, norm in zip(paths, grad_norms, strict=True) if not math.isfinite(norm)]
-        bad_params = [p for p, leaf in named_leaves(state.params) if not np.isfinite(np.asarray(leaf)).all()]
-        raise UserError(
-            f"the loss of step {step} is {loss}: gradients not finite: {_some(bad_grads)}; "
-            f"parameters not finite: {_some(bad_params)}; the last good checkpoint is "
-            f"{self._last_checkpoint()}. Lower optim.learning_rate (now "
-            f"{self.cfg.optim.learning_rate}) or optim.grad_clip_norm in another --workdir"
-        )
-
     def _last_checkpoint(self) -> str:
         saved = self.checkpoints.steps()
         return f"step {saved[-1]}" if saved else "none"
@@ -243,25 +227,39 @@ class Trainer:
                     _ = self._compiled  # starts now
                 state = self._newest_state()
                 start = int(state.step)
-                with records.MetricsLog(self.workdir, start, self.cfg.train.tensorboard) as log:
-                    return self._loop(state, log, interrupt, stop_at)
+                seconds = self.cfg.train.watchdog_seconds
+                tensorboard, writes = self.cfg.train.tensorboard, processes.is_first()
+                with (
+                    records.MetricsLog(self.workdir, start, tensorboard, writes) as log,
+                    Watchdog(seconds) as watchdog,
+                ):
+                    return self._loop(state, log, interrupt, watchdog, stop_at)
         finally:
             try:
                 self.checkpoints.close()
             finally:
-                self._lock.release()
+                self._release()
 
     def _loop(
-        self, state: TrainState, log: records.MetricsLog, interrupt: Interrupt, stop_at: int | None
+        self,
+        state: TrainState,
+        log: records.MetricsLog,
+        interrupt: Interrupt,
+        watchdog: Watchdog,
+        stop_at: int | None,
     ) -> Result:
         cfg = self.cfg.train
         step = start = int(state.step)
         baseline_losses = baselines.losses(
             self.dataset.train.ids, self.dataset.valid.ids, self.cfg.model.vocab_size, cfg.eval_tokens
         )
-        facts = self._facts(state.params, baseline_losses)
-        records.write_run_json(self.workdir, facts, start)
-        progress = Progress(cfg.num_steps, start)
+        facts = self.dataset.facts() | {
+            "num_params": count_params(state.params),
+            "baselines": baseline_losses,
+        }
+        if self._writes:
+            records.write_run_json(self.workdir, facts, start)
+        progress = Progress(cfg.num_steps, start, self._writes)
         progress.say(introduction(self.cfg.model, facts, self.mesh.shape))
         progress.say(f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
 
@@ -269,20 +267,31 @@ class Trainer:
         count = cfg.steps_per_dispatch
         pending: tuple[int, dict] | None = None  # the last dispatch, read once the next is under way
         clock = StepClock(step)
+        guard = Guard(self.cfg)
+        signalled: int | None = None  # what all processes know of
 
         def read_pending() -> None:
-            nonlocal pending
+            nonlocal pending, signalled
             if pending is None:
                 return
             (done, metrics), pending = pending, None
-            losses, grad_norms, rates = (
-                np.asarray(metrics[name]).tolist() for name in ("loss", "grad_norm", "learning_rate")
+            losses, grad_norms, rates, bad = (
+                np.asarray(metrics[name]).tolist() for name in ("loss", "grad_norm", "learning_rate", "bad")
             )
+            if "signal" in metrics:
+                signalled = int(metrics["signal"]) or None
             steps = range(done - count + 1, done + 1)
             for i, at in enumerate(steps):
-                if not (math.isfinite(losses[i]) and math.isfinite(grad_norms[i])):
-                    self._refuse_not_finite(at, losses[i], np.asarray(metrics["grad_norms"][i]), state)
-            logged = [i for i, at in enumerate(steps) if at % cfg.log_every == 0 or at in (1, cfg.num_steps)]
+                if not bad[i]:
+                    guard.good()
+                    continue
+                norms = np.asarray(metrics["grad_norms"][i])
+                progress.say(guard.bad(at, losses[i], norms, state.params, self._last_checkpoint()))
+            logged = [
+                i
+                for i, at in enumerate(steps)
+                if at % cfg.log_every == 0 or at in (1, cfg.num_steps) or bad[i]
+            ]
             if not logged:
                 return
             seconds = clock.seconds_a_step(done)
@@ -290,11 +299,12 @@ class Trainer:
                 log.write(
                     steps[i],
                     "train",
-                    loss=losses[i],
+                    loss=losses[i] if math.isfinite(losses[i]) else None,  # JSON has no nan
                     learning_rate=rates[i],
-                    grad_norm=grad_norms[i],
+                    grad_norm=grad_norms[i] if math.isfinite(grad_norms[i]) else None,
                     tokens_per_second=round(tokens_a_step / seconds, 1),
                     time=round(time.time(), 3),
+                    **({"skipped": True} if bad[i] else {}),
                 )
             if done > start + count:  # the first dispatch's time is that of compiling
                 progress.losses(done, losses[-1], tokens_a_step / seconds, seconds)
@@ -304,44 +314,52 @@ class Trainer:
 
         try:
             while True:
-                stopping = interrupt.signal is not None or (stop_at is not None and step >= stop_at)
+                if processes.is_alone():
+                    signalled = interrupt.signal
+                stopping = signalled is not None or (stop_at is not None and step >= stop_at)
                 evaluated = log.valid_losses()
                 improved = False
                 if due(cfg.eval_every) and step not in evaluated and not stopping:
                     read_pending()
                     clock.pause()
+                    watchdog.doing(f"the evaluation at step {step}")
                     improved = self._evaluate_and_sample(self.evaluation_params(state), step, log, progress)
                     clock.go_on()
                     evaluated = log.valid_losses()
                 if step in self._snapshots:
-                    params = self.evaluation_params(state)
-                    records.write_embeddings(self.workdir, step, params, self.cfg.model.vocab_size)
+                    tables = sharding.gathered(records.embedding_tables(self.evaluation_params(state)))
+                    if self._writes:
+                        records.write_embeddings(self.workdir, step, tables, self.cfg.model.vocab_size)
                 if (due(cfg.checkpoint_every) and step > 0) or improved or stopping or step == cfg.num_steps:
                     read_pending()
-                    log.sync()
                     clock.pause()
+                    watchdog.doing(f"saving step {step}")
+                    log.sync()
                     averaged = self.evaluation_params(state) if optim.averages(self.cfg.optim) else None
                     self.checkpoints.save(state, self.cfg, self.tokenizer, evaluated.get(step), averaged)
                     clock.go_on()
                 if stopping or step == cfg.num_steps:
                     break
                 self._profile.at(step)
+                watchdog.doing(f"step {step + 1}" + (" (with compiling)" if step == start else ""))
                 dispatch = self._compiled.result()
-                state, metrics = dispatch(state, self._ids, self._batches(step), self._root_key)
+                arguments = (self._ids, self._batches(step), self._root_key, *self._signals(interrupt.signal))
+                state, metrics = dispatch(state, *arguments)
                 step += count
                 read_pending()
                 pending = (step, metrics)
                 progress.step(count)
+            watchdog.doing("the end of saving")
             self.checkpoints.wait()
         finally:
             self._profile.close()
             progress.close()
-        if interrupt.signal is not None:
-            print(stopped(interrupt.signal, step, self.workdir))
-        elif step == cfg.num_steps and evaluated:
+        if signalled is not None and self._writes:
+            print(stopped(signalled, step, self.workdir))
+        elif step == cfg.num_steps and evaluated and self._writes:
             print(conclusion(evaluated, baseline_losses["bigram"], self.workdir))
         last = evaluated[max(evaluated)] if evaluated else None
-        return Result(state, last, interrupt.signal)
+        return Result(state, last, signalled)
 
     def _evaluate_and_sample(self, params, step: int, log: records.MetricsLog, progress: Progress) -> bool:
         """Add a "valid" line; show a sample. True where the loss is the run's lowest so far, step 0 apart."""
@@ -366,15 +384,10 @@ class Trainer:
         progress.say(f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {result.perplexity:.2f}")
         if self.cfg.train.sample_tokens:
             text = self._sample(params)
-            records.write_sample(self.workdir, step, text)
+            if self._writes:
+                records.write_sample(self.workdir, step, text)
             progress.say("    " + text.strip("\n").replace("\n", "\n    "))
         return step > 0 and result.loss < min(earlier, default=math.inf)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def train(
@@ -413,10 +426,12 @@ def main(argv: list[str]) -> int:
         metavar="START:STOP",
         help="write a trace of these steps to the run's folder profile",
     )
+    processes.add_flags(parser)
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     cfg = cli.read_config(file, overrides)
     cli.set_up_process()
+    processes.join(args)
     if args.dry_run:
         print(dry_run(cfg))
         return 0

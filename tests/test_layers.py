@@ -19,6 +19,7 @@ LAYERS = {
     "layers": 2,
     "muon": 2,
     "profile_steps": 2,
+    "processes": 2,
     "progress": 2,
     "sharding": 2,
     "attention": 3,
@@ -28,6 +29,7 @@ LAYERS = {
     "data": 4,
     "model": 4,
     "records": 4,
+    "guard": 5,
     "steps": 5,
     "checkpoint": 6,
     "costs": 6,
@@ -35,6 +37,7 @@ LAYERS = {
     "generate": 6,
     "preflight": 7,
     "train": 8,
+    "reproduce": 9,
     "bench": 8,
 }
 # A command line's main() may open a run: imports inside functions are calls upward by name, and are listed.

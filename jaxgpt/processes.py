@@ -1,0 +1,92 @@
+"""Several processes, on one machine or many, as one run: who writes, and how all learn what one of them knows.
+
+Each process runs the same program on its own devices; JAX's distributed runtime makes one mesh of them all. What reaches
+a file or the screen comes from the first process alone; checkpoints are written by all (Orbax).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxgpt.config import UserError
+
+LONGEST_MESSAGE = 4000  # bytes of an error that all processes are told
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `join`."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument("--distributed", action="store_true", help="join the processes that SLURM, Open MPI or Kubernetes "
+                       "started")  # fmt: skip
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where the first process listens; with the two below"
+    )
+    group.add_argument("--num_processes", type=int, help="how many processes make the run")
+    group.add_argument("--process_id", type=int, help="which of them this one is, from 0")
+
+
+def join(args: argparse.Namespace) -> None:
+    """Make this process one of several, as the flags say. Before JAX is used. Raises UserError."""
+    given = (args.coordinator, args.num_processes, args.process_id)
+    if all(value is None for value in given) and not args.distributed:
+        return
+    if any(value is None for value in given) and not (
+        args.distributed and all(value is None for value in given)
+    ):
+        raise UserError(
+            "give --coordinator HOST:PORT, --num_processes and --process_id together, or --distributed alone where SLURM, "
+            "Open MPI or Kubernetes started the processes"
+        )
+    if not args.distributed and not 0 <= args.process_id < args.num_processes:
+        raise UserError(
+            f"--process_id={args.process_id}: give 0 to {args.num_processes - 1} (--num_processes less 1)"
+        )
+    try:
+        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    except (ValueError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the processes did not come together ({line}): is the coordinator up, and the port free?"
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Whether the run is one process."""
+    return jax.process_count() == 1
+
+
+def on_first(action: Callable[[], None]) -> None:
+    """Do it in the first process; the others wait. Its UserError or OSError is raised as a UserError in all."""
+    if is_alone():
+        action()
+        return
+    from jax.experimental import multihost_utils
+
+    message, own = b"", None
+    if is_first():
+        try:
+            action()
+        except (UserError, OSError) as error:
+            own, message = error, (str(error) or type(error).__name__).encode()[:LONGEST_MESSAGE]
+    padded = np.frombuffer(message.ljust(LONGEST_MESSAGE, b"\0"), np.uint8)
+    told = bytes(multihost_utils.broadcast_one_to_all(padded)).rstrip(b"\0").decode(errors="replace")
+    if told:
+        raise own or UserError(told)
+
+
+def any_of_them(flag: bool) -> bool:
+    """Whether it is so in any process. All must ask."""
+    if is_alone():
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
