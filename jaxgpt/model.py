@@ -172,7 +172,9 @@ class GPT(nn.Module):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The start of the residual stream: E[token], plus the position's vector."""
-        x_BTD = self.token_embedding(tokens_BT)
+        # Rows are looked up in a table that is whole along D (where it is spread over fsdp, it is gathered first).
+        table_VD = constrain(self.token_embedding.embedding, "tensor", None)
+        x_BTD = jnp.take(table_VD.astype(self.cfg.dtype), tokens_BT, axis=0)
         if self.position_embedding is not None:
             x_BTD = x_BTD + self.position_embedding(positions_BT)
         return x_BTD

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt import batches, costs, sharding
+from jaxgpt import batches, costs, sharding, traffic
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError
 from jaxgpt.model import count_params, named_leaves, param_shapes
@@ -60,6 +60,7 @@ class Preflight:
     mesh: dict[str, int]  # devices along each of its axes
     cost: costs.StepCost
     memory_a_device: costs.Memory  # cost.memory's, as the mesh spreads it
+    traffic: traffic.Traffic  # bytes that each device sends in a step
     flops_per_token: int
     tokens_per_step: int
     tokens: int
@@ -160,6 +161,7 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
         rows=rows,
         mesh=sizes,
         memory_a_device=a_device,
+        traffic=traffic.traffic(cfg, sizes),
         num_params=sum(row.count for row in rows),
         cost=cost,
         flops_per_token=costs.train_flops_per_token(cfg.model),
@@ -277,6 +279,13 @@ def as_text(cfg: Config, found: Preflight) -> str:
     for name, words in names.items():
         whole, part = getattr(cost.memory, name), getattr(found.memory_a_device, name)
         lines.append(f"  {words:<20} {_bytes(part)}" + (f" of {_bytes(whole)}" if devices > 1 else ""))
+    if devices > 1:
+        sent = found.traffic
+        lines += [
+            "",
+            f"traffic of a step      {_bytes(sent.total)} sent by each device: data {_bytes(sent.data)}, fsdp {_bytes(sent.fsdp)}, "
+            f"tensor {_bytes(sent.tensor)} (see jaxgpt/traffic.py)",
+        ]
     speed, seconds = found.matmul_flops_per_second, found.seconds_per_step
     lines += [
         "",

@@ -1,17 +1,22 @@
-"""What tests/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line."""
+"""What tests/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line.
+
+JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [everything] [plain] [traffic] [elastic]
+"""
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxgpt import checkpoint, config, model, sharding, steps, train
+from jaxgpt import checkpoint, config, model, sharding, steps, traffic, train
 from tests.runs import metrics, small_config, write_text
 
-MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
+FEW = MESHES[1:4]
 CFG = config.Config(
     model=config.Model(
         vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1,
@@ -30,6 +35,14 @@ PLAIN = dataclasses.replace(
     optim=config.Optim(learning_rate=3e-3, warmup_steps=5),
     train=config.Train(num_steps=20),
 )
+RUNS = {"few": (CFG, FEW), "everything": (CFG, MESHES), "plain": (PLAIN, MESHES)}
+TRAFFIC = dataclasses.replace(
+    PLAIN,
+    model=config.Model(
+        vocab_size=128, context_length=64, d_model=64, num_layers=3, num_heads=8, use_bias=False, position="rotary",
+        norm="rmsnorm_plain", tie_embeddings=False,
+    ),
+)  # fmt: skip
 
 
 def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
@@ -67,6 +80,26 @@ def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
     return max(float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in zip(one, other, strict=True))
 
 
+def sent(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
+    """Of a step: the bytes of the arrays in the compiled program's collectives, by kind; and the formula's traffic."""
+    mesh = sharding.make_mesh(config.Mesh(*sizes))
+    shapes, parts = model.param_shapes(cfg.model), steps.build(cfg)
+    B, T = cfg.data.batch_size, cfg.model.context_length
+    with sharding.using(mesh):
+        places = sharding.placed(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
+        tokens = np.zeros((B, T + 1), np.int32)
+        batch = sharding.put_batch(mesh, tokens.shape, lambda rows: tokens[rows], axis=0)
+        text = jax.jit(parts.train_step).lower(places, batch, jax.random.key(0)).compile().as_text()
+    found = {"all-reduce": 0, "all-gather": 0, "all-to-all": 0, "collective-permute": 0, "reduce-scatter": 0}
+    for shapes_text, kind in re.findall(
+        rf"^.*? = (.*?) ({'|'.join(found)})(?:-start)?\(", text, re.MULTILINE
+    ):
+        for dims in re.findall(r"[fsu]32\[([\d,]*)\]", shapes_text):
+            found[kind] += 4 * int(np.prod([int(n) for n in dims.split(",") if n]))
+    told = traffic.traffic(cfg, dict(zip(sharding.AXES, sizes, strict=True)))
+    return {"found": found, "told": dataclasses.asdict(told)}
+
+
 def compare(one: dict, other: dict) -> dict:
     """How far the runs are apart, and what one device of the other holds as a share of what the one does."""
     return {
@@ -83,7 +116,7 @@ def elastic(folder: Path) -> dict:
     text = write_text(folder / "text.txt")
     cfg = small_config(
         text, model__dropout_rate=0.2, data__batch_size=8, train__eval_batch_size=8, model__d_model=32,
-        model__use_bias=False, train__num_steps=24,
+        model__use_bias=False, train__num_steps=24, train__sample_tokens=0,
     )  # fmt: skip
 
     def under(*sizes: int) -> config.Config:
@@ -98,9 +131,14 @@ def elastic(folder: Path) -> dict:
 
 
 if __name__ == "__main__":
+    folder, *parts = sys.argv[1:]
     found = {"devices": jax.device_count()}
-    for name, cfg in (("everything", CFG), ("plain", PLAIN)):
-        one = run(cfg, MESHES[0])
-        found[name] = {str(sizes): compare(one, run(cfg, sizes)) for sizes in MESHES[1:]}
-    found["elastic"] = elastic(Path(sys.argv[1]))
+    for name, (cfg, meshes) in RUNS.items():
+        if name in parts:
+            one = run(cfg, (1, 1, 1))
+            found[name] = {str(sizes): compare(one, run(cfg, sizes)) for sizes in meshes}
+    if "traffic" in parts:
+        found["traffic"] = {str(sizes): sent(TRAFFIC, sizes) for sizes in [(8, 1, 1), (1, 8, 1), (1, 1, 8)]}
+    if "elastic" in parts:
+        found["elastic"] = elastic(Path(folder))
     print(json.dumps(found))

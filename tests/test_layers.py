@@ -35,6 +35,7 @@ LAYERS = {
     "costs": 6,
     "evaluate": 6,
     "generate": 6,
+    "traffic": 6,
     "preflight": 7,
     "train": 8,
     "reproduce": 9,

@@ -12,47 +12,58 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import config, costs, model, preflight, sharding, steps
+from jaxgpt import config, costs, model, preflight, sharding, steps, traffic
 from jaxgpt.config import Config, Mesh, UserError
 from jaxgpt.presets import PRESETS
-from tests.sharded import CFG, MESHES
+from tests.sharded import CFG, FEW, MESHES, TRAFFIC
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict:
+def with_eight_devices(folder: Path, *parts: str) -> dict:
     """What a process with 8 devices tells."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.sharded", str(tmp_path_factory.mktemp("sharded"))],
+        [sys.executable, "-m", "tests.sharded", str(folder), *parts],
         cwd=ROOT,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "rematerialization" not in done.stderr  # XLA's word for moving an array by way of every device
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["devices"] == 8
     return result
 
 
-@pytest.mark.parametrize("name", ["everything", "plain"])
-@pytest.mark.parametrize("sizes", MESHES[1:])
-def test_every_mesh_gives_the_losses_and_parameters_of_one_device(found, name, sizes):
-    """20 steps in float32, dropout on in one of the two: only the order of sums differs."""
-    compared = found[name][str(sizes)]
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict:
+    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "traffic", "elastic")
+
+
+def assert_like_one_device(compared: dict, sizes: tuple[int, int, int]) -> None:
+    """Losses and parameters: only the order of sums differs. And parameters and optimizer are spread as the mesh says."""
     assert compared["loss"] < 5e-6  # nats
     assert compared["params"] < 1e-5  # of each parameter's length
-
-
-@pytest.mark.parametrize("name", ["everything", "plain"])
-@pytest.mark.parametrize("sizes", MESHES[1:])
-def test_parameters_and_optimizer_are_spread_over_fsdp_and_tensor(found, name, sizes):
-    compared = found[name][str(sizes)]
     assert compared["told"] == 0  # the dry run's bytes are those that a device is given
     share = 1 / (sizes[1] * sizes[2])
     assert compared["bytes"] == pytest.approx(share, rel=0.1)
     assert compared["arguments"] == pytest.approx(share, rel=0.1)  # the compiled step's
+
+
+@pytest.mark.parametrize("sizes", FEW)
+def test_a_mesh_is_like_one_device(found, sizes):
+    """20 steps with dropout, accumulation, a loss in chunks, Muon, an average."""
+    assert_like_one_device(found["few"][str(sizes)], sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["everything", "plain"])
+def test_every_mesh_is_like_one_device(name, tmp_path):
+    compared = with_eight_devices(tmp_path, name)[name]
+    print(json.dumps(compared))
+    for sizes in MESHES:
+        assert_like_one_device(compared[str(sizes)], sizes)
 
 
 def test_a_run_goes_on_under_another_mesh(found):
@@ -61,6 +72,41 @@ def test_a_run_goes_on_under_another_mesh(found):
     assert len(one) == len(many) == 24 + 4
     np.testing.assert_allclose(many, one, rtol=0, atol=5e-6)
     assert found["elastic"]["params"] < 1e-5
+
+
+def test_the_formulas_traffic_is_that_of_the_compiled_steps_collectives(found):
+    """A ring sends 2 (n - 1) / n of a summed array's bytes from each device, and (n - 1) / n of a gathered one's."""
+    ring, layers = 7 / 8, TRAFFIC.model.num_layers
+
+    def near(axis: str, sizes: tuple[int, int, int], sent: float) -> None:
+        told = found["traffic"][str(sizes)]["told"]
+        assert told.pop(axis) == pytest.approx(sent, rel=0.01)
+        assert set(told.values()) == {0.0}
+
+    data = found["traffic"]["(8, 1, 1)"]["found"]
+    near("data", (8, 1, 1), 2 * ring * data["all-reduce"])
+    # Where a backend for GPUs sums gradients into shares, XLA's for CPUs sums them whole and cuts: as large an array.
+    fsdp = found["traffic"]["(1, 8, 1)"]["found"]
+    near("fsdp", (1, 8, 1), ring * (fsdp["all-gather"] + fsdp["all-reduce"]))
+    # Backward, what comes by way of query, key and value is summed apart on CPUs: two sums more in each layer.
+    tensor = found["traffic"]["(1, 1, 8)"]["found"]
+    near("tensor", (1, 1, 8), 2 * ring * tensor["all-reduce"] * (4 * layers + 2) / (6 * layers + 2))
+    assert data["all-gather"] == tensor["all-gather"] == 0
+
+
+def test_what_leaves_a_machine_goes_at_the_speed_between_machines():
+    one = traffic.Traffic(data=1e9, fsdp=2e9, tensor=4e9)
+    assert traffic.seconds(one, {"data": 1, "fsdp": 4, "tensor": 2}) == pytest.approx(7e9 / traffic.INSIDE)
+    apart = 2e9 / traffic.BETWEEN + 1e9 / traffic.BETWEEN + 4e9 / traffic.INSIDE
+    assert traffic.seconds(one, {"data": 2, "fsdp": 8, "tensor": 2}) == pytest.approx(apart)
+    assert traffic.efficiency(3.0, 1.0) == (0.75, 1.0)
+
+
+def test_remat_and_accumulation_gather_again():
+    plain = dataclasses.replace(TRAFFIC, data=config.Data(batch_size=32))
+    sizes = {"data": 1, "fsdp": 4, "tensor": 1}
+    often = dataclasses.replace(plain, train=config.Train(remat="full", grad_accumulation_steps=2))
+    assert traffic.traffic(often, sizes).fsdp == 3 * traffic.traffic(plain, sizes).fsdp
 
 
 def test_every_parameter_has_one_place():
