@@ -1,6 +1,6 @@
 """What tests/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line.
 
-JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [everything] [plain] [traffic] [elastic]
+JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [everything] [plain] [traffic] [elastic] [elastic4]
 """
 
 import dataclasses
@@ -16,7 +16,12 @@ from jaxgpt import checkpoint, config, model, sharding, steps, traffic, train
 from tests.runs import metrics, small_config, write_text
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
-FEW = MESHES[1:4]
+FEW = [(1, 8, 1), (2, 2, 2)]
+# One run: until which step, on which mesh.
+TURNS = {
+    "elastic": [(10, (8, 1, 1)), (None, (2, 1, 2))],
+    "elastic4": [(6, (8, 1, 1)), (12, (1, 1, 1)), (18, (2, 1, 2)), (None, (1, 2, 1))],
+}
 CFG = config.Config(
     model=config.Model(
         vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1,
@@ -111,8 +116,8 @@ def compare(one: dict, other: dict) -> dict:
     }
 
 
-def elastic(folder: Path) -> dict:
-    """One run over 8, 1, 4 and 2 devices, and the same run on one."""
+def elastic(folder: Path, turns: list) -> dict:
+    """One run over several meshes in turn, and the same run on one device."""
     text = write_text(folder / "text.txt")
     cfg = small_config(
         text, model__dropout_rate=0.2, data__batch_size=8, train__eval_batch_size=8, model__d_model=32,
@@ -123,7 +128,7 @@ def elastic(folder: Path) -> dict:
         return dataclasses.replace(cfg, mesh=config.Mesh(*sizes))
 
     train.train(under(1, 1, 1), folder / "one")
-    for stop, sizes in ((6, (8, 1, 1)), (12, (1, 1, 1)), (18, (2, 1, 2)), (None, (1, 2, 1))):
+    for stop, sizes in turns:
         train.train(under(*sizes), folder / "many", stop_at=stop)
     losses = [[line["loss"] for line in metrics(folder / name)] for name in ("one", "many")]
     params = [jax.tree.leaves(checkpoint.load(folder / name).params) for name in ("one", "many")]
@@ -139,6 +144,6 @@ if __name__ == "__main__":
             found[name] = {str(sizes): compare(one, run(cfg, sizes)) for sizes in meshes}
     if "traffic" in parts:
         found["traffic"] = {str(sizes): sent(TRAFFIC, sizes) for sizes in [(8, 1, 1), (1, 8, 1), (1, 1, 8)]}
-    if "elastic" in parts:
-        found["elastic"] = elastic(Path(folder))
+    for name in TURNS.keys() & set(parts):
+        found[name] = elastic(Path(folder), TURNS[name])
     print(json.dumps(found))

@@ -66,12 +66,21 @@ def test_every_mesh_is_like_one_device(name, tmp_path):
         assert_like_one_device(compared[str(sizes)], sizes)
 
 
-def test_a_run_goes_on_under_another_mesh(found):
-    """Saved on 8, 1, 4 and 2 devices in turn, with dropout: the same batches and masks, so the same losses."""
-    one, many = found["elastic"]["losses"]
+def assert_the_same_run(compared: dict) -> None:
+    """With dropout: the same batches and masks, so the same losses."""
+    one, many = compared["losses"]
     assert len(one) == len(many) == 24 + 4
     np.testing.assert_allclose(many, one, rtol=0, atol=5e-6)
-    assert found["elastic"]["params"] < 1e-5
+    assert compared["params"] < 1e-5
+
+
+def test_a_run_goes_on_under_another_mesh(found):
+    assert_the_same_run(found["elastic"])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_eight_devices_on_one_on_four_on_two(tmp_path):
+    assert_the_same_run(with_eight_devices(tmp_path, "elastic4")["elastic4"])
 
 
 def test_the_formulas_traffic_is_that_of_the_compiled_steps_collectives(found):
