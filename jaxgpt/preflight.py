@@ -74,7 +74,9 @@ class Preflight:
     @property
     def seconds_per_step(self) -> float:
         """An estimate, by the measured matrix speed and the assumed utilisation; nothing counted for sending."""
-        devices = 1 if self.device == "cpu" else math.prod(self.mesh.values())  # several CPU devices share one CPU
+        devices = (
+            1 if self.device == "cpu" else math.prod(self.mesh.values())
+        )  # several CPU devices share one CPU
         return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
 
 
