@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ FLAGS = [
     "--config.model.num_heads=2", "--config.model.dropout_rate=0.1", "--config.model.use_bias=false",
     "--config.data.batch_size=8", "--config.optim.warmup_steps=5", "--config.train.eval_every=10",
     "--config.train.eval_tokens=512", "--config.train.checkpoint_every=5", "--config.train.log_every=1",
-    "--config.train.sample_tokens=4",
+    "--config.train.sample_tokens=4", "--config.optim.learning_rate=1e-3",
 ]  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-STEPS = "--config.train.num_steps=20"
+STEPS = "--config.train.num_steps=40"
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +108,14 @@ def assert_near(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "devices", "mesh"),
     [
-        (2, 2, ("--config.mesh.fsdp=2",)),
+        pytest.param(2, 2, ("--config.mesh.fsdp=2",), marks=pytest.mark.slow),
         pytest.param(4, 1, ("--config.mesh.tensor=2",), marks=pytest.mark.slow),
     ],
 )
 def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, count, devices, mesh):
     folder = place / f"{count}x{devices}"
     first, *others = finish(start(folder, count, devices, STEPS, *mesh))
-    assert "4 devices: data 2 x" in first and "done: step 20" in first
+    assert "4 devices: data 2 x" in first and "done: step 40" in first
     assert others == [""] * (count - 1)
     assert_near(alone, folder / "run")
     assert len(json.loads((folder / "run/run.json").read_text())["starts"]) == 1
@@ -122,19 +123,20 @@ def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, co
 
 def test_killed_and_told_to_stop_a_run_goes_on_with_another_count(place, alone):
     """Two processes are killed; two more get one SIGTERM between them; one alone comes to the end."""
-    folder, two = place / "stopped", (2, 1, STEPS, "--config.mesh.data=2")
+    folder, two = place / "stopped", (2, 1, STEPS, "--config.mesh.data=1", "--config.mesh.fsdp=2")
     started = start(folder, *two)
-    wait_for_step(folder, 7, started)
+    wait_for_step(folder, 12, started)
     for process in started:
         process.send_signal(signal.SIGKILL)
     finish(started, -signal.SIGKILL)
     started = start(folder, *two)
-    wait_for_step(folder, 11, started)
+    wait_for_step(folder, 20, started)
     started[1].send_signal(signal.SIGTERM)
     first, _ = finish(started, 128 + signal.SIGTERM)
-    assert "goes on from step 5" in first and "stopped by SIGTERM: saved step" in first
+    saved = re.search(r"stopped by SIGTERM: saved step (\d+)", first)
+    assert saved, first
     (out,) = finish(start(folder, 1, 1, STEPS))
-    assert "goes on from step 1" in out  # 11 or later
+    assert f"goes on from step {saved[1]} in" in out
     assert_near(alone, folder / "run")
 
 

@@ -130,8 +130,11 @@ FAST = {
     [
         {},
         FAST,
-        {"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"},
-        {"train__checkpoint_every": 0, "train__eval_every": 0, "train__log_every": 7},
+        pytest.param({"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"train__checkpoint_every": 0, "train__eval_every": 0, "train__log_every": 7},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["default", "fast", "accumulation", "only-at-the-end"],
 )
