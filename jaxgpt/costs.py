@@ -178,6 +178,9 @@ class StepCost:
 def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     """The cost of a step on a backend ("cpu", "gpu"; None: JAX's), without compiling or allocating anything.
 
+    Memory is within 15 % of what the compiler plans on a CPU for the shapes of tests/test_costs.py; with dropout in explicit
+    attention it is told a fifth too low there.
+
     A model of more than four layers is traced with two and with three: what a layer adds is the same for all
     but the first. Accumulation is taken as one part of the batch and a second set of gradients.
     """
