@@ -66,11 +66,13 @@ def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
     return ["".join(x for x in out.splitlines(True) if not x.startswith("[Gloo]")) for out, _ in ends]
 
 
-def wait_for_step(folder: Path, step: int, started: list[subprocess.Popen]) -> None:
+def wait_for_step(folder: Path, step: int, started: list[subprocess.Popen], starts: int) -> None:
+    """Until the start of this number has a line of the step; those of an earlier start are dropped by then."""
     until = time.monotonic() + 200
-    path = folder / "run/metrics.jsonl"
+    path, facts = folder / "run/metrics.jsonl", folder / "run/run.json"
     while time.monotonic() < until and all(process.poll() is None for process in started):
-        if path.exists() and f'"step": {step},' in path.read_text():
+        begun = facts.exists() and len(json.loads(facts.read_text())["starts"]) >= starts
+        if begun and f'"step": {step},' in path.read_text():
             return
         time.sleep(0.02)
     for process in started:
@@ -125,12 +127,12 @@ def test_killed_and_told_to_stop_a_run_goes_on_with_another_count(place, alone):
     """Two processes are killed; two more get one SIGTERM between them; one alone comes to the end."""
     folder, two = place / "stopped", (2, 1, STEPS, "--config.mesh.data=1", "--config.mesh.fsdp=2")
     started = start(folder, *two)
-    wait_for_step(folder, 12, started)
+    wait_for_step(folder, 1, started, starts=1)
     for process in started:
         process.send_signal(signal.SIGKILL)
     finish(started, -signal.SIGKILL)
     started = start(folder, *two)
-    wait_for_step(folder, 20, started)
+    wait_for_step(folder, 11, started, starts=2)
     started[1].send_signal(signal.SIGTERM)
     first, _ = finish(started, 128 + signal.SIGTERM)
     saved = re.search(r"stopped by SIGTERM: saved step (\d+)", first)
