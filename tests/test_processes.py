@@ -123,6 +123,7 @@ def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, co
     assert len(json.loads((folder / "run/run.json").read_text())["starts"]) == 1
 
 
+@pytest.mark.slow
 def test_killed_and_told_to_stop_a_run_goes_on_with_another_count(place, alone):
     """Two processes are killed; two more get one SIGTERM between them; one alone comes to the end."""
     folder, two = place / "stopped", (2, 1, STEPS, "--config.mesh.data=1", "--config.mesh.fsdp=2")
