@@ -12,6 +12,7 @@ are measured in the same run, so that a noisy machine is compared with itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import resource
@@ -26,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt import batches, cli, costs, generate, preflight
+from jaxgpt import batches, cli, costs, generate, preflight, sharding
 from jaxgpt.config import Config, UserError, from_config_dict, to_json
-from jaxgpt.model import GPT, count_params, init_params
+from jaxgpt.model import GPT, count_params, init_params, param_shapes
 from jaxgpt.presets import PRESETS
 from jaxgpt.steps import build, init_state, make_dispatch
 
@@ -117,7 +118,16 @@ def machine(dtype: str) -> dict[str, Any]:
 
 
 def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
-    """Time, speed and memory of the training step of a config."""
+    """Time, speed and memory of the training step of a config, on its mesh of this machine's devices."""
+    mesh = sharding.make_mesh(cfg.mesh)
+    sharding.check(mesh.shape, param_shapes(cfg.model), cfg)
+    with sharding.using(mesh):
+        return _bench_training(cfg, limits, steps, warmup, mesh)
+
+
+def _bench_training(
+    cfg: Config, limits: dict[str, Any], steps: int, warmup: int, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
     model, _, optimizer, step = build(cfg)
     count, T = cfg.train.steps_per_dispatch, cfg.model.context_length
     dispatch = jax.jit(make_dispatch(step, count, T, cfg.data.on_device), donate_argnums=0)
@@ -125,18 +135,16 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
     ids = np.random.default_rng(0).integers(
         0, cfg.model.vocab_size, max(2**16, 64 * (T + 1)), dtype=np.uint32
     )
-    device_ids = jax.device_put(ids) if cfg.data.on_device else None
+    device_ids = sharding.put_whole(mesh, ids) if cfg.data.on_device else None
+    B = cfg.data.batch_size
 
-    def feed(at: int) -> np.ndarray:
-        return batches.for_dispatch(
-            ids,
-            at * count,
-            count,
-            cfg.data.on_device,
-            seed=0,
-            batch_size=cfg.data.batch_size,
-            context_length=T,
-        )
+    def feed(at: int) -> jax.Array:
+        cut = functools.partial(
+            batches.for_dispatch, ids, at * count, count, cfg.data.on_device,
+            seed=0, batch_size=B, context_length=T,
+        )  # fmt: skip
+        shape = (count, B) if cfg.data.on_device else (count, B, T + 1)
+        return jax.device_put(sharding.put_batch(mesh, shape, lambda rows: cut(rows=rows), axis=1))
 
     began = time.perf_counter()
     state = jax.block_until_ready(init_state(model, optimizer, key))
@@ -154,7 +162,7 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
     compiled = lowered.compile()
     seconds["compile"] = time.perf_counter() - began
 
-    batch = jax.device_put(feed(0))
+    batch = feed(0)
 
     def once() -> Any:
         nonlocal state
@@ -162,15 +170,18 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
         return metrics["loss"]
 
     timing = timed(once, max(1, steps // count), warmup)
-    feeding = timed(lambda: jax.device_put(feed(1)), 5, 1)
+    feeding = timed(lambda: feed(1), 5, 1)
     step_seconds = timing.median / count
-    tokens = cfg.data.batch_size * T
+    tokens = B * T
     cost = costs.step_cost(cfg)
-    flops_per_second = cost.model_flops / step_seconds
+    # Of a device. Those of a CPU are the same cores, and so is their ceiling.
+    shared = jax.default_backend() == "cpu"
+    flops_per_second = cost.model_flops / step_seconds / (1 if shared else mesh.size)
     peak = limits["datasheet_flops_per_second"]
     analysis, planned = compiled.cost_analysis() or {}, compiled.memory_analysis()
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
+        "devices": sharding.as_text(mesh.shape),
         "num_params": num_params,
         "tokens_per_step": tokens,
         "init_seconds": init_seconds,
@@ -186,7 +197,7 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
         "model_flops_per_second": flops_per_second,
         "share_of_matmul_ceiling": flops_per_second / limits["matmul_flops_per_second"],
         "share_of_datasheet": None if peak is None else flops_per_second / peak,
-        "predicted_bytes": cost.memory.total,
+        "predicted_bytes": costs.memory_a_device(cfg, cost.memory, mesh.shape).total,
         "compiled_bytes": (
             planned.argument_size_in_bytes
             + planned.output_size_in_bytes
@@ -258,6 +269,7 @@ def training_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
     share, peak = found["share_of_datasheet"], limits["datasheet_flops_per_second"]
     rows = [
         ("parameters", f"{found['num_params']:,}"),
+        ("devices", found["devices"]),
         ("trace, lower, compile", " + ".join(f"{found[f'{n}_seconds']:.1f}" for n in ("trace", "lower", "compile")) + " s"),
         ("a step", f"{found['step_seconds'] * ms:,.2f} ms, quartiles {found['step_quartile_range_seconds'] * ms:,.2f} ms "
                    f"apart, {found['steps_timed']} steps"),

@@ -12,6 +12,8 @@ import logging
 import re
 import shutil
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config, processes, tokenizers
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, UserError, first_line
+from jaxgpt.files import check_tree
 from jaxgpt.model import GPT, named_leaves, param_shapes
-from jaxgpt.sharding import whole
+from jaxgpt.sharding import device_memory, fits_beside, whole
 from jaxgpt.steps import TrainState
 
 FOLDER = "checkpoints"
@@ -52,11 +55,17 @@ def checksums(tree: Any) -> jax.Array:
 _jit_checksums = jax.jit(checksums)
 
 
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
-    Keeps the newest `keep` and the one with the lowest validation loss. Saving returns as soon as the arrays
-    are copied out of the devices; an error of an earlier save is raised by the next call.
+    Keeps the newest `keep` and the one with the lowest validation loss. Saving returns at once where a copy of the
+    state fits beside it in the devices' memory, else as soon as the arrays are copied out; an error of an earlier save
+    is raised by the next call.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False) -> None:
@@ -66,6 +75,8 @@ class Checkpoints:
         # Orbax tells each file that it touches, and of each error the traceback, though it raises it as well.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
+        self._pool = ThreadPoolExecutor(1)
+        self._saving: Future | None = None
         self.directory = Path(workdir).absolute() / FOLDER
         if read_only:
             options = ocp.CheckpointManagerOptions(
@@ -100,6 +111,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, oldest first."""
+        self._join()
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
@@ -120,65 +132,115 @@ class Checkpoints:
         tokenizer: tokenizers.Tokenizer,
         valid_loss: float | None = None,
         averaged: dict | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """Save a state under its step, in the background. A step that is saved already is left as it is.
 
-        `averaged` are the params to use where they are others than those that training goes on with.
+        `averaged` are the params to use where they are others than those that training goes on with. `before` is done
+        first, in the background too.
         """
         step = int(state.step)
+        self._join()
         if step in self._manager.all_steps():
             return
         trees = {"params": state.params, "opt_state": state.opt_state}
         if averaged is not None:
             trees["averaged"] = averaged
         sums = {name: _jit_checksums(tree) for name, tree in trees.items()}
-        meta = {
-            "step": step,
-            "config": config.to_json(cfg),
-            "tokenizer": tokenizer.to_json(),
-            "checksums": {name: np.asarray(values).tolist() for name, values in sums.items()},
-        }
-        args = self._ocp.args.Composite(
-            meta=self._ocp.args.JsonSave(meta),
-            **{name: self._ocp.args.StandardSave(tree) for name, tree in trees.items()},
-        )
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
-        with self._one_line_errors(f"save step {step}"):
-            self._manager.save(step, args=args, metrics=metrics, force=True)
+
+        def write(trees: dict[str, Any]) -> None:
+            before()
+            meta = {
+                "step": step,
+                "config": config.to_json(cfg),
+                "tokenizer": tokenizer.to_json(),
+                "checksums": {name: np.asarray(values).tolist() for name, values in sums.items()},
+            }
+            args = self._ocp.args.Composite(
+                meta=self._ocp.args.JsonSave(meta),
+                **{name: self._ocp.args.StandardSave(tree) for name, tree in trees.items()},
+            )
+            with self._one_line_errors(f"save step {step}"):
+                self._manager.save(step, args=args, metrics=metrics, force=True)
+
+        # Several processes write together, and must say to each other in one order what they have to say.
+        if processes.is_alone() and fits_beside(trees):
+            self._saving = self._pool.submit(write, _copied(trees))
+        else:
+            write(trees)
+
+    def _join(self) -> None:
+        """Wait until the last save has been handed to Orbax; raise its error."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def wait(self) -> None:
         """Return when every save has come to its end."""
+        self._join()
         with self._one_line_errors("finish saving"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish all saves and let go of the folder."""
-        with self._one_line_errors("finish saving"):
-            self._manager.close()
+        try:
+            self._join()
+        finally:
+            self._pool.shutdown()
+            with self._one_line_errors("finish saving"):
+                self._manager.close()
 
-    def read_meta(self, step: int) -> dict[str, Any]:
-        """`step`, `config`, `tokenizer` (plain JSON values) and `checksums` of a step."""
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        """`step`, `config`, `tokenizer` (plain JSON values) and `checksums` of a step.
+
+        Raises DamagedCheckpoint; also for a folder with links, pipes or oversized files in it: anybody may have made it.
+        """
         with self._damage_named(step):
+            check_tree(self.directory / str(step))
             args = self._ocp.args.Composite(meta=self._ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
             if meta["step"] != step:
                 raise ValueError(f"its meta item belongs to step {meta['step']}")
             return meta
 
+    def read_facts(self, step: int) -> tuple[Config, tokenizers.Tokenizer, dict[str, Any]]:
+        """What a step was saved with: config, tokenizer, checksums by item. Raises DamagedCheckpoint."""
+        meta = self._read_meta(step)
+        with self._damage_named(step):
+            cfg = config.from_config_dict(meta["config"])
+            return cfg, tokenizers.from_json(meta["tokenizer"]), meta["checksums"]
+
+    def _check_belongs(self, step: int, cfg: Config, tokenizer: tokenizers.Tokenizer) -> None:
+        """Raises DamagedCheckpoint where a step was saved by a run with another config or tokenizer."""
+        own_cfg, own_tokenizer, _ = self.read_facts(step)
+        with self._damage_named(step):
+            if changed := config.differences(own_cfg, cfg):
+                raise ValueError(f"it belongs to a run with another config ({'; '.join(changed)})")
+            if own_tokenizer.to_json() != tokenizer.to_json():
+                raise ValueError("it belongs to a run with another tokenizer")
+
     def restore(self, step: int, **shapes: Any) -> dict[str, Any]:
         """Read items back by name, checked: `restore(100, params=shapes)["params"]`.
 
         The shapes are trees of jax.ShapeDtypeStruct; where they carry no sharding the first device takes the
-        arrays. Raises DamagedCheckpoint.
+        arrays. Raises DamagedCheckpoint, and UserError for more than this machine's memory holds.
         """
-        meta = self.read_meta(step)
+        meta = self._read_meta(step)
+        with self._damage_named(step):
+            self._check_shapes(step, shapes)
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        if needed > (memory := device_memory() * jax.device_count()):
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} takes {needed / 2**30:,.1f} GiB, this machine has "
+                f"{memory / 2**30:,.1f} GiB: open it on a larger one"
+            )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
             shapes,
         )
         with self._damage_named(step):
-            self._check_shapes(step, shapes)
             args = {name: self._ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
             items = self._manager.restore(step, args=self._ocp.args.Composite(**args))
             for name in shapes:
@@ -206,13 +268,35 @@ class Checkpoints:
                 if expected[path] != found[path]:
                     raise ValueError(f"{item}/{path} is {found[path]}, expected {expected[path]}")
 
-    def set_aside(self, step: int) -> Path:
+    def newest(self, cfg: Config, tokenizer: tokenizers.Tokenizer, shapes: TrainState) -> TrainState | None:
+        """The newest whole state of this run, or None. A damaged one, or another run's, is named and set aside."""
+        steps = self.steps()
+        for step in reversed(steps):
+            error = None
+            try:
+                self._check_belongs(step, cfg, tokenizer)
+                items = self.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+            except DamagedCheckpoint as damage:
+                error = damage
+            if not processes.any_of_them(error is not None):
+                return TrainState(jnp.int32(step), items["params"], items["opt_state"])
+            place = self._set_aside(step)
+            _warn(f"{error or f'checkpoint {step} is damaged'}; moved to {place}, trying the one before")
+        if steps:
+            _warn("every checkpoint was damaged; the run starts from step 0")
+        return None
+
+    def _set_aside(self, step: int) -> Path:
         """Move a damaged checkpoint out of the way, to RUN/damaged/<step>, so that the step can be saved anew."""
         target = self.directory.parent / "damaged" / str(step)
         while target.exists():
             target = target.with_name(target.name + "_")
         target.parent.mkdir(exist_ok=True)
-        processes.on_first(lambda: shutil.move(self.directory / str(step), target) and None)
+
+        def move() -> None:
+            shutil.move(self.directory / str(step), target)
+
+        processes.on_first(move)
         self._manager.reload()
         return target
 
@@ -225,7 +309,7 @@ class Checkpoints:
         except Exception as error:
             # Orbax and TensorStore raise ValueError, RuntimeError and OSError alike for a full disk.
             raise UserError(
-                f"could not {action} in {self.directory}: {first_line(error)} "
+                f"could not {action} in {self.directory}: {_cause(error)} "
                 "(free some space or make the folder writable; checkpoints saved before are untouched)"
             ) from error
 
@@ -237,19 +321,26 @@ class Checkpoints:
             raise
         except Exception as error:
             raise DamagedCheckpoint(
-                f"checkpoint {self.directory / str(step)} is damaged: {first_line(error)}"
+                f"checkpoint {self.directory / str(step)} is damaged: {_cause(error)}"
             ) from error
+
+
+def _warn(message: str) -> None:
+    if processes.is_first():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _valid_loss(metrics: dict[str, float]) -> float:
     return metrics["valid_loss"]
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, shortened in the middle: it ends with the cause."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    # What TensorStore adds for its authors.
-    line = re.split(r"\.? *(?:\[\w+( \w+)*='| See full TensorStore details)", line, maxsplit=1)[0]
+# What TensorStore adds to an error's text.
+_FOR_AUTHORS = r"\.? *(?:\[\w+( \w+)*='| See full TensorStore details)"
+
+
+def _cause(error: BaseException) -> str:
+    """An error's first line, shortened in the middle: it ends with the cause."""
+    line = re.split(_FOR_AUTHORS, first_line(error), maxsplit=1)[0]
     return line if len(line) <= 300 else line[:120] + " ... " + line[-180:]
 
 
@@ -297,14 +388,12 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
         try:
             return _load_step(folder, checkpoints, candidate)
         except DamagedCheckpoint as error:
-            print(f"warning: {error}; trying the one before", file=sys.stderr)
+            _warn(f"{error}; trying the one before")
     raise UserError(f"every checkpoint of {folder} is damaged: {steps}")
 
 
 def _load_step(folder: Path, checkpoints: Checkpoints, step: int) -> Run:
-    meta = checkpoints.read_meta(step)
-    cfg = config.from_config_dict(meta["config"])
-    tokenizer = tokenizers.from_json(meta["tokenizer"])
-    item = "averaged" if "averaged" in meta["checksums"] else "params"
+    cfg, tokenizer, sums = checkpoints.read_facts(step)
+    item = "averaged" if "averaged" in sums else "params"
     params = checkpoints.restore(step, **{item: param_shapes(cfg.model)})[item]
     return Run(cfg, GPT(cfg.model), params, tokenizer, step, folder)

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from jaxgpt.config import Config, UserError, apply_overrides, from_config_dict
+from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict
 from jaxgpt.corpora import cache_dir
 
 
@@ -51,8 +51,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # XLA's word for it
             raise
         _fail(
-            f"out of memory ({str(error).splitlines()[0] if str(error) else 'no room left'}): lower the batch "
-            "size (data.batch_size or --batch_size), model.context_length or the size of the model"
+            f"out of memory ({first_line(error)}): lower the batch size (data.batch_size or --batch_size), "
+            "model.context_length or the size of the model"
         )
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -167,8 +167,7 @@ def load_config_dict(file: str) -> ConfigDict:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise UserError(f"config file {path} failed: {type(error).__name__}: {line}") from error
+        raise UserError(f"config file {path} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(values, ConfigDict):
         raise UserError(f"{path}: get_config() returned {type(values).__name__}, not a ConfigDict")
     return values

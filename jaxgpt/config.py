@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxgpt.fields import Config, Data, Mesh, Model, Optim, Train, UserError
+from jaxgpt.fields import Config, Data, Mesh, Model, Optim, Train, UserError, first_line
 
-__all__ = ["Config", "Data", "Mesh", "Model", "Optim", "Train", "UserError"]
+__all__ = ["Config", "Data", "Mesh", "Model", "Optim", "Train", "UserError", "first_line"]
 
 
 # --- conversion -----------------------------------------------------------------------------------------

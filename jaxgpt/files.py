@@ -1,9 +1,14 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all; and files that anybody may have written."""
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from pathlib import Path
+from typing import Any
+
+LARGEST_JSON = 64 << 20  # bytes: some 30 times what GPT-2's tokenizer takes
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -23,3 +28,37 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError, and ValueError where it is larger than LARGEST_JSON or no JSON."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def check_tree(folder: Path, data_folder: str = "d") -> None:
+    """Raises ValueError where a folder holds what no program should follow or read whole.
+
+    That is a link, which may lead anywhere; a pipe or device, which may never end; and, outside folders of the name
+    `data_folder`, a file larger than LARGEST_JSON.
+    """
+    for parent, folders, names in os.walk(folder):
+        for name in folders + names:
+            path = Path(parent, name)
+            facts = path.lstat()
+            if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+                raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
+            if (
+                stat.S_ISREG(facts.st_mode)
+                and facts.st_size > LARGEST_JSON
+                and path.parent.name != data_folder
+            ):
+                raise ValueError(f"{path.relative_to(folder)} is larger than {LARGEST_JSON >> 20} MiB")

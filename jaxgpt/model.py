@@ -40,7 +40,7 @@ from jaxgpt import config
 from jaxgpt.attention import Attention
 from jaxgpt.config import UserError
 from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, drawn_later, soft_cap
-from jaxgpt.sharding import AXES, BATCH, constrain, spec
+from jaxgpt.sharding import AXES, BATCH, constrain, named_leaves, spec
 
 
 class KVCache(NamedTuple):
@@ -280,9 +280,8 @@ def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float |
     return float(1 / np.sqrt(3 * fan_in))
 
 
-DRAWN_MULTIPLE = (
-    1024  # as many numbers are drawn as many devices can share; the first ones do not depend on it
-)
+# As many numbers are drawn as this many devices can share; the first ones do not depend on it.
+DRAWN_MULTIPLE = 1024
 
 # What is not drawn, by the last word of its path; all else is 0.
 INITIAL_VALUES = {
@@ -340,9 +339,3 @@ def param_shapes(cfg: config.Model) -> dict:
 def count_params(params: dict) -> int:
     """How many numbers a tree of arrays (or of shapes) holds; a tied table counts once."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-
-
-def named_leaves(params: dict) -> list[tuple[str, jax.Array]]:
-    """(`block_0/mlp/up/kernel`, leaf) for every leaf, in the tree's own order."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [("/".join(str(getattr(k, "key", k)) for k in path), leaf) for path, leaf in leaves]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -74,16 +73,9 @@ class Preflight:
     @property
     def seconds_per_step(self) -> float:
         """An estimate, by the measured matrix speed and the assumed utilisation; nothing counted for sending."""
-        devices = (
-            1 if self.device == "cpu" else math.prod(self.mesh.values())
-        )  # several CPU devices share one CPU
+        # Several CPU devices share one CPU.
+        devices = 1 if self.device == "cpu" else math.prod(self.mesh.values())
         return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
-
-
-def device_memory() -> int:
-    """Bytes that the first device may use: what it says, or the machine's memory where it says nothing (CPU)."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(cfg: Config) -> None:
@@ -94,7 +86,7 @@ def check_memory(cfg: Config) -> None:
     """
     num_params = count_params(param_shapes(cfg.model))
     needed = 4 * 4 * num_params
-    memory = device_memory()
+    memory = sharding.device_memory()
     if needed > memory:
         raise UserError(
             f"a model of {num_params:,} parameters needs {needed / 2**30:,.1f} GiB for parameters, gradients "
@@ -156,7 +148,7 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
         epochs = cfg.train.num_steps / batches.steps_per_epoch(
             facts.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
         )
-    memory = device_memory()
+    memory = sharding.device_memory()
     sizes = sharding.mesh_sizes(cfg.mesh, jax.device_count())
     sharding.check(sizes, shapes, cfg)
     a_device = costs.memory_a_device(cfg, cost.memory, sizes)
@@ -254,7 +246,7 @@ def as_text(cfg: Config, found: Preflight) -> str:
     lines.append(f"  {'all':<{width}}  {'':<24} {found.num_params:>17,}")
 
     cost, devices = found.cost, math.prod(found.mesh.values())
-    spread = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    spread = sharding.as_text(found.mesh)
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, first_line
 
 LONGEST_MESSAGE = 4000  # bytes of an error that all processes are told
 
@@ -31,12 +31,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def join(args: argparse.Namespace) -> None:
     """Make this process one of several, as the flags say. Before JAX is used. Raises UserError."""
-    given = (args.coordinator, args.num_processes, args.process_id)
-    if all(value is None for value in given) and not args.distributed:
+    given = [value is not None for value in (args.coordinator, args.num_processes, args.process_id)]
+    if not any(given) and not args.distributed:
         return
-    if any(value is None for value in given) and not (
-        args.distributed and all(value is None for value in given)
-    ):
+    if args.distributed == any(given) or any(given) != all(given):
         raise UserError(
             "give --coordinator HOST:PORT, --num_processes and --process_id together, or --distributed alone where SLURM, "
             "Open MPI or Kubernetes started the processes"
@@ -48,9 +46,8 @@ def join(args: argparse.Namespace) -> None:
     try:
         jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
     except (ValueError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the processes did not come together ({line}): is the coordinator up, and the port free?"
+            f"the processes did not come together ({first_line(error)}): is the coordinator up, and the port free?"
         ) from None
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +53,15 @@ class Progress:
             self._bar.close()
 
 
-def introduction(model: config.Model, facts: dict[str, Any], mesh: Mapping[str, int]) -> str:
-    """What is about to be trained, on which text, on how many devices, and what there is to beat."""
-    losses, devices = facts["baselines"], math.prod(mesh.values())
-    spread = " x ".join(f"{name} {size}" for name, size in mesh.items())
+def introduction(model: config.Model, facts: dict[str, Any]) -> str:
+    """What is about to be trained, on which text, and what there is to beat."""
+    losses = facts["baselines"]
     return (
         f"{facts['num_params']:,} parameters: {model.num_layers} layers, {model.num_heads} heads, "
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
         f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
         f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
         f"bigram {losses['bigram']:.3f} nats a token"
-        + (f"\n{devices} devices: {spread}" if devices > 1 else "")
     )
 
 

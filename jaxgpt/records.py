@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import Config, UserError
-from jaxgpt.files import write_atomically
+from jaxgpt.files import read_json, write_atomically
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def check_same_config(workdir: Path, cfg: Config) -> bool:
     if not path.exists():
         return False
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
         old = config.from_config_dict(values)
@@ -141,7 +141,7 @@ def _read_run_json(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return {"starts": []}
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        facts = read_json(path)
         return {**facts, "starts": list(facts["starts"])}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} can't be read: give another --workdir") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -71,7 +72,7 @@ def mesh_sizes(cfg: config.Mesh, count: int) -> dict[str, int]:
     if -1 in sizes.values():
         if count % given:
             raise UserError(
-                f"mesh {_words(sizes)}: {given} does not divide this run's {count} devices: choose sizes that do"
+                f"mesh {as_text(sizes)}: {given} does not divide this run's {count} devices: choose sizes that do"
             )
         sizes = {name: count // given if size == -1 else size for name, size in sizes.items()}
     return sizes
@@ -84,14 +85,15 @@ def make_mesh(cfg: config.Mesh) -> jax.sharding.Mesh:
     total = math.prod(sizes.values())
     if total > count or (total != count and jax.process_count() > 1):
         raise UserError(
-            f"mesh {_words(sizes)} is {total} devices, this run has {count}: choose sizes whose product is {count}"
+            f"mesh {as_text(sizes)} is {total} devices, this run has {count}: choose sizes whose product is {count}"
         )
     devices = jax.devices()[:total]
     return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def _words(sizes: dict[str, int]) -> str:
-    return " x ".join(f"{name}={size}" for name, size in sizes.items())
+def as_text(sizes: Mapping[str, int]) -> str:
+    """The sizes of a mesh: `data 2 x fsdp 4 x tensor 1`."""
+    return " x ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
@@ -106,7 +108,7 @@ def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
         )
     wrong = {
         f"{_name(path)} {list(leaf.shape)}: {size} is not a multiple of mesh.{axis}={sizes[axis]}"
-        for path, leaf in _named(params)
+        for path, leaf in named_leaves(params)
         for size, axis in zip(leaf.shape, spec(path), strict=False)
         if axis and size % sizes[axis]
     }
@@ -118,6 +120,31 @@ def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
         )
 
 
+def device_memory() -> int:
+    """Bytes that the first device may use: what it says, or the machine's memory where it says nothing (CPU)."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def fits_beside(tree: Any) -> bool:
+    """Whether there is room on the devices for a second copy of these arrays.
+
+    As a device tells it; on a CPU, which does not, where they take at most a quarter of the machine's memory.
+    """
+    sizes: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            sizes[shard.device] += shard.data.nbytes
+    for device, size in sizes.items():
+        stats = device.memory_stats() or {}
+        free = (
+            stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else device_memory() // 4
+        )
+        if size > free * 0.9:
+            return False
+    return True
+
+
 # --- whole trees ----------------------------------------------------------------------------------------
 
 
@@ -127,14 +154,14 @@ def specs(params: dict, tree: Any) -> Any:
     An array with a parameter's path at the end of its own, and with its shape, lies as the parameter does; all else
     (counts, factored moments) is on every device.
     """
-    shapes = {path: leaf.shape for path, leaf in _named(params)}
+    shapes = {path: leaf.shape for path, leaf in named_leaves(params)}
 
     def one(path: str, leaf: Any) -> P:
         words = path.split("/")
         names = ("/".join(words[start:]) for start in range(len(words)))
         return next((spec(name) for name in names if shapes.get(name) == leaf.shape), P())
 
-    return jax.tree.unflatten(jax.tree.structure(tree), [one(*named) for named in _named(tree)])
+    return jax.tree.unflatten(jax.tree.structure(tree), [one(*named) for named in named_leaves(tree)])
 
 
 def bytes_a_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
@@ -157,7 +184,8 @@ def placed(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
     )
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(`block_0/mlp/up/kernel`, leaf) for every leaf, in the tree's own order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 

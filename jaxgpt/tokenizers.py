@@ -21,9 +21,7 @@ import numpy as np
 
 from jaxgpt import byte_pairs
 from jaxgpt.config import UserError
-from jaxgpt.files import write_atomically
-
-MAX_FILE_SIZE = 64 << 20  # bytes of a tokenizer.json: some 30 times GPT-2's, so that a wrong file is not read
+from jaxgpt.files import read_json, write_atomically
 
 
 class Tokenizer(abc.ABC):
@@ -307,17 +305,12 @@ def load(path: str | Path) -> Tokenizer:
     """Reads what `save` wrote. Raises UserError with the path for a file that is anything else."""
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_FILE_SIZE + 1)
+        fields = read_json(path)
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; give a tokenizer.json of an earlier run"
         ) from error
-    if len(content) > MAX_FILE_SIZE:
-        raise UserError(f"{path} is larger than {MAX_FILE_SIZE >> 20} MiB: it is no tokenizer.json")
-    try:
-        fields = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is no tokenizer.json: {error}") from error
     with _naming(path):
         return from_json(fields)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -140,23 +139,8 @@ class Trainer:
         return () if processes.is_alone() else (sharding.put_flag(self.mesh, number or 0),)
 
     def _newest_state(self) -> TrainState:
-        """The newest whole checkpoint's state, or that of step 0. A damaged one is named and set aside."""
-        shapes = self._shapes
-        steps = self.checkpoints.steps()
-        for step in reversed(steps):
-            error = None
-            try:
-                items = self.checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-            except checkpoint.DamagedCheckpoint as damage:
-                error = damage
-            if processes.any_of_them(error is not None):
-                place = self.checkpoints.set_aside(step)
-                print(f"warning: {error}; moved to {place}, trying the one before", file=sys.stderr)
-                continue
-            return TrainState(jax.numpy.int32(step), items["params"], items["opt_state"])
-        if steps:
-            print("warning: every checkpoint was damaged; the run starts from step 0", file=sys.stderr)
-        return self._fresh_state()
+        """What the run goes on from: its newest whole checkpoint, or step 0."""
+        return self.checkpoints.newest(self.cfg, self.tokenizer, self._shapes) or self._fresh_state()
 
     @functools.cached_property
     def _compiled(self) -> Future:
@@ -260,7 +244,9 @@ class Trainer:
         if self._writes:
             records.write_run_json(self.workdir, facts, start)
         progress = Progress(cfg.num_steps, start, self._writes)
-        progress.say(introduction(self.cfg.model, facts, self.mesh.shape))
+        progress.say(introduction(self.cfg.model, facts))
+        if self.mesh.size > 1:
+            progress.say(f"{self.mesh.size} devices: {sharding.as_text(self.mesh.shape)}")
         progress.say(f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
 
         tokens_a_step = self.cfg.data.batch_size * self.cfg.model.context_length
@@ -334,9 +320,10 @@ class Trainer:
                     read_pending()
                     clock.pause()
                     watchdog.doing(f"saving step {step}")
-                    log.sync()
                     averaged = self.evaluation_params(state) if optim.averages(self.cfg.optim) else None
-                    self.checkpoints.save(state, self.cfg, self.tokenizer, evaluated.get(step), averaged)
+                    self.checkpoints.save(
+                        state, self.cfg, self.tokenizer, evaluated.get(step), averaged, before=log.sync
+                    )
                     clock.go_on()
                 if stopping or step == cfg.num_steps:
                     break

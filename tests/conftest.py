@@ -1,6 +1,7 @@
 """Settings for every test: a cache of its own, small shapes, no word from the user's environment."""
 
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -19,3 +20,25 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 def _remove_cache():
     yield
     _CACHE.cleanup()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with text.txt, config.py and run/: 20 steps, saved at 10 and 20."""
+    from tests import commands, runs  # they import JAX
+
+    here = tmp_path_factory.mktemp("trained")
+    runs.write_text(here / "text.txt")
+    (here / "config.py").write_text(commands.CONFIG)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(here)
+        assert commands.execute(monkeypatch, commands.RUN) == 0
+    return here
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """A copy of that folder, which is the working directory."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

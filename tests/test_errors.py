@@ -13,12 +13,10 @@ does its work.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import json
 import logging
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -28,38 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-import jaxgpt
-from jaxgpt import cli, config, corpora, data, evaluate, generate, train
-from jaxgpt.model import named_leaves
-from tests.runs import metrics, write_text
-
-MAINS = {"train": train.main, "generate": generate.main, "evaluate": evaluate.main}
-KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
-
-CONFIG = """
-from jaxgpt.config import default_config
-
-def get_config():
-    config = default_config()
-    config.model.context_length = 16
-    config.model.d_model = 16
-    config.model.num_layers = 1
-    config.model.num_heads = 2
-    config.data.path = "text.txt"
-    config.data.batch_size = 4
-    config.optim.warmup_steps = 2
-    config.train.num_steps = 20
-    config.train.eval_every = 10
-    config.train.eval_tokens = 200
-    config.train.checkpoint_every = 10
-    config.train.sample_tokens = 0
-    config.train.embedding_snapshots = 2
-    return config
-"""
-
+from jaxgpt import cli, config, corpora, data
+from tests.commands import EVALUATE, GENERATE, NEW, RUN, execute, flip_bits, saved, truncate_array
 
 # --- what is done to the folder before the command runs -------------------------------------------------
 
@@ -113,6 +83,17 @@ def lock_run(_: pytest.MonkeyPatch) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
+def huge_tokenizer(_: pytest.MonkeyPatch) -> None:
+    """1 GiB, sparse: without room on the disk, but not in memory."""
+    write("big.json", '{"kind": "char", "characters": "')(_)
+    os.truncate("big.json", 2**30)
+
+
+def pipe(path: str) -> None:
+    Path(path).unlink()
+    os.mkfifo(path)
+
+
 def truncate_cached_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXGPT_CACHE", "cache")
     data.prepare(config.Data(path="text.txt"))
@@ -123,44 +104,6 @@ def truncate_cached_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 def damage_all(_: pytest.MonkeyPatch) -> None:
     for step in ("10", "20"):
         truncate_array(Path("run/checkpoints", step))
-
-
-# --- damages of a checkpoint ----------------------------------------------------------------------------
-
-
-def truncate_array(checkpoint: Path) -> None:
-    for file in (checkpoint / "params").glob("**/d/*"):
-        os.truncate(file, file.stat().st_size // 2)
-
-
-def flip_bits(checkpoint: Path) -> None:
-    """One bit in every 64 bytes of the largest file: some parts of it are not in use, others are."""
-    files = [file for file in (checkpoint / "params").rglob("*") if file.is_file()]
-    largest = max(files, key=lambda file: file.stat().st_size)
-    content = np.frombuffer(largest.read_bytes(), np.uint8).copy()
-    content[32::64] ^= 1
-    largest.write_bytes(content.tobytes())
-
-
-def exchange_params(checkpoint: Path) -> None:
-    """Whole and readable, but those of another step."""
-    shutil.rmtree(checkpoint / "params")
-    shutil.copytree(checkpoint.with_name("10") / "params", checkpoint / "params")
-
-
-def remove_meta(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint / "meta")
-
-
-def empty_meta(checkpoint: Path) -> None:
-    (checkpoint / "meta" / "metadata").write_bytes(b"")
-
-
-def remove_params(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint / "params")
-
-
-DAMAGES = [truncate_array, flip_bits, exchange_params, remove_meta, empty_meta, remove_params]
 
 
 # --- the table ------------------------------------------------------------------------------------------
@@ -186,11 +129,6 @@ def case(
 ) -> Case:
     return Case(name, command, words, prepare, problems, warnings)
 
-
-NEW = "train --config config.py --workdir new"
-RUN = "train --config config.py --workdir run"
-GENERATE = "generate --workdir run --max_new_tokens 4"
-EVALUATE = "evaluate --workdir run"
 
 CASES = [
     # The command line and the config file
@@ -341,6 +279,11 @@ CASES = [
         "tokenizer.json is none", f"{NEW} --config.data.tokenizer_path=text.txt", "text.txt is no tokenizer.json",
     ),
     case(
+        "tokenizer.json is huge", f"{NEW} --config.data.tokenizer_path=big.json",
+        "big.json is no tokenizer.json", "larger than 64 MiB",
+        prepare=huge_tokenizer,
+    ),
+    case(
         "tokenizer lacks a character", f"{NEW} --config.data.path=a.txt --config.data.tokenizer_path=run/tokenizer.json",
         "character 'Z' (U+005A) at position 10", "leave it out",
         prepare=write("a.txt", "the queen Z" * 100),
@@ -385,6 +328,10 @@ CASES = [
     case("folder cannot be made", "train --config config.py --workdir /proc/nope", "/proc/nope", "--workdir"),
     case("config.json is garbage", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", "{")),
     case("config.json is no object", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", "[1]")),
+    case("config.json is deep", RUN, "run/config.json can't be read", "nested too deeply", prepare=write("run/config.json", "[" * 1_000_000)),
+    case("config.json is huge", RUN, "run/config.json can't be read", "larger than 64 MiB", prepare=lambda _: os.truncate("run/config.json", (64 << 20) + 1)),
+    case("config.json is a pipe", RUN, "run/config.json can't be read", "no regular file", prepare=lambda _: pipe("run/config.json")),
+    case("config.json has code", RUN, "run/config.json can't be read", "model.d_model", "give a whole number", prepare=write("run/config.json", json.dumps({"model": {"d_model": "__import__('os').system('touch executed')"}}))),
     case("config.json is binary", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", b"\xff\xfe")),
     case("run.json is garbage", RUN, "run/run.json can't be read", "another --workdir", prepare=write("run/run.json", "{}")),
     case("run.json is no object", RUN, "run/run.json can't be read", "another --workdir", prepare=write("run/run.json", "[]")),
@@ -395,6 +342,7 @@ CASES = [
     case("no checkpoints", GENERATE, "run is no run folder", "checkpoints/", prepare=remove("run/checkpoints")),
     case("no checkpoint yet", "generate --workdir young", "young has no checkpoint yet", "train it", prepare=folder("young/checkpoints")),
     case("no such step", f"{GENERATE} --step=15", "run has no checkpoint of step 15", "[10, 20]"),
+    case("step is a path", f"{GENERATE} --step=../../x", "--step", "'../../x'", "'best'"),
     case("step is no number", f"{GENERATE} --step=foo", "--step", "'foo'", "'best'"),
     case("step is damaged", f"{GENERATE} --step=20", "run/checkpoints/20 is damaged", prepare=lambda _: flip_bits(Path("run/checkpoints/20"))),
     case("all damaged", GENERATE, "every checkpoint of run is damaged", "[10, 20]", prepare=damage_all, warnings=2),
@@ -438,49 +386,6 @@ def corrupt_merges() -> None:
     write("gpt2/merges.txt", "#version: 0.2\n!! ?\n")(None)
 
 
-# --- running --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A folder with text.txt, config.py and run/: 20 steps, saved at 10 and 20."""
-    here = tmp_path_factory.mktemp("trained")
-    write_text(here / "text.txt")
-    (here / "config.py").write_text(CONFIG)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(here)
-        assert execute(monkeypatch, RUN) == 0
-    return here
-
-
-@pytest.fixture
-def here(trained, tmp_path, monkeypatch):
-    """A copy of that folder, which is the working directory."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def execute(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
-    """The exit code of a command, run as its console script would be."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a command takes it for itself
-    name, *arguments = shlex.split(command)
-    monkeypatch.setattr(sys, "argv", [f"jaxgpt/{name}.py", *arguments])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.run(MAINS[name])
-    return exit_info.value.code
-
-
-def saved(run: Path) -> dict[str, str]:
-    """The hash of every file that a run keeps."""
-    return {
-        str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for name in KEPT
-        for file in sorted([run / name, *(run / name).rglob("*")])
-        if file.is_file()
-    }
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_bad_input(case, here, monkeypatch, capfd, caplog, recwarn):
     case.prepare(monkeypatch)
@@ -496,100 +401,6 @@ def test_bad_input(case, here, monkeypatch, capfd, caplog, recwarn):
     # Outside of pytest these would be on stderr too.
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert [str(warning.message) for warning in recwarn] == []
-
-
-# --- damaged checkpoints --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("command", "damage"),
-    [*((f"{GENERATE} --prompt the", damage) for damage in DAMAGES), (EVALUATE, flip_bits)],
-)
-def test_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, command, here, monkeypatch, capfd):
-    assert execute(monkeypatch, f"{command} --step=10") == 0
-    expected = capfd.readouterr().out
-    damage(here / "run/checkpoints/20")
-    before = saved(here / "run")
-    assert execute(monkeypatch, command) == 0
-    out, err = capfd.readouterr()
-    (line,) = err.splitlines()
-    assert line.startswith("warning: checkpoint ")
-    assert "run/checkpoints/20 is damaged: " in line
-    assert line.endswith("; trying the one before")
-    assert out == expected
-    assert saved(here / "run") == before
-
-
-@pytest.mark.parametrize("damage", [truncate_array, flip_bits, remove_meta])
-def test_training_sets_a_damaged_checkpoint_aside_and_reaches_the_same_end(
-    damage, here, trained, monkeypatch, capfd
-):
-    damage(here / "run/checkpoints/20")
-    before = saved(here / "run")
-    assert execute(monkeypatch, RUN) == 0
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("warning: checkpoint ")
-    assert "run/checkpoints/20 is damaged: " in line
-    assert "/run/damaged/20, trying the one before" in line
-    assert_same_end(here / "run", trained / "run")
-    after = saved(here / "run")
-    for name in before:
-        if name.startswith("checkpoints/10/") or name in ("config.json", "tokenizer.json"):
-            assert after[name] == before[name], name
-        if name.startswith("checkpoints/20/"):
-            moved = here / "run/damaged" / name.removeprefix("checkpoints/")
-            assert hashlib.sha256(moved.read_bytes()).hexdigest() == before[name], name
-
-
-def test_training_starts_anew_where_all_checkpoints_are_damaged(here, trained, monkeypatch, capfd):
-    damage_all(monkeypatch)
-    assert execute(monkeypatch, RUN) == 0
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("warning: ") for line in lines)
-    assert "every checkpoint was damaged; the run starts from step 0" in lines[-1]
-    assert sorted(path.name for path in (here / "run/damaged").iterdir()) == ["10", "20"]
-    assert_same_end(here / "run", trained / "run")
-
-
-def assert_same_end(one: Path, other: Path) -> None:
-    """The same step, bit-equal parameters and equal metrics."""
-    a, b = jaxgpt.load(one), jaxgpt.load(other)
-    assert a.step == b.step
-    for (path, x), (_, y) in zip(named_leaves(a.params), named_leaves(b.params), strict=True):
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
-    assert metrics(one) == metrics(other)
-
-
-# --- a run that can't go on -----------------------------------------------------------------------------
-
-
-# The first step does not move yet, the second moves beyond all bounds; every step is saved.
-TOO_FAST = (
-    f"{NEW} --config.optim.learning_rate=1e30 --config.optim.warmup_steps=1000 --config.optim.grad_clip_norm=0"
-    " --config.train.checkpoint_every=1 --config.train.eval_every={eval_every}"
-)
-
-
-@pytest.mark.parametrize(
-    ("eval_every", "words"),
-    [
-        pytest.param(
-            0, r"the loss of step \d+ is (nan|inf): gradients not finite: block_0/attention/", id="training"
-        ),
-        pytest.param(1, r"the validation loss of step \d+ is (nan|inf); ", id="validation"),
-    ],
-)
-def test_loss_that_is_not_finite_ends_the_run(eval_every, words, here, monkeypatch, capfd):
-    assert execute(monkeypatch, TOO_FAST.format(eval_every=eval_every)) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert re.match(f"error: {words}", line), line
-    assert "ower optim.learning_rate (now 1e+30)" in line
-    last_good = re.search(r"the last good checkpoint is (?:step )?(\d+|none)", line)[1]
-    if last_good != "none":
-        run = jaxgpt.load("new")
-        assert run.step == int(last_good)
-        assert all(np.isfinite(np.asarray(leaf)).all() for _, leaf in named_leaves(run.params))
 
 
 # --- commands as they are typed -------------------------------------------------------------------------
@@ -617,32 +428,6 @@ def test_bad_input_of_a_real_process(command, words, here):
     assert line.startswith("error: ")
     assert words in line
     assert saved(here / "run") == before
-
-
-def test_disk_that_is_full_leaves_what_was_there_to_go_on_from(here, trained, monkeypatch):
-    """A limit on the size of files stands in for a full disk: the log and a checkpoint no longer fit."""
-    shutil.rmtree("run/checkpoints/20")  # so that there is something left to do
-    before = saved(here / "run")
-    limit = 10_000  # bytes
-
-    program = (
-        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-        " runpy.run_module('jaxgpt.train', run_name='__main__', alter_sys=True)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *shlex.split(RUN)[1:]], capture_output=True, text=True
-    )
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"error: could not finish saving in {here / 'run'}")
-    assert "File too large" in line
-    assert "free some space" in line
-    after = saved(here / "run")
-    kept = [name for name in before if name.startswith(("checkpoints/10/", "config.json", "tokenizer.json"))]
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert jaxgpt.load("run").step == 10
-    assert execute(monkeypatch, RUN) == 0
-    assert_same_end(here / "run", trained / "run")
 
 
 @pytest.mark.parametrize(("folder", "told"), [("site-packages/orbax/checkpoint", False), ("jaxgpt", True)])

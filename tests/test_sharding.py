@@ -160,7 +160,7 @@ def test_one_size_may_be_the_rest(mesh, count, expected):
 def test_sizes_that_do_not_fit_are_refused_with_the_numbers():
     with pytest.raises(UserError, match="3 does not divide this run's 8 devices"):
         sharding.mesh_sizes(Mesh(-1, 3, 1), 8)
-    with pytest.raises(UserError, match=r"data=1 x fsdp=2 x tensor=1 is 2 devices, this run has 1"):
+    with pytest.raises(UserError, match=r"data 1 x fsdp 2 x tensor 1 is 2 devices, this run has 1"):
         sharding.make_mesh(Mesh(1, 2, 1))
     cfg = dataclasses.replace(CFG, data=config.Data(batch_size=12))
     with pytest.raises(UserError) as error:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt import byte_pairs, tokenizers
+from jaxgpt import byte_pairs, files, tokenizers
 from jaxgpt.config import UserError
 
 TEXT = (
@@ -330,7 +330,7 @@ def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot read .*missing\.json: No such file"):
         tokenizers.load(tmp_path / "missing.json")
     tokenizers.save(CHAR, tmp_path / "tokenizer.json")
-    monkeypatch.setattr(tokenizers, "MAX_FILE_SIZE", 10)
+    monkeypatch.setattr(files, "LARGEST_JSON", 10)
     with pytest.raises(UserError, match="is larger than"):
         tokenizers.load(tmp_path / "tokenizer.json")
 

@@ -1,0 +1,355 @@
+"""What happens to a run when its disk fills, its files are damaged, or somebody else wrote them: each fault, tried.
+
+    python -m experiments.faults [--workdir runs/faults]
+
+A small run is trained to its end and, in a copy that was stopped half-way, each fault is made in turn. The commands that
+follow are real processes; the table holds what they said. Promised of all of them, and checked here: exit code 0 or 2, no
+traceback, nothing of the folder is executed, checkpoints that were whole keep every byte; and where training goes on, it
+comes to the end of the run that nothing happened to, to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.torture import same
+
+ROOT = Path(__file__).parent.parent
+HALF, WHOLE = 20, 40  # steps; checkpoints at 10, 20, ...
+FLAGS = [
+    "--config", "configs/char.py", "--config.data.corpus=python_docs", "--config.model.context_length=16",
+    "--config.model.d_model=16", "--config.model.num_layers=1", "--config.model.num_heads=2", "--config.data.batch_size=4",
+    f"--config.train.num_steps={WHOLE}", "--config.train.eval_every=0", "--config.train.checkpoint_every=10",
+    "--config.train.keep_checkpoints=9", "--config.train.eval_tokens=200", "--config.train.sample_tokens=0",
+]  # fmt: skip
+HOSTILE = "__import__('os').system('touch executed')"
+
+
+def command(name: str, folder: Path, *flags: str, limit: int | None = None) -> tuple[int, str, str]:
+    """`python -m jaxgpt.<name>` on a folder: exit code, stdout, stderr. `limit`: bytes that a file may grow to."""
+    argv = [sys.executable, "-m", f"jaxgpt.{name}", "--workdir", str(folder), *flags]
+    if limit is not None:
+        argv = ["bash", "-c", f"ulimit -f {limit // 1024}; exec \"$@\"", "limited", *argv]  # fmt: skip
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout, done.stderr
+
+
+def train(folder: Path, *flags: str, limit: int | None = None) -> tuple[int, str, str]:
+    return command("train", folder, *FLAGS, *flags, limit=limit)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- faults ---------------------------------------------------------------------------------------------
+
+
+def array_files(folder: Path, step: int = HALF) -> list[Path]:
+    """What holds the parameters of a checkpoint, the largest last."""
+    found = (
+        p for p in (folder / f"checkpoints/{step}/params").rglob("*") if p.is_file() and p.parent.name == "d"
+    )
+    return sorted(found, key=lambda p: p.stat().st_size)
+
+
+def truncate(folder: Path) -> None:
+    for file in array_files(folder):
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_a_byte(folder: Path) -> None:
+    file = array_files(folder)[-1]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def remove(item: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / f"checkpoints/{HALF}/{item}")
+
+
+def half_written(folder: Path) -> None:
+    half = folder / "checkpoints/30.orbax-checkpoint-tmp"
+    shutil.copytree(folder / f"checkpoints/{HALF}", half)
+    shutil.rmtree(half / "meta")
+    for file in half.rglob("d/*"):
+        os.truncate(file, file.stat().st_size // 3)
+
+
+def another_width(folder: Path) -> None:
+    """The newest checkpoint is one of a wider model."""
+    wide = folder.with_name("wide")
+    if not wide.exists():
+        code, _, err = train(wide, "--config.model.d_model=32", f"--config.train.num_steps={HALF}")
+        if code:
+            raise RuntimeError(err)
+    shutil.rmtree(folder / f"checkpoints/{HALF}")
+    shutil.copytree(wide / f"checkpoints/{HALF}", folder / f"checkpoints/{HALF}")
+
+
+def config_json(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "config.json").write_text(text) and None
+
+
+def in_meta(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    """Something else in the newest checkpoint's own copy of config and tokenizer."""
+
+    def damage(folder: Path) -> None:
+        path = folder / f"checkpoints/{HALF}/meta/metadata"
+        meta = json.loads(path.read_text("utf-8"))
+        change(meta)
+        path.write_text(json.dumps(meta), "utf-8")
+
+    return damage
+
+
+def huge_model(meta: dict) -> None:
+    meta["config"]["model"] |= {"d_model": 2**20, "num_heads": 1, "d_ff": 2**24}
+
+
+def huge_file(name: str) -> Callable[[Path], None]:
+    """1 GiB, sparse: it takes no room on the disk, but would in memory."""
+
+    def damage(folder: Path) -> None:
+        with (folder / name).open("ab") as file:
+            file.truncate(2**30)
+
+    return damage
+
+
+def link_to_outside(folder: Path) -> None:
+    params = folder / f"checkpoints/{HALF}/params"
+    shutil.move(params, folder.with_name("outside"))
+    params.symlink_to("../../../outside")
+
+
+def pipe(folder: Path) -> None:
+    path = folder / f"checkpoints/{HALF}/params/_METADATA"
+    path.unlink()
+    os.mkfifo(path)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`damage` is done to the folder, then `jaxgpt.<command>` runs with `flags`."""
+
+    name: str
+    damage: Callable[[Path], None]
+    command: str = "train"
+    flags: tuple[str, ...] = ()
+
+
+FAULTS = [
+    Fault("truncated array file", truncate),
+    Fault("truncated array file", truncate, "generate"),
+    Fault("a byte flipped in an array file", flip_a_byte),
+    Fault("missing item `params`", remove("params")),
+    Fault("missing item `meta`", remove("meta"), "generate"),
+    Fault("half-written checkpoint of a killed save", half_written),
+    Fault("a checkpoint with another d_model", another_width),
+    Fault("a checkpoint with code for a number", in_meta(lambda m: m["config"]["model"].update(d_model=HOSTILE)), "generate"),
+    Fault("a checkpoint of a model of 2^45 parameters", in_meta(huge_model), "generate"),
+    Fault("a checkpoint with a tokenizer of no kind", in_meta(lambda m: m.update(tokenizer={"kind": HOSTILE})), "generate"),
+    Fault("config.json: code for a number", config_json(json.dumps({"model": {"d_model": HOSTILE}}))),
+    Fault("config.json: a class to make", config_json(json.dumps({"model": {"__class__": "os.system"}}))),
+    Fault("config.json: a million brackets", config_json("[" * 1_000_000)),
+    Fault("config.json of 1 GiB", huge_file("config.json")),
+    Fault("tokenizer.json of 1 GiB in the run", huge_file("tokenizer.json"), "generate"),
+    Fault("tokenizer.json of 1 GiB, asked for", huge_file("big.json"), "train", ("--config.data.tokenizer_path={folder}/big.json",)),
+    Fault("`--step ../../x`", lambda _: None, "generate", ("--step", "../../x")),
+    Fault("`data.path=../../x` in a checkpoint", in_meta(lambda m: m["config"]["data"].update(path="../../x")), "evaluate"),
+    Fault("a checkpoint that links to a folder outside", link_to_outside),
+    Fault("a checkpoint with a pipe in it", pipe, "generate"),
+]  # fmt: skip
+
+
+# --- trying them ----------------------------------------------------------------------------------------
+
+
+def shortened(text: str, folder: Path, most: int = 230) -> str:
+    """The last word of a command, on one line, without this machine's paths."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    text = " / ".join(lines[-2:]).replace(f"{folder.parent.absolute()}/", "").replace(f"{folder.parent}/", "")
+    return text if len(text) <= most else text[: most // 2] + " ... " + text[-most // 2 :]
+
+
+def outcome(code: int, out: str, err: str, folder: Path, whole: Path) -> str:
+    """What a command said, and, where training came to its end, whether that is the right one."""
+    if code not in (0, 2) or "Traceback" in err or (ROOT / "executed").exists():
+        raise RuntimeError(f"exit code {code}: {err[-2000:]}")
+    if code == 2:
+        return f"{shortened(err, folder)} (exit code 2)"
+    if "done: step" not in out:
+        return f"{shortened(err, folder)}; works".removeprefix("; ")
+    equal = same(whole, folder)
+    if not (equal["equal_losses"] and equal["equal_parameters"]):
+        raise RuntimeError(f"came to another end: {equal}")
+    return f"{shortened(err, folder)}; goes on to the end, every bit as it should be".removeprefix("; ")
+
+
+def tried(fault: Fault, folder: Path, half: Path, whole: Path) -> str:
+    """The fault in a copy of the half-way run, and what the command made of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder.with_name("outside"), ignore_errors=True)
+    shutil.copytree(half, folder)
+    fault.damage(folder)
+    flags = [flag.format(folder=folder) for flag in fault.flags]
+    flags = [*FLAGS, *flags] if fault.command == "train" else flags
+    result = command(fault.command, folder, *flags)
+    if files(folder / "checkpoints/10") != files(half / "checkpoints/10"):
+        raise RuntimeError(f"{fault.name}: a whole checkpoint was changed")
+    return outcome(*result, folder, whole)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """A tmpfs of `size` bytes at `folder`, where this user may mount one: gives whether it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def full_disk(place: Path, half: Path, whole: Path) -> Iterator[tuple[str, str]]:
+    """The disk is full in the middle of a run; then there is room again."""
+    size = sum(len(content) for content in files(half).values())
+    with small_disk(place / "disk", size + 600_000) as mounted:
+        folder = place / "disk/run"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(half, folder)
+        filler = place / "disk/filler"
+        if mounted:
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+        before = files(folder / "checkpoints")
+        result = train(folder, limit=None if mounted else 4096)
+        after = files(folder / "checkpoints")
+        if any(after.get(name) != content for name, content in before.items()):
+            raise RuntimeError("a whole checkpoint was changed by a full disk")
+        yield (
+            "disk full" + (" (tmpfs)" if mounted else " (files limited to 4 KiB)"),
+            outcome(*result, folder, whole),
+        )
+        filler.unlink(missing_ok=True)
+        yield "... and room again", outcome(*train(folder), folder, whole)
+
+
+def lost_folder(place: Path, half: Path, whole: Path) -> str:
+    """The folder is taken away while a run trains in it."""
+    folder = place / "lost"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(half, folder)
+    long = "--config.train.num_steps=1000000"
+    (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace(f'"num_steps": {WHOLE}', '"num_steps": 1000000')
+    )
+    for meta in folder.glob("checkpoints/*/meta/metadata"):
+        meta.write_text(meta.read_text().replace(f'"num_steps": {WHOLE}', '"num_steps": 1000000'))
+    argv = [sys.executable, "-m", "jaxgpt.train", "--workdir", str(folder), *FLAGS, long]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    while process.poll() is None and len(list(folder.glob("checkpoints/*"))) < 3:
+        pass
+    folder.rename(folder.with_name("gone"))
+    out, err = process.communicate(timeout=300)
+    shutil.rmtree(folder.with_name("gone"), ignore_errors=True)
+    return outcome(process.returncode, out, err, folder, whole)
+
+
+def two_trainers(place: Path, half: Path, whole: Path) -> str:
+    import fcntl
+
+    folder = place / "two"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(half, folder)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return outcome(*train(folder), folder, whole)
+
+
+def flipped_bytes(place: Path, half: Path, count: int, rng: random.Random) -> str:
+    """Single bytes all over a checkpoint: each is noticed, or makes no difference to a parameter."""
+    import numpy as np
+
+    import jaxgpt
+    from jaxgpt.config import UserError
+    from jaxgpt.model import named_leaves
+
+    folder = place / "bytes"
+    good = [np.asarray(leaf) for _, leaf in named_leaves(jaxgpt.load(half, step=HALF).params)]
+    noticed = harmless = 0
+    for _ in range(count):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(half, folder)
+        every = [
+            p for p in (folder / f"checkpoints/{HALF}/params").rglob("*") if p.is_file() and p.stat().st_size
+        ]
+        file = rng.choices(every, [p.stat().st_size for p in every])[0]
+        content = bytearray(file.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+        try:
+            params = jaxgpt.load(folder, step=HALF).params
+        except UserError:
+            noticed += 1
+            continue
+        if not all((np.asarray(x) == y).all() for (_, x), y in zip(named_leaves(params), good, strict=True)):
+            raise RuntimeError(f"a flipped bit in {file} was not noticed")
+        harmless += 1
+    return f"{noticed} noticed, {harmless} without effect on a parameter, none taken for good"
+
+
+def main(argv: list[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m experiments.faults", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs/faults"), help="is emptied first")
+    parser.add_argument("--only", default="", help="only faults whose name has this in it")
+    args = parser.parse_args(argv)
+    place = args.workdir.absolute()
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    whole, half = place / "whole", place / "half"
+    code, _, err = train(whole)
+    if code:
+        raise RuntimeError(err)
+    shutil.copytree(whole, half)
+    for step in range(HALF + 10, WHOLE + 1, 10):
+        shutil.rmtree(half / f"checkpoints/{step}")
+    print("| fault | command | what happened |\n| --- | --- | --- |")
+
+    def row(name: str, asked: str, what: Callable[[], str]) -> None:
+        if args.only in name:
+            print(f"| {name} | {asked} | {what()} |", flush=True)
+
+    for fault in FAULTS:
+        row(fault.name, fault.command, lambda fault=fault: tried(fault, place / "run", half, whole))
+    row("one bit flipped, 30 times", "load", lambda: flipped_bytes(place, half, 30, random.Random(0)))
+    row("two trainers in one folder", "train", lambda: two_trainers(place, half, whole))
+    row("the folder is lost in mid-run", "train", lambda: lost_folder(place, half, whole))
+    if args.only in "disk full":
+        for name, what in full_disk(place, half, whole):
+            row(name, "train", lambda what=what: what)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
