@@ -225,29 +225,36 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def full_disk(place: Path, half: Path, whole: Path) -> Iterator[tuple[str, str]]:
-    """The disk is full in the middle of a run; then there is room again."""
+    """The disk is full at the start; has room for the log, but not for a checkpoint; then there is room again."""
     size = sum(len(content) for content in files(half).values())
-    with small_disk(place / "disk", size + 600_000) as mounted:
-        folder = place / "disk/run"
+    with small_disk(place / "disk", size + (16 << 20)) as mounted:
+        folder, filler = place / "disk/run", place / "disk/filler"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(half, folder)
-        filler = place / "disk/filler"
-        if mounted:
-            with contextlib.suppress(OSError), filler.open("wb") as file:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
         before = files(folder / "checkpoints")
-        result = train(folder, limit=None if mounted else 4096)
-        after = files(folder / "checkpoints")
-        if any(after.get(name) != content for name, content in before.items()):
-            raise RuntimeError("a whole checkpoint was changed by a full disk")
-        yield (
-            "disk full" + (" (tmpfs)" if mounted else " (files limited to 4 KiB)"),
-            outcome(*result, folder, whole),
-        )
+        kind = "tmpfs" if mounted else "files limited to a size"
+        for name, left, limit in (
+            ("disk full at the start", 0, 1024),
+            ("disk full at a save", 60_000, 10_240),
+        ):
+            if mounted:
+                fill(filler, left)
+            found = outcome(*train(folder, limit=None if mounted else limit), folder, whole)
+            after = files(folder / "checkpoints")
+            if any(after.get(path) != content for path, content in before.items()):
+                raise RuntimeError("a whole checkpoint was changed by a full disk")
+            yield f"{name} ({kind})", found
         filler.unlink(missing_ok=True)
         yield "... and room again", outcome(*train(folder), folder, whole)
+
+
+def fill(filler: Path, left: int) -> None:
+    """Take all room on the disk but `left` bytes."""
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    os.truncate(filler, max(0, filler.stat().st_size - left))
 
 
 def lost_folder(place: Path, half: Path, whole: Path) -> str:

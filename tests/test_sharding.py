@@ -137,7 +137,7 @@ def test_an_optimizers_moments_lie_with_their_parameters_and_factored_ones_every
         shapes = steps.state_shapes(parts.model, parts.optimizer)
         places = sharding.specs(shapes.params, shapes.opt_state)
         for (path, leaf), (_, where) in zip(
-            sharding._named(shapes.opt_state), sharding._named(places), strict=True
+            sharding.named_leaves(shapes.opt_state), sharding.named_leaves(places), strict=True
         ):
             owner = next((p for p, _ in model.named_leaves(shapes.params) if path.endswith("/" + p)), None)
             same = owner and dict(model.named_leaves(shapes.params))[owner].shape == leaf.shape
