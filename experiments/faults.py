@@ -1,6 +1,6 @@
 """What happens to a run when its disk fills, its files are damaged, or somebody else wrote them: each fault, tried.
 
-    python -m experiments.faults [--workdir runs/faults]
+    python -m experiments.faults [--workdir runs/faults] [--write experiments/faults.md]
 
 A small run is trained to its end and, in a copy that was stopped half-way, each fault is made in turn. The commands that
 follow are real processes; the table holds what they said. Promised of all of them, and checked here: exit code 0 or 2, no
@@ -31,6 +31,14 @@ FLAGS = [
     f"--config.train.num_steps={WHOLE}", "--config.train.eval_every=0", "--config.train.checkpoint_every=10",
     "--config.train.keep_checkpoints=9", "--config.train.eval_tokens=200", "--config.train.sample_tokens=0",
 ]  # fmt: skip
+PAGE = """# What happens when something breaks
+
+Made by `python -m experiments.faults --write experiments/faults.md`. A run was trained to step 40 and, in a copy that was stopped at
+step 20 (checkpoints at 10 and 20), each fault was made; what stands here is what the commands said. Checked besides: no traceback,
+nothing in the folder was executed, checkpoints that were whole kept every byte; where training went on, it came to the end of the run
+that nothing happened to, to the last bit.
+
+"""
 HOSTILE = "__import__('os').system('touch executed')"
 
 
@@ -329,6 +337,7 @@ def main(argv: list[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m experiments.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("runs/faults"), help="is emptied first")
+    parser.add_argument("--write", type=Path, default=None, help="write the table, as a page, to this file")
     parser.add_argument("--only", default="", help="only faults whose name has this in it")
     args = parser.parse_args(argv)
     place = args.workdir.absolute()
@@ -341,11 +350,13 @@ def main(argv: list[str]) -> int:
     shutil.copytree(whole, half)
     for step in range(HALF + 10, WHOLE + 1, 10):
         shutil.rmtree(half / f"checkpoints/{step}")
-    print("| fault | command | what happened |\n| --- | --- | --- |")
+    rows = ["| fault | command | what happened |", "| --- | --- | --- |"]
+    print("\n".join(rows))
 
     def row(name: str, asked: str, what: Callable[[], str]) -> None:
         if args.only in name:
-            print(f"| {name} | {asked} | {what()} |", flush=True)
+            rows.append(f"| {name} | `{asked}` | {what().replace('|', ' ')} |")
+            print(rows[-1], flush=True)
 
     for fault in FAULTS:
         row(fault.name, fault.command, lambda fault=fault: tried(fault, place / "run", half, whole))
@@ -355,6 +366,8 @@ def main(argv: list[str]) -> int:
     if args.only in "disk full":
         for name, what in full_disk(place, half, whole):
             row(name, "train", lambda what=what: what)
+    if args.write:
+        args.write.write_text(PAGE + "\n".join(rows) + "\n", "utf-8")
     return 0
 
 

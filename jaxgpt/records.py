@@ -179,11 +179,11 @@ class MetricsLog:
         self._path = workdir / "metrics.jsonl"
         lines = self._read_until(step)
         self._valid_losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
-        if not writes:  # one process of several does; the others follow what it would have read
-            return
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._file = self._path.open("a", encoding="utf-8")
-        self._events = _event_writer(workdir, step) if tensorboard else None
+        # One process of several writes; the others follow what it would have read.
+        if writes:
+            write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._file = (self._path if writes else Path(os.devnull)).open("a", encoding="utf-8")
+        self._events = _event_writer(workdir, step) if tensorboard and writes else None
 
     def _read_until(self, step: int) -> list[dict[str, Any]]:
         lines = []
@@ -203,8 +203,6 @@ class MetricsLog:
         line = {"step": step, "split": split, **values}
         if split == "valid":
             self._valid_losses[step] = values["loss"]
-        if not self._writes:
-            return
         with _naming(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -219,14 +217,11 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
-        if not self._writes:
-            return
-        with _naming(self._path):
-            os.fsync(self._file.fileno())
+        if self._writes:
+            with _naming(self._path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        if not self._writes:
-            return
         with _naming(self._path):
             self._file.close()
         if self._events is not None:

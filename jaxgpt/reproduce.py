@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxgpt import cli, config, data, records
 from jaxgpt.config import UserError
+from jaxgpt.files import read_json
 from jaxgpt.train import train
 
 TOLERANCE = 1e-3  # nats a token
@@ -77,13 +78,15 @@ def as_text(found: Comparison, tolerance: float) -> str:
 
 def changes(workdir: Path) -> list[str]:
     """What of the first start's versions, commit and machine is another now: `jax: 0.10.1 -> 0.10.2`."""
+
+    def circumstances(start: dict[str, Any]) -> dict[str, Any]:
+        return {**start["versions"], **{name: start[name] for name in ("commit", "device", "machine")}}
+
     try:
-        old: dict[str, Any] = json.loads((workdir / "run.json").read_text("utf-8"))["starts"][0]
-        old = {**old["versions"], **{name: old[name] for name in ("commit", "device", "machine")}}
+        old = circumstances(read_json(workdir / "run.json")["starts"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} can't be read ({error}): give the folder of a run") from None
-    now = records.start_record(0)
-    now = {**now["versions"], **{name: now[name] for name in ("commit", "device", "machine")}}
+    now = circumstances(records.start_record(0))
     return [f"{name}: {old.get(name)} -> {value}" for name, value in now.items() if old.get(name) != value]
 
 
@@ -109,7 +112,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{into} is not empty: give another folder as --into")
     old = curve(args.workdir)
     try:
-        cfg = config.from_config_dict(json.loads((args.workdir / "config.json").read_text("utf-8")))
+        cfg = config.from_config_dict(read_json(args.workdir / "config.json"))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{args.workdir / 'config.json'} can't be read ({error})") from None
     for line in changes(args.workdir):

@@ -253,8 +253,10 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
     def eval_step(params: dict, tokens: jax.Array) -> jax.Array:
         x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
         table_VD, targets_BT = output_table(model.cfg, params), tokens[:, 1:]
-        if not loss_chunk:
-            return whole(token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT))
-        return whole(_chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk))
+        if loss_chunk:
+            losses_BT = _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
+        else:
+            losses_BT = token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
+        return whole(losses_BT)
 
     return eval_step

@@ -107,12 +107,9 @@ def assert_near(one: Path, other: Path) -> None:
         assert np.linalg.norm(x - y) < 1e-5 * np.linalg.norm(x), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "devices", "mesh"),
-    [
-        pytest.param(2, 2, ("--config.mesh.fsdp=2",), marks=pytest.mark.slow),
-        pytest.param(4, 1, ("--config.mesh.tensor=2",), marks=pytest.mark.slow),
-    ],
+    ("count", "devices", "mesh"), [(2, 2, ("--config.mesh.fsdp=2",)), (4, 1, ("--config.mesh.tensor=2",))]
 )
 def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, count, devices, mesh):
     folder = place / f"{count}x{devices}"
