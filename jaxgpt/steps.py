@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt import config
-from jaxgpt.model import GPT, init_params, logits, output_table, param_shapes
+from jaxgpt.model import GPT, init_params, logits, output_side, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
 from jaxgpt.sharding import constrain_like, whole
 
@@ -114,7 +114,7 @@ def mean_loss(
         rngs=None if dropout_key is None else {"dropout": dropout_key},
         method=GPT.features,
     )
-    table_VD = output_table(model.cfg, params)
+    x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # E for D where a tied table is narrow
     if loss_chunk:
         return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk)
     return token_losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:]).mean()
@@ -252,7 +252,7 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
 
     def eval_step(params: dict, tokens: jax.Array) -> jax.Array:
         x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
-        table_VD, targets_BT = output_table(model.cfg, params), tokens[:, 1:]
+        (x_BTD, table_VD), targets_BT = output_side(model.cfg, params, x_BTD), tokens[:, 1:]
         if not loss_chunk:
             return whole(token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT))
         return whole(_chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk))
