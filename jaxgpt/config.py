@@ -344,6 +344,17 @@ def find_problems(config: Config) -> list[str]:
                 "optim.parametrization='mup' needs model.init='fan_in', model.tie_embeddings=false and "
                 "model.zero_init=true"
             )
+    for rule in optim.rates:
+        pattern, _, factor = rule.rpartition("=")
+        try:
+            good = bool(pattern) and 0.0 < float(factor) < float("inf")
+        except ValueError:
+            good = False
+        if not good:
+            problems.append(
+                f"optim.rates: {rule!r} is no PATTERN=FACTOR with a factor above 0, such as block_*/mlp/*=0.1 "
+                "(optim.trainable says what stays)"
+            )
     if not 0.0 < optim.decay_fraction <= 1.0:
         problems.append(f"optim.decay_fraction={optim.decay_fraction}: give a number above 0 and at most 1")
 
