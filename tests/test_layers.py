@@ -22,6 +22,7 @@ LAYERS = {
     "processes": 2,
     "progress": 2,
     "sharding": 2,
+    "tensor_files": 2,
     "attention": 3,
     "cli": 3,
     "optim": 3,
