@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one.
+@contextlib.contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` at the end: a reader sees the old file or the new one.
 
     An OSError carries the file's name, which those of writing do not by themselves.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -23,3 +25,9 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(content)
