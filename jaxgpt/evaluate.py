@@ -97,6 +97,10 @@ def _text_ids(path: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
 
 def _validation_split(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, str]:
     """The ids that the run was validated on, and what to call them."""
+    if source := records.imported_from(workdir):
+        raise UserError(
+            f"{workdir} was imported from {source} and has no text of its own: give one with --text FILE"
+        )
     try:
         dataset = data.prepare(cfg)
     except UserError as error:

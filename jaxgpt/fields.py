@@ -109,7 +109,7 @@ class Data:
 
     corpus: str = "shakespeare"  # a name from corpora.CORPORA; not used where `path` is given
     path: str = ""  # a UTF-8 text file, or a folder of them (joined in name order)
-    tokenizer: Literal["char", "word", "bpe", "gpt2"] = "char"
+    tokenizer: Literal["char", "word", "bpe", "gpt2", "ids"] = "char"  # ids: a text of numbers
     # A folder with GPT-2's two vocabulary files, or a tokenizer.json of an earlier run.
     tokenizer_path: str = ""
     # The characters or words of this text that the tokenizer of tokenizer_path lacks get ids after its own.

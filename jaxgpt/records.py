@@ -85,6 +85,11 @@ def check_same_config(workdir: Path, cfg: Config) -> bool:
     path = workdir / "config.json"
     if not path.exists():
         return False
+    if source := imported_from(workdir):
+        raise UserError(
+            f"{workdir} holds a model that was imported from {source}, which is not trained in place: train it in "
+            f"another --workdir, with --config.init_from={workdir}"
+        )
     try:
         values = json.loads(path.read_text("utf-8"))
         if not isinstance(values, dict):
@@ -145,6 +150,12 @@ def _read_run_json(workdir: Path) -> dict[str, Any]:
         return {**facts, "starts": list(facts["starts"])}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} can't be read: give another --workdir") from None
+
+
+def imported_from(workdir: Path) -> str | None:
+    """The name of what the model in a folder was imported from; None where it was trained here."""
+    imported = _read_run_json(workdir).get("imported")
+    return str(imported.get("name")) if isinstance(imported, dict) else None
 
 
 def check_same_text(workdir: Path, **hashes: str) -> None:

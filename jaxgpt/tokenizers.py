@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters, words, byte-level BPE, and GPT-2's own BPE.
+"""Text to token ids and back: characters, words, byte-level BPE, GPT-2's own BPE, and ids as they are.
 
 Every tokenizer is a table of V byte strings, one an id, so decoding joins bytes and the lengths of tokens add
 up; the kinds differ in how text is cut. `decode(encode(text)) == text` for all text without `<unk>`s.
@@ -24,6 +24,7 @@ from jaxgpt.config import UserError
 from jaxgpt.files import write_atomically
 
 MAX_FILE_SIZE = 64 << 20  # bytes of a tokenizer.json: some 30 times GPT-2's, so that a wrong file is not read
+MAX_IDS = 1 << 24  # of a tokenizer of ids: some 60 times the largest vocabulary in use
 
 
 class Tokenizer(abc.ABC):
@@ -254,8 +255,37 @@ class GPT2Tokenizer(BPETokenizer):
         return tokenizer
 
 
+class IdsTokenizer(Tokenizer):
+    """Token ids alone, of a model that came without a tokenizer: its "text" is numbers between spaces."""
+
+    kind = "ids"
+
+    def __init__(self, vocab_size: int):
+        super().__init__([f" {i}".encode() for i in range(vocab_size)])
+
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        for number in re.finditer(r"\S+", text):
+            if not re.fullmatch("[0-9]{1,9}", number[0]) or int(number[0]) >= self.vocab_size:
+                raise UserError(
+                    f"{number[0]!r} at position {position + number.start()} is no token id: this model came without "
+                    f"a tokenizer; give ids from 0 to {self.vocab_size - 1} between spaces, or import it again with "
+                    "its tokenizer's files (vocab.json and merges.txt)"
+                )
+        return np.array([int(number) for number in text.split()], np.int32)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vocab_size": self.vocab_size}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> IdsTokenizer:
+        _check_fields(cls.kind, fields, {"vocab_size": int})
+        if not 1 <= fields["vocab_size"] <= MAX_IDS:
+            raise UserError(f'"vocab_size" is {fields["vocab_size"]}, not a number from 1 to {MAX_IDS}')
+        return cls(fields["vocab_size"])
+
+
 TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (CharTokenizer, WordTokenizer, BPETokenizer, GPT2Tokenizer)
+    cls.kind: cls for cls in (CharTokenizer, WordTokenizer, BPETokenizer, GPT2Tokenizer, IdsTokenizer)
 }
 
 
