@@ -15,7 +15,6 @@ from jaxgpt.model import GPT, init_params, logits, output_side, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
 from jaxgpt.sharding import constrain_like, whole
 
-
 ALL_MOVE = config.Optim()  # no rule: see trainable.py
 
 
