@@ -385,6 +385,9 @@ def find_problems(config: Config) -> list[str]:
             f"train.grad_accumulation_steps={train.grad_accumulation_steps}"
         )
 
+    if config.init_from and config.init_vectors:
+        problems.append("init_from and init_vectors are both given: a token table begins as one of them")
+
     sizes = dataclasses.asdict(config.mesh)
     for name, size in sizes.items():
         if size != -1 and size < 1:

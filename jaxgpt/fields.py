@@ -212,3 +212,7 @@ class Config:
     mesh: Mesh = field(default_factory=Mesh)
     # What the first parameters are: those of a run's newest checkpoint, or of a folder with GPT-2's. See starting.py.
     init_from: str = ""
+    # Word vectors that the rows of the token table begin as: a file, or a package's name (see vectors.py). "pca": wider
+    # ones are turned to their principal axes; else they are as wide as the table (model.embedding_dim).
+    init_vectors: str = ""
+    init_bridge: Literal["none", "pca"] = "none"

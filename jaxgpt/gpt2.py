@@ -23,6 +23,7 @@ from jaxgpt import checkpoint, cli, config, gpt2_layout, records, tensor_files, 
 from jaxgpt.checkpoint import Run
 from jaxgpt.config import UserError
 from jaxgpt.files import new_folder
+from jaxgpt.lora import merge_lora
 from jaxgpt.model import GPT, count_params
 from jaxgpt.steps import TrainState
 from jaxgpt.tensor_files import TensorFiles
@@ -104,13 +105,13 @@ def export_run(run: Run, folder: str | Path) -> list[str]:
     model is not GPT-2's architecture, with every obstacle named.
     """
     folder = Path(folder)
-    cfg = run.config.model
+    cfg, params = merge_lora(run.config.model, run.params)
     values = gpt2_layout.write_config(cfg, run.tokenizer.eos_id)
     _check_free(folder, "--to_dir", "the export")
     records.make_folder(folder.parent)
     notes = [*gpt2_layout.notes(cfg), *tokenizer_files.notes(run.tokenizer)]
     with new_folder(folder) as temporary:
-        tensors = gpt2_layout.write_params(cfg, run.params)
+        tensors = gpt2_layout.write_params(cfg, params)
         # transformers asks for this word before it reads a file.
         tensor_files.write_tensors(temporary / tensor_files.FILE, tensors, {"format": "pt"})
         for name, content in tokenizer_files.files_of(run.tokenizer, cfg.context_length).items():

@@ -59,8 +59,10 @@ def introduction(model: config.Model, facts: dict[str, Any], mesh: Mapping[str, 
     """What is about to be trained, on which text, on how many devices, and what there is to beat."""
     losses, devices = facts["baselines"], math.prod(mesh.values())
     spread = " x ".join(f"{name} {size}" for name, size in mesh.items())
+    moving = facts["num_trainable"]
+    trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
     return (
-        f"{facts['num_params']:,} parameters: {model.num_layers} layers, {model.num_heads} heads, "
+        f"{facts['num_params']:,} parameters{trained}: {model.num_layers} layers, {model.num_heads} heads, "
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
         f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
         f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "

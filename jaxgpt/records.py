@@ -174,8 +174,19 @@ def check_same_text(workdir: Path, **hashes: str) -> None:
 
 def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
     """Write the facts of a run and add this start to `starts`."""
-    starts = _read_run_json(workdir)["starts"]
-    write_json(workdir / "run.json", {**facts, "starts": [*starts, start_record(step)]})
+    old = _read_run_json(workdir)
+    kept = {name: old[name] for name in ("started_from",) if name in old}
+    write_json(workdir / "run.json", {**kept, **facts, "starts": [*old["starts"], start_record(step)]})
+
+
+def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:
+    """Raises UserError where a run that has no checkpoint yet was begun with other first parameters."""
+    old = _read_run_json(workdir).get("started_from", started_from)
+    if old != started_from:
+        raise UserError(
+            f"{workdir} was begun from {old['source']} when it was another (step {old['step']}, now "
+            f"{started_from['step']}; checksum {old['checksum']}, now {started_from['checksum']}): give another --workdir"
+        )
 
 
 class MetricsLog:

@@ -262,6 +262,15 @@ def tokens_of(tokenizer: tokenizers.Tokenizer) -> list[str]:
 # --- rows for a new model -------------------------------------------------------------------------------
 
 
+def drawn_like(rows_MD: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` rows drawn from a normal distribution with the mean and covariance of two or more given ones: float64."""
+    covariance = np.atleast_2d(np.cov(rows_MD, rowvar=False, dtype=np.float64))
+    values, directions = np.linalg.eigh(covariance)
+    spread = directions * np.sqrt(np.maximum(values, 0.0))
+    drawn = np.random.default_rng(seed).standard_normal((count, rows_MD.shape[1]))
+    return rows_MD.mean(axis=0, dtype=np.float64) + drawn @ spread.T
+
+
 def rows_for(
     vectors: Vectors,
     tokens: Sequence[str],
@@ -304,12 +313,8 @@ def rows_for(
     if width < D:
         mean_D, axes_KD, _ = principal_axes(rows_MD, width)
         rows_MD = (rows_MD - mean_D) @ axes_KD.T
-    mean, covariance = rows_MD.mean(axis=0), np.atleast_2d(np.cov(rows_MD, rowvar=False))
-    values, directions = np.linalg.eigh(covariance)
-    spread = directions * np.sqrt(np.maximum(values, 0.0))
-    drawn = np.random.default_rng(seed).standard_normal((int((~matched_V).sum()), width))
     table_VD = np.empty((len(tokens), width))
-    table_VD[matched_V], table_VD[~matched_V] = rows_MD, mean + drawn @ spread.T
+    table_VD[matched_V], table_VD[~matched_V] = rows_MD, drawn_like(rows_MD, int((~matched_V).sum()), seed)
     if std is not None:
         table_VD *= std / max(float(rows_MD.std()), np.finfo(np.float32).tiny)
     return table_VD.astype(np.float32), matched_V
