@@ -136,14 +136,17 @@ class Checkpoints:
     ) -> None:
         """Save a state under its step, in the background. A step that is saved already is left as it is.
 
-        `averaged` are the params to use where they are others than those that training goes on with. `before` is done
-        first, in the background too.
+        `averaged` are the params to use where they are others than those that training goes on with. An
+        `opt_state` of None is not saved: the params of a model that was not trained here. `before` is done first, in
+        the background too.
         """
         step = int(state.step)
         self._join()
         if step in self._manager.all_steps():
             return
-        trees = {"params": state.params, "opt_state": state.opt_state}
+        trees = {"params": state.params}
+        if state.opt_state is not None:
+            trees["opt_state"] = state.opt_state
         if averaged is not None:
             trees["averaged"] = averaged
         sums = {name: _jit_checksums(tree) for name, tree in trees.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 import types
 import typing
 from typing import Any, Literal
@@ -32,7 +33,7 @@ def to_config_dict(config: Config) -> ConfigDict:
             value = getattr(getattr(config, group), name)
             values[name] = config_dict.placeholder(_base_type(field_type)) if value is None else value
         groups[group] = values
-    return ConfigDict(groups)
+    return ConfigDict(groups | {name: getattr(config, name) for name in _ALONE})
 
 
 def default_config() -> ConfigDict:
@@ -44,16 +45,22 @@ def from_config_dict(values: ConfigDict | dict[str, Any]) -> Config:
     """The frozen Config of a ConfigDict, checked. Raises UserError that lists every problem at once."""
     problems: list[str] = []
     groups: dict[str, dict[str, Any]] = {group: {} for group in _FIELDS}
+    alone: dict[str, Any] = {}
     for group, fields in values.items():
-        if group not in _FIELDS or not isinstance(fields, dict | ConfigDict):
+        if group in _ALONE:
+            given, kept = {group: fields}, alone
+        elif group in _FIELDS and isinstance(fields, dict | ConfigDict):
+            given, kept = fields, groups[group]
+        else:
             problems.append(_unknown(group))
             continue
-        for name, value in fields.items():
-            if name not in _FIELDS[group]:
-                problems.append(_unknown(f"{group}.{name}"))
+        for name, value in given.items():
+            dotted = name if kept is alone else f"{group}.{name}"
+            if dotted not in _TYPES:
+                problems.append(_unknown(dotted))
                 continue
             try:
-                groups[group][name] = _convert(f"{group}.{name}", value)
+                kept[name] = _convert(dotted, value)
             except UserError as error:
                 problems.append(str(error))
     if problems:
@@ -64,6 +71,7 @@ def from_config_dict(values: ConfigDict | dict[str, Any]) -> Config:
         optim=Optim(**groups["optim"]),
         train=Train(**groups["train"]),
         mesh=Mesh(**groups["mesh"]),
+        **alone,
     )
     if problems := find_problems(config):
         _raise_all(problems)
@@ -78,14 +86,15 @@ def apply_overrides(values: ConfigDict, overrides: dict[str, str]) -> dict[str, 
     """
     problems, merged = [], values.to_dict()
     for dotted, text in overrides.items():
-        group, _, name = dotted.partition(".")
-        if name not in _FIELDS.get(group, {}):
+        group, _, name = dotted.rpartition(".")
+        if dotted not in _TYPES:
             problems.append(_unknown(dotted))
             continue
-        if not isinstance(merged.setdefault(group, {}), dict):
+        if group and not isinstance(merged.setdefault(group, {}), dict):
             continue  # from_config_dict tells what is wrong with it
         try:
-            merged[group] = {**merged[group], name: _parse(dotted, text)}
+            value = _parse(dotted, text)
+            merged |= {group: {**merged[group], name: value}} if group else {name: value}
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -101,33 +110,41 @@ def to_json(config: Config) -> dict[str, dict[str, Any]]:
 def differences(old: Config, new: Config) -> list[str]:
     """One entry for each field that makes it another run: `model.d_model: 128 -> 256`. The mesh does not."""
     return [
-        f"{group}.{name}: {before!r} -> {after!r}"
-        for group, fields in _FIELDS.items()
-        for name in fields
-        if group != "mesh"
-        and (before := getattr(getattr(old, group), name)) != (after := getattr(getattr(new, group), name))
+        f"{dotted}: {before!r} -> {after!r}"
+        for dotted in _TYPES
+        if not dotted.startswith("mesh.")
+        and (before := value_of(old, dotted)) != (after := value_of(new, dotted))
     ]
 
 
+_HINTS = typing.get_type_hints(Config)
+# The fields of each group; and those of the Config itself.
 _FIELDS: dict[str, dict[str, Any]] = {
-    group: typing.get_type_hints(group_type) for group, group_type in typing.get_type_hints(Config).items()
+    name: typing.get_type_hints(hint) for name, hint in _HINTS.items() if dataclasses.is_dataclass(hint)
 }
+_ALONE: dict[str, Any] = {name: hint for name, hint in _HINTS.items() if name not in _FIELDS}
+# The type of every field by its dotted name, in order.
+_TYPES: dict[str, Any] = {
+    f"{group}.{name}": hint for group, fields in _FIELDS.items() for name, hint in fields.items()
+} | _ALONE
 
 
 def field_names() -> list[str]:
     """The dotted name of every field, in order."""
-    return [f"{group}.{name}" for group, fields in _FIELDS.items() for name in fields]
+    return list(_TYPES)
 
 
-def _type_of(dotted: str) -> Any:
-    group, name = dotted.split(".")
-    return _FIELDS[group][name]
+def value_of(config: Config, dotted: str) -> Any:
+    """A field's value by its dotted name."""
+    return operator.attrgetter(dotted)(config)
 
 
 def _base_type(field_type: Any) -> type:
-    """`int` of `int | None`, `str` of a Literal."""
+    """`int` of `int | None`, `str` of a Literal, `tuple` of texts."""
     if typing.get_origin(field_type) is Literal:
         return str
+    if typing.get_origin(field_type) is tuple:
+        return tuple
     if isinstance(field_type, types.UnionType):
         return next(t for t in typing.get_args(field_type) if t is not types.NoneType)
     return field_type
@@ -152,7 +169,7 @@ def _unknown(dotted: str) -> str:
         return f"unknown field {dotted}: did you mean {near[0]}?"
     if group in _FIELDS:
         return f"unknown field {dotted}: {group} has {', '.join(_FIELDS[group])}"
-    return f"unknown field {dotted}: the groups are {', '.join(_FIELDS)}"
+    return f"unknown field {dotted}: the groups are {', '.join(_FIELDS)}, and by itself there is {', '.join(_ALONE)}"
 
 
 def _raise_all(problems: list[str]) -> typing.NoReturn:
@@ -163,12 +180,16 @@ def _raise_all(problems: list[str]) -> typing.NoReturn:
 
 def _convert(dotted: str, value: Any) -> Any:
     """The value, if it is of its field's type (an int will do for a float); else UserError."""
-    field_type = _type_of(dotted)
+    field_type = _TYPES[dotted]
     if value is None and _is_optional(field_type):
         return None
     base = _base_type(field_type)
     if base is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if base is tuple and isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+        return tuple(value)  # JSON knows lists alone
+    if base is tuple:
+        raise UserError(f"{dotted}={value!r}: give a tuple of texts")
     if not isinstance(value, base) or (base is not bool and isinstance(value, bool)):
         raise UserError(f"{dotted}={value!r} is of type {type(value).__name__}: give {_describe(field_type)}")
     if typing.get_origin(field_type) is Literal and value not in typing.get_args(field_type):
@@ -178,13 +199,15 @@ def _convert(dotted: str, value: Any) -> Any:
 
 def _parse(dotted: str, text: str) -> Any:
     """What the command line's text means for this field."""
-    field_type = _type_of(dotted)
+    field_type = _TYPES[dotted]
     if _is_optional(field_type) and text.lower() == "none":
         return None
     base = _base_type(field_type)
     try:
         if base is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if base is tuple:
+            return tuple(word.strip() for word in text.split(",") if word.strip())
         return _convert(dotted, base(text.replace("_", "") if base is int else text))
     except (KeyError, ValueError) as error:
         if isinstance(error, UserError):
@@ -193,7 +216,7 @@ def _parse(dotted: str, text: str) -> Any:
 
 
 def _describe(field_type: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "texts"}
     return words[_base_type(field_type)] + (" or None" if _is_optional(field_type) else "")
 
 
@@ -205,26 +228,22 @@ def find_problems(config: Config) -> list[str]:
     model, data, optim, train = config.model, config.data, config.optim, config.train
     problems = []
 
-    def value_of(dotted: str) -> Any:
-        group, name = dotted.split(".")
-        return getattr(getattr(config, group), name)
-
     def at_least(lowest: float, dotted: str) -> None:
-        value = value_of(dotted)
+        value = value_of(config, dotted)
         if value is not None and not value >= lowest:  # "not >=" so that nan is caught too
             problems.append(f"{dotted}={value!r}: give {lowest} or more")
 
     def above(lowest: float, dotted: str) -> None:
-        value = value_of(dotted)
+        value = value_of(config, dotted)
         if value is not None and not lowest < value < float("inf"):
             problems.append(f"{dotted}={value!r}: give a number above {lowest:g}")
 
     def between(low: float, high: float, dotted: str) -> None:
-        value = value_of(dotted)
+        value = value_of(config, dotted)
         if not low <= value < high:
             problems.append(f"{dotted}={value!r}: give a number from {low} to below {high}")
 
-    sizes = "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff"
+    sizes = "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff embedding_dim"
     for name in [*sizes.split(), "attention_window"]:
         at_least(1, f"model.{name}")
     if model.num_heads >= 1 and model.d_model % model.num_heads:
@@ -243,6 +262,19 @@ def find_problems(config: Config) -> list[str]:
         problems.append(
             f"model.d_model={model.d_model} over model.num_heads={model.num_heads} gives heads of {model.head_dim}: "
             "position='rotary' turns pairs of numbers, give an even width"
+        )
+    at_least(0, "model.lora_rank")
+    above(0.0, "model.lora_alpha")
+    linear = ["query", "key", "value", "out", "up", "gate", "down"]
+    if wrong := [
+        name for name in model.lora_targets if name not in linear[:5] + linear[5 if model.gated else 6 :]
+    ]:
+        problems.append(
+            f"model.lora_targets: this model has no layer {', '.join(wrong)}: choose among {', '.join(linear)}"
+        )
+    if model.lora_rank and not model.lora_targets:
+        problems.append(
+            "model.lora_rank is given and model.lora_targets is empty: name layers, such as query,value"
         )
     between(0.0, 1.0, "model.dropout_rate")
     above(1.0, "model.rotary_base")
@@ -265,6 +297,17 @@ def find_problems(config: Config) -> list[str]:
     if data.vocab_size is not None and data.vocab_size > 2**31 - 1:
         problems.append(f"data.vocab_size={data.vocab_size}: ids are 32-bit, the limit is {2**31 - 1}")
 
+    if data.add_tokens and (not data.tokenizer_path or data.tokenizer not in ("char", "word")):
+        problems.append(
+            "data.add_tokens adds to a char or word tokenizer: give its file as data.tokenizer_path "
+            "(RUN/tokenizer.json); a bpe tokenizer has all bytes and needs none"
+        )
+
+    at_least(-1, "optim.train_rows_from")
+    if optim.train_rows_from == -1 and not data.add_tokens:
+        problems.append(
+            "optim.train_rows_from=-1 trains the rows that data.add_tokens adds: set data.add_tokens=true"
+        )
     above(0.0, "optim.learning_rate")
     above(0.0, "optim.muon_learning_rate")
     if optim.schedule != "constant" and not 0 <= optim.final_learning_rate <= optim.learning_rate:
@@ -301,6 +344,17 @@ def find_problems(config: Config) -> list[str]:
                 "optim.parametrization='mup' needs model.init='fan_in', model.tie_embeddings=false and "
                 "model.zero_init=true"
             )
+    for rule in optim.rates:
+        pattern, _, factor = rule.rpartition("=")
+        try:
+            good = bool(pattern) and 0.0 < float(factor) < float("inf")
+        except ValueError:
+            good = False
+        if not good:
+            problems.append(
+                f"optim.rates: {rule!r} is no PATTERN=FACTOR with a factor above 0, such as block_*/mlp/*=0.1 "
+                "(optim.trainable says what stays)"
+            )
     if not 0.0 < optim.decay_fraction <= 1.0:
         problems.append(f"optim.decay_fraction={optim.decay_fraction}: give a number above 0 and at most 1")
 
@@ -330,6 +384,9 @@ def find_problems(config: Config) -> list[str]:
             f"data.batch_size={data.batch_size} is not a multiple of "
             f"train.grad_accumulation_steps={train.grad_accumulation_steps}"
         )
+
+    if config.init_from and config.init_vectors:
+        problems.append("init_from and init_vectors are both given: a token table begins as one of them")
 
     sizes = dataclasses.asdict(config.mesh)
     for name, size in sizes.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt import config, liveness
+from jaxgpt import config, liveness, trainable
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config
+from jaxgpt.model import param_shapes
 from jaxgpt.sharding import BATCH, bytes_a_device
 from jaxgpt.steps import build, state_shapes
 
@@ -34,27 +36,39 @@ class ForwardFlops:
     attention: int  # scores and weighted values: the only part that grows with T
     mlp: int
     head: int  # the logits of all rows of the table, padding included
+    embedding: int = 0  # from the width of a narrow token table to d_model
 
     @property
     def total(self) -> int:
-        return self.projections + self.attention + self.mlp + self.head
+        return self.projections + self.attention + self.mlp + self.head + self.embedding
 
 
 def matmul_params(cfg: config.Model) -> int:
-    """Parameters that a token is multiplied with: no biases, no norms, no table that is only looked up in."""
-    heads = 2 * cfg.num_heads + 2 * cfg.kv_heads  # query and out; key and value
-    layer = cfg.d_model * heads * cfg.head_dim + (3 if cfg.gated else 2) * cfg.d_model * cfg.mlp_width
-    return cfg.num_layers * layer + cfg.d_model * cfg.table_rows
+    """Parameters that a token is multiplied with: no biases, no norms, no table that is only looked up in.
+
+    The projection of a narrow table counts twice where the table is tied: it is used at both ends.
+    """
+    return forward_flops(dataclasses.replace(cfg, context_length=0)).total // 2
 
 
 def forward_flops(cfg: config.Model) -> ForwardFlops:
     """Operations a token of a forward pass over windows of context_length tokens."""
-    layers, D, K = cfg.num_layers, cfg.d_model, cfg.head_dim
+    layers, D, E, K = cfg.num_layers, cfg.d_model, cfg.table_width, cfg.head_dim
+    queries, values = cfg.num_heads * K, cfg.kv_heads * K
+
+    def products(**widths: int) -> int:
+        """Of linear layers between D and these widths, with their low-rank changes."""
+        ranks = {name: cfg.lora_rank if name in cfg.lora_targets else 0 for name in widths}
+        return layers * 2 * sum(D * width + ranks[name] * (D + width) for name, width in widths.items())
+
+    gate = {"gate": cfg.mlp_width} if cfg.gated else {}
+    projected = 2 * D * E if cfg.factorised else 0
     return ForwardFlops(
-        projections=layers * 2 * D * K * (2 * cfg.num_heads + 2 * cfg.kv_heads),
-        attention=layers * 4 * cfg.num_heads * K * cfg.context_length,
-        mlp=layers * 2 * D * cfg.mlp_width * (3 if cfg.gated else 2),
-        head=2 * D * cfg.table_rows,
+        projections=products(query=queries, key=values, value=values, out=queries),
+        attention=layers * 4 * queries * cfg.context_length,
+        mlp=products(up=cfg.mlp_width, down=cfg.mlp_width, **gate),
+        head=2 * (E if cfg.tie_embeddings else D) * cfg.table_rows + projected * cfg.tie_embeddings,
+        embedding=projected,
     )
 
 
@@ -165,7 +179,7 @@ def memory_a_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Me
 class StepCost:
     """What one optimizer step takes, read off its trace. Operations are of matrix products."""
 
-    model_flops: int  # by formula
+    model_flops: int  # by formula; where parameters are frozen, as traced without remat
     recomputed_flops: int  # what the remat policy computes a second time
     optimizer_flops: int  # Muon's products
     memory: Memory
@@ -188,7 +202,9 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     parts = cfg.train.grad_accumulation_steps
     one = _changed(cfg, batch_size=cfg.data.batch_size // parts, grad_accumulation_steps=1)
     layers = cfg.model.num_layers
-    counts = [layers] if layers <= 4 else [2, 3]
+    # Rules that name single blocks make them unlike.
+    by_block = any(re.search(r"block_[^*]", rule) for rule in cfg.optim.trainable)
+    counts = [layers] if layers <= 4 or by_block else [2, 3]
     readings = [_read_step(_changed(one, num_layers=n), backend) for n in counts]
 
     def at_full_depth(*values: int) -> int:
@@ -202,6 +218,12 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     ]
     gradients, logits, activations = max(phases, key=sum)
     model_flops = train_flops_per_step(cfg)
+    shapes = param_shapes(cfg.model)
+    if trainable.select(cfg.optim, shapes) is not shapes:
+        plain = readings
+        if cfg.train.remat != "none":
+            plain = [_read_step(_changed(one, num_layers=n, remat="none"), backend) for n in counts]
+        model_flops = parts * at_full_depth(*(r.flops[0] for r in plain))
     return StepCost(
         model_flops=model_flops,
         recomputed_flops=flops * parts - model_flops,
@@ -255,11 +277,11 @@ def _read_step(cfg: Config, backend: str) -> _Reading:
         program = liveness.trace(abstract_step(cfg)[0], *abstract)
     state, batch, _ = abstract
     # A gradient is told by its shape; on the way to the parameter's own it may be transposed or flat.
-    param_shapes = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1}
+    matrix_shapes = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1}
     rows = {cfg.model.table_rows, cfg.model.vocab_size}
 
     def kind(shape: tuple[int, ...]) -> int:
-        return 0 if tuple(sorted(shape)) in param_shapes else 1 if rows.intersection(shape) else 2
+        return 0 if tuple(sorted(shape)) in matrix_shapes else 1 if rows.intersection(shape) else 2
 
     # Two peaks: while the last layer's backward pass still finds all activations; and once few are left.
     last = f"block_{cfg.model.num_layers - 1}/"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgpt import config, corpora, tokenizers
+from jaxgpt import added_tokens, config, corpora, tokenizers
 from jaxgpt.config import UserError
 from jaxgpt.files import write_atomically
 
@@ -111,12 +111,20 @@ def prepare(cfg: config.Data) -> Dataset:
     num_train = _num_train_chars(text.num_chars, cfg.valid_fraction)
     loaded = _load_tokenizer(cfg)
     tokenizer_spec = [cfg.tokenizer, cfg.vocab_size if loaded is None else tokenizers.fingerprint(loaded)]
+    if cfg.add_tokens:
+        tokenizer_spec += ["added", cfg.vocab_size]
     key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, float(cfg.valid_fraction)])
     folder = corpora.cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
         with _new_folder(folder) as temporary:
-            tokenizer = _train_tokenizer(cfg, corpus.read, num_train) if loaded is None else loaded
-            _write_files(temporary, corpus.read, tokenizer, num_train, text)
+            tokenizer = _train_tokenizer(cfg, corpus.read, num_train, loaded)
+            try:
+                _write_files(temporary, corpus.read, tokenizer, num_train, text)
+            except UserError as error:
+                if loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
+                    raise
+                way_out = "or give it a token of its own with data.add_tokens=true"
+                raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {way_out}") from error
     return _open_folder(folder, corpus.name, text.sha256)
 
 
@@ -179,14 +187,24 @@ def _load_tokenizer(cfg: config.Data) -> tokenizers.Tokenizer | None:
     return tokenizer
 
 
-def _train_tokenizer(cfg: config.Data, read: Callable, num_train: int) -> tokenizers.Tokenizer:
-    if cfg.tokenizer == "char":
-        # A set of characters says nothing about what comes next, and without a character of its own the
-        # validation text could not be written at all.
+def _train_tokenizer(
+    cfg: config.Data, read: Callable, num_train: int, loaded: tokenizers.Tokenizer | None
+) -> tokenizers.Tokenizer:
+    """The loaded one as it is, or with more tokens; or, where there is none, a new one."""
+    if loaded is not None and not cfg.add_tokens:
+        return loaded
+    # A set of characters says nothing about what comes next, and without a character of its own the validation text
+    # could not be written at all.
+    until = None if cfg.tokenizer == "char" else num_train
+    if loaded is not None:
+        return added_tokens.extended(
+            loaded, read if until is None else lambda: _characters(read(), 0, until), cfg.vocab_size
+        )
+    if until is None:
         return tokenizers.train("char", read, cfg.vocab_size)
     # Which words and merges pay off is learned, and what is learned must not come from the validation text:
     # it would be encoded in fewer tokens than new text of its kind.
-    return tokenizers.train(cfg.tokenizer, lambda: _characters(read(), 0, num_train), cfg.vocab_size)
+    return tokenizers.train(cfg.tokenizer, lambda: _characters(read(), 0, until), cfg.vocab_size)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """How well a model predicts a text: loss, perplexity, bits a character and a byte, loss of each token.
 
-python -m jaxgpt.evaluate --workdir runs/char [--text FILE] [--per_token] [--json]
+python -m jaxgpt.evaluate --workdir runs/char [--text FILE | --corpus NAME] [--per_token] [--json]
 """
 
 from __future__ import annotations
@@ -97,6 +97,10 @@ def _text_ids(path: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
 
 def _validation_split(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, str]:
     """The ids that the run was validated on, and what to call them."""
+    if source := records.imported_from(workdir):
+        raise UserError(
+            f"{workdir} was imported from {source} and has no text of its own: give one with --text FILE"
+        )
     try:
         dataset = data.prepare(cfg)
     except UserError as error:
@@ -106,6 +110,15 @@ def _validation_split(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer)
     if dataset.fingerprint != tokenizers.fingerprint(tokenizer):
         raise UserError("the run's text has changed since training: give another with --text FILE")
     records.check_same_text(workdir, text_sha256=dataset.text_sha256)
+    return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
+
+
+def _corpus_split(workdir: Path, cfg: Data, name: str) -> tuple[np.ndarray, str]:
+    """The validation split of another corpus in the run's tokens, and what to call it."""
+    path = str(workdir / "tokenizer.json")
+    dataset = data.prepare(
+        Data(corpus=name, tokenizer=cfg.tokenizer, tokenizer_path=path, valid_fraction=cfg.valid_fraction)
+    )
     return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
 
 
@@ -133,6 +146,9 @@ def main(argv: list[str]) -> None:
     parser = cli.Parser(prog="python -m jaxgpt.evaluate", description="How well a model predicts a text.")
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--text", default="", help="a UTF-8 text file; default: the run's validation split")
+    parser.add_argument(
+        "--corpus", default="", help="a named corpus, whose validation split is taken instead"
+    )
     parser.add_argument("--per_token", action="store_true", help="print each token, its probability and loss")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument(
@@ -142,12 +158,16 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size}: give 1 or more")
+    if args.text and args.corpus:
+        raise UserError("--text and --corpus are both given: choose one")
     cli.set_up_process()
     from jaxgpt.checkpoint import load
 
     run = load(args.workdir, step=args.step)
     if args.text:
         ids, source = _text_ids(args.text, run.tokenizer), args.text
+    elif args.corpus:
+        ids, source = _corpus_split(run.workdir, run.config.data, args.corpus)
     else:
         ids, source = _validation_split(run.workdir, run.config.data, run.tokenizer)
     if len(ids) < 2:

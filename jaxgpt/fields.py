@@ -48,9 +48,26 @@ class Model:
     logit_softcap: float = 0.0  # logits are kept within +- this by a tanh; 0: off
     use_bias: bool = True  # in linear layers and in the norms
     tie_embeddings: bool = True  # the output head is the transposed embedding table
+    # E: width of the token table, and of a tied head; a learned projection takes it to d_model and back (Lan et al.
+    # 2020, "ALBERT", section 3.1). None: d_model, without a projection.
+    embedding_dim: int | None = None
+    # Low-rank changes of linear layers (Hu et al. 2021, "LoRA"): y = x W + lora_alpha / lora_rank * x A B. 0: none.
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("query", "value")  # among query, key, value, out, up, gate, down
     init: Literal["gpt2", "fan_in"] = "gpt2"  # how matrices and tables start, see model.initial_std
     zero_init: bool = False  # what writes to the residual stream, and an untied head, start at 0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; params and softmax stay float32
+
+    @property
+    def table_width(self) -> int:
+        """E: numbers in a row of the token table."""
+        return self.embedding_dim or self.d_model
+
+    @property
+    def factorised(self) -> bool:
+        """Whether a projection stands between the token table and the stream."""
+        return self.table_width != self.d_model
 
     @property
     def head_dim(self) -> int:
@@ -97,9 +114,11 @@ class Data:
 
     corpus: str = "shakespeare"  # a name from corpora.CORPORA; not used where `path` is given
     path: str = ""  # a UTF-8 text file, or a folder of them (joined in name order)
-    tokenizer: Literal["char", "word", "bpe", "gpt2"] = "char"
+    tokenizer: Literal["char", "word", "bpe", "gpt2", "ids"] = "char"  # ids: a text of numbers
     # A folder with GPT-2's two vocabulary files, or a tokenizer.json of an earlier run.
     tokenizer_path: str = ""
+    # The characters or words of this text that the tokenizer of tokenizer_path lacks get ids after its own.
+    add_tokens: bool = False
     # bpe: the size to train; word: at most that many, the rest is <unk>; char: refuse a text with more.
     vocab_size: int | None = None
     valid_fraction: float = 0.1  # the last part of the text, by characters
@@ -130,6 +149,13 @@ class Optim:
     ema_decay: float = (
         0.0  # evaluate and keep an average of the params, this much of it old each step; 0: off
     )
+    # Which parameters move, by patterns on their paths; the first that matches counts: "block_*" does, "-block_*" does
+    # not, and what none matches does not. Empty: all, or in a model with LoRA its low-rank matrices. See trainable.py.
+    trainable: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()  # "block_*/mlp/*=0.1": times the learning rate; the first that matches counts
+    # Rows of the token table (and columns of an untied head) before this one stay as they are; -1: those of all
+    # tokens but the ones that data.add_tokens has added.
+    train_rows_from: int = 0
     # "mup": rates that stand still when d_model grows, relative to mup_base_width. See optim.py.
     parametrization: Literal["standard", "mup"] = "standard"
     mup_base_width: int = 128
@@ -189,3 +215,9 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     mesh: Mesh = field(default_factory=Mesh)
+    # What the first parameters are: those of a run's newest checkpoint, or of a folder with GPT-2's. See starting.py.
+    init_from: str = ""
+    # Word vectors that the rows of the token table begin as: a file, or a package's name (see vectors.py). "pca": wider
+    # ones are turned to their principal axes; else they are as wide as the table (model.embedding_dim).
+    init_vectors: str = ""
+    init_bridge: Literal["none", "pca"] = "none"

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 LARGEST_JSON = 64 << 20  # bytes: some 30 times what GPT-2's tokenizer takes
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one.
+@contextlib.contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` at the end: a reader sees the old file or the new one.
 
     An OSError carries the file's name, which those of writing do not by themselves.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -28,6 +31,28 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill, which becomes `path` at the end: complete or not at all.
+
+    `path` is absent or empty; else OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

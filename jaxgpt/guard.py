@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from jaxgpt import trainable
 from jaxgpt.config import Config, UserError
 from jaxgpt.model import named_leaves
 
@@ -33,7 +34,7 @@ class Guard:
         norm = float(np.sqrt(np.square(grad_norms).sum()))
         if self._cfg.train.on_bad_step == "skip" and self._in_a_row <= MOST_SKIPPED:
             return f"step {step:>6}  skipped: loss {loss:.4f}, gradient norm {norm:.4g}"
-        paths = [path for path, _ in named_leaves(params)]
+        paths = [path for path, _ in named_leaves(trainable.select(self._cfg.optim, params))]
         bad_grads = [path for path, norm in zip(paths, grad_norms, strict=True) if not math.isfinite(norm)]
         bad_params = [p for p, leaf in named_leaves(params) if not np.isfinite(np.asarray(leaf)).all()]
         limit = self._cfg.train.bad_grad_norm

@@ -182,6 +182,8 @@ def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float,
 class Dense(nn.Module):
     """A linear layer from x's last `inputs` axes to `features` axes: kernel [in..., out...], bias [out...].
 
+    With a lora_rank r it also has x A B times lora_scale, with lora_a [in..., r] and lora_b [r, out...] (Hu et al. 2021).
+
     As one matrix product [B * T, in] x [in, out], computed in `dtype`. With the axes left apart XLA's CPU
     backend copies the transposed gradient for the kernel's, and computes anew in that copy all that the gradient
     came from: a step then takes 1.6 times as long.
@@ -191,13 +193,20 @@ class Dense(nn.Module):
     inputs: int = 1
     use_bias: bool = True
     dtype: str = "float32"
+    lora_rank: int = 0
+    lora_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         in_shape, rest = x.shape[x.ndim - self.inputs :], x.shape[: x.ndim - self.inputs]
         fan_in, fan_out = int(np.prod(in_shape)), int(np.prod(self.features))
         kernel = self.param("kernel", drawn_later, (*in_shape, *self.features)).astype(self.dtype)
-        y = x.reshape(-1, fan_in).astype(self.dtype) @ kernel.reshape(fan_in, fan_out)
+        x = x.reshape(-1, fan_in).astype(self.dtype)
+        y = x @ kernel.reshape(fan_in, fan_out)
+        if self.lora_rank:
+            a = self.param("lora_a", drawn_later, (*in_shape, self.lora_rank)).astype(self.dtype)
+            b = self.param("lora_b", drawn_later, (self.lora_rank, *self.features)).astype(self.dtype)
+            y = y + self.lora_scale * (x @ a.reshape(fan_in, -1)) @ b.reshape(-1, fan_out)
         if self.use_bias:
             y = y + self.param("bias", drawn_later, self.features).astype(self.dtype).reshape(-1)
         return y.reshape(*rest, *self.features)
@@ -205,7 +214,9 @@ class Dense(nn.Module):
 
 def dense(cfg: config.Model, name: str, *features: int, inputs: int = 1) -> Dense:
     """A linear layer as the config wants it."""
-    return Dense(features, inputs, cfg.use_bias, cfg.dtype, name=name)
+    rank = cfg.lora_rank if name in cfg.lora_targets else 0
+    scale = cfg.lora_alpha / rank if rank else 1.0
+    return Dense(features, inputs, cfg.use_bias, cfg.dtype, rank, scale, name=name)
 
 
 class MLP(nn.Module):

@@ -5,10 +5,12 @@ Legend of dimensions, used as suffixes of names and as letters in einsum strings
     B batch   T query position   S key position   D d_model   H heads   K head width (D / H)
     G heads of keys and values (H unless num_kv_heads says otherwise)   F width of the MLP's hidden layer
     V vocabulary; of the tables, rounded up to vocab_multiple
+    E width of the token table (D unless embedding_dim says otherwise)   r rank of a low-rank change
 
 Parameter paths, which optimizers and other tables refer to:
 
-    token_embedding/embedding                      [V, D]
+    token_embedding/embedding                      [V, E]
+    embedding_projection/kernel                    [E, D]                embedding_dim, where it is not D
     position_embedding/embedding                   [context_length, D]   position="learned"
     block_<i>/attention_norm/{scale,bias}          [D]
     block_<i>/attention/query/kernel               [D, H, K], bias [H, K]
@@ -19,6 +21,8 @@ Parameter paths, which optimizers and other tables refer to:
     block_<i>/mlp_norm/{scale,bias}                [D]
     block_<i>/mlp/{up,gate}/kernel                 [D, F], bias [F]      gate: swiglu and geglu only
     block_<i>/mlp/down/kernel                      [F, D], bias [D]
+    block_<i>/.../<linear layer>/lora_a            [in..., r]            lora_rank, for each of lora_targets
+    block_<i>/.../<linear layer>/lora_b            [r, out...]
     final_norm/{scale,bias}                        [D]
     head/kernel                                    [D, V]                tie_embeddings=False
 
@@ -122,13 +126,13 @@ REMATS = {
 }
 
 
-class Head(nn.Module):
-    """A table of its own for the output, where it is not the transposed embedding table."""
+class Matrix(nn.Module):
+    """A kernel alone: an untied head, which is a table of its own, and the projection of a narrow token table."""
 
-    cfg: config.Model
+    shape: tuple[int, int]
 
     def setup(self) -> None:
-        self.kernel = self.param("kernel", drawn_later, (self.cfg.d_model, self.cfg.table_rows))
+        self.kernel = self.param("kernel", drawn_later, self.shape)
 
 
 class GPT(nn.Module):
@@ -153,8 +157,10 @@ class GPT(nn.Module):
     def setup(self) -> None:
         cfg = self.cfg
         self.token_embedding = nn.Embed(
-            cfg.table_rows, cfg.d_model, dtype=cfg.dtype, embedding_init=drawn_later
+            cfg.table_rows, cfg.table_width, dtype=cfg.dtype, embedding_init=drawn_later
         )
+        if cfg.factorised:
+            self.embedding_projection = Matrix((cfg.table_width, cfg.d_model))
         self.position_embedding = POSITIONS[cfg.position](cfg)
         self.embedding_dropout = nn.Dropout(cfg.dropout_rate)
         block = Block
@@ -163,7 +169,7 @@ class GPT(nn.Module):
         self.block = [block(cfg, self.attention) for _ in range(cfg.num_layers)]
         self.final_norm = NORMS[cfg.norm](cfg)
         if not cfg.tie_embeddings:
-            self.head = Head(cfg)
+            self.head = Matrix((cfg.d_model, cfg.table_rows))
 
     def __call__(self, tokens_BT: jax.Array, *, cache: KVCache | None = None, train: bool = False):
         x_BTD, cache = self.features(tokens_BT, cache=cache, train=train)
@@ -171,10 +177,12 @@ class GPT(nn.Module):
         return logits_BTV if cache is None else (logits_BTV, cache)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        """The start of the residual stream: E[token], plus the position's vector."""
-        # Rows are looked up in a table that is whole along D (where it is spread over fsdp, it is gathered first).
-        table_VD = constrain(self.token_embedding.embedding, "tensor", None)
-        x_BTD = jnp.take(table_VD.astype(self.cfg.dtype), tokens_BT, axis=0)
+        """The start of the residual stream: the token's row, projected where it is narrow, plus the position's vector."""
+        # Rows are looked up in a table that is whole along E (where it is spread over fsdp, it is gathered first).
+        table_VE = constrain(self.token_embedding.embedding, "tensor", None)
+        x_BTD = jnp.take(table_VE.astype(self.cfg.dtype), tokens_BT, axis=0)
+        if self.cfg.factorised:
+            x_BTD = x_BTD @ self.embedding_projection.kernel.astype(self.cfg.dtype)
         if self.position_embedding is not None:
             x_BTD = x_BTD + self.position_embedding(positions_BT)
         return x_BTD
@@ -215,14 +223,25 @@ class GPT(nn.Module):
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V], float32: how well the stream's vector matches each row of the (tied) table."""
-        tied = self.cfg.tie_embeddings
-        table_VD = self.token_embedding.embedding if tied else self.head.kernel.T
-        return logits(self.cfg, x_BTD, table_VD)[..., : self.cfg.vocab_size]
+        cfg, params = self.cfg, {"token_embedding": {"embedding": self.token_embedding.embedding}}
+        if cfg.factorised:
+            params["embedding_projection"] = {"kernel": self.embedding_projection.kernel}
+        if not cfg.tie_embeddings:
+            params["head"] = {"kernel": self.head.kernel}
+        return logits(cfg, *output_side(cfg, params, x_BTD))[..., : cfg.vocab_size]
 
 
-def output_table(cfg: config.Model, params: dict) -> jax.Array:
-    """The rows that the stream is matched with [V, D]: the token table where tied, else the head's."""
-    return params["token_embedding"]["embedding"] if cfg.tie_embeddings else params["head"]["kernel"].T
+def output_side(cfg: config.Model, params: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the logits are the products of: the stream's vectors, and the table's rows that they are matched with.
+
+    The head's table [V, D] where it is its own; else the token table [V, E], for which the stream goes back through
+    the projection, x P^T [B, T, E], so that no table [V, D] is ever formed.
+    """
+    if not cfg.tie_embeddings:
+        return x_BTD, params["head"]["kernel"].T
+    if cfg.factorised:
+        x_BTD = jnp.einsum("BTD,ED->BTE", x_BTD, params["embedding_projection"]["kernel"].astype(x_BTD.dtype))
+    return x_BTD, params["token_embedding"]["embedding"]
 
 
 @jax.custom_vjp
@@ -248,7 +267,7 @@ _match.defvjp(_match_forward, _match_backward)
 
 def logits(cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
-    scores = _match(x_BTD.reshape(-1, cfg.d_model), table_VD).reshape(*x_BTD.shape[:-1], -1)
+    scores = _match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD).reshape(*x_BTD.shape[:-1], -1)
     scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")
     if cfg.table_rows == cfg.vocab_size:
         return scores
@@ -265,13 +284,20 @@ def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float |
     terms are summed (Radford et al. 2019, section 2.3). "fan_in": tables 1, matrices 1 / sqrt(3 * fan_in), so
     that their products neither grow nor vanish with width. With zero_init what writes to the stream, and an
     untied head, start at 0: every layer starts as the identity (Zhang et al. 2019; Yang et al. 2022, D.2).
+
+    A projection of a narrow table: 1 / sqrt(E), so that stream and logits begin as large as with a whole one. LoRA's
+    A: 1 / sqrt(3 * fan_in); its B starts at 0, and the layer as it was (Hu et al. 2021, section 4.1).
     """
     owner, name = path.split("/")[-2:] if "/" in path else ("", path)
+    if name == "lora_a":
+        return float(1 / np.sqrt(3 * np.prod(shape[:-1])))
     if name not in ("kernel", "embedding"):
         return None
     writes = owner in ("out", "down")
     if cfg.zero_init and (writes or owner == "head"):
         return 0.0
+    if owner == "embedding_projection":
+        return float(1 / np.sqrt(shape[0]))
     if cfg.init == "gpt2":
         return GPT2_STD / np.sqrt(2 * cfg.num_layers) if writes else GPT2_STD
     if name == "embedding":

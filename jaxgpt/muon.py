@@ -30,8 +30,8 @@ AXES = {
 
 
 def is_hidden(path: tuple) -> bool:
-    """Whether the parameter at this path is a matrix inside a block: every kernel but the head's."""
-    return path[-1].key == "kernel" and path[-2].key != "head"
+    """Whether the parameter at this path is a matrix inside a block, and not a low-rank change of one."""
+    return path[-1].key == "kernel" and path[-2].key in AXES
 
 
 def as_matrices(path: tuple, x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import optax.contrib
 
-from jaxgpt import config, muon
+from jaxgpt import config, muon, trainable
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -66,7 +66,7 @@ def make_schedule(cfg: config.Optim, num_steps: int) -> Schedule:
 
 def decay_mask(cfg: config.Optim, params: dict) -> dict:
     """For each parameter whether weight decay acts on it: on matrices, on tables only if so configured."""
-    decaying = {"kernel", "embedding"} if cfg.decay_embeddings else {"kernel"}
+    decaying = {"kernel", "lora_a", "lora_b", *(["embedding"] if cfg.decay_embeddings else [])}
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decaying, params)
 
 
@@ -79,19 +79,21 @@ def rate_multipliers(cfg: config.Optim, params: dict) -> dict:
         parameter                       adamw                      muon
         kernels inside the blocks       mup_base_width / d_model   1
         head                            mup_base_width / d_model   mup_base_width / d_model
-        tables, biases, norms, scalars  1                          1
+        all else                        1                          1
 
+    (All else: tables, the projection of a narrow one, whose inputs do not grow, biases, norms, scalars, LoRA.)
     A wide matrix sums more inputs, and Adam moves every entry by as much, so its entries must move less. An
     orthogonal update needs none of that: its largest singular value, sqrt(max(1, fan_out / fan_in)), is the
     same at every width, and so is how far it moves an activation. All are 1 in the standard parametrization.
     """
     if cfg.parametrization == "standard":
         return jax.tree.map(lambda _: 1.0, params)
-    width = params["token_embedding"]["embedding"].shape[1]
 
-    def multiplier(path: tuple, _) -> float:
-        matrix = path[-1].key == "kernel" and not (cfg.name == "muon" and muon.is_hidden(path))
-        return cfg.mup_base_width / width if matrix else 1.0
+    def multiplier(path: tuple, x: jax.Array) -> float:
+        matrix = path[-1].key == "kernel" and path[-2].key != "embedding_projection"
+        if not matrix or (cfg.name == "muon" and muon.is_hidden(path)):
+            return 1.0
+        return cfg.mup_base_width / x.shape[-1 if path[-2].key in ("out", "down") else 0]
 
     return jax.tree_util.tree_map_with_path(multiplier, params)
 
@@ -181,9 +183,19 @@ def _schedule_free(cfg: config.Optim, schedule: Schedule) -> optax.GradientTrans
         optax.scale_by_rms(decay=cfg.b2, eps=cfg.eps, eps_in_sqrt=False, bias_correction=True),
         optax.add_decayed_weights(cfg.weight_decay, functools.partial(decay_mask, cfg)),
         optax.scale_by_learning_rate(schedule),
+        *_own_rates(cfg),
     )
     # Its own count starts at 1, and the fast iterate's at 0.
     return optax.contrib.schedule_free(fast, lambda count: schedule(count - 1), b1=cfg.b1)
+
+
+def _own_rates(cfg: config.Optim) -> list[optax.GradientTransformation]:
+    """What multiplies updates by optim.rates, where there are such."""
+    if not cfg.rates:
+        return []
+    return [
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, trainable.rates(cfg, updates)))
+    ]
 
 
 OPTIMIZERS: dict[str, Callable[[config.Optim, Schedule], optax.GradientTransformation]] = {
@@ -241,20 +253,30 @@ def evaluation_params(cfg: config.Optim, params: dict, opt_state: optax.OptState
     """What to evaluate, sample from and export: params, or the average of them that the optimizer keeps."""
     if not averages(cfg):
         return params
-    last = opt_state[-1]  # see make_optimizer
+    last, moving = opt_state[-1], trainable.select(cfg, params)  # see make_optimizer
     if cfg.name == "schedule_free":
-        return optax.contrib.schedule_free_eval_params(last, params)
-    return jax.tree.map(lambda average, p: average.astype(p.dtype), last.average, params)
+        average = optax.contrib.schedule_free_eval_params(last, moving)
+    else:
+        average = jax.tree.map(lambda average, p: average.astype(p.dtype), last.average, moving)
+    return trainable.merge(params, trainable.keep_rows(cfg, average, moving))
 
 
 def make_optimizer(cfg: config.Optim, schedule: Schedule) -> optax.GradientTransformation:
-    """Gradients (clipped by their global norm first, Pascanu et al. 2013) -> updates.
+    """Gradients (clipped by their global norm first, Pascanu et al. 2013) -> updates, of the parameters that move.
 
-    Where an average is kept its state is the last entry of the state, a tuple.
+    `init` and `update` take all params; gradients and updates are trees as `trainable.select` gives them, and the state
+    is one of these parameters alone. Where an average is kept its state is the last entry of the state, a tuple.
     """
     links = [OPTIMIZERS[cfg.name](cfg, schedule)]
+    if cfg.name != "schedule_free":  # it has them inside, where its fast iterate moves
+        links += _own_rates(cfg)
     if cfg.grad_clip_norm:
         links.insert(0, optax.clip_by_global_norm(cfg.grad_clip_norm))
     if cfg.ema_decay:
         links.append(average_params(cfg.ema_decay))
-    return optax.chain(*links) if len(links) > 1 or averages(cfg) else links[0]
+    inner = optax.chain(*links) if len(links) > 1 or averages(cfg) else links[0]
+
+    def update(grads, state, params):
+        return inner.update(trainable.select(cfg, grads), state, trainable.select(cfg, params))
+
+    return optax.GradientTransformation(lambda params: inner.init(trainable.select(cfg, params)), update)

@@ -11,13 +11,14 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxgpt import batches, costs, sharding, traffic
+from jaxgpt import batches, costs, sharding, traffic, trainable
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError
 from jaxgpt.model import count_params, named_leaves, param_shapes
@@ -44,6 +45,7 @@ class Row:
     path: str
     shape: tuple[int, ...]
     copies: int  # how many blocks it stands for
+    moves: bool = True  # not frozen
 
     @property
     def count(self) -> int:
@@ -56,6 +58,7 @@ class Preflight:
 
     rows: list[Row]
     num_params: int
+    num_trainable: int
     mesh: dict[str, int]  # devices along each of its axes
     cost: costs.StepCost
     memory_a_device: costs.Memory  # cost.memory's, as the mesh spreads it
@@ -81,11 +84,12 @@ class Preflight:
 def check_memory(cfg: Config) -> None:
     """Refuse a model whose training state alone is larger than the device's memory.
 
-    Parameters, gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
+    Parameters, and of those that move gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
     had, XLA's CPU backend would hang rather than fail.
     """
-    num_params = count_params(param_shapes(cfg.model))
-    needed = 4 * 4 * num_params
+    shapes = param_shapes(cfg.model)
+    num_params, moving = count_params(shapes), count_params(trainable.select(cfg.optim, shapes))
+    needed = 4 * (num_params + 3 * moving)
     memory = sharding.device_memory()
     if needed > memory:
         raise UserError(
@@ -108,30 +112,30 @@ def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:
     return 2 * size**3 / best
 
 
-def param_rows(shapes: dict) -> list[Row]:
+def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> list[Row]:
     """All parameters, what is the same in neighbouring blocks folded: `block_0..11/mlp/up/kernel`."""
-    blocks: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    blocks: dict[str, list[tuple[int, tuple[int, ...], bool]]] = {}
     order: list[tuple[str, tuple[int, ...]]] = []
     for path, leaf in named_leaves(shapes):
         if match := re.fullmatch(r"block_(\d+)/(.+)", path):
             if match[2] not in blocks:
                 order.append((match[2], ()))
-            blocks.setdefault(match[2], []).append((int(match[1]), leaf.shape))
+            blocks.setdefault(match[2], []).append((int(match[1]), leaf.shape, moves(path)))
         else:
             order.append((path, leaf.shape))
     rows = []
     for path, shape in order:
         if path not in blocks:
-            rows.append(Row(path, shape, 1))
+            rows.append(Row(path, shape, 1, moves(path)))
             continue
         numbers = sorted(blocks[path])
         while numbers:  # one run of like blocks after another
-            first, shape = numbers[0]
+            first, shape, moving = numbers[0]
             run = 1
-            while run < len(numbers) and numbers[run] == (first + run, shape):
+            while run < len(numbers) and numbers[run] == (first + run, shape, moving):
                 run += 1
             name = f"block_{first}" if run == 1 else f"block_{first}..{first + run - 1}"
-            rows.append(Row(f"{name}/{path}", shape, run))
+            rows.append(Row(f"{name}/{path}", shape, run, moving))
             numbers = numbers[run:]
     return rows
 
@@ -140,7 +144,7 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
     """The report of a config whose model.vocab_size is known; without facts nothing is said of the data."""
     backend = jax.default_backend()
     shapes = param_shapes(cfg.model)
-    rows = param_rows(shapes)
+    rows = param_rows(shapes, trainable.moves(cfg.optim, shapes))
     cost = costs.step_cost(cfg, backend)
     tokens_per_step = cfg.data.batch_size * cfg.model.context_length
     epochs = None
@@ -158,8 +162,9 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
         memory_a_device=a_device,
         traffic=traffic.traffic(cfg, sizes),
         num_params=sum(row.count for row in rows),
+        num_trainable=sum(row.count for row in rows if row.moves),
         cost=cost,
-        flops_per_token=costs.train_flops_per_token(cfg.model),
+        flops_per_token=cost.model_flops // tokens_per_step,
         tokens_per_step=tokens_per_step,
         tokens=tokens_per_step * cfg.train.num_steps,
         epochs=epochs,
@@ -242,16 +247,24 @@ def as_text(cfg: Config, found: Preflight) -> str:
     for row in found.rows:
         shape = f"[{', '.join(map(str, row.shape))}]"
         times = f" x {row.copies}" if row.copies > 1 else ""
-        lines.append(f"  {row.path:<{width}}  {shape + times:<24} {row.count:>17,}")
+        frozen = "" if row.moves else "  frozen"
+        lines.append(f"  {row.path:<{width}}  {shape + times:<24} {row.count:>17,}{frozen}")
     lines.append(f"  {'all':<{width}}  {'':<24} {found.num_params:>17,}")
+    all_move = found.num_trainable == found.num_params
+    if not all_move:
+        lines.append(f"  {'trained':<{width}}  {'':<24} {found.num_trainable:>17,}")
 
     cost, devices = found.cost, math.prod(found.mesh.values())
     spread = sharding.as_text(found.mesh)
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",
-        f"work                   {_number(found.flops_per_token)}FLOP a token of training = 6 x "
-        f"{costs.matmul_params(cfg.model):,} matrix parameters{tied} + 12 L H K T for attention",
+        f"work                   {_number(found.flops_per_token)}FLOP a token of training"
+        + (
+            f" = 6 x {costs.matmul_params(cfg.model):,} matrix parameters{tied} + 12 L H K T for attention"
+            if all_move
+            else ", without the gradients of what is frozen"
+        ),
         f"  a step               {_number(cost.model_flops)}FLOP"
         + (f" + {_number(cost.recomputed_flops)}FLOP computed again (remat)" if cost.recomputed_flops else "")
         + (f" + {_number(cost.optimizer_flops)}FLOP of the optimizer" if cost.optimizer_flops else ""),

@@ -55,9 +55,10 @@ class Progress:
 
 def introduction(model: config.Model, facts: dict[str, Any]) -> str:
     """What is about to be trained, on which text, and what there is to beat."""
-    losses = facts["baselines"]
+    losses, moving = facts["baselines"], facts["num_trainable"]
+    trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
     return (
-        f"{facts['num_params']:,} parameters: {model.num_layers} layers, {model.num_heads} heads, "
+        f"{facts['num_params']:,} parameters{trained}: {model.num_layers} layers, {model.num_heads} heads, "
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
         f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
         f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "

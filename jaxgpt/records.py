@@ -85,6 +85,11 @@ def check_same_config(workdir: Path, cfg: Config) -> bool:
     path = workdir / "config.json"
     if not path.exists():
         return False
+    if source := imported_from(workdir):
+        raise UserError(
+            f"{workdir} holds a model that was imported from {source}, which is not trained in place: train it in "
+            f"another --workdir, with --config.init_from={workdir}"
+        )
     try:
         values = read_json(path)
         if not isinstance(values, dict):
@@ -147,6 +152,12 @@ def _read_run_json(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read: give another --workdir") from None
 
 
+def imported_from(workdir: Path) -> str | None:
+    """The name of what the model in a folder was imported from; None where it was trained here."""
+    imported = _read_run_json(workdir).get("imported")
+    return str(imported.get("name")) if isinstance(imported, dict) else None
+
+
 def check_same_text(workdir: Path, **hashes: str) -> None:
     """Raises UserError where `text_sha256` or `tokenizer_sha256` are not those that the run began with.
 
@@ -163,8 +174,19 @@ def check_same_text(workdir: Path, **hashes: str) -> None:
 
 def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
     """Write the facts of a run and add this start to `starts`."""
-    starts = _read_run_json(workdir)["starts"]
-    write_json(workdir / "run.json", {**facts, "starts": [*starts, start_record(step)]})
+    old = _read_run_json(workdir)
+    kept = {name: old[name] for name in ("started_from",) if name in old}
+    write_json(workdir / "run.json", {**kept, **facts, "starts": [*old["starts"], start_record(step)]})
+
+
+def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:
+    """Raises UserError where a run that has no checkpoint yet was begun with other first parameters."""
+    old = _read_run_json(workdir).get("started_from", started_from)
+    if old != started_from:
+        raise UserError(
+            f"{workdir} was begun from {old['source']} when it was another (step {old['step']}, now "
+            f"{started_from['step']}; checksum {old['checksum']}, now {started_from['checksum']}): give another --workdir"
+        )
 
 
 class MetricsLog:

@@ -28,7 +28,8 @@ BATCH = ("data", "fsdp")  # the axes that the rows of a batch are spread over
 
 # Of every parameter, by its path without `block_<i>/`, the mesh axis that each axis of the array is spread over.
 SPECS: dict[str, P] = {
-    "token_embedding/embedding": P("tensor", "fsdp"),  # [V, D]
+    "token_embedding/embedding": P("tensor", "fsdp"),  # [V, E]
+    "embedding_projection/kernel": P(None, "fsdp"),  # [E, D]
     "position_embedding/embedding": P(None, "fsdp"),  # [T, D]
     "attention_norm/scale": P(),
     "attention_norm/bias": P(),
@@ -54,6 +55,12 @@ SPECS: dict[str, P] = {
     "final_norm/bias": P(),
     "head/kernel": P("fsdp", "tensor"),  # [D, V]
 }
+# Low-rank changes lie as the kernels that they change, their ranks whole: A [in..., r], B [r, out...].
+for _layer, _inputs in (("attention/query", 1), ("attention/key", 1), ("attention/value", 1), ("attention/out", 2),
+                        ("mlp/up", 1), ("mlp/gate", 1), ("mlp/down", 1)):  # fmt: skip
+    _axes = SPECS[f"{_layer}/kernel"]
+    SPECS[f"{_layer}/lora_a"] = P(*_axes[:_inputs], None)
+    SPECS[f"{_layer}/lora_b"] = P(None, *_axes[_inputs:])
 
 
 def _name(path: str) -> str:

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgpt import config
-from jaxgpt.model import GPT, init_params, logits, output_table, param_shapes
+from jaxgpt import config, trainable
+from jaxgpt.model import GPT, init_params, logits, output_side, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
 from jaxgpt.sharding import constrain_like, whole
+
+ALL_MOVE = config.Optim()  # no rule: see trainable.py
 
 
 class TrainState(NamedTuple):
@@ -24,9 +26,11 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(model: GPT, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """Step 0: fresh parameters and an optimizer that has seen nothing."""
-    params = init_params(model, key)
+def init_state(
+    model: GPT, optimizer: optax.GradientTransformation, key: jax.Array, params: dict | None = None
+) -> TrainState:
+    """Step 0: fresh parameters, or those given, and an optimizer that has seen nothing."""
+    params = init_params(model, key) if params is None else params
     start = jax.jit(lambda p: constrain_like(p, (p, optimizer.init(p))))
     # A strongly typed 0: a weak one would come back from a checkpoint as int32 and trace the step again.
     return TrainState(jnp.zeros((), jnp.int32), *start(params))
@@ -114,7 +118,7 @@ def mean_loss(
         rngs=None if dropout_key is None else {"dropout": dropout_key},
         method=GPT.features,
     )
-    table_VD = output_table(model.cfg, params)
+    x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # E for D where a tied table is narrow
     if loss_chunk:
         return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk)
     return token_losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:]).mean()
@@ -128,18 +132,23 @@ def make_train_step(
     loss_chunk: int = 0,
     bad_grad_norm: float = 0.0,
     skip_bad_steps: bool = False,
+    moving: config.Optim = ALL_MOVE,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch [B, T + 1], root key) -> (state, metrics).
 
     metrics: `loss` (nats, before the update), `grad_norm` (before clipping), `learning_rate`, and `grad_norms`,
-    one for each parameter in the tree's order; `bad`: loss or gradient is not finite, or grad_norm above bad_grad_norm
+    one for each parameter that moves (`moving`: see trainable.py), in the tree's order; `bad`: loss or gradient is not finite, or grad_norm above bad_grad_norm
     (0: any will do). The state of a bad step comes back as it was: parameters are never spoiled. The step is not counted,
     unless bad steps are to be skipped; the optimizer has not seen it either way.
     """
 
     def loss_and_grads(params, batch, key):
         key = None if model.cfg.dropout_rate == 0.0 else key
-        return jax.value_and_grad(lambda p: mean_loss(model, p, batch, key, loss_chunk))(params)
+
+        def loss(part):
+            return mean_loss(model, trainable.merge(params, part), batch, key, loss_chunk)
+
+        return jax.value_and_grad(loss)(trainable.select(moving, params))
 
     def accumulated(params, batch, key):
         """The mean over equal parts of the batch, one after another: the memory of one part."""
@@ -151,7 +160,8 @@ def make_train_step(
                 jnp.add, total, loss_and_grads(params, part, jax.random.fold_in(key, index))
             ), None
 
-        zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, params)))
+        part = trainable.select(moving, params)
+        zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, part)))
         total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(grad_accumulation_steps)))
         return jax.tree.map(lambda x: x / grad_accumulation_steps, total)
 
@@ -160,15 +170,21 @@ def make_train_step(
         key = jax.random.fold_in(root_key, state.step)
         compute = loss_and_grads if grad_accumulation_steps == 1 else accumulated
         loss, grads = compute(state.params, batch, key)
-        grads = constrain_like(state.params, grads)
+        grads = constrain_like(state.params, trainable.keep_rows(moving, grads))
         squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
         grad_norm = jnp.sqrt(squares.sum())
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        # Of the parameters those that move; the others are passed on as they are.
+        old_state = state._replace(params=trainable.select(moving, state.params))
+        new_params = trainable.keep_rows(
+            moving, optax.apply_updates(old_state.params, updates), old_state.params
+        )
+        new_state = TrainState(state.step + 1, new_params, opt_state)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if bad_grad_norm:
             good &= grad_norm <= bad_grad_norm
-        state_out = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_state, state)
+        state_out = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_state, old_state)
+        state_out = state_out._replace(params=trainable.merge(state.params, state_out.params))
         if skip_bad_steps:
             state_out = state_out._replace(step=state.step + 1)
         state_out = constrain_like(state.params, state_out)
@@ -206,6 +222,7 @@ def build(cfg: config.Config) -> Parts:
         cfg.train.loss_chunk,
         cfg.train.bad_grad_norm,
         cfg.train.on_bad_step == "skip",
+        cfg.optim,
     )
     return Parts(model, schedule, optimizer, train_step)
 
@@ -252,7 +269,7 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
 
     def eval_step(params: dict, tokens: jax.Array) -> jax.Array:
         x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
-        table_VD, targets_BT = output_table(model.cfg, params), tokens[:, 1:]
+        (x_BTD, table_VD), targets_BT = output_side(model.cfg, params, x_BTD), tokens[:, 1:]
         if loss_chunk:
             losses_BT = _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
         else:

@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters, words, byte-level BPE, and GPT-2's own BPE.
+"""Text to token ids and back: characters, words, byte-level BPE, GPT-2's own BPE, and ids as they are.
 
 Every tokenizer is a table of V byte strings, one an id, so decoding joins bytes and the lengths of tokens add
 up; the kinds differ in how text is cut. `decode(encode(text)) == text` for all text without `<unk>`s.
@@ -22,6 +22,8 @@ import numpy as np
 from jaxgpt import byte_pairs
 from jaxgpt.config import UserError
 from jaxgpt.files import read_json, write_atomically
+
+MAX_IDS = 1 << 24  # of a tokenizer of ids: some 60 times the largest vocabulary in use
 
 
 class Tokenizer(abc.ABC):
@@ -78,7 +80,7 @@ class Tokenizer(abc.ABC):
 
 
 class CharTokenizer(Tokenizer):
-    """One token a character; ids in the order of code points."""
+    """One token a character; ids in the order of code points, those added later after them."""
 
     kind = "char"
     cuts_anywhere = True
@@ -87,7 +89,7 @@ class CharTokenizer(Tokenizer):
         super().__init__([character.encode() for character in characters])
         self.characters = characters
         codes = _code_points(characters)
-        self._last = int(codes[-1])
+        self._last = int(codes.max())
         self._id_of_code = np.full(
             self._last + 2, -1, np.int32
         )  # one more: what all higher codes are taken for
@@ -128,10 +130,8 @@ class CharTokenizer(Tokenizer):
     def from_json(cls, fields: dict[str, Any]) -> CharTokenizer:
         _check_fields(cls.kind, fields, {"characters": str})
         characters = fields["characters"]
-        if not characters or any(a >= b for a, b in itertools.pairwise(characters)):
-            raise UserError(
-                'the char tokenizer\'s "characters" must be distinct and in the order of code points'
-            )
+        if not characters or len(set(characters)) < len(characters):
+            raise UserError('the char tokenizer\'s "characters" must be distinct')
         _code_points(characters)
         return cls(characters)
 
@@ -252,8 +252,37 @@ class GPT2Tokenizer(BPETokenizer):
         return tokenizer
 
 
+class IdsTokenizer(Tokenizer):
+    """Token ids alone, of a model that came without a tokenizer: its "text" is numbers between spaces."""
+
+    kind = "ids"
+
+    def __init__(self, vocab_size: int):
+        super().__init__([f" {i}".encode() for i in range(vocab_size)])
+
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        for number in re.finditer(r"\S+", text):
+            if not re.fullmatch("[0-9]{1,9}", number[0]) or int(number[0]) >= self.vocab_size:
+                raise UserError(
+                    f"{number[0]!r} at position {position + number.start()} is no token id: this model came without "
+                    f"a tokenizer; give ids from 0 to {self.vocab_size - 1} between spaces, or import it again with "
+                    "its tokenizer's files (vocab.json and merges.txt)"
+                )
+        return np.array([int(number) for number in text.split()], np.int32)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vocab_size": self.vocab_size}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> IdsTokenizer:
+        _check_fields(cls.kind, fields, {"vocab_size": int})
+        if not 1 <= fields["vocab_size"] <= MAX_IDS:
+            raise UserError(f'"vocab_size" is {fields["vocab_size"]}, not a number from 1 to {MAX_IDS}')
+        return cls(fields["vocab_size"])
+
+
 TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (CharTokenizer, WordTokenizer, BPETokenizer, GPT2Tokenizer)
+    cls.kind: cls for cls in (CharTokenizer, WordTokenizer, BPETokenizer, GPT2Tokenizer, IdsTokenizer)
 }
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from jaxgpt import trainable
 from jaxgpt.config import Config
 from jaxgpt.model import param_shapes
 from jaxgpt.sharding import AXES, BATCH, bytes_a_device
@@ -58,8 +59,9 @@ class Traffic:
 def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
     """Of the training step of a config whose model.vocab_size is known, on a mesh of such sizes."""
     params = param_shapes(cfg.model)
-    kept = bytes_a_device(sizes, params, params)
-    used = bytes_a_device({**sizes, "fsdp": 1}, params, params)
+    moving = trainable.select(cfg.optim, params)  # what is frozen has no gradients to send
+    kept = bytes_a_device(sizes, params, moving)
+    used, used_moving = (bytes_a_device({**sizes, "fsdp": 1}, params, tree) for tree in (params, moving))
     rows = cfg.data.batch_size // math.prod(sizes[axis] for axis in BATCH)
     parts = cfg.train.grad_accumulation_steps
     stream = rows * cfg.model.context_length * cfg.model.d_model * jnp.dtype(cfg.model.dtype).itemsize
@@ -67,7 +69,7 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
     sums = 4 * cfg.model.num_layers + 2
     return Traffic(
         data=all_reduce(kept, sizes["data"]),
-        fsdp=gathers * all_gather(used, sizes["fsdp"]) + parts * all_gather(used, sizes["fsdp"]),
+        fsdp=gathers * all_gather(used, sizes["fsdp"]) + parts * all_gather(used_moving, sizes["fsdp"]),
         tensor=sums * all_reduce(stream, sizes["tensor"]),
     )
 

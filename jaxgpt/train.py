@@ -30,7 +30,9 @@ from jaxgpt import (
     processes,
     records,
     sharding,
+    starting,
     tokenizers,
+    trainable,
 )
 from jaxgpt.attention import uses_cudnn
 from jaxgpt.config import Config, UserError, to_json
@@ -39,25 +41,8 @@ from jaxgpt.guard import Guard, Watchdog
 from jaxgpt.model import count_params, param_shapes
 from jaxgpt.profile_steps import ProfileSteps
 from jaxgpt.progress import Interrupt, Progress, StepClock, conclusion, introduction, stopped
+from jaxgpt.starting import resolve
 from jaxgpt.steps import TrainState, build, init_state, make_dispatch, state_shapes, with_signals
-
-
-def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
-    """The config with every "follows from another field" filled in."""
-    model, train = cfg.model, cfg.train
-    if model.vocab_size not in (None, tokenizer.vocab_size):
-        raise UserError(
-            f"model.vocab_size={model.vocab_size}, but the {tokenizer.kind} tokenizer of this text has "
-            f"{tokenizer.vocab_size} tokens: leave model.vocab_size out"
-        )
-    return dataclasses.replace(
-        cfg,
-        model=dataclasses.replace(model, vocab_size=tokenizer.vocab_size, d_ff=model.mlp_width),
-        train=dataclasses.replace(
-            train,
-            eval_batch_size=train.eval_batch_size or cfg.data.batch_size // train.grad_accumulation_steps,
-        ),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +74,8 @@ class Trainer:
             T, first = cfg.model.context_length, int(self.dataset.valid.ids[0])
             self._sample_prompt = generate.prompt_ids(self.tokenizer, cfg.train.sample_prompt, T, first)
         self.workdir = Path(workdir)
+        # A run that goes on does not read again what it began as.
+        self._start = None if starting.begun(workdir) else starting.prepare(cfg, self.tokenizer)
         self._lock: records.FolderLock | None = None
         try:
             processes.on_first(self._open_folder)
@@ -132,7 +119,11 @@ class Trainer:
 
     def _fresh_state(self) -> TrainState:
         key = jax.random.fold_in(self._root_key, 2**32 - 1)  # not a key that a step draws its masks with
-        return init_state(self.model, self.optimizer, key)
+        start = self._start = self._start or starting.prepare(self.cfg, self.tokenizer)
+        if start is None:
+            return init_state(self.model, self.optimizer, key)
+        records.check_same_source(self.workdir, start.record)
+        return init_state(self.model, self.optimizer, key, start.params(self.model, key))
 
     def _signals(self, number: int | None) -> tuple[jax.Array, ...]:
         """What this process has to say to the others with the next dispatch: a signal that it got, or 0."""
@@ -239,14 +230,20 @@ class Trainer:
         )
         facts = self.dataset.facts() | {
             "num_params": count_params(state.params),
+            "num_trainable": count_params(trainable.select(self.cfg.optim, state.params)),
             "baselines": baseline_losses,
         }
+        if self._start is not None:
+            facts["started_from"] = self._start.record
         if self._writes:
             records.write_run_json(self.workdir, facts, start)
         progress = Progress(cfg.num_steps, start, self._writes)
         progress.say(introduction(self.cfg.model, facts))
         if self.mesh.size > 1:
             progress.say(f"{self.mesh.size} devices: {sharding.as_text(self.mesh.shape)}")
+        if self._start is not None:
+            progress.say(self._start.text)
+            self._start = None  # the arrays need not be kept
         progress.say(f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
 
         tokens_a_step = self.cfg.data.batch_size * self.cfg.model.context_length
@@ -389,7 +386,9 @@ def dry_run(cfg: Config) -> str:
     dataset = data.prepare(cfg.data)
     facts = preflight.Facts(len(dataset.train.ids), len(dataset.valid.ids))
     cfg = resolve(cfg, dataset.tokenizer)
-    return preflight.as_text(cfg, preflight.report(cfg, facts))
+    start = starting.prepare(cfg, dataset.tokenizer)
+    text = preflight.as_text(cfg, preflight.report(cfg, facts))
+    return text if start is None else f"{start.text}\n\n{text}"
 
 
 def main(argv: list[str]) -> int:

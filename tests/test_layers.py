@@ -22,27 +22,38 @@ LAYERS = {
     "processes": 2,
     "progress": 2,
     "sharding": 2,
+    "trainable": 2,
+    "tensor_files": 2,
+    "vector_files": 2,
+    "geometry": 2,
     "attention": 3,
     "cli": 3,
     "optim": 3,
     "tokenizers": 3,
-    "data": 4,
+    "added_tokens": 4,
+    "data": 5,
+    "vectors": 4,
     "model": 4,
     "records": 4,
+    "tokenizer_files": 4,
+    "gpt2_layout": 5,
     "guard": 5,
+    "lora": 6,
     "steps": 5,
     "checkpoint": 6,
     "costs": 6,
     "evaluate": 6,
     "generate": 6,
     "traffic": 6,
+    "gpt2": 7,
     "preflight": 7,
-    "train": 8,
-    "reproduce": 9,
+    "starting": 8,
+    "train": 9,
+    "reproduce": 10,
     "bench": 8,
 }
 # A command line's main() may open a run: imports inside functions are calls upward by name, and are listed.
-UPWARD = {("evaluate", "checkpoint"), ("generate", "checkpoint")}
+UPWARD = {("evaluate", "checkpoint"), ("generate", "checkpoint"), ("lora", "checkpoint")}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -1,0 +1,51 @@
+"""The character GPT of configs/char.py goes on with another text: from Shakespeare to the King James Bible.
+
+    python -m jaxgpt.train --config configs/char.py
+    python -m jaxgpt.train --config configs/finetune.py:all --workdir runs/finetune_all    # or :frozen, :new_embeddings, :lora
+    python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus kjv
+    python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus shakespeare    # what it has forgotten
+
+The tokenizer is the first run's, with the Bible's five unknown characters after its own.
+
+    all              every parameter moves
+    frozen           all but the token table, which stays bit for bit
+    new_embeddings   the token table alone
+    lora             low-rank changes of the attention's four projections, 3 % of the parameters
+"""
+
+from jaxgpt.config import UserError, default_config
+
+MODES = {
+    "all": {},
+    "frozen": {"optim": {"trainable": ("-token_embedding/*", "*")}},
+    "new_embeddings": {"optim": {"trainable": ("token_embedding/*",)}},
+    "lora": {
+        "model": {"lora_rank": 8, "lora_targets": ("query", "key", "value", "out")},
+        "optim": {"learning_rate": 4e-3},
+    },
+}
+
+
+def get_config(mode="all"):
+    if mode not in MODES:
+        raise UserError(f"configs/finetune.py:{mode}: choose one of {', '.join(MODES)}")
+    config = default_config()
+    config.init_from = "runs/char"
+    config.model.context_length = 64
+    config.model.d_model = 128
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.activation = "relu"
+    config.data.corpus = "kjv"
+    config.data.tokenizer_path = "runs/char/tokenizer.json"
+    config.data.add_tokens = True
+    config.data.batch_size = 16
+    config.optim.learning_rate = 1e-3
+    config.optim.final_learning_rate = 1e-4
+    config.optim.warmup_steps = 20
+    config.train.num_steps = 300
+    config.train.eval_every = 100
+    config.train.eval_tokens = 65_536
+    config.train.checkpoint_every = 100
+    config.update(MODES[mode])
+    return config

@@ -1,0 +1,84 @@
+"""Low-rank changes of linear layers, and a run without them.
+
+    python -m jaxgpt.lora --workdir runs/lora --to_workdir runs/merged
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. The layer
+itself has the two matrices (see layers.Dense); merged, W + lora_alpha / lora_rank * A B is one matrix as before, which
+costs nothing more to use. What is written is a run folder with one checkpoint, for generate, evaluate, gpt2 export and
+init_from; training goes on in the first one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from jaxgpt import cli, config, records, tokenizers
+from jaxgpt.config import UserError
+from jaxgpt.files import new_folder
+from jaxgpt.steps import TrainState
+
+
+def merge_lora(cfg: config.Model, params: dict) -> tuple[config.Model, dict]:
+    """The same function without low-rank matrices: (cfg with lora_rank 0, params); as given where there are none."""
+    if not cfg.lora_rank:
+        return cfg, params
+
+    def merged(tree: dict) -> dict:
+        found = {name: merged(x) if isinstance(x, dict) else x for name, x in tree.items()}
+        if "lora_a" in found:
+            a, b = found.pop("lora_a"), found.pop("lora_b")
+            found["kernel"] = found["kernel"] + cfg.lora_alpha / cfg.lora_rank * jnp.tensordot(a, b, 1)
+        return found
+
+    plain = {name: getattr(config.Model, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
+    return dataclasses.replace(cfg, **plain), merged(params)
+
+
+def main(argv: list[str]) -> None:
+    """The command line: see --help."""
+    parser = cli.Parser(
+        prog="python -m jaxgpt.lora",
+        description="Write a run whose low-rank matrices are merged into the others.",
+    )
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("--to_workdir", required=True, help="the new run's folder")
+    parser.add_argument(
+        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
+    )
+    args = parser.parse_args(argv)
+    cli.set_up_process()
+    from jaxgpt import checkpoint
+
+    run, to = checkpoint.load(args.workdir, step=args.step), Path(args.to_workdir)
+    if not run.config.model.lora_rank:
+        raise UserError(
+            f"{args.workdir} has no low-rank matrices (model.lora_rank=0): there is nothing to merge"
+        )
+    if to.exists():
+        raise UserError(f"{to} is there already: give another --to_workdir")
+    model_cfg, params = merge_lora(run.config.model, run.params)
+    cfg = dataclasses.replace(run.config, model=model_cfg)
+    facts = {
+        "imported": {"name": run.workdir.resolve().name, "format": "merged", "step": run.step},
+        "tokenizer": run.tokenizer.kind,
+        "tokenizer_sha256": tokenizers.fingerprint(run.tokenizer),
+        "vocab_size": run.tokenizer.vocab_size,
+    }
+    records.make_folder(to.parent)
+    with new_folder(to) as temporary:
+        records.write_json(temporary / "config.json", config.to_json(cfg))
+        records.write_run_json(temporary, facts, run.step)
+        tokenizers.save(run.tokenizer, temporary / "tokenizer.json")
+        checkpoints = checkpoint.Checkpoints(temporary)
+        try:
+            checkpoints.save(TrainState(jnp.int32(run.step), params, None), cfg, run.tokenizer)
+        finally:
+            checkpoints.close()
+    print(f"wrote {to}: step {run.step} of {args.workdir}, merged")
+
+
+if __name__ == "__main__":
+    cli.run(main)
