@@ -87,7 +87,7 @@ with torch.no_grad():
                  "greedy": greedy(model, asked["prompt"], asked["new"])}
         np.save(asked["folder"] + "/logits.npy", model(tokens).logits.numpy())
         tokenizer = transformers.AutoTokenizer.from_pretrained(asked["folder"])
-        found["ids"] = tokenizer(asked["text"], add_special_tokens=False)["input_ids"]
+        found["ids"] = tokenizer(asked["text"], add_special_tokens=False, verbose=False)["input_ids"]
         found["text"] = tokenizer.decode(found["ids"])
         found["greedy_text"] = tokenizer.decode(found["greedy"])
         print(json.dumps(found))
