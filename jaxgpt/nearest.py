@@ -17,6 +17,7 @@ from jaxgpt.config import UserError
 METRICS = ("cosine", "dot", "euclidean")
 _QUERIES = 1024  # queries at once
 _SCORES = 1 << 23  # scores at once: 32 MiB
+_MIN_BLOCK = 1024  # rows at once, at least
 
 
 def mean_row(table_ND: np.ndarray) -> np.ndarray:
@@ -116,7 +117,7 @@ def _scores(
 
     For distances q x - |x|^2 / 2, which has the order of -|q - x|^2.
     """
-    size = max(1024, _SCORES // max(1, len(queries_QD)))
+    size = max(_MIN_BLOCK, _SCORES // max(1, len(queries_QD)))
     out = np.empty((len(queries_QD), min(size, len(table_ND))), np.float32)
     for start in range(0, len(table_ND), size):
         part = np.asarray(_rows(table_ND[start : start + size], mean_D, metric), np.float32)
