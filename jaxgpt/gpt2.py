@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxgpt import checkpoint, cli, config, gpt2_layout, records, tensor_files, tokenizer_files, tokenizers
 from jaxgpt.checkpoint import Run
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, first_line
 from jaxgpt.files import new_folder
 from jaxgpt.lora import merge_lora
 from jaxgpt.model import GPT, count_params
@@ -146,7 +146,7 @@ def _download(name: str) -> Path:
     except Exception as error:
         # Of many kinds, by name, network, token and version; each says why in its first line.
         raise UserError(
-            f"--from_hub={name} can't be downloaded ({type(error).__name__}: {checkpoint.first_line(error)}): check the "
+            f"--from_hub={name} can't be downloaded ({type(error).__name__}: {first_line(error)}): check the "
             "name and the network, or download the folder elsewhere and give --from_dir"
         ) from error
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from jaxgpt import byte_pairs, tokenizers
 from jaxgpt.config import UserError
-from jaxgpt.tokenizers import MAX_FILE_SIZE, BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
+from jaxgpt.files import LARGEST_JSON
+from jaxgpt.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
 
 OURS = "jaxgpt_tokenizer.json"  # our own form, in what we export: so that a model comes back as it was
 THEIRS = "tokenizer.json"
@@ -26,8 +27,8 @@ def read(folder: Path, vocab_size: int) -> Tokenizer:
     Raises UserError, one line, for files that are damaged or of a kind that is not known here.
     """
     for name in NAMES:
-        if (folder / name).is_file() and (folder / name).stat().st_size > MAX_FILE_SIZE:
-            raise UserError(f"{folder / name} is larger than {MAX_FILE_SIZE >> 20} MiB: it is no tokenizer's")
+        if (folder / name).is_file() and (folder / name).stat().st_size > LARGEST_JSON:
+            raise UserError(f"{folder / name} is larger than {LARGEST_JSON >> 20} MiB: it is no tokenizer's")
     if (folder / OURS).is_file():
         tokenizer = tokenizers.load(folder / OURS)
     elif (folder / VOCAB).is_file() or (folder / MERGES).is_file():
