@@ -19,8 +19,6 @@ from jaxgpt import batches, cli, data, steps, vectors
 from jaxgpt.evaluate import evaluate
 from jaxgpt.train import resolve
 
-SCALES = (0.005, 0.02, 0.05, 0.2, None)
-
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
@@ -28,6 +26,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--vectors", default="glove", help="a name or a file")
     parser.add_argument("--width", type=int, default=48, help="d_model, at most the vectors' width")
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument(
+        "--scales", default="random,0.005,0.02,0.05,unit,0.2,as_it_is", help="separated by commas"
+    )
     parser.add_argument("--json", default=None, type=Path, help="a file for the losses")
     args = parser.parse_args(argv)
     cli.set_up_process()
@@ -40,16 +41,19 @@ def main(argv: list[str]) -> None:
     dataset = data.prepare(cfg.data)
     cfg = resolve(cfg, dataset.tokenizer)
     source, tokens = vectors.load(args.vectors), vectors.tokens_of(dataset.tokenizer)
+    known = sum(source.row(token) is not None for token in tokens)
+    print(f"{known:,} of {len(tokens):,} tokens are words of {args.vectors}")
     model, _, optimizer, train_step = steps.build(cfg)
     step, T = jax.jit(train_step, donate_argnums=0), cfg.model.context_length
     found: dict[str, dict[int, float]] = {}
-    for name in ("random", *SCALES):
+    for name in args.scales.split(","):
         state = steps.init_state(model, optimizer, jax.random.key(1))
         label = "random rows, 0.02"
         if name != "random":
-            rows_VD, matched_V = vectors.rows_for(source, tokens, args.width, 0, "pca", std=name)
+            std = {"as_it_is": None, "unit": "unit"}.get(name) if name.isidentifier() else float(name)
+            rows_VD, matched_V = vectors.rows_for(source, tokens, args.width, 0, "pca", std=std)
             state.params["token_embedding"]["embedding"] = jnp.asarray(rows_VD)
-            label = f"{args.vectors}, {'as it is, ' + format(rows_VD[matched_V].std(), '.2f') if name is None else name}"
+            label = f"{args.vectors}, {rows_VD[matched_V].std():.3f}"
         losses = {}
         for at in range(args.steps + 1):
             if at in (0, args.steps // 3, args.steps):
@@ -63,7 +67,6 @@ def main(argv: list[str]) -> None:
         print(
             f"{label:<24} " + "  ".join(f"step {at}: {loss:.3f}" for at, loss in losses.items()), flush=True
         )
-    print(f"{matched_V.sum():,} of {len(tokens):,} tokens are words of {args.vectors}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 

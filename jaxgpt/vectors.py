@@ -262,13 +262,22 @@ def tokens_of(tokenizer: tokenizers.Tokenizer) -> list[str]:
 # --- rows for a new model -------------------------------------------------------------------------------
 
 
+def drawn_like(rows_MD: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` rows drawn from a normal distribution with the mean and covariance of two or more given ones: float64."""
+    covariance = np.atleast_2d(np.cov(rows_MD, rowvar=False, dtype=np.float64))
+    values, directions = np.linalg.eigh(covariance)
+    spread = directions * np.sqrt(np.maximum(values, 0.0))
+    drawn = np.random.default_rng(seed).standard_normal((count, rows_MD.shape[1]))
+    return rows_MD.mean(axis=0, dtype=np.float64) + drawn @ spread.T
+
+
 def rows_for(
     vectors: Vectors,
     tokens: Sequence[str],
     width: int,
     seed: int,
     bridge: Literal["none", "pca"] = "none",
-    std: float | None = 0.02,
+    std: float | Literal["unit"] | None = "unit",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Initial rows of an embedding table: (table [V, width] float32, matched [V] bool).
 
@@ -278,8 +287,9 @@ def rows_for(
     to the principal axes of the matched rows, the first `width` of them kept; their mean goes.
 
     All is then multiplied with one factor, so that the numbers of the matched rows have the standard deviation
-    `std`; None: left as they are. A tied table is the output head too, where numbers as large as GloVe's (0.6)
-    start training at a loss far above that of a uniform guess; 0.02 is what our own tables start with.
+    `std`; "unit": 1 / sqrt(width), rows that are about 1 long; None: left as they are. A tied table is the output head
+    too, where numbers as large as GloVe's (0.6) start training at a loss far above that of a uniform guess; at the
+    0.02 that random tables start with, what the rows know is soon overwritten (experiments/starting_rows.py).
 
     Raises UserError: another width without a bridge, a width beyond the vectors', fewer than two tokens matched.
     """
@@ -293,6 +303,8 @@ def rows_for(
         raise UserError(
             f"the vectors have {D} numbers a word, the table {width}: bridge='pca' keeps the first {width} principal axes; {learned}"
         )
+    if std == "unit":
+        std = width**-0.5
     found = [vectors.row(token) for token in tokens]
     matched_V = np.array([row is not None for row in found], bool)
     if matched_V.sum() < 2:
@@ -304,12 +316,8 @@ def rows_for(
     if width < D:
         mean_D, axes_KD, _ = principal_axes(rows_MD, width)
         rows_MD = (rows_MD - mean_D) @ axes_KD.T
-    mean, covariance = rows_MD.mean(axis=0), np.atleast_2d(np.cov(rows_MD, rowvar=False))
-    values, directions = np.linalg.eigh(covariance)
-    spread = directions * np.sqrt(np.maximum(values, 0.0))
-    drawn = np.random.default_rng(seed).standard_normal((int((~matched_V).sum()), width))
     table_VD = np.empty((len(tokens), width))
-    table_VD[matched_V], table_VD[~matched_V] = rows_MD, mean + drawn @ spread.T
+    table_VD[matched_V], table_VD[~matched_V] = rows_MD, drawn_like(rows_MD, int((~matched_V).sum()), seed)
     if std is not None:
         table_VD *= std / max(float(rows_MD.std()), np.finfo(np.float32).tiny)
     return table_VD.astype(np.float32), matched_V
