@@ -277,7 +277,7 @@ def rows_for(
     width: int,
     seed: int,
     bridge: Literal["none", "pca"] = "none",
-    std: float | None = 0.02,
+    std: float | Literal["unit"] | None = "unit",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Initial rows of an embedding table: (table [V, width] float32, matched [V] bool).
 
@@ -287,8 +287,9 @@ def rows_for(
     to the principal axes of the matched rows, the first `width` of them kept; their mean goes.
 
     All is then multiplied with one factor, so that the numbers of the matched rows have the standard deviation
-    `std`; None: left as they are. A tied table is the output head too, where numbers as large as GloVe's (0.6)
-    start training at a loss far above that of a uniform guess; 0.02 is what our own tables start with.
+    `std`; "unit": 1 / sqrt(width), rows that are about 1 long; None: left as they are. A tied table is the output head
+    too, where numbers as large as GloVe's (0.6) start training at a loss far above that of a uniform guess; at the
+    0.02 that random tables start with, what the rows know is soon overwritten (experiments/starting_rows.py).
 
     Raises UserError: another width without a bridge, a width beyond the vectors', fewer than two tokens matched.
     """
@@ -302,6 +303,8 @@ def rows_for(
         raise UserError(
             f"the vectors have {D} numbers a word, the table {width}: bridge='pca' keeps the first {width} principal axes; {learned}"
         )
+    if std == "unit":
+        std = width**-0.5
     found = [vectors.row(token) for token in tokens]
     matched_V = np.array([row is not None for row in found], bool)
     if matched_V.sum() < 2:

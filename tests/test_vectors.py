@@ -298,6 +298,8 @@ def test_rescaling_is_one_factor():
     source = vectors.Vectors(WORDS, TABLE)
     rows, matched = vectors.rows_for(source, [*WORDS, "other"], 5, seed=0, std=0.02)
     assert rows[matched].std() == pytest.approx(0.02, rel=1e-5)
+    unit, _ = vectors.rows_for(source, [*WORDS, "other"], 5, seed=0)
+    assert unit[matched].std() == pytest.approx(1 / np.sqrt(5), rel=1e-5)
     ratio = rows[matched] / TABLE
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
 
