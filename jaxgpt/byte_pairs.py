@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.config import UserError
+from jaxgpt.files import read_json
 
 # Where text can be cut: before a space or newline that follows something else than white space. No token goes
 # on there, and none depends on what is beyond.
@@ -125,10 +126,10 @@ def read_gpt2_files(folder: str) -> tuple[list[str], list[str]]:
         _first(path, "merges.txt", "vocab.bpe"),
     )
     try:
-        ids = json.loads(vocab_file.read_text(encoding="utf-8"))
+        ids = read_json(vocab_file)
         # Not splitlines: it would also cut at characters that stand for bytes.
         merges = merges_file.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: GPT-2's vocabulary files cannot be read ({error}): give whole ones"
         ) from error

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 from jaxgpt import checkpoint, cli, config, gpt2_layout, records, tensor_files, tokenizer_files, tokenizers
 from jaxgpt.checkpoint import Run
 from jaxgpt.config import UserError, first_line
-from jaxgpt.files import new_folder
+from jaxgpt.files import new_folder, read_json
 from jaxgpt.lora import merge_lora
 from jaxgpt.model import GPT, count_params
 from jaxgpt.steps import TrainState
@@ -38,9 +37,8 @@ def is_gpt2_folder(folder: str | Path) -> bool:
     if (path / checkpoint.FOLDER).exists() or not (path / CONFIG).is_file():
         return False
     try:
-        with (path / CONFIG).open("rb") as file:
-            values = json.loads(file.read(gpt2_layout.MAX_CONFIG_SIZE))
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path / CONFIG)
+    except (OSError, ValueError):
         return False
     return isinstance(values, dict) and "model_type" in values
 

@@ -9,7 +9,6 @@ number the same.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
+from jaxgpt.files import read_json
 from jaxgpt.layers import EPSILON, GPT2_STD, sinusoids
 from jaxgpt.model import named_leaves, param_shapes
 from jaxgpt.tensor_files import TensorFiles
 
-MAX_CONFIG_SIZE = 1 << 20  # bytes of a config.json: GPT-2's has 665
 MAX_SIZE = 2**31 - 1  # of any one size in it
 
 # Theirs -> ours. relu2 is their name of max(x, 0)^2.
@@ -63,17 +62,12 @@ def read_config(path: Path) -> config.Model:
     (summary_type, use_cache, ...) is passed over.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_SIZE + 1)
+        values = read_json(path)
     except OSError as error:
         raise UserError(
             f"cannot read {path} ({error.strerror}): give a folder with GPT-2's config.json"
         ) from None
-    if len(content) > MAX_CONFIG_SIZE:
-        raise UserError(f"{path} is larger than {MAX_CONFIG_SIZE >> 20} MiB: it is no model's config.json")
-    try:
-        values = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): give a whole config.json") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is no JSON object: give a model's config.json")

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxgpt import byte_pairs, tokenizers
 from jaxgpt.config import UserError
-from jaxgpt.files import LARGEST_JSON
+from jaxgpt.files import LARGEST_JSON, read_json
 from jaxgpt.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
 
 OURS = "jaxgpt_tokenizer.json"  # our own form, in what we export: so that a model comes back as it was
@@ -60,7 +60,7 @@ def _byte_level(source: Path, vocab: list[str], merges: list[Any]) -> BPETokeniz
 def _read_json(path: Path) -> tuple[list[str], list[Any]]:
     """vocab and merges of a tokenizer.json that does what GPT-2's does."""
     try:
-        values = json.loads(path.read_bytes().decode())
+        values = read_json(path)
         model, cutter = values["model"], values["pre_tokenizer"]
         ids, merges = model["vocab"], model["merges"]
         plain = (
@@ -82,7 +82,7 @@ def _read_json(path: Path) -> tuple[list[str], list[Any]]:
             )
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         plain, whole = False, type(error) is not ValueError
     if not plain or not whole:
         raise UserError(

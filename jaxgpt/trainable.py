@@ -14,18 +14,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-
-
-def _named(params: dict) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+from jaxgpt.sharding import named_leaves
 
 
 def moves(cfg: config.Optim, params: dict) -> Callable[[str], bool]:
@@ -35,14 +30,14 @@ def moves(cfg: config.Optim, params: dict) -> Callable[[str], bool]:
             (not rule.startswith("-") for rule in cfg.trainable if fnmatchcase(path, rule.removeprefix("-"))),
             False,
         )
-    low_rank = any(path.endswith("/lora_a") for path, _ in _named(params))
+    low_rank = any(path.endswith("/lora_a") for path, _ in named_leaves(params))
     return lambda path: not low_rank or path.endswith(("/lora_a", "/lora_b"))
 
 
 def select(cfg: config.Optim, params: dict) -> dict:
     """The tree of those parameters that move; the same tree where all do. Of shapes or of arrays."""
     moving = moves(cfg, params)
-    names = [path for path, _ in _named(params)]
+    names = [path for path, _ in named_leaves(params)]
     if all(moving(path) for path in names):
         return params
 
@@ -73,7 +68,7 @@ def rates(cfg: config.Optim, params: dict) -> dict:
     def one(path: str) -> float:
         return next((factor for pattern, factor in rules if fnmatchcase(path, pattern)), 1.0)
 
-    return jax.tree.unflatten(jax.tree.structure(params), [one(path) for path, _ in _named(params)])
+    return jax.tree.unflatten(jax.tree.structure(params), [one(path) for path, _ in named_leaves(params)])
 
 
 # --- rows of the token table ----------------------------------------------------------------------------
@@ -103,7 +98,7 @@ def _near(pattern: str, paths: list[str]) -> str:
 
 def check(cfg: config.Optim, params: dict, vocab_size: int) -> None:
     """Raises UserError with every rule that does not fit the parameters (or shapes) of a model."""
-    paths = [path for path, _ in _named(params)]
+    paths = [path for path, _ in named_leaves(params)]
     problems = []
     for name, patterns in (
         ("trainable", [rule.removeprefix("-") for rule in cfg.trainable]),
