@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxgpt.nearest import nearest, unit
 
 
 def principal_axes(rows_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -21,3 +30,79 @@ def principal_axes(rows_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     values, axes = np.maximum(values[::-1], 0.0), directions[:, ::-1].T[:count]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     return mean_D, axes * np.where(largest < 0, -1.0, 1.0), values[:count] / max(values.sum(), 1e-300)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a table has come at one step."""
+
+    step: int
+    cosine_N: np.ndarray  # of each row to the same row at the start
+    kept_start: float  # share of the k nearest neighbours that were so at the start
+    kept_before: float  # share that were so at the saved step before
+
+
+def drift(tables: dict[int, np.ndarray], k: int = 10, sample: int = 2000, seed: int = 0) -> list[Drift]:
+    """How rows and their neighbourhoods move over the steps of a run, relative to its first step.
+
+    Neighbours are by cosine among all rows; those of `sample` random rows (all, where there are fewer) are followed.
+    """
+    steps = sorted(tables)
+    start_ND = tables[steps[0]]
+    rows = np.arange(len(start_ND))
+    if len(rows) > sample:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+    found, before, first = [], None, None
+    for step in steps:
+        table_ND = tables[step]
+        near, _ = nearest(table_ND, table_ND[rows], k, aside_QE=rows[:, None])
+        first, before = near if first is None else first, near if before is None else before
+        cosine_N = np.einsum("ND,ND->N", unit(start_ND.astype(np.float64)), unit(table_ND.astype(np.float64)))
+        found.append(Drift(step, cosine_N, _overlap(near, first), _overlap(near, before)))
+        before = near
+    return found
+
+
+def _overlap(one_Rk: np.ndarray, other_Rk: np.ndarray) -> float:
+    """The mean share of entries of a row that are in the same row of the other."""
+    return float((one_Rk[:, :, None] == other_Rk[:, None, :]).any(axis=2).mean()) if one_Rk.size else math.nan
+
+
+def compare_lookups(
+    table_VD: np.ndarray, num_ids: int = 1024, repeats: int = 20, seed: int = 0
+) -> dict[str, Any]:
+    """Lookup of random rows against the product of one-hot vectors with the table: numbers, times, bytes.
+
+    `bytes` are those of the inputs that are read and the output that is written, by the shapes; `seconds` are the
+    median of `repeats` calls of the compiled functions. Fewer ids are taken where the one-hot vectors of all
+    would need more than 256 MiB.
+    """
+    V, D = table_VD.shape
+    count = max(1, min(num_ids, (1 << 28) // (4 * V)))
+    ids_B = np.random.default_rng(seed).integers(V, size=count).astype(np.int32)
+    table = jnp.asarray(table_VD, jnp.float32)
+    ids, one_hot_BV = jnp.asarray(ids_B), jax.nn.one_hot(ids_B, V, dtype=jnp.float32)
+    lookup = jax.jit(lambda ids_B, table_VD: table_VD[ids_B])
+    highest = jax.lax.Precision.HIGHEST  # GPUs would round the table to fewer bits
+    product = jax.jit(lambda one_hot_BV, table_VD: jnp.matmul(one_hot_BV, table_VD, precision=highest))
+
+    def timed(function, argument) -> tuple[np.ndarray, float]:
+        result = np.asarray(function(argument, table))  # compiled here
+        seconds = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            function(argument, table).block_until_ready()
+            seconds.append(time.perf_counter() - begin)
+        return result, float(np.median(seconds))
+
+    (rows, lookup_seconds), (products, product_seconds) = timed(lookup, ids), timed(product, one_hot_BV)
+    out = 4 * count * D
+    return {
+        "ids": count,
+        "rows": V,
+        "width": D,
+        "bit_equal": bool(np.array_equal(rows, products)),
+        "max_difference": float(np.abs(rows - products).max()),
+        "lookup": {"seconds": lookup_seconds, "bytes": 4 * count + 2 * out},
+        "one_hot": {"seconds": product_seconds, "bytes": 4 * count * V + 4 * V * D + out},
+    }
