@@ -58,8 +58,9 @@ def _load(folder: Path) -> tuple[Run, TensorFiles]:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give one with {CONFIG} and {tensor_files.FILE}")
     cfg = gpt2_layout.read_config(folder / CONFIG)
-    tokenizer = tokenizer_files.read(folder, cfg.vocab_size)
     files = tensor_files.open_tensors(folder)
+    gpt2_layout.check_tensors(files, cfg)
+    tokenizer = tokenizer_files.read(folder, cfg.vocab_size)
     params = gpt2_layout.read_params(files, cfg)
     # A vocabulary size of its own, because byte pairs below GPT-2's are otherwise taken to be trained anew.
     vocab_size = None if tokenizer.kind == "gpt2" else tokenizer.vocab_size
@@ -158,7 +159,8 @@ def _import(args: Any) -> None:
     model, tokenizer = run.config.model, run.tokenizer
     print(
         f"{count_params(run.params):,} parameters: {model.num_layers} layers, {model.num_heads} heads, d_model "
-        f"{model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}"
+        f"{model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}, "
+        f"dropout {model.dropout_rate} in training"
     )
     if tokenizer.kind == "ids":
         print(

@@ -57,7 +57,11 @@ DEFAULTS: dict[str, Any] = {
 
 
 def read_config(path: Path) -> config.Model:
-    """The Model that a config.json describes. Raises UserError that lists in one line all that can't be had."""
+    """The Model that a config.json describes. Raises UserError that lists in one line all that can't be had.
+
+    Of its three rates of dropout, which act in training only, resid_pdrop is taken. What a model does not need
+    (summary_type, use_cache, ...) is passed over.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_CONFIG_SIZE + 1)
@@ -273,14 +277,15 @@ def places(cfg: config.Model) -> list[Place]:
     return [*tables, *blocks, *norm, *head]
 
 
-def read_params(files: TensorFiles, cfg: config.Model) -> dict:
-    """The params [float32] of a model from its files, which must hold them all and nothing else.
+def check_tensors(files: TensorFiles, cfg: config.Model) -> dict[str, Place]:
+    """The place of every stored tensor that belongs to the model, by its name in the files.
 
-    Names and shapes are compared with the config before anything is read. Raises UserError.
+    Only headers are read, and nothing is made of the size that a config.json alone claims. Raises UserError where
+    layers, names or shapes are not those of the config.
     """
     names = files.names()
     layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
-    if len(layers) != cfg.num_layers:  # before anything is made for so many layers
+    if len(layers) != cfg.num_layers:
         raise UserError(
             f"{files.source} holds {len(layers)} layers, its config.json says n_layer={cfg.num_layers}"
         )
@@ -297,11 +302,16 @@ def read_params(files: TensorFiles, cfg: config.Model) -> dict:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise UserError(f"{files.source} does not fit its config.json: {wrong[0]}{more}")
+    return stored
+
+
+def read_params(files: TensorFiles, cfg: config.Model) -> dict:
+    """The params [float32] of a model from its files, as `check_tensors` has them. Raises UserError."""
     shapes = {path: leaf.shape for path, leaf in named_leaves(param_shapes(cfg))}
     params: dict[str, Any] = {}
-    for name, place in stored.items():
+    for name, place in check_tensors(files, cfg).items():
         array = files.read(name)
-        if cfg.tie_embeddings and place.name == "wte.weight" and HEAD in names:
+        if cfg.tie_embeddings and place.name == "wte.weight" and HEAD in files.names():
             _check_tied(files, array)
         for path, part in zip(place.paths, np.split(array, len(place.paths), axis=-1), strict=True):
             *groups, leaf = path.split("/")

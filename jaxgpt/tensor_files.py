@@ -290,4 +290,9 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with replaced_atomically(path) as temporary:
+        temporary.touch()
+        mode = (
+            temporary.stat().st_mode
+        )  # as the user's umask has it; the package leaves a file for its owner alone
         save_file(arrays, os.fspath(temporary), metadata)
+        temporary.chmod(mode)
