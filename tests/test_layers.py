@@ -32,7 +32,6 @@ LAYERS = {
     "tokenizers": 3,
     "added_tokens": 4,
     "data": 5,
-    "data": 4,
     "geometry": 3,
     "word_tests": 3,
     "vectors": 4,
