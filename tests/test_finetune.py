@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import added_tokens, checkpoint, config, costs, optim, starting, steps, tokenizers, trainable
+from experiments import finetuning
+from jaxgpt import added_tokens, checkpoint, cli, config, costs, optim, starting, steps, tokenizers, trainable
 from jaxgpt.config import Config, Data, Model, Optim, Train, UserError
 from jaxgpt.lora import main as merge_main
 from jaxgpt.lora import merge_lora
@@ -415,3 +416,33 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     assert f"5 of {trainer.tokenizer.vocab_size} tokens have a vector" in trainer._start.text
     with pytest.raises(UserError, match=r"fewer than the width 8.*embedding_dim=4"):
         Trainer(small_config(base / "text.txt", **fields), tmp_path / "wide")
+
+
+# --- the repository's config and experiment -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["all", "frozen", "new_embeddings", "lora"])
+def test_every_mode_of_the_config_moves_what_it_says(mode):
+    cfg = cli.read_config(f"configs/finetune.py:{mode}", {"model.vocab_size": "76"})
+    shapes = param_shapes(cfg.model)
+    trainable.check(cfg.optim, shapes, 76)
+    moving, names = trainable.moves(cfg.optim, shapes), leaves_of_shapes(shapes)
+    expected = {
+        "all": names,
+        "frozen": names - {TABLE},
+        "new_embeddings": {TABLE},
+        "lora": {path for path in names if "lora" in path},
+    }
+    assert {path for path in names if moving(path)} == expected[mode]
+
+
+def leaves_of_shapes(shapes: dict) -> set[str]:
+    return {path for path, _ in named_leaves(shapes)}
+
+
+@pytest.mark.slow
+def test_the_experiment_runs(capsys):
+    finetuning.main(["--quick"])
+    text = capsys.readouterr().out
+    assert all(f"\n{mode}" in text for mode in finetuning.MODES)
+    assert "tokens have a vector" in text and "\ndrawn" in text
