@@ -47,7 +47,8 @@ FROZEN = dataclasses.replace(
         PLAIN.model, embedding_dim=32, lora_rank=4, lora_targets=("query", "out", "up", "down")
     ),
     optim=config.Optim(
-        name="muon", learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, train_rows_from=32,
+        # eps: Adam makes steps of the noise in gradients as small as those of A while B is near 0.
+        learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, train_rows_from=32, eps=1e-4,
         trainable=("block_1/*", "*/lora_?", "token_embedding/*"), rates=("*/lora_b=0.5",),
     ),
 )  # fmt: skip
