@@ -5,12 +5,22 @@
     python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus kjv
     python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus shakespeare    # what it has forgotten
 
+Cost: 42 to 98 s a mode on 2 cores of a shared 2.5 GHz Xeon that was busy with other work.
+Result, nats a character on the whole validation splits after 300 steps (before: 1.83 on the first 65,536 characters of the
+Bible's, 1.780 on Shakespeare's):
+
+    mode              trained parameters   King James   Shakespeare
+    all                          811,264        1.559         2.146
+    frozen                       801,536        1.565         2.127
+    lora                          32,768        1.644         2.074
+    new_embeddings                 9,728        1.652         1.982
+
 The tokenizer is the first run's, with the Bible's five unknown characters after its own.
 
     all              every parameter moves
     frozen           all but the token table, which stays bit for bit
     new_embeddings   the token table alone
-    lora             low-rank changes of the attention's four projections, 3 % of the parameters
+    lora             low-rank changes of the attention's four projections, 4 % of the parameters
 """
 
 from jaxgpt.config import UserError, default_config

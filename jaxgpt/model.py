@@ -21,11 +21,10 @@ Parameter paths, which optimizers and other tables refer to:
     block_<i>/mlp_norm/{scale,bias}                [D]
     block_<i>/mlp/{up,gate}/kernel                 [D, F], bias [F]      gate: swiglu and geglu only
     block_<i>/mlp/down/kernel                      [F, D], bias [D]
-    block_<i>/.../<linear layer>/lora_a            [in..., r]            lora_rank, for each of lora_targets
-    block_<i>/.../<linear layer>/lora_b            [r, out...]
     final_norm/{scale,bias}                        [D]
     head/kernel                                    [D, V]                tie_embeddings=False
 
+With a lora_rank the layers of lora_targets also have lora_a [in..., r] and lora_b [r, out...], beside their kernels.
 Biases are there with use_bias=True (rmsnorm has none); rmsnorm_plain has no parameters at all.
 """
 
@@ -285,7 +284,7 @@ def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float |
     that their products neither grow nor vanish with width. With zero_init what writes to the stream, and an
     untied head, start at 0: every layer starts as the identity (Zhang et al. 2019; Yang et al. 2022, D.2).
 
-    A projection of a narrow table: 1 / sqrt(E), so that stream and logits begin as large as with a whole one. LoRA's
+    A projection of a narrow table: 1 / sqrt(E), so that the stream begins as large as with a whole one. LoRA's
     A: 1 / sqrt(3 * fan_in); its B starts at 0, and the layer as it was (Hu et al. 2021, section 4.1).
     """
     owner, name = path.split("/")[-2:] if "/" in path else ("", path)

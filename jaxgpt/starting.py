@@ -214,7 +214,8 @@ def _from_vectors(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     shape = (here.table_rows, here.table_width)
     rows, matched_V = vectors.rows_for(
         given, vectors.tokens_of(tokenizer), here.table_width, cfg.train.seed, cfg.init_bridge,
-        std=initial_std(here, path, shape),
+        # GPT-2's 0.02 would drown what vectors say in the positions and in the noise of the first steps.
+        std="unit" if here.init == "gpt2" else initial_std(here, path, shape),
     )  # fmt: skip
     table = np.zeros(shape, np.float32)
     table[: len(rows)] = rows

@@ -1,6 +1,6 @@
 """What tests/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line.
 
-JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [everything] [plain] [traffic] [elastic] [elastic4]
+JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [frozen] [everything] [plain] [traffic] [elastic] [elastic4]
 """
 
 import dataclasses
@@ -40,7 +40,24 @@ PLAIN = dataclasses.replace(
     optim=config.Optim(learning_rate=3e-3, warmup_steps=5),
     train=config.Train(num_steps=20),
 )
-RUNS = {"few": (CFG, FEW), "everything": (CFG, MESHES), "plain": (PLAIN, MESHES)}
+# A narrow table of which only the last rows move, low-rank changes, and one block of two.
+FROZEN = dataclasses.replace(
+    PLAIN,
+    model=dataclasses.replace(
+        PLAIN.model, embedding_dim=32, lora_rank=4, lora_targets=("query", "out", "up", "down")
+    ),
+    optim=config.Optim(
+        # eps: Adam makes steps of the noise in gradients as small as those of A while B is near 0.
+        learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, train_rows_from=32, eps=1e-4,
+        trainable=("block_1/*", "*/lora_?", "token_embedding/*"), rates=("*/lora_b=0.5",),
+    ),
+)  # fmt: skip
+RUNS = {
+    "few": (CFG, FEW),
+    "frozen": (FROZEN, [(2, 2, 2)]),
+    "everything": (CFG, MESHES),
+    "plain": (PLAIN, MESHES),
+}
 TRAFFIC = dataclasses.replace(
     PLAIN,
     model=config.Model(

@@ -53,6 +53,21 @@ def test_how_a_step_is_cut_into_parts_changes_no_count(train):
     assert (cost.recomputed_flops, cost.optimizer_flops) == (0, 0)
 
 
+# With frozen parameters, low-rank changes and a narrow table.
+PARTIAL = [
+    dataclasses.replace(a_run(TOY, 12), optim=Optim(trainable=("token_embedding/*",))),
+    a_run(dataclasses.replace(TOY, lora_rank=8), 12),
+    a_run(dataclasses.replace(TOY, vocab_size=2_000, embedding_dim=32), 12),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", PARTIAL, ids=["table", "lora", "narrow"])
+def test_what_is_frozen_low_rank_or_narrow_is_counted_as_the_compiler_does(cfg):
+    assert_near_the_compilers(cfg)
+    assert 1.0 < compiled(cfg).cost_analysis()["flops"] / costs.step_cost(cfg).hardware_flops < 1.12
+
+
 SMALL = [
     a_run(dataclasses.replace(TOY, num_layers=2), 12),
     a_run(dataclasses.replace(MODERN, num_layers=1), 12),

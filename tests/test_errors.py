@@ -185,6 +185,13 @@ CASES = [
         "several unknown", f"{NEW} --config.model.d_modl=0 --config.optim.lr=x",
         "2 problems in the config", "did you mean model.d_model?", "optim.lr: optim has name, learning_rate", problems=2,
     ),
+    # Going on from another model
+    case("no source", f"{NEW} --config.init_from=nowhere", "init_from='nowhere'", "no run folder nowhere"),
+    case("source of another shape", f"{NEW} --config.init_from=run --config.model.d_ff=8", "init_from='run' does not fit", "block_*/mlp/up/kernel"),
+    case("rule for nothing", f"{NEW} --config.optim.trainable=blok_*", "optim.trainable: 'blok_*' matches no parameter", "block_0"),
+    case("no such vectors", f"{NEW} --config.init_vectors=nowhere.txt", "nowhere.txt"),
+    case("text and corpus", f"{EVALUATE} --text text.txt --corpus kjv", "--text and --corpus are both given"),
+    case("nothing to merge", "lora --workdir run --to_workdir new", "run has no low-rank matrices"),
     # Values
     case("width and heads", f"{NEW} --config.model.num_heads=3", "model.d_model=16", "multiple", "model.num_heads=3"),
     case("activation", f"{NEW} --config.model.activation=swish", "'swish'", "relu, gelu, gelu_tanh"),

@@ -344,7 +344,7 @@ def test_sinusoids_are_the_textbooks_whatever_the_order():
 def documented_parameters(cfg: config.Model) -> dict[str, tuple[int, ...]]:
     """The paths and shapes that the legend at the top of model.py promises for a config with everything."""
     sizes = {"V": cfg.table_rows, "D": cfg.d_model, "H": cfg.num_heads, "K": cfg.head_dim, "F": cfg.d_ff}
-    sizes |= {"G": cfg.kv_heads, "2": 2}
+    sizes |= {"G": cfg.kv_heads, "2": 2, "E": cfg.table_width}
     sizes["context_length"] = cfg.context_length
     shape_of = lambda letters: tuple(sizes[letter] for letter in letters.split(", "))  # noqa: E731
     found = {}
@@ -368,7 +368,7 @@ def shapes(cfg: config.Model) -> dict[str, tuple[int, ...]]:
 def test_parameter_paths_and_shapes_are_those_documented():
     full = dataclasses.replace(
         TINY, tie_embeddings=False, activation="geglu", num_kv_heads=1, value_residual=True,
-        embedding_residual=True,
+        embedding_residual=True, embedding_dim=6,
     )  # fmt: skip
     documented = documented_parameters(full)
     del documented["block_0/attention/value_mix"]
@@ -381,7 +381,7 @@ def test_parameter_paths_and_shapes_are_those_documented():
     assert shapes(dataclasses.replace(full, norm="rmsnorm_plain")) == no_norm
     padded = dataclasses.replace(full, vocab_multiple=8)
     assert shapes(padded) == {
-        path: (16, 8) if path.startswith("token") else (8, 16) if path.startswith("head") else shape
+        path: (16, 6) if path.startswith("token") else (8, 16) if path.startswith("head") else shape
         for path, shape in documented.items()
     }
     tied = {path: shape for path, shape in documented.items() if path != "head/kernel"}
@@ -389,7 +389,7 @@ def test_parameter_paths_and_shapes_are_those_documented():
     del tied["position_embedding/embedding"]
     for position in ("sinusoidal", "rotary", "none"):
         assert shapes(dataclasses.replace(full, tie_embeddings=True, position=position)) == tied
-    plain = {path for path in tied if not re.search("gate|_mix", path)}
+    plain = {path for path in tied if not re.search("gate|_mix|projection", path)}
     assert set(shapes(TINY)) == plain | {"position_embedding/embedding"}
 
 

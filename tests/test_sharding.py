@@ -58,6 +58,14 @@ def test_a_mesh_is_like_one_device(found, sizes):
 
 
 @pytest.mark.slow
+def test_a_run_that_moves_a_part_of_the_parameters_is_like_one_device(tmp_path):
+    compared = with_eight_devices(tmp_path, "frozen")["frozen"]["(2, 2, 2)"]
+    print(json.dumps(compared))
+    assert compared["loss"] < 5e-6 and compared["params"] < 1e-5
+    assert compared["told"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "plain"])
 def test_every_mesh_is_like_one_device(name, tmp_path):
     compared = with_eight_devices(tmp_path, name)[name]

@@ -339,7 +339,7 @@ CHANGES = [
     ("char", {"characters": 1}, '"characters" is not a str'),
     ("char", {"characters": ""}, "distinct"),
     ("char", {"characters": "aa"}, "distinct"),
-    ("char", {"characters": "ba"}, "distinct"),
+    ("char", {"characters": "aba"}, "distinct"),
     ("char", {"characters": "a\ud800"}, "surrogate"),
     ("char", {"more": 1}, "has the fields kind, characters"),
     ("word", {"words": "a"}, '"words" is not a list'),

@@ -181,6 +181,12 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
     }  # fmt: skip
     if file.stem == "bpe":
         small["data.vocab_size"] = "270"
+    if file.stem == "finetune":  # it goes on from another config's run
+        train(cli.read_config(str(CONFIGS / "char.py"), small), tmp_path / "char")
+        small |= {
+            "init_from": str(tmp_path / "char"),
+            "data.tokenizer_path": str(tmp_path / "char/tokenizer.json"),
+        }
     result = train(cli.read_config(str(file), small), tmp_path / "run")
     assert int(result.state.step) == 2 and math.isfinite(result.valid_loss)
 
