@@ -149,11 +149,12 @@ class Checkpoints:
             trees["opt_state"] = state.opt_state
         if averaged is not None:
             trees["averaged"] = averaged
-        sums = {name: _jit_checksums(tree) for name, tree in trees.items()}
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
 
         def write(trees: dict[str, Any]) -> None:
             before()
+            # Of the copies: what reads the state itself holds up the next step, which takes its place.
+            sums = {name: _jit_checksums(tree) for name, tree in trees.items()}
             meta = {
                 "step": step,
                 "config": config.to_json(cfg),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -322,6 +323,19 @@ def test_every_command_answers_in_lines_and_in_json(run, tmp_path, capsys, argv)
     if argv[0] == "drift":
         assert [s["step"] for s in result["steps"]] == tables.saved_steps(run)
         assert result["steps"][0]["cosine"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_plot_is_drawn_of_the_first_two_axes(run, tmp_path, capsys, suffix):
+    out = tmp_path / f"map{suffix}"
+    result = asked(capsys, "plot", "king", "queen", "fool", "duke", "--workdir", str(run), "--out", str(out))
+    assert [word for word, _, _ in result["points"]] == ["king", "queen", "fool", "duke"]
+    first, second = result["explained_variance"]
+    assert 1.0 >= first >= second >= 0.0 and first + second <= 1.0 + 1e-6
+    if suffix == ".png":
+        assert out.read_bytes().startswith(b"\x89PNG")
+    else:
+        assert xml.etree.ElementTree.parse(out).getroot().tag.endswith("svg")
 
 
 def test_vectors_from_elsewhere(tmp_path, capsys):
