@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
+from experiments import torture
 from jaxgpt.train import train
 from tests.runs import assert_same_run, metrics, small_config, write_text
 
@@ -90,17 +91,14 @@ def test_killed_in_a_step_a_save_and_an_evaluation(text, uninterrupted, tmp_path
 
 
 @pytest.mark.slow
-def test_killed_at_20_random_moments(text, uninterrupted, tmp_path):
-    rng = random.Random(time.time_ns())
-    kills = [
-        (phase, 1 + rng.randrange({"step": 4, "save": 1, "evaluation": 1, "start": 1}[phase]), delay)
-        for phase in rng.choices(["step", "save", "evaluation", "start"], [8, 6, 4, 2], k=20)
-        for delay in [rng.uniform(0, 0.05)]
-    ]
-    hits = kill_and_finish(text, tmp_path / "run", kills)
-    print(f"kills asked for: {kills}\nhit: {hits}")
-    assert sum(hits.values()) >= 15  # a run may come to its end before the last few
-    assert_same_run(uninterrupted, tmp_path / "run")
+def test_killed_20_times_at_random_moments_by_any_signal(tmp_path):
+    """As `python -m experiments.torture` does it 100 times."""
+    whole, killed, num_steps = tmp_path / "whole", tmp_path / "killed", 160
+    assert torture.start(whole, num_steps) == 0
+    found = torture.torture(killed, num_steps, 20, random.Random(time.time_ns()))
+    print(torture.table(found["hits"]))
+    assert found["hits"].total() == 20
+    assert_same_run(whole, killed)
 
 
 # All of the fast recipe that has a state or a rhythm of its own.
