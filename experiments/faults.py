@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.torture import same
+from jaxgpt import cli
 
 ROOT = Path(__file__).parent.parent
 HALF, WHOLE = 20, 40  # steps; checkpoints at 10, 20, ...
@@ -372,4 +373,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli.run(main)
