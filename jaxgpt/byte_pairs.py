@@ -133,14 +133,20 @@ def read_gpt2_files(folder: str) -> tuple[list[str], list[str]]:
         raise UserError(
             f"{path}: GPT-2's vocabulary files cannot be read ({error}): give whole ones"
         ) from error
-    if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
-        raise UserError(f"{vocab_file} does not give each token an id: it is no vocabulary of GPT-2's kind")
-    vocab = sorted(ids, key=ids.__getitem__)
-    if [ids[token] for token in vocab] != list(range(len(vocab))):
-        raise UserError(f"{vocab_file}: its ids are not 0, 1, 2, ... without a gap: give a whole vocabulary")
+    vocab = in_order(vocab_file, ids)
     if merges[0].startswith("#version"):
         merges = merges[1:]
     return vocab, [merge for merge in merges if merge]
+
+
+def in_order(source: Path, ids: Any) -> list[str]:
+    """The tokens of a dictionary token -> id in the order of their ids. Raises UserError that names `source`."""
+    if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
+        raise UserError(f"{source} does not give each token an id: it is no vocabulary, give a whole one")
+    tokens = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise UserError(f"{source}: its ids are not 0, 1, 2, ... without a gap: give a whole vocabulary")
+    return tokens
 
 
 def _installed_gpt2() -> Path:

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt import config, processes, tokenizers
+from jaxgpt import config, processes, records, tokenizers
 from jaxgpt.config import Config, UserError, first_line
-from jaxgpt.files import check_tree
-from jaxgpt.model import GPT, named_leaves, param_shapes
+from jaxgpt.files import check_tree, new_folder
+from jaxgpt.model import GPT, count_params, named_leaves, param_shapes
 from jaxgpt.sharding import device_memory, fits_beside, whole
 from jaxgpt.steps import TrainState
 
@@ -346,6 +346,37 @@ def _cause(error: BaseException) -> str:
     """An error's first line, shortened in the middle: it ends with the cause."""
     line = re.split(_FOR_AUTHORS, first_line(error), maxsplit=1)[0]
     return line if len(line) <= 300 else line[:120] + " ... " + line[-180:]
+
+
+def write_run(
+    workdir: Path,
+    cfg: Config,
+    params: dict,
+    tokenizer: tokenizers.Tokenizer,
+    step: int,
+    facts: dict[str, Any],
+) -> None:
+    """A run folder with one checkpoint, of a model that was made otherwise than by training there: whole or not at all.
+
+    `facts["imported"]` says how, in run.json; such a folder is used, and begun from, but not trained in. `workdir` is
+    absent or empty.
+    """
+    facts = facts | {
+        "tokenizer": tokenizer.kind,
+        "tokenizer_sha256": tokenizers.fingerprint(tokenizer),
+        "vocab_size": tokenizer.vocab_size,
+        "num_params": count_params(params),
+    }
+    records.make_folder(workdir.parent)
+    with new_folder(workdir) as temporary:
+        records.write_json(temporary / "config.json", config.to_json(cfg))
+        records.write_run_json(temporary, facts, step)
+        tokenizers.save(tokenizer, temporary / "tokenizer.json")
+        checkpoints = Checkpoints(temporary)
+        try:
+            checkpoints.save(TrainState(jnp.int32(step), params, None), cfg, tokenizer)
+        finally:
+            checkpoints.close()
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises OSError, and ValueError where it is larger than LARGEST_JSON or no JSON."""
+def read_json(path: Path, most: int | None = None) -> Any:
+    """The value in a JSON file. Raises OSError, and ValueError where it is no JSON or larger than `most` bytes (None:
+    LARGEST_JSON)."""
+    most = LARGEST_JSON if most is None else most
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
-        content = file.read(LARGEST_JSON + 1)
-    if len(content) > LARGEST_JSON:
-        raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
     try:
         return json.loads(content.decode())
     except RecursionError:

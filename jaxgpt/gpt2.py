@@ -16,15 +16,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
-from jaxgpt import checkpoint, cli, config, gpt2_layout, records, tensor_files, tokenizer_files, tokenizers
+from jaxgpt import checkpoint, cli, config, gpt2_layout, records, tensor_files, tokenizer_files
 from jaxgpt.checkpoint import Run
 from jaxgpt.config import UserError, first_line
 from jaxgpt.files import new_folder, read_json
 from jaxgpt.lora import merge_lora
 from jaxgpt.model import GPT, count_params
-from jaxgpt.steps import TrainState
 from jaxgpt.tensor_files import TensorFiles
 
 CONFIG = "config.json"
@@ -37,7 +34,7 @@ def is_gpt2_folder(folder: str | Path) -> bool:
     if (path / checkpoint.FOLDER).exists() or not (path / CONFIG).is_file():
         return False
     try:
-        values = read_json(path / CONFIG)
+        values = read_json(path / CONFIG, gpt2_layout.MAX_CONFIG_SIZE)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and "model_type" in values
@@ -77,23 +74,8 @@ def import_folder(folder: str | Path, workdir: str | Path) -> Run:
     # Where the run's own copy is, so that a text can be encoded for it.
     data = dataclasses.replace(run.config.data, tokenizer_path=str(workdir / "tokenizer.json"))
     cfg = config.from_config_dict(config.to_json(dataclasses.replace(run.config, data=data)))
-    facts = {
-        "imported": {"name": folder.resolve().name, "format": "gpt2", "sha256": files.sha256()},
-        "tokenizer": run.tokenizer.kind,
-        "tokenizer_sha256": tokenizers.fingerprint(run.tokenizer),
-        "vocab_size": run.tokenizer.vocab_size,
-        "num_params": count_params(run.params),
-    }
-    records.make_folder(workdir.parent)
-    with new_folder(workdir) as temporary:
-        records.write_json(temporary / CONFIG, config.to_json(cfg))
-        records.write_run_json(temporary, facts, 0)
-        tokenizers.save(run.tokenizer, temporary / "tokenizer.json")
-        checkpoints = checkpoint.Checkpoints(temporary)
-        try:
-            checkpoints.save(TrainState(jnp.zeros((), jnp.int32), run.params, None), cfg, run.tokenizer)
-        finally:
-            checkpoints.close()
+    imported = {"name": folder.resolve().name, "format": "gpt2", "sha256": files.sha256()}
+    checkpoint.write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported})
     return dataclasses.replace(run, config=cfg, workdir=workdir)
 
 

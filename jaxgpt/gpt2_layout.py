@@ -25,6 +25,7 @@ from jaxgpt.layers import EPSILON, GPT2_STD, sinusoids
 from jaxgpt.model import named_leaves, param_shapes
 from jaxgpt.tensor_files import TensorFiles
 
+MAX_CONFIG_SIZE = 1 << 20  # bytes of a config.json: GPT-2's has 665
 MAX_SIZE = 2**31 - 1  # of any one size in it
 
 # Theirs -> ours. relu2 is their name of max(x, 0)^2.
@@ -62,7 +63,7 @@ def read_config(path: Path) -> config.Model:
     (summary_type, use_cache, ...) is passed over.
     """
     try:
-        values = read_json(path)
+        values = read_json(path, MAX_CONFIG_SIZE)
     except OSError as error:
         raise UserError(
             f"cannot read {path} ({error.strerror}): give a folder with GPT-2's config.json"

@@ -15,10 +15,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from jaxgpt import cli, config, records, tokenizers
+from jaxgpt import cli, config
 from jaxgpt.config import UserError
-from jaxgpt.files import new_folder
-from jaxgpt.steps import TrainState
 
 
 def merge_lora(cfg: config.Model, params: dict) -> tuple[config.Model, dict]:
@@ -61,22 +59,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{to} is there already: give another --to_workdir")
     model_cfg, params = merge_lora(run.config.model, run.params)
     cfg = dataclasses.replace(run.config, model=model_cfg)
-    facts = {
-        "imported": {"name": run.workdir.resolve().name, "format": "merged", "step": run.step},
-        "tokenizer": run.tokenizer.kind,
-        "tokenizer_sha256": tokenizers.fingerprint(run.tokenizer),
-        "vocab_size": run.tokenizer.vocab_size,
-    }
-    records.make_folder(to.parent)
-    with new_folder(to) as temporary:
-        records.write_json(temporary / "config.json", config.to_json(cfg))
-        records.write_run_json(temporary, facts, run.step)
-        tokenizers.save(run.tokenizer, temporary / "tokenizer.json")
-        checkpoints = checkpoint.Checkpoints(temporary)
-        try:
-            checkpoints.save(TrainState(jnp.int32(run.step), params, None), cfg, run.tokenizer)
-        finally:
-            checkpoints.close()
+    imported = {"name": run.workdir.resolve().name, "format": "merged", "step": run.step}
+    checkpoint.write_run(to, cfg, params, run.tokenizer, run.step, {"imported": imported})
     print(f"wrote {to}: step {run.step} of {args.workdir}, merged")
 
 

@@ -212,17 +212,12 @@ def _json_words(path: Path, content: str) -> list[str]:
         ids = {word: i for i, word in enumerate(pairs) if isinstance(word, str)}
         if len(ids) != len(pairs):
             raise UserError(f"{path} has a word twice, or something that is no word: give a whole one")
-    if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
-        raise UserError(f"{path} does not give each token an id: give a vocab.json or a tokenizer.json")
-    if isinstance(model, dict) and isinstance(fields.get("added_tokens"), list):
+    if isinstance(ids, dict) and isinstance(model, dict) and isinstance(fields.get("added_tokens"), list):
         added = [token for token in fields["added_tokens"] if isinstance(token, dict)]
         ids = ids | {
             str(token.get("content")): token.get("id") for token in added if type(token.get("id")) is int
         }
-    words = sorted(ids, key=ids.__getitem__)
-    if [ids[word] for word in words] != list(range(len(words))):
-        raise UserError(f"{path}: its ids are not 0, 1, 2, ... without a gap: give a whole vocabulary")
-    return _without_byte_alphabet(words)
+    return _without_byte_alphabet(byte_pairs.in_order(path, ids))
 
 
 def _without_byte_alphabet(words: list[str]) -> list[str]:
