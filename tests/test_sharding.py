@@ -128,7 +128,10 @@ def test_remat_and_accumulation_gather_again():
 
 def test_every_parameter_has_one_place():
     modern = dataclasses.replace(CFG.model, use_bias=True, norm="layernorm", position="learned")
-    everything = dataclasses.replace(modern, value_residual=True, embedding_residual=True)
+    everything = dataclasses.replace(
+        modern, value_residual=True, embedding_residual=True, embedding_dim=32, lora_rank=4,
+        lora_targets=("query", "key", "value", "out", "up", "gate", "down"),
+    )  # fmt: skip
     used = set()
     for cfg in [*PRESETS.values(), everything]:
         for path, leaf in model.named_leaves(model.param_shapes(cfg)):
