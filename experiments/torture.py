@@ -192,7 +192,7 @@ def main(argv: list[str]) -> int:
     if args.life:
         folder, num_steps, aim, call, delay, number = args.life
         live(Path(folder), int(num_steps), aim, int(call), float(delay), int(number))
-    num_steps = max(24, args.kills * 8)  # more than the lives can do
+    num_steps = max(24, args.kills * 16)  # more than the lives can do
     shutil.rmtree(args.workdir, ignore_errors=True)
     args.workdir.mkdir(parents=True)
     began = time.perf_counter()

@@ -62,8 +62,9 @@ def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
     ends = [process.communicate(timeout=300) for process in started]
     for process, (_, err) in zip(started, ends, strict=True):
         assert process.returncode == code, err[-3000:]
-    # Gloo, which carries what CPUs say to each other, tells its connections on stdout.
-    return ["".join(x for x in out.splitlines(True) if not x.startswith("[Gloo]")) for out, _ in ends]
+    # Gloo, which carries what CPUs say to each other, tells its connections on stdout, from several threads at once.
+    lines = [out.splitlines(True) for out, _ in ends]
+    return ["".join(x for x in out if not re.search(r"\[Gloo\]|peer ranks", x)) for out in lines]
 
 
 def wait_for_step(folder: Path, step: int, started: list[subprocess.Popen], starts: int) -> None:

@@ -93,7 +93,7 @@ def test_killed_in_a_step_a_save_and_an_evaluation(text, uninterrupted, tmp_path
 @pytest.mark.slow
 def test_killed_20_times_at_random_moments_by_any_signal(tmp_path):
     """As `python -m experiments.torture` does it 100 times."""
-    whole, killed, num_steps = tmp_path / "whole", tmp_path / "killed", 160
+    whole, killed, num_steps = tmp_path / "whole", tmp_path / "killed", 400
     assert torture.start(whole, num_steps) == 0
     found = torture.torture(killed, num_steps, 20, random.Random(time.time_ns()))
     print(torture.table(found["hits"]))
