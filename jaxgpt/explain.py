@@ -76,10 +76,12 @@ def ids_of(subject: Subject, text: str) -> np.ndarray:
     """The text's ids. Raises UserError where there are fewer than 2 or too many, or what the tokenizer lacks."""
     ids, most = subject.tokenizer.encode(text), subject.cfg.context_length
     if len(ids) < 2:
-        raise UserError(f"--text {text!r} has {len(ids)} tokens: give 2 or more, so that there is a next one")
+        raise UserError(
+            f"--text {text!r} has {_count(len(ids), 'token')}: give 2 or more, so that there is a next one"
+        )
     if len(ids) > most:
         raise UserError(
-            f"--text has {len(ids)} tokens, model.context_length={most}: shorten it"
+            f"--text has {_count(len(ids), 'token')}, model.context_length={most}: shorten it"
             + (f", to {subject.tokenizer.decode(ids[:most])!r}" if most < 16 else "")
         )
     unk_id = getattr(subject.tokenizer, "unk_id", None)
@@ -104,7 +106,7 @@ def _number(x: float) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return text if len(text) <= width else text[: width - 2] + ".."
 
 
 def _count(number: int, what: str) -> str:
@@ -289,7 +291,7 @@ def _sums(seen: Capture, tokens: list[str], width: int) -> Iterator[str]:
         "",
         f"13. Who wrote the stream: {len(book.names)} entries, largest error of their sum {book.error:.1e}",
     )
-    yield "   each one's direct part of the next token's logit, by the final norm at the scale that it has there"
+    yield "   each one's direct part of the next token's logit (final norm at its own scale)"
     parts_NT = given.values_NT[:, :-1]
     shown = [n for n, part in enumerate(parts_NT) if given.names[n] != "final bias" or part.any()]
     yield from table(parts_NT[shown], [given.names[n] for n in shown], width, after, max(width, ENTRIES))
