@@ -154,10 +154,12 @@ def explain(subject: Subject, seen: Capture, i: int, h: int, width: int) -> Iter
     yield from _embedding(subject, seen, tokens, width)
     yield from _attention(cfg, seen, i, h, tokens, width)
     bias = " + b" if cfg.use_bias else ""
-    yield from (
-        "",
-        f"9. MLP: the stream, normed, times W_up{bias} {_shape(layer.hidden_TF)}, {cfg.activation}",
-    )
+    yield from ("", f"9. MLP: reads {cfg.norm} of the stream {_shape(layer.mlp_input_TD)}")
+    yield from table(layer.mlp_input_TD, tokens, width)
+    act = cfg.activation
+    silent = f", {np.mean(layer.hidden_TF == 0):.0%} of them 0" * act.startswith("relu")
+    inner = f"{act}(n W_gate{bias}) x (n W_up{bias})" if cfg.gated else f"{act}(n W_up{bias})"
+    yield f"   its neurons: {inner} {_shape(layer.hidden_TF)}{silent}"
     yield from table(layer.hidden_TF, tokens, width)
     yield f"   times W_down{bias}: its change {_shape(layer.mlp_change_TD)}"
     yield from table(layer.mlp_change_TD, tokens, width)
@@ -199,10 +201,12 @@ def _attention(
     q_TK, k_SK, v_SK = layer.q_THK[:, h], layer.k_SHK[:, h], layer.v_SHK[:, h]
     yield ""
     if i or cfg.embedding_residual:
-        mixed = f", {layer.mix[0]:.3f} x + {layer.mix[1]:.3f} embedding" * cfg.embedding_residual
-        yield f"   (the stream x that layer {i} reads{mixed} {_shape(layer.before_TD)})"
+        mixed = f" = {layer.mix[0]:.3f} x + {layer.mix[1]:.3f} embedding" * cfg.embedding_residual
+        yield f"4. Layer {i} reads the stream x{mixed} {_shape(layer.before_TD)}"
         yield from table(layer.before_TD, tokens, width)
-    yield f"4. Layer {i} reads the stream: {cfg.norm} of x {_shape(layer.attention_input_TD)}"
+        yield f"   {cfg.norm} of x {_shape(layer.attention_input_TD)}"
+    else:
+        yield f"4. Layer {i} reads the stream: {cfg.norm} of x {_shape(layer.attention_input_TD)}"
     yield from table(layer.attention_input_TD, tokens, width)
     yield from ("", f"5. Head {h} of {cfg.num_heads}, each of {cfg.head_dim} numbers")
     changes = ", root mean square 1" * cfg.qk_norm + ", turned by position" * (cfg.position == "rotary")
@@ -233,6 +237,9 @@ def _attention(
         yield f"   {_fit(tokens[t], 24)} at {t} attends most to {where}: {weights_TS[t, s]:.3f}"
     yield from ("", f"8. Weighted sum of the values {_shape(mixed_TK)}")
     yield from table(mixed_TK, tokens, width)
+    t = min(2, len(tokens) - 1)
+    terms = " + ".join(f"{weights_TS[t, s]:.3f} v[{s}]" for s in range(t + 1))
+    yield f"   row {t}, {_fit(tokens[t], 24)}: {terms}"
     out = [cfg.head_dim, cfg.d_model]
     for head, change_TD in enumerate(layer.head_changes_HTD[:width]):
         yield f"   head {head}'s change, through its part of W_O {out} -> {_shape(change_TD)}"

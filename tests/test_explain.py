@@ -53,7 +53,8 @@ def numbers_after(lines: list[str], words: str, count: int) -> np.ndarray:
         ("head 0's change", lambda seen: seen.layers[0].head_changes_HTD[0]),
         ("head 1's change", lambda seen: seen.layers[0].head_changes_HTD[1]),
         ("all heads' changes", lambda seen: seen.layers[0].between_TD),
-        ("9. MLP", lambda seen: seen.layers[0].hidden_TF),
+        ("9. MLP", lambda seen: seen.layers[0].mlp_input_TD),
+        ("its neurons", lambda seen: seen.layers[0].hidden_TF),
         ("its change", lambda seen: seen.layers[0].mlp_change_TD),
         ("the stream after layer 0", lambda seen: seen.layers[0].after_TD),
         ("10. After the last", lambda seen: seen.features_TD),
@@ -100,7 +101,7 @@ def test_the_toy_fits_a_screen_of_100_columns(lines):
 
 def test_large_arrays_are_cut_where_it_is_seen_and_their_shapes_are_given(toy):
     lines = list(explain.explain(*toy, 0, 0, 3))
-    start = next(n for n, line in enumerate(lines) if "9. MLP" in line)
+    start = next(n for n, line in enumerate(lines) if "its neurons" in line)
     assert "[5, 8]" in lines[start]
     assert all(line.endswith(" ...") for line in lines[start + 1 : start + 4])
     assert lines[start + 4] == "   ... (5 rows)"
@@ -136,8 +137,8 @@ def test_a_run_with_rotary_positions_and_a_head_of_its_own_is_explained(tmp_path
     subject = explain.untrained(TOY, overrides, SENTENCE)
     seen = capture(subject.cfg, subject.params, explain.ids_of(subject, SENTENCE))
     text = "\n".join(explain.explain(subject, seen, 1, 1, 8))
-    for words in ("nothing is added (queries", "turned by position", "W_head", "the stream x that layer 1 reads, 1.000 x",
-                  "bent within +-5", "rmsnorm_plain of x [9, 4]", "1.0 "):  # fmt: skip
+    for words in ("nothing is added (queries", "turned by position", "W_head", "4. Layer 1 reads the stream x = 1.000 x + 0.000 embedding [9, 4]",
+                  "bent within +-5", "rmsnorm_plain of x [9, 4]"):  # fmt: skip
         assert words in text, words
     assert " + b" not in text
 
