@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,11 +23,11 @@ from jaxgpt.config import UserError
 from jaxgpt.model import GPT, init_params
 from jaxgpt.report import analysis
 from jaxgpt.report.capture import Capture, capture, names_of
+from jaxgpt.report.figures import figures
 
 LABEL = 11  # characters for a row's name
 CELL = 8  # and for a number
 LIKELIEST = 3  # next tokens printed for each position
-LIKELIEST_JSON = 10
 ENTRIES = 24  # rows of sums over layers that are printed
 
 
@@ -262,6 +261,7 @@ def _output(
     yield f"   times {matched}{cap}: a logit for every token of the vocabulary {_shape(seen.logits_TV)}"
     yield from table(seen.logits_TV, tokens, width, vocabulary)
     p_TV = analysis.softmax(seen.logits_TV)
+    best_Tk = analysis.most_probable(p_TV, LIKELIEST)
     yield from ("", f"11. softmax: the probability of each next token {_shape(p_TV)}")
     yield from table(p_TV, tokens, width, vocabulary)
     yield from (
@@ -271,10 +271,9 @@ def _output(
     yield f"   {'after':<{LABEL}}{'next':<{LABEL}}{'p':>7}{'-log p':>8}{'bits':>8}   most probable"
     loss = analysis.losses(seen)
     for t in range(min(len(tokens), width)):
-        best = np.argsort(-p_TV[t], kind="stable")[:LIKELIEST]
         likely = "  ".join(
             f"{_fit(name, CELL)} {p_TV[t, v]:.3f}"
-            for name, v in zip(names_of(best, tokenizer), best, strict=True)
+            for name, v in zip(names_of(best_Tk[t], tokenizer), best_Tk[t], strict=True)
         )
         row = [_fit(name, LABEL - 1).ljust(LABEL) for name in (tokens[t], (*tokens, "?")[t + 1])]
         if t < len(loss.nats):
@@ -306,80 +305,6 @@ def _sums(seen: Capture, tokens: list[str], width: int) -> Iterator[str]:
     lens = analysis.logit_lens(seen)
     yield from ("", "14. Were a block the last: p(next token) after each; the last row is the output")
     yield from table(lens.true_probs_RT, lens.names, width, after, max(width, ENTRIES))
-
-
-# --- JSON -----------------------------------------------------------------------------------------------
-
-
-def figures(subject: Subject, seen: Capture, i: int, h: int) -> dict[str, Any]:
-    """All that is printed, uncut, as plain lists; what is no finite number is None."""
-    layer, loss, lens = seen.layers[i], analysis.losses(seen), analysis.logit_lens(seen)
-    book, heads = analysis.ledger(seen), analysis.head_statistics(seen)
-    given = analysis.contributions(seen, book, np.append(seen.tokens_T[1:], seen.tokens_T[-1]))
-    p_TV = analysis.softmax(seen.logits_TV)
-    best = np.argsort(-p_TV, axis=-1, kind="stable")[:, :LIKELIEST_JSON]
-    names = [subject.tokenizer.token(int(v)) for v in seen.tokens_T]
-    return {
-        "title": subject.title,
-        "model": dataclasses.asdict(subject.cfg),
-        "tokens": names,
-        "ids": seen.tokens_T.tolist(),
-        "token_rows": _plain(seen.token_rows_TE),
-        "position_vectors": _plain(seen.position_vectors_TD),
-        "start": _plain(seen.start_TD),
-        "layer": i,
-        "head": h,
-        "before": _plain(layer.before_TD),
-        "attention_input": _plain(layer.attention_input_TD),
-        "q": _plain(layer.q_THK[:, h]),
-        "k": _plain(layer.k_SHK[:, h]),
-        "v": _plain(layer.v_SHK[:, h]),
-        "scores": _plain(layer.scores_HTS[h]),
-        "masked_scores": _plain(layer.masked_scores[h]),
-        "weights": _plain(layer.weights_HTS[h]),
-        "weighted_values": _plain(layer.heads_THK[:, h]),
-        "head_changes": _plain(layer.head_changes_HTD),
-        "attention_bias": _plain(layer.attention_bias_D),
-        "between": _plain(layer.between_TD),
-        "mlp_input": _plain(layer.mlp_input_TD),
-        "hidden": _plain(layer.hidden_TF),
-        "mlp_change": _plain(layer.mlp_change_TD),
-        "after": _plain(layer.after_TD),
-        "features": _plain(seen.features_TD),
-        "logits": _plain(seen.logits_TV),
-        "most_probable": [
-            [{"id": int(v), "token": subject.tokenizer.token(int(v)), "p": float(p_TV[t, v])} for v in row]
-            for t, row in enumerate(best)
-        ],
-        "losses": {
-            "nats": _plain(loss.nats),
-            "bits": _plain(loss.bits),
-            "probabilities": _plain(loss.probabilities),
-        },
-        "ledger": {
-            "entries": book.names,
-            "norms": _plain(np.linalg.norm(book.values_NTD, axis=-1)),
-            "error": book.error,
-        },
-        "contributions": {
-            "entries": given.names,
-            "values": _plain(given.values_NT[:, :-1]),
-            "error": given.error,
-        },
-        "lens": {"rows": lens.names, "true_probabilities": _plain(lens.true_probs_RT)},
-        "heads": {
-            "relative_entropy": _plain(heads.relative_entropy_LH),
-            "mean_distance": _plain(heads.mean_distance_LH),
-            "previous_token": _plain(heads.previous_token_LH),
-        },
-    }
-
-
-def _plain(values: Any) -> Any:
-    values = np.asarray(values)
-    if values.ndim == 0:
-        return float(values) if np.isfinite(values) else None
-    return [_plain(row) for row in values] if not np.isfinite(values).all() else values.tolist()
 
 
 def main(argv: list[str]) -> None:
@@ -421,7 +346,8 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--{name}={value}: this model has {count}, give 0 to {count - 1}")
     seen = capture(subject.cfg, subject.params, ids_of(subject, args.text))
     if args.json:
-        print(json.dumps(figures(subject, seen, args.layer, args.head), ensure_ascii=False))
+        out = {"title": subject.title, **figures(seen, subject.tokenizer, args.layer, args.head)}
+        print(json.dumps(out, ensure_ascii=False))
         return
     for line in explain(subject, seen, args.layer, args.head, args.width):
         print(line)

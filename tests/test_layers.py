@@ -40,7 +40,8 @@ LAYERS = {
     "report": 0,  # its __init__ imports nothing
     "report.capture": 7,
     "report.analysis": 8,
-    "explain": 9,
+    "report.figures": 9,
+    "explain": 10,
     "model": 4,
     "records": 4,
     "tokenizer_files": 4,

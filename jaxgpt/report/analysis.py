@@ -89,11 +89,10 @@ def logit_lens(capture: Capture, k: int = 5) -> Lens:
     """The final norm and the output table after the embedding and after every block; the last row is the output."""
     streams = [capture.start_TD, *(layer.after_TD for layer in capture.layers)]
     targets = capture.tokens_T[1:]
-    k = min(k, capture.config.vocab_size)
     ids, probs, true = [], [], []
     for x_TD in streams:
         p_TV = softmax(capture.readout.logits(x_TD))
-        top_Tk = np.argsort(-p_TV, axis=-1, kind="stable")[:, :k]
+        top_Tk = most_probable(p_TV, k)
         ids.append(top_Tk)
         probs.append(np.take_along_axis(p_TV, top_Tk, axis=-1))
         true.append(p_TV[np.arange(len(targets)), targets])
@@ -106,6 +105,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     logits = np.asarray(logits, np.float64)
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
+    """The ids of the k most probable tokens (all where V is less), the most probable first: [T, k]."""
+    k = min(k, p_TV.shape[-1])
+    ids_Tk = np.sort(np.argpartition(-p_TV, k - 1, axis=-1)[:, :k], axis=-1)
+    order_Tk = np.argsort(-np.take_along_axis(p_TV, ids_Tk, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(ids_Tk, order_Tk, axis=-1)
 
 
 @dataclass(frozen=True)
