@@ -146,6 +146,8 @@ def explain(subject: Subject, seen: Capture, i: int, h: int, width: int) -> Iter
         f"{_count(cfg.num_layers, 'layer')}, {_count(cfg.num_heads, 'head')}, d_model {cfg.d_model}, context {cfg.context_length}, "
         f"vocabulary {V:,}; layer {i} and head {h} in detail"
     )
+    if cfg.dtype != "float32":
+        yield f"(shown in float32; the model itself computes in {cfg.dtype})"
     yield from ("", f"1. Text -> {T} tokens -> ids")
     for name, cells in (("position", range(T)), ("token", tokens), ("id", seen.tokens_T)):
         shown = "".join(_fit(str(cell), CELL - 1).rjust(CELL) for cell in list(cells)[:width])
@@ -297,7 +299,8 @@ def _sums(seen: Capture, tokens: list[str], width: int) -> Iterator[str]:
         "",
         f"13. Who wrote the stream: {len(book.names)} entries, largest error of their sum {book.error:.1e}",
     )
-    yield "   each one's direct part of the next token's logit (final norm at its own scale)"
+    uncapped = ", before the cap" * bool(seen.config.logit_softcap)
+    yield f"   each one's direct part of the next token's logit{uncapped} (final norm at its own scale)"
     parts_NT = given.values_NT[:, :-1]
     shown = [n for n, part in enumerate(parts_NT) if given.names[n] != "final bias" or part.any()]
     yield from table(parts_NT[shown], [given.names[n] for n in shown], width, after, max(width, ENTRIES))

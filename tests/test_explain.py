@@ -132,13 +132,13 @@ def test_a_run_with_rotary_positions_and_a_head_of_its_own_is_explained(tmp_path
     overrides = {
         "model.position": "rotary", "model.tie_embeddings": "false", "model.qk_norm": "true", "model.num_layers": "2",
         "model.norm": "rmsnorm_plain", "model.use_bias": "false", "model.num_kv_heads": "1", "data.tokenizer": "char",
-        "model.embedding_residual": "true", "model.attention_softcap": "5.0",
+        "model.embedding_residual": "true", "model.attention_softcap": "5.0", "model.logit_softcap": "9.0", "model.dtype": "bfloat16",
     }  # fmt: skip
     subject = explain.untrained(TOY, overrides, SENTENCE)
     seen = capture(subject.cfg, subject.params, explain.ids_of(subject, SENTENCE))
     text = "\n".join(explain.explain(subject, seen, 1, 1, 8))
     for words in ("nothing is added (queries", "turned by position", "W_head", "4. Layer 1 reads the stream x = 1.000 x + 0.000 embedding [9, 4]",
-                  "bent within +-5", "rmsnorm_plain of x [9, 4]"):  # fmt: skip
+                  "bent within +-5", "bent within +-9", "logit, before the cap", "shown in float32", "rmsnorm_plain of x [9, 4]"):  # fmt: skip
         assert words in text, words
     assert " + b" not in text
 

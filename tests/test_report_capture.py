@@ -145,6 +145,16 @@ def test_padding_of_the_vocabulary_is_not_shown():
     assert got.logits_TV.shape == (7, 11) and got.readout.table_VE.shape == (11, 8)
 
 
+def test_a_bfloat16_model_is_shown_in_float32():
+    """Parameters are float32 in both; what the model itself gives differs by bfloat16's rounding."""
+    params, bfloat16 = random_params(MODERN), dataclasses.replace(MODERN, dtype="bfloat16")
+    wide, narrow = capture(MODERN, params, TOKENS), capture(bfloat16, params, TOKENS)
+    np.testing.assert_array_equal(narrow.logits_TV, wide.logits_TV)
+    own_TV = np.asarray(jax.jit(GPT(bfloat16).apply)({"params": params}, TOKENS[None])[0])
+    error = np.abs(own_TV - narrow.logits_TV).mean() / narrow.logits_TV.std()
+    assert 2**-12 < error < 2**-4  # a bfloat16 has 8 bits: it is another number, and not far away
+
+
 # --- the sums -------------------------------------------------------------------------------------------
 
 
