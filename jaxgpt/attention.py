@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.layers import dense, drawn_later, normalize, rotate, soft_cap
+from jaxgpt.layers import dense, drawn_later, normalize, record, rotate, soft_cap
 
 
 def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
@@ -151,9 +151,11 @@ class Attention(nn.Module):
                     [seen_BTS, jnp.broadcast_to(mask_BTS, (len(length_B), T, T))], axis=-1
                 )
             weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+            record(self, scores=scores_BHTS, mask=mask_BTS, weights=weights_BHTS)
             weights_BHTS = nn.Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
             heads_BTHK = weighted_values(weights_BHTS[..., -T:], v_BTGK)
             if past is not None:
                 heads_BTHK += weighted_values(weights_BHTS[..., :-T], values_BSGK)
+        record(self, q=q_BTHK, k=k_BTGK, v=v_BTGK, heads=heads_BTHK)
         change_BTD = dense(cfg, "out", cfg.d_model, inputs=2)(heads_BTHK)
         return change_BTD, (k_BTGK, v_BTGK), own_values

@@ -24,6 +24,16 @@ def drawn_later(_key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
     return jnp.full(shape, jnp.nan, dtype)
 
 
+def record(module: nn.Module, **values: jax.Array) -> None:
+    """Shows values of a forward pass by name to a caller that asks for the collection "intermediates".
+
+    Where nobody asks (training, evaluation, generation) nothing is kept, and the traced program is the same to the
+    last equation. report/capture.py asks.
+    """
+    for name, value in values.items():
+        module.sow("intermediates", name, value)
+
+
 # --- activations ----------------------------------------------------------------------------------------
 
 
@@ -235,4 +245,5 @@ class MLP(nn.Module):
             h_BTF = activation(dense(cfg, "gate", cfg.mlp_width)(x_BTD)) * h_BTF
         else:
             h_BTF = activation(h_BTF)
+        record(self, hidden=h_BTF)
         return dense(cfg, "down", cfg.d_model)(h_BTF)

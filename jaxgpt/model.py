@@ -42,7 +42,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.attention import Attention
 from jaxgpt.config import UserError
-from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, drawn_later, soft_cap
+from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, drawn_later, record, soft_cap
 from jaxgpt.sharding import AXES, BATCH, constrain, named_leaves, spec
 
 
@@ -108,12 +108,17 @@ class Block(nn.Module):
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
         drop = nn.Dropout(cfg.dropout_rate, deterministic=not train)
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
+        record(self, before=x_BTD, attention_input=normed_BTD)
         change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
             normed_BTD, positions_BT, past, first_values, train
         )
         x_BTD = x_BTD + drop(change_BTD)
-        change_BTD = MLP(cfg, name="mlp")(NORMS[cfg.norm](cfg, name="mlp_norm")(x_BTD))
-        return x_BTD + drop(change_BTD), new, own_values
+        normed_BTD = NORMS[cfg.norm](cfg, name="mlp_norm")(x_BTD)
+        record(self, between=x_BTD, mlp_input=normed_BTD)
+        change_BTD = MLP(cfg, name="mlp")(normed_BTD)
+        x_BTD = x_BTD + drop(change_BTD)
+        record(self, mlp_change=change_BTD, after=x_BTD)
+        return x_BTD, new, own_values
 
 
 # What the backward pass finds kept; the rest it computes again (Chen et al. 2016).
@@ -179,11 +184,14 @@ class GPT(nn.Module):
         """The start of the residual stream: the token's row, projected where it is narrow, plus the position's vector."""
         # Rows are looked up in a table that is whole along E (where it is spread over fsdp, it is gathered first).
         table_VE = constrain(self.token_embedding.embedding, "tensor", None)
-        x_BTD = jnp.take(table_VE.astype(self.cfg.dtype), tokens_BT, axis=0)
+        x_BTD = rows_BTE = jnp.take(table_VE.astype(self.cfg.dtype), tokens_BT, axis=0)
         if self.cfg.factorised:
             x_BTD = x_BTD @ self.embedding_projection.kernel.astype(self.cfg.dtype)
+        record(self, token_rows=rows_BTE, token_vectors=x_BTD)
         if self.position_embedding is not None:
-            x_BTD = x_BTD + self.position_embedding(positions_BT)
+            vectors = self.position_embedding(positions_BT)
+            record(self, position_vectors=vectors)
+            x_BTD = x_BTD + vectors
         return x_BTD
 
     def features(
@@ -218,7 +226,9 @@ class GPT(nn.Module):
             x_BTD = constrain(x_BTD, BATCH)
             first_values = own_values if i == 0 else first_values
             news.append(new)
-        return self.final_norm(x_BTD), cache.append(news) if cache else None
+        features_BTD = self.final_norm(x_BTD)
+        record(self, start=start_BTD, features=features_BTD)
+        return features_BTD, cache.append(news) if cache else None
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V], float32: how well the stream's vector matches each row of the (tied) table."""

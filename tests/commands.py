@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, evaluate, generate, lora, train
+from jaxgpt import cli, evaluate, explain, generate, lora, train
 from jaxgpt.model import named_leaves
 from tests.runs import metrics
 
-MAINS = {"train": train.main, "generate": generate.main, "evaluate": evaluate.main, "lora": lora.main}
+MAINS = {
+    "train": train.main,
+    "generate": generate.main,
+    "evaluate": evaluate.main,
+    "lora": lora.main,
+    "explain": explain.main,
+}
 KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
 
 CONFIG = """
