@@ -416,6 +416,14 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     found = params[TABLE][ids]
     np.testing.assert_allclose(found / found.std(), rows[:5] / rows[:5].std(), rtol=1e-4)
     assert f"5 of {trainer.tokenizer.vocab_size} tokens have a vector" in trainer._start.text
+    narrow = small_config(base / "text.txt", **fields, model__embedding_dim=3, init_bridge="pca")
+    trainer, params = first_params(narrow, tmp_path / "narrow")
+    centred = rows[:5] - rows[:5].mean(axis=0)
+    projected = centred @ np.linalg.svd(centred)[2][:3].T
+    # The axes may point either way: what is kept is how far words are from each other.
+    near, far = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (params[TABLE][ids], projected))
+    np.testing.assert_allclose(near / near.max(), far / far.max(), atol=1e-4)
+    assert "4 numbers each by their principal axes" in trainer._start.text
     with pytest.raises(UserError, match=r"fewer than the width 8.*embedding_dim=4"):
         Trainer(small_config(base / "text.txt", **fields), tmp_path / "wide")
 
