@@ -209,8 +209,12 @@ def test_the_loss_in_chunks_and_its_gradient_are_those_of_the_whole(cfg, chunk):
     )
     (whole, grads), (parts, part_grads) = both(params, 0), both(params, chunk)
     assert parts == pytest.approx(float(whole), rel=1e-6)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads))
     for (path, a), (_, b) in zip(model.named_leaves(grads), model.named_leaves(part_grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * float(jnp.abs(a).max()), err_msg=path)
+        # A key's bias shifts all scores of a query alike, which the softmax does not see: its gradient is 0 and what is
+        # there is rounding, as large as that of what it is summed from.
+        size = largest if path.endswith("key/bias") else float(jnp.abs(a).max())
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * size, err_msg=path)
     tripled = jax.grad(lambda p: 3.0 * steps.mean_loss(GPT(cfg), p, BATCH, None, chunk))(params)
     np.testing.assert_allclose(
         tripled["token_embedding"]["embedding"],
