@@ -107,7 +107,10 @@ def another_width(folder: Path) -> None:
 
 
 def config_json(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "config.json").write_text(text) and None
+    def damage(folder: Path) -> None:
+        (folder / "config.json").write_text(text)
+
+    return damage
 
 
 def in_meta(change: Callable[[dict], None]) -> Callable[[Path], None]:

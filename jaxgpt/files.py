@@ -81,11 +81,9 @@ def check_tree(folder: Path, data_folder: str = "d") -> None:
         for name in folders + names:
             path = Path(parent, name)
             facts = path.lstat()
-            if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+            if stat.S_ISDIR(facts.st_mode):
+                continue
+            if not stat.S_ISREG(facts.st_mode):
                 raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
-            if (
-                stat.S_ISREG(facts.st_mode)
-                and facts.st_size > LARGEST_JSON
-                and path.parent.name != data_folder
-            ):
+            if facts.st_size > LARGEST_JSON and path.parent.name != data_folder:
                 raise ValueError(f"{path.relative_to(folder)} is larger than {LARGEST_JSON >> 20} MiB")
