@@ -102,7 +102,7 @@ def words(setting: Setting) -> list[checkpoint.Run]:
     pick = setting.pick
     base = Config(
         model=config.Model(
-            context_length=pick(16, 64, 128), d_model=pick(16, 64, 256), num_layers=pick(2, 2, 4), num_heads=pick(2, 4, 4),
+            context_length=pick(16, 64, 128), d_model=pick(16, 64, 256), num_layers=pick(2, 3, 4), num_heads=pick(2, 4, 4),
             activation="relu",
         ),
         data=dataclasses.replace(data, tokenizer="word", vocab_size=pick(512, 4_096, 8_192), batch_size=pick(4, 16, 64)),
