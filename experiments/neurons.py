@@ -20,13 +20,15 @@ from jaxgpt.tokenizers import Tokenizer
 
 CLAIM = "The MLP's ReLU neurons recognise patterns: a neuron fires on some contexts and not on others."
 DESIGN = (
-    "Character models of Shakespeare, one a seed. A neuron fires where its activation is among its highest 1 %. From one "
-    "half of some validation text: the five three-character contexts on which it fires most often. Selectivity, on the "
-    "other half: the share of its firings that end in one of the five, less the share of all positions that do; 0 for a "
-    "neuron that fires anywhere, 1 for one that fires on these alone. Compared with the same neurons on the same text with "
-    "its characters shuffled, and with models that are not trained."
+    "Character models of Shakespeare, one a seed. A neuron fires where its activation is among its highest 1 % on one half "
+    "of some validation text. From that half: the five three-character contexts on which it fires most often. Selectivity, "
+    "on the other half: the share of its firings that end in one of the five, less the share of all positions that do; 0 for "
+    "a neuron that fires anywhere, 1 for one that fires on these alone; compared with models that are not trained. Firing: "
+    "how often a neuron fires on the other half, over how often on the same characters shuffled (1 for one that looks at "
+    "single characters; above 1 where it waits for what text has and shuffled characters have not)."
 )
 SPAN, PATTERNS, STRONG = 3, 5, 0.01
+FEWEST = 5  # firings on the other half: a neuron with fewer has no selectivity
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -53,21 +55,24 @@ def patterns_at(windows_WT: np.ndarray, V: int) -> np.ndarray:
     ).ravel()
 
 
+def thresholds(active_NF: np.ndarray) -> np.ndarray:
+    """Above which each neuron fires [F]: what STRONG of the first half's activations exceed, and at least 0."""
+    return np.maximum(np.quantile(active_NF[: len(active_NF) // 2], 1 - STRONG, axis=0), 0.0)
+
+
 def selectivity(active_NF: np.ndarray, patterns_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each neuron [F], and the patterns [F, PATTERNS] of the first half that it was asked with."""
-    _, ids_N = np.unique(patterns_N, return_inverse=True)
-    values = np.unique(patterns_N)
+    """Of each neuron [F] (nan for one that hardly fires), and the patterns [F, PATTERNS] of the first half."""
+    values, ids_N = np.unique(patterns_N, return_inverse=True)
     half = len(ids_N) // 2
     chance_P = np.bincount(ids_N[half:], minlength=len(values)) / (len(ids_N) - half)
-    limits_F = np.quantile(active_NF[:half], 1 - STRONG, axis=0)
-    found, top = np.zeros(active_NF.shape[1]), np.zeros((active_NF.shape[1], PATTERNS), np.int64)
-    for f, limit in enumerate(limits_F):
-        fires_N = (active_NF[:, f] > limit) & (active_NF[:, f] > 0)
+    found, top = np.full(active_NF.shape[1], np.nan), np.zeros((active_NF.shape[1], PATTERNS), np.int64)
+    for f, limit in enumerate(thresholds(active_NF)):
+        fires_N = active_NF[:, f] > limit
         counts_P = np.bincount(ids_N[:half][fires_N[:half]], minlength=len(values))
         chosen = np.argsort(-counts_P, kind="stable")[:PATTERNS]
         top[f] = values[chosen]
         fired = ids_N[half:][fires_N[half:]]
-        if len(fired):
+        if len(fired) >= FEWEST:
             found[f] = np.isin(fired, chosen).mean() - chance_P[chosen].sum()
     return found, top
 
@@ -78,33 +83,30 @@ def as_text(pattern: int, tokenizer: Tokenizer, V: int) -> str:
 
 
 def look(run: Run, windows_WT: np.ndarray, shuffled_WT: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean selectivity by layer of each kind, the share of activations above 0, and the most selective neurons."""
+    """By layer, trained and untrained: mean selectivity, how often neurons fire on text and shuffled; and the most
+    selective neuron of each trained layer."""
     V = run.config.model.vocab_size
-    fresh = init_params(run.model, jax.random.key(1000 + seed))
-    kinds = {
-        "trained": (run.params, windows_WT),
-        "shuffled text": (run.params, shuffled_WT),
-        "untrained": (fresh, windows_WT),
-    }
-    found: dict[str, Any] = {"layers": {}, "positive": [], "neurons": []}
-    for kind, (params, tokens_WT) in kinds.items():
-        patterns_N = patterns_at(tokens_WT, V)
-        found["layers"][kind] = []
-        for layer, active_NF in enumerate(activations(run.model, params, tokens_WT)):
-            by_neuron_F, top_FP = selectivity(active_NF, patterns_N)
-            found["layers"][kind].append(float(by_neuron_F.mean()))
+    kinds = {"trained": run.params, "untrained": init_params(run.model, jax.random.key(1000 + seed))}
+    found: dict[str, Any] = {"positive": [], "silent": [], "neurons": []}
+    patterns_N = patterns_at(windows_WT, V)
+    for kind, params in kinds.items():
+        rows = found[kind] = {"selectivity": [], "text": [], "shuffled": []}
+        on_text, on_shuffled = (
+            activations(run.model, params, tokens) for tokens in (windows_WT, shuffled_WT)
+        )
+        for layer, (text_NF, shuffled_NF) in enumerate(zip(on_text, on_shuffled, strict=True)):
+            by_neuron_F, top_FP = selectivity(text_NF, patterns_N)
+            limits_F = thresholds(text_NF)
+            rows["selectivity"].append(float(np.nanmean(by_neuron_F)))
+            rows["text"].append(float((text_NF[len(text_NF) // 2 :] > limits_F).mean()))
+            rows["shuffled"].append(float((shuffled_NF > limits_F).mean()))
             if kind == "trained":
-                found["positive"].append(float((active_NF > 0).mean()))
-                best = int(by_neuron_F.argmax())
+                found["silent"].append(float(np.isnan(by_neuron_F).mean()))
+                best = int(np.nanargmax(by_neuron_F))
                 contexts = [as_text(int(p), run.tokenizer, V) for p in top_FP[best]]
-                found["neurons"].append(
-                    {
-                        "layer": layer,
-                        "neuron": best,
-                        "selectivity": float(by_neuron_F[best]),
-                        "contexts": contexts,
-                    }
-                )
+                known = {"layer": layer, "neuron": best, "selectivity": float(by_neuron_F[best])}
+                found["positive"].append(float((text_NF > 0).mean()))
+                found["neurons"].append(known | {"contexts": contexts})
     return found
 
 
@@ -112,47 +114,52 @@ def measure(setting: Setting) -> Result:
     """See DESIGN."""
     runs = trained.characters(setting)
     T = runs[0].config.model.context_length
-    count = setting.pick(32, 512, 1024)
+    count = setting.pick(120, 512, 1024)
     ids = np.asarray(data.prepare(runs[0].config.data).valid.ids[: count * T], np.int32)
-    shuffled = np.random.default_rng(0).permutation(ids)
-    found = [
-        look(run, *(x[: len(x) // T * T].reshape(-1, T) for x in (ids, shuffled)), seed)
-        for seed, run in enumerate(runs)
-    ]
-    by_kind = {kind: [np.mean(row["layers"][kind]) for row in found] for kind in found[0]["layers"]}
-    own, shuffled_own, fresh = (claim.mean(values) for values in by_kind.values())
+    texts = [x[: len(x) // T * T].reshape(-1, T) for x in (ids, np.random.default_rng(0).permutation(ids))]
+    found = [look(run, *texts, seed) for seed, run in enumerate(runs)]
+
+    def of(kind: str, what: str) -> list[float]:
+        return [float(np.mean(row[kind][what])) for row in found]
+
+    own, fresh = (of(kind, "selectivity") for kind in ("trained", "untrained"))
+    firing, fresh_firing = (
+        claim.ratio(of(kind, "text"), of(kind, "shuffled")) for kind in ("trained", "untrained")
+    )
     best = max(
         (neuron for row in found for neuron in row["neurons"]), key=lambda neuron: neuron["selectivity"]
     )
     says = (
-        f"Selectivity {claim.show(own)} on text, {claim.show(shuffled_own)} on the same text shuffled, {claim.show(fresh)} untrained; "
-        f"{np.mean([row['positive'] for row in found]):.0%} of activations are above 0. The most selective neuron of a layer: "
-        f"{best['selectivity']:.2f}, layer {best['layer']}, fires after {', '.join(map(repr, best['contexts']))}."
+        f"Mean selectivity of a neuron {claim.show(claim.mean(own))}, untrained {claim.show(claim.mean(fresh))}; it fires "
+        f"{claim.show(firing)} times as often on text as on shuffled characters, untrained {claim.show(fresh_firing)}; "
+        f"{np.mean([row['positive'] for row in found]):.0%} of activations are above 0, {np.mean([row['silent'] for row in found]):.0%} of neurons hardly ever. The most selective: {best['selectivity']:.2f}, "
+        f"layer {best['layer']}, fires after {', '.join(map(repr, best['contexts']))}."
     )
     parts = (
-        Effect("selectivity, trained, on text", own, margin=0.05),
-        Effect(
-            "selectivity on text less that on shuffled text, trained",
-            claim.difference(by_kind["trained"], by_kind["shuffled text"]),
-        ),
-        Effect(
-            "selectivity trained less untrained", claim.difference(by_kind["trained"], by_kind["untrained"])
-        ),
+        Effect("selectivity, trained", claim.mean(own), margin=0.05),
+        Effect("selectivity trained less untrained", claim.difference(own, fresh)),
+        Effect("firing on text / on shuffled characters, trained", firing, "times", above=1.0),
     )
     return Result(parts, says, {"found": found}, seeds=len(runs))
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
     """Selectivity by layer; the most selective neuron of each layer of the first seed and its contexts."""
-    layers, listed = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    layers, firing, listed = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     found = measurements["found"]
-    for i, kind in enumerate(found[0]["layers"]):
-        values = np.array([row["layers"][kind] for row in found])
+    for i, kind in enumerate(("trained", "untrained")):
+        values = np.array([row[kind]["selectivity"] for row in found])
+        ratios = np.array([row[kind]["text"] for row in found]) / np.array(
+            [row[kind]["shuffled"] for row in found]
+        )
         at = np.arange(values.shape[1])
         for j, row in enumerate(values):
             layers.plot(
                 at, row, color=f"C{i}", alpha=0.6, marker="o", markersize=3, label=kind if not j else None
             )
+        firing.plot(at, ratios.T, color=f"C{i}", alpha=0.6, marker="o", markersize=3)
+    firing.axhline(1, color="C4", linestyle=":")
+    firing.set(title="firing, text / shuffled", xlabel="layer", xticks=list(at))
     layers.set(title="mean selectivity of neurons", xlabel="layer", xticks=list(at), ylim=(0, None))
     layers.legend()
     listed.axis("off")
