@@ -48,6 +48,7 @@ LAYERS = {
     "gpt2_layout": 5,
     "guard": 5,
     "lora": 6,
+    "members": 6,
     "steps": 5,
     "checkpoint": 6,
     "costs": 6,
@@ -57,8 +58,11 @@ LAYERS = {
     "gpt2": 7,
     "preflight": 7,
     "starting": 8,
-    "train": 9,
-    "reproduce": 10,
+    "programs": 7,
+    "run_folder": 9,
+    "train": 10,
+    "sweep": 11,
+    "reproduce": 11,
     "bench": 8,
 }
 # A command line's main() may open a run: imports inside functions are calls upward by name, and are listed.
