@@ -185,7 +185,7 @@ class Lanes:
 
     def fresh(self, params: Sequence[dict]) -> TrainState:
         stacked = jax.tree.map(lambda *leaves: self._padded(np.stack(leaves)), *jax.device_get(list(params)))
-        return jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))(self._put(stacked))
+        return self._put(jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))(stacked))
 
     def evaluation_params(self, state: TrainState) -> dict:
         if not optim.averages(self._cfg.optim):

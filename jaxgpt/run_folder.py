@@ -139,6 +139,7 @@ class RunFolder:
     def save(self, state: TrainState, step: int, averaged: dict | None) -> None:
         """A checkpoint."""
         loss = self.log.valid_losses().get(step)
+        state, averaged = jax.device_put((state, averaged))  # of several runs they come from the host
         self.checkpoints.save(state, self.cfg, self._dataset.tokenizer, loss, averaged, before=self.log.sync)
 
     def last_checkpoint(self) -> str:

@@ -66,15 +66,18 @@ class Uneven(UserError):
 class Trainer:
     """One run in one folder: `Trainer([(cfg, workdir)]).run()`; or several, as lanes of one program (see members.py).
 
-    Those have one `members.program_of` and go on from one step. One that comes to an early end disturbs no other.
-    `width` of them at once are worked on by each device.
+    For lanes give `width`, how many of them each device works on at once. They have one `members.program_of` and go on
+    from one step; one that comes to an early end disturbs no other.
     """
 
     def __init__(
-        self, runs: Sequence[tuple[Config, str | Path]], profile_steps: str | None = None, width: int = 1
+        self,
+        runs: Sequence[tuple[Config, str | Path]],
+        profile_steps: str | None = None,
+        width: int | None = None,
     ) -> None:
         (cfg, workdir), *_ = runs
-        self.alone = len(runs) == 1
+        self.alone = width is None
         self._profile = ProfileSteps(
             profile_steps if processes.is_first() else None, Path(workdir) / "profile"
         )
@@ -190,7 +193,7 @@ class Trainer:
             "baselines": losses,
         }
         progress.say(introduction(cfg.model, facts))
-        if self.program.mesh.size > 1:
+        if self.alone and self.program.mesh.size > 1:
             progress.say(f"{self.program.mesh.size} devices: {sharding.as_text(self.program.mesh.shape)}")
         for run in self.runs:
             if run.start is not None and self.alone:
