@@ -17,7 +17,10 @@ from jaxgpt.sweep_members import Row
 def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
     """Train each member, base with some fields changed (by dotted name), those alike as lanes of one program; what is
     done is not done again."""
-    return sweep.run(base, members, folder)
+    few = (
+        base.train.num_steps < 100
+    )  # then finding out how many lanes at once pay would take longer than training
+    return sweep.run(base, members, folder, sweep.Options(width=1) if few else None)
 
 
 def changed(base: Config, overrides: dict[str, Any]) -> Config:
