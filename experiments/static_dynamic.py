@@ -70,16 +70,18 @@ def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[st
         vectors[word] = x_LBD
     mean_L1D = np.mean([x_LBD.mean(axis=1, keepdims=True) for x_LBD in vectors.values()], axis=0)
     words = {word: [pairs_within(unit(x_BD)) for x_BD in x_LBD] for word, x_LBD in vectors.items()}
-    centred = [[pairs_within(unit(x_BD)) for x_BD in x_LBD - mean_L1D] for x_LBD in vectors.values()]
+    centred = {
+        word: [pairs_within(unit(x_BD)) for x_BD in x_LBD - mean_L1D] for word, x_LBD in vectors.items()
+    }
     # A mean of unit vectors times another: the mean cosine of all their pairs.
     means_WLD = np.stack([unit(x_LBD).mean(axis=1) for x_LBD in vectors.values()])
     between_LVW = np.einsum("VLD,WLD->LVW", means_WLD, means_WLD)
     return {
         "within": np.mean(list(words.values()), axis=0),
         "between": between_LVW[:, *np.triu_indices(len(vectors), 1)].mean(axis=1),
-        "centred": np.mean(centred, axis=0),
+        "centred": np.mean(list(centred.values()), axis=0),
         "difference": difference,
-        "words": words,
+        "words": {word: [words[word][-1], centred[word][-1]] for word in words},
     }
 
 
@@ -154,14 +156,19 @@ def draw(figure, measurements: dict[str, Any]) -> None:
             for what, (line, label) in LINES.items():
                 name = f"{kind}, {label}" if not j else None
                 layers.plot(at, row[what], line, color=f"C{i}", alpha=0.6, markersize=3, label=name)
-    layers.set(title="cosine between two contexts", xlabel="blocks passed", xticks=list(at))
-    layers.legend(fontsize=6)
-    trained_rows = measurements["found"]["trained"]
+    layers.set(title="cosine between two contexts", xlabel="blocks passed", xticks=list(at), ylim=(0, 1.02))
+    layers.legend(fontsize=6, loc="lower left")
+    rows_of = measurements["found"]["trained"]
     last = {
-        word: np.mean([row["words"][word][-1] for row in trained_rows]) for word in measurements["contexts"]
+        word: np.mean([row["words"][word] for row in rows_of], axis=0) for word in measurements["contexts"]
     }
-    names = sorted(last, key=last.get)
-    words.bar(range(len(names)), [last[name] for name in names], color="C0")
+    names = sorted(last, key=lambda word: last[word][1])
+    for i, (line, label) in enumerate((("o", "cosine"), ("x", "mean taken away"))):
+        words.plot(
+            range(len(names)), [last[name][i] for name in names], line, color="C0", markersize=4, label=label
+        )
+    words.set(ylim=(0, 1.02))
+    words.legend(fontsize=7)
     words.set_xticks(
         range(len(names)),
         [f"{name} ({measurements['contexts'][name]})" for name in names],
