@@ -102,7 +102,7 @@ def best_width(group: Sequence[Member], dataset: data.Dataset) -> int:
     best, fastest, width = 1, math.inf, 1
     while width * jax.local_device_count() <= len(group) or width == 1:
         began = time.perf_counter()
-        seconds = _seconds_a_dispatch(cfgs, dataset, width)
+        seconds = seconds_a_dispatch(cfgs, dataset, width)
         cost = time.perf_counter() - began
         if seconds > WORTH * fastest:
             break
@@ -113,7 +113,8 @@ def best_width(group: Sequence[Member], dataset: data.Dataset) -> int:
     return best
 
 
-def _seconds_a_dispatch(cfgs: list[Config], dataset: data.Dataset, width: int) -> float:
+def seconds_a_dispatch(cfgs: list[Config], dataset: data.Dataset, width: int) -> float:
+    """How long these configs' lanes take for one dispatch, the best of three."""
     program = Lanes(cfgs, dataset, width)
     first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(cfgs)
     step, state = program.compile().result(), program.fresh(first)
@@ -179,8 +180,7 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
         for member in group:  # one of them is at fault: which?
             _train_group(sweep, [member], options, stop_at)
         return
-    names = f"members {group[0].name} to {group[-1].name}" if len(group) > 1 else f"member {group[0].name}"
-    print(f"{names}: {len(group)} together, {_at_once(len(group), width)}", flush=True)
+    print(_which(group, width), flush=True)
     try:
         results = trainer.run(stop_at)
     except Uneven:
@@ -196,10 +196,14 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
         raise KeyboardInterrupt(results[0].signal)
 
 
-def _at_once(lanes: int, width: int) -> str:
-    devices = min(lanes, jax.local_device_count())
+def _which(group: Sequence[Member], width: int) -> str:
+    """Who is trained now, and how many at a time."""
+    devices = min(len(group), jax.local_device_count())
     kind = "CPU core" if jax.default_backend() == "cpu" else "device"
-    return f"{width} at once on {f'each of {devices} {kind}s' if devices > 1 else f'one {kind}'}"
+    where = f"each of {devices} {kind}s" if devices > 1 else f"one {kind}"
+    if len(group) == 1:
+        return f"member {group[0].name}, on {where}"
+    return f"members {group[0].name} to {group[-1].name}, {len(group)} in one program, {width} at once on {where}"
 
 
 # --- successive halving ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ MEMBERS = (
     {"optim.learning_rate": 1e-2, "train.seed": 1, "model.dropout_rate": 0.3},
     {"optim.b1": 0.8, "optim.b2": 0.95, "optim.weight_decay": 0.5, "optim.grad_clip_norm": 0.1},
     {"optim.warmup_steps": 20, "optim.final_learning_rate": 1e-3, "model.init_scale": 0.5, "data.seed": 7},
-    {"optim.eps": 1e-6, "optim.muon_learning_rate": 0.05, "optim.muon_momentum": 0.9, "optim.ema_decay": 0.9},
+    {"optim.eps": 1e-6, "optim.muon_learning_rate": 4e-3, "optim.muon_momentum": 0.9, "optim.ema_decay": 0.9},
 )
 
 
@@ -39,7 +39,9 @@ def with_overrides(cfg: Config, overrides: dict) -> Config:
 def test_a_lane_is_what_the_run_is_alone(text, tmp_path, optimizer):
     """100 steps, dropout on: losses, rates and gradient norms within 1e-5, and the same batches."""
     cfg = small_config(
-        text, optim__name=optimizer, optim__ema_decay=0.5, train__num_steps=100, train__eval_every=50,
+        # A rate at which training does not blow rounding up: at Muon's usual one a model so small is chaotic, and
+        # differs as much from itself compiled otherwise.
+        text, optim__name=optimizer, optim__muon_learning_rate=2e-3, optim__ema_decay=0.5, train__num_steps=100, train__eval_every=50,
         train__checkpoint_every=0, train__steps_per_dispatch=2, train__sample_tokens=4, model__num_layers=1,
     )  # fmt: skip
     cfgs = [with_overrides(cfg, overrides) for overrides in MEMBERS]

@@ -253,7 +253,7 @@ def test_parts_have_every_member_once(folder):
 def test_local_processes_share_a_sweep(folder, monkeypatch, capfd):
     assert execute(monkeypatch, "sweep --config sweep.py --workdir found --width 1 --workers 2") == 0
     assert [row["status"] for row in read(folder / "found/results.csv")] == ["done"] * 4
-    assert capfd.readouterr().out.count("2 together") == 2
+    assert capfd.readouterr().out.count("2 in one program") == 2
 
 
 def test_slurms_script_runs_every_part(folder, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from jaxgpt.search_space import grid
 
 def get_config():
     config = load_config_dict(Path(__file__).parents[1] / "char.py")
-    config.train.num_steps = 500
+    config.train.num_steps = 300
     config.train.eval_every = 100
     config.train.eval_tokens = 16_384
     config.train.checkpoint_every = 100
