@@ -4,6 +4,8 @@ import importlib
 import json
 import math
 import statistics
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -134,6 +136,13 @@ def test_a_claim_that_fails_leaves_its_reason_and_the_others_go_on(tmp_path, mon
     text = (tmp_path / "README.md").read_text()
     assert "No module named experiments.no_such_claim" in text
     assert json.loads((tmp_path / "results" / "lookup.json").read_text())["verdict"] in claim.VERDICTS
+
+
+def test_without_matplotlib_a_line_says_so_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    module = SimpleNamespace(measure=lambda setting: pytest.fail("measured"))
+    with pytest.raises(UserError, match=r'pip install "jaxgpt\[plots\]"'):
+        claim.measure(module, Setting(), tmp_path)
 
 
 def test_wrong_names_and_seeds_get_one_line(tmp_path):
