@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as every
-from experiments import claim
+from experiments import analogy, claim, heads_add_up, neurons, static_dynamic
 from experiments.claim import FAILS, HOLDS, NOISE, UNTOLD, Check, Effect, Result, Setting
+from jaxgpt import tables
 from jaxgpt.config import UserError
+from jaxgpt.vectors import Vectors
 from jaxgpt.word_tests import Estimate
 
 # --- intervals ------------------------------------------------------------------------------------------
@@ -123,11 +125,11 @@ def test_the_table_has_every_claim_its_verdict_and_its_plot(tmp_path):
 
 
 def test_a_claim_that_fails_leaves_its_reason_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(every, "CLAIMS", ["no_such_claim", "gradient_rows"])
+    monkeypatch.setattr(every, "CLAIMS", ["no_such_claim", "lookup"])
     assert every.main(["--quick", "--runs", str(tmp_path), "--results", str(tmp_path / "results")]) == 1
     text = (tmp_path / "README.md").read_text()
     assert "No module named experiments.no_such_claim" in text
-    assert json.loads((tmp_path / "results" / "gradient_rows.json").read_text())["verdict"] in claim.VERDICTS
+    assert json.loads((tmp_path / "results" / "lookup.json").read_text())["verdict"] in claim.VERDICTS
 
 
 def test_wrong_names_and_seeds_get_one_line(tmp_path):
@@ -158,3 +160,56 @@ def test_every_claim_gives_a_result_and_a_plot(name, quick):
     assert found["machine"]["cores"] >= 1 and found["seconds"] >= 0
     png = (quick.folder / "results" / f"{name}.png").read_bytes()
     assert png.startswith(b"\x89PNG") and len(png) < 60_000
+
+
+# --- what they measure with -----------------------------------------------------------------------------
+
+
+def test_a_neuron_that_waits_for_one_pattern_is_selective_and_a_random_one_is_not():
+    rng = np.random.default_rng(0)
+    windows_WT = rng.integers(6, size=(200, 42))
+    patterns_N = neurons.patterns_at(windows_WT, 6)
+    assert patterns_N[1] == (windows_WT[0, 1] * 6 + windows_WT[0, 2]) * 6 + windows_WT[0, 3]
+    rare = patterns_N == patterns_N[0]
+    active_NF = np.stack(
+        [rare + 0.01 * rng.random(len(rare)), rng.random(len(rare)), np.zeros(len(rare))], axis=1
+    )
+    (one, random, silent), top = neurons.selectivity(active_NF, patterns_N)
+    assert one > 0.4 and patterns_N[0] in top[0]  # it fires on 1 % of the positions, the pattern is 1 in 216
+    assert abs(random) < 0.05
+    assert math.isnan(silent)
+
+
+def test_exact_arithmetic_is_near_and_a_random_table_is_at_chance():
+    words = sorted(
+        {word for kind in analogy.KINDS.values() for pair in kind.split(",") for word in pair.split()}
+    )
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((len(words) + 2000, 40)).astype(np.float32)
+    names = [*words, *(f"other{i}" for i in range(2000))]
+    found = analogy.ask(tables.Table("random", Vectors(names, values)))
+    assert found["arithmetic"]["place"] == pytest.approx(0.5, abs=0.1)
+    turned = values.copy()
+    for kind in analogy.KINDS.values():
+        step = 6 * rng.standard_normal(40)
+        for pair in kind.split(","):
+            one, other = (words.index(word) for word in pair.split())
+            turned[other] = turned[one] + step
+    found = analogy.ask(tables.Table("exact", Vectors(names, turned)))
+    assert found["arithmetic"]["near"] > 0.9
+    assert found["queen"] <= 3
+
+
+def test_without_a_head_only_its_part_is_gone():
+    params = {"block_0": {"attention": {"out": {"kernel": np.ones((2, 3, 4)), "bias": np.ones(4)}}, "mlp": 1}}
+    found = heads_add_up.without(params, [(0, 1)])["block_0"]["attention"]["out"]
+    np.testing.assert_array_equal(found["kernel"][0], 1)
+    np.testing.assert_array_equal(found["kernel"][1], 0)
+    assert (params["block_0"]["attention"]["out"]["kernel"] == 1).all() and (found["bias"] == 1).all()
+
+
+def test_contexts_end_in_their_word():
+    ids = np.random.default_rng(0).integers(5, size=500)
+    windows = static_dynamic.contexts(ids, 3, 8, 10)
+    assert windows.shape == (10, 8) and (windows[:, -1] == 3).all()
+    assert static_dynamic.contexts(ids, 7, 8, 10).shape == (0, 8)
