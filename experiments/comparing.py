@@ -15,9 +15,22 @@ import numpy as np
 
 from experiments import trained
 from experiments.claim import Setting, mean
-from jaxgpt import batches, checkpoint, config, corpora, costs, data, evaluate, records, starting, steps
+from jaxgpt import (
+    batches,
+    checkpoint,
+    config,
+    corpora,
+    costs,
+    data,
+    evaluate,
+    records,
+    starting,
+    steps,
+    sweep,
+)
 from jaxgpt.config import Config, UserError
 from jaxgpt.model import GPT, init_params
+from jaxgpt.sweep_members import Row
 
 # For all that compares widths: rates that stand still when d_model grows (Yang et al. 2022), so that no width is
 # compared at a rate that suits another.
@@ -56,7 +69,7 @@ def train(
     base: Config,
     variants: dict[str, dict[str, Any]],
     by_seed: Sequence[dict[str, Any]] = (),
-) -> dict[str, list[trained.Row]]:
+) -> dict[str, list[Row]]:
     """Every variant (fields by dotted name) with every seed: rows by label, in the order of the seeds.
 
     `by_seed` are fields that go with the seed. Raises UserError where a training did not come to its end.
@@ -68,19 +81,23 @@ def train(
     ]
     what = json.dumps([config.to_json(base), members], sort_keys=True)
     folder = setting.folder / f"{name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
-    rows = trained.run(base, members, folder)
+    options = sweep.Options()
+    if jax.default_backend() == "cpu":
+        # One lane after another: a small model's matrices, batched, take longer there. As many as there are: they fit.
+        options = sweep.Options(width=1, group_size=len(members))
+    rows = sweep.run(base, members, folder, options)
     if failed := [f"{row.workdir}: {row.status}" for row in rows if row.status != "done"]:
         raise UserError(f"training failed: {'; '.join(failed)}")
     each = iter(rows)
     return {label: [next(each) for _ in range(setting.seeds)] for label in variants}
 
 
-def losses(rows: Sequence[trained.Row]) -> list[float]:
+def losses(rows: Sequence[Row]) -> list[float]:
     """Validation losses at the end."""
     return [float(row.valid_loss) for row in rows]
 
 
-def curve(row: trained.Row) -> dict[int, float]:
+def curve(row: Row) -> dict[int, float]:
     """Validation loss by step."""
     lines = map(json.loads, (row.workdir / "metrics.jsonl").read_text("utf-8").splitlines())
     return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
@@ -107,7 +124,7 @@ def loss_on(
     return evaluate.evaluate(model, params, windows)
 
 
-def load(row: trained.Row) -> checkpoint.Run:
+def load(row: Row) -> checkpoint.Run:
     """The trained model of a row."""
     return checkpoint.load(row.workdir)
 

@@ -60,6 +60,7 @@ def measure(setting: Setting) -> Result:
     width = setting.pick(8, 32, 256)
     base = comparing.base(
         setting, model__d_model=width, model__num_heads=2, model__init="fan_in",
+        model__tie_embeddings=False,
         train__num_steps=setting.pick(3, 200, 3_000), train__eval_tokens=setting.pick(64, 8_192, 65_536),
     )  # fmt: skip
     variants = {
