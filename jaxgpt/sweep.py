@@ -9,6 +9,7 @@ is half done goes on from its checkpoint, and a member that fails does not keep 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
@@ -45,14 +46,16 @@ class Options:
 
 
 def use_all_cores(cores: int | None = None) -> None:
-    """Make each CPU core a device of its own, which takes its part of the lanes. Before JAX is used; GPUs stay as they are.
+    """Make each CPU core a device of its own, which takes its part of the lanes; GPUs stay as they are.
 
-    A small model's operations leave all but one core idle; lanes of their own do not wait for each other.
+    A small model's operations leave all but one core idle; lanes of their own do not wait for each other. Where JAX has
+    been used already, its devices are what they are.
     """
     cores = cores or len(os.sched_getaffinity(0))
     # Twice as many threads as devices, or those of one device wait for each other's.
     os.environ.setdefault("PJRT_NPROC", str(2 * cores))
-    jax.config.update("jax_num_cpu_devices", cores)
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 # --- groups ---------------------------------------------------------------------------------------------

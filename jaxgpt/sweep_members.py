@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxgpt import checkpoint, records
-from jaxgpt.config import Config, UserError, field_names, from_config_dict, to_json
+from jaxgpt.config import Config, UserError, differences, field_names, first_line, from_config_dict, to_json
 from jaxgpt.files import read_json
 from jaxgpt.search_space import Overrides
 
@@ -75,7 +75,7 @@ class Sweep:
     def __init__(self, base: Config | ConfigDict, overrides: Iterable[Overrides], folder: str | Path) -> None:
         self.folder = Path(folder)
         values = to_json(base) if isinstance(base, Config) else base.to_dict()
-        self._base = to_json(from_config_dict(values))
+        self._base = from_config_dict(values)
         all_overrides = list(overrides)
         cfgs = _configs(values, all_overrides)
         width = max(3, len(str(len(cfgs) - 1)))
@@ -95,25 +95,18 @@ class Sweep:
             raise UserError(
                 f"{self.folder} holds something that is no sweep: give a new or an empty --workdir"
             )
-        records.write_json(path, {"base": self._base, "members": now})
+        records.write_json(path, {"base": to_json(self._base), "members": now})
 
     def _check_same(self, path: Path, now: list[Overrides]) -> None:
         try:
             old = read_json(path)
-            base, before = old["base"], old["members"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} can't be read ({error}): give another --workdir") from None
+            base, before = from_config_dict(old["base"]), list(old["members"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} can't be read ({first_line(error)}): give another --workdir") from None
         another = f"{self.folder} holds another sweep"
         advice = "give another --workdir, or the same sweep to go on"
-        if base != self._base:
-            changed = [
-                f"{group}.{name}: {base[group].get(name)!r} -> {value!r}"
-                for group, fields in self._base.items()
-                if isinstance(fields, dict) and isinstance(base.get(group), dict)
-                for name, value in fields.items()
-                if base[group].get(name) != value
-            ]
-            raise UserError(f"{another}, whose base config differs ({'; '.join(changed[:5])}): {advice}")
+        if changed := differences(base, self._base):
+            raise UserError(f"{another}, whose base config differs ({'; '.join(changed)}): {advice}")
         if before != now[: len(before)]:
             at = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), len(now))
             here = _as_text(now[at]) if at < len(now) else "not there"

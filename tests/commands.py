@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, evaluate, explain, generate, lora, train
+from jaxgpt import cli, evaluate, explain, generate, lora, sweep, train
 from jaxgpt.model import named_leaves
 from tests.runs import metrics
 
@@ -22,6 +22,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "lora": lora.main,
     "explain": explain.main,
+    "sweep": sweep.main,
 }
 KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
 
