@@ -21,14 +21,16 @@ DESIGN = (
 
 
 def with_width(base: Config, embedding_dim: int, target: int) -> int:
-    """The d_model, a multiple of the number of heads, whose parameters with such rows come nearest to the target."""
+    """The d_model, a multiple of twice the number of heads, whose parameters with such rows come nearest to the target."""
     m = base.model
 
     def count(width: int) -> int:
         table = m.vocab_size * embedding_dim + (width * embedding_dim if width != embedding_dim else 0)
-        return table + (m.context_length + 2) * width + m.num_layers * (12 * width + 13) * width
+        positions = m.context_length if m.position == "learned" else 0
+        return table + (positions + 2) * width + m.num_layers * (12 * width + 13) * width
 
-    return min(range(m.num_heads, 4_096, m.num_heads), key=lambda width: abs(count(width) - target))
+    step = 2 * m.num_heads  # rotary positions turn pairs
+    return min(range(step, 4_096, step), key=lambda width: abs(count(width) - target))
 
 
 def measure(setting: Setting) -> Result:

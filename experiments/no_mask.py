@@ -21,8 +21,8 @@ from jaxgpt.steps import token_losses
 
 CLAIM = "Without the triangular mask a model cheats: it reads the answer, and has learned nothing that it could write with."
 DESIGN = (
-    "Character models of Shakespeare with and without a causal mask, trained alike. First the loss as training has it, on "
-    "the validation text. Then the true loss: each character is predicted from the characters before it and nothing else, "
+    "Character models of Shakespeare with and without a causal mask, trained alike. First the loss as "
+    "training has it, on the validation text (of each window the last answer is not in sight). Then the true loss: each character is predicted from the characters before it and nothing else, "
     "one prefix after another; and that of the same parameters under a mask. Then both write, one character after another, "
     "and a masked model of another seed says how likely it finds what they wrote."
 )
