@@ -36,8 +36,9 @@ def with_width(base: Config, embedding_dim: int, target: int) -> int:
 def measure(setting: Setting) -> Result:
     """Losses by the width of the rows."""
     words = {"data__tokenizer": "word", "data__vocab_size": setting.pick(128, 2_048, 8_192)}
-    base = comparing.base(setting, **words, train__num_steps=setting.pick(3, 400, 4_000))
-    known = comparing.resolved(base)
+    base = comparing.base(setting, **words, model__num_heads=2, train__num_steps=setting.pick(3, 400, 4_000))
+    # The vocabulary's size alone: what follows from d_model is to follow.
+    known = comparing.changed(base, {"model.vocab_size": comparing.resolved(base).model.vocab_size})
     matched = base.model.d_model
     factors = setting.pick((0.5, 1), (0.25, 0.5, 1, 1.5), (0.25, 0.5, 1, 1.5))
     rows_widths = [int(factor * matched) for factor in factors]
