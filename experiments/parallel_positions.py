@@ -22,9 +22,10 @@ CLAIM = "All positions of a text are processed in parallel: one pass gives what 
 DESIGN = (
     "An untrained model (four layers, 128 wide), random texts of T tokens, one at a time. One pass over all positions, "
     "and T steps of one token each that keep keys and values of those before in a cache; the steps are one compiled "
-    "loop, with no word to the host between. Logits of all positions are compared; times are taken in turns, and their "
-    "ratio counts at the largest T."
+    "loop, with no word to the host between. Logits of all positions are compared; times are taken in turns, the fastest of every "
+    "three counts, and their ratio is judged at the largest T."
 )
+AMONG = 3  # rounds: the fastest of so many counts
 
 
 def one_pass(model: GPT, params: dict, tokens_T: jax.Array) -> jax.Array:
@@ -61,6 +62,7 @@ def compare(model: GPT, params: dict, T: int, repeats: int) -> dict[str, Any]:
             began = time.perf_counter()
             jax.block_until_ready(way(params, tokens_T))
             seconds[name].append(time.perf_counter() - began)
+    seconds = {name: claim.fastest(taken, AMONG) for name, taken in seconds.items()}
     difference = float(np.abs(found["pass"] - found["steps"]).max())
     return {"T": T, "difference": difference, "scale": float(np.abs(found["pass"]).max()), "seconds": seconds}
 
@@ -76,7 +78,7 @@ def measure(setting: Setting) -> Result:
     model = GPT(cfg)
     params = init_params(model, jax.random.key(0))
     with jax.default_matmul_precision("highest"):  # a GPU would round each way differently
-        rows = [compare(model, params, T, setting.pick(3, 10, 20)) for T in lengths]
+        rows = [compare(model, params, T, AMONG * setting.pick(2, 8, 10)) for T in lengths]
     ratios = [claim.ratio(row["seconds"]["steps"], row["seconds"]["pass"]) for row in rows]
     worst = max(row["difference"] / row["scale"] for row in rows)
     says = (

@@ -22,8 +22,8 @@ DESIGN = (
     "Word models of Shakespeare, one a seed, and the same models untrained. Words with several senses (bank where the "
     "vocabulary has it); for each up to 24 places in the validation text, the word at the end of a window, so that its "
     "position is the same. Cosine of the stream at that position between every two contexts of one word, mean over "
-    "pairs, then words: after the embedding and after each block. Beside it the same between different words, as vectors "
-    "may all be alike."
+    "pairs, then words: after the embedding and after each block. Beside it the cosine between different words, as all "
+    "vectors of a layer have much in common, and that within words once the mean over words is taken away."
 )
 WORDS = "bank light right still fair present state rest lie mine like well kind blood fall part bear sound may will".split()
 
@@ -49,23 +49,40 @@ def contexts(ids: np.ndarray, row: int, length: int, count: int) -> np.ndarray:
     return np.array([ids[at - length + 1 : at + 1] for at in chosen], np.int32).reshape(-1, length)
 
 
+def pairs_within(unit_BD: np.ndarray) -> float:
+    """The mean cosine of every two rows of length 1."""
+    B = len(unit_BD)
+    return float((np.square(unit_BD.sum(axis=0)).sum() - B) / (B * (B - 1)))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Each vector at length 1."""
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Mean cosine [1 + layers] within words and between them, and how far rows of one word differ at most."""
-    within, firsts, difference, words = [], [], 0.0, {}
+    """Mean cosine [1 + layers] within words, between words, within words once the mean over words is taken away; and how
+    far rows of the table of one word differ at most."""
+    vectors, difference = {}, 0.0
     for word, tokens_BT in windows.items():
         rows_BE, x_LBD = (np.asarray(found, np.float64) for found in streams(model, params, tokens_BT))
         difference = max(difference, float(np.abs(rows_BE - rows_BE[0]).max()))
-        unit_LBD = x_LBD / np.linalg.norm(x_LBD, axis=-1, keepdims=True)
-        B = len(tokens_BT)
-        cosines_LBB = np.einsum("LBD,LCD->LBC", unit_LBD, unit_LBD)
-        words[word] = cosines_LBB[:, *np.triu_indices(B, 1)].mean(axis=1)
-        within.append(words[word])
-        firsts.append(unit_LBD[:, : min(map(len, windows.values()))])
-    means_WLD = np.stack([first.mean(axis=1) for first in firsts])
-    # A mean of unit vectors with another: the mean cosine of all their pairs.
+        vectors[word] = x_LBD
+    mean_L1D = np.mean([x_LBD.mean(axis=1, keepdims=True) for x_LBD in vectors.values()], axis=0)
+    words = {word: [pairs_within(unit(x_BD)) for x_BD in x_LBD] for word, x_LBD in vectors.items()}
+    centred = {
+        word: [pairs_within(unit(x_BD)) for x_BD in x_LBD - mean_L1D] for word, x_LBD in vectors.items()
+    }
+    # A mean of unit vectors times another: the mean cosine of all their pairs.
+    means_WLD = np.stack([unit(x_LBD).mean(axis=1) for x_LBD in vectors.values()])
     between_LVW = np.einsum("VLD,WLD->LVW", means_WLD, means_WLD)
-    between_L = between_LVW[:, *np.triu_indices(len(firsts), 1)].mean(axis=1)
-    return {"within": np.mean(within, axis=0), "between": between_L, "difference": difference, "words": words}
+    return {
+        "within": np.mean(list(words.values()), axis=0),
+        "between": between_LVW[:, *np.triu_indices(len(vectors), 1)].mean(axis=1),
+        "centred": np.mean(list(centred.values()), axis=0),
+        "difference": difference,
+        "words": {word: [words[word][-1], centred[word][-1]] for word in words},
+    }
 
 
 def measure(setting: Setting) -> Result:
@@ -94,7 +111,9 @@ def measure(setting: Setting) -> Result:
     fresh = [row["within"][-1] for row in found["untrained"]]
     difference = max(row["difference"] for rows in found.values() for row in rows)
     start = max(abs(1 - row["within"][0]) for rows in found.values() for row in rows)
-    between = claim.mean([row["between"][-1] for row in found["trained"]])
+    between, centred = (
+        claim.mean([row[what][-1] for row in found["trained"]]) for what in ("between", "centred")
+    )
     bank = (
         f"bank is among them, {len(windows['bank'])} times"
         if "bank" in windows
@@ -103,7 +122,8 @@ def measure(setting: Setting) -> Result:
     says = (
         f"One word in two contexts, {len(windows)} words ({bank}): cosine 1 at the embedding, "
         f"{', '.join(claim.show(x) for x in by_layer['trained'][1:])} after blocks 1 to {len(by_layer['trained']) - 1} of the trained models; "
-        f"untrained {claim.show(by_layer['untrained'][-1])} after the last. Different words after the last block: {claim.show(between)}."
+        f"untrained {claim.show(by_layer['untrained'][-1])} after the last. Different words after the last block: {claim.show(between)}; one word, with the mean over "
+        f"words taken away: {claim.show(centred)}."
     )
     parts = (
         Check("largest difference between a word's rows of the table", difference, 0.0),
@@ -120,37 +140,35 @@ def measure(setting: Setting) -> Result:
     return Result(parts, says, {"layers": by_layer, "found": found, "contexts": contexts_of}, seeds=len(runs))
 
 
+LINES = {
+    "within": ("o-", "one word"),
+    "centred": ("--", "one word, mean taken away"),
+    "between": (":", "different words"),
+}
+
+
 def draw(figure, measurements: dict[str, Any]) -> None:
     """Cosine by layer, trained and untrained; and by word."""
     layers, words = figure.subplots(1, 2, width_ratios=(1, 1.4))
     for i, (kind, rows) in enumerate(measurements["found"].items()):
         at = range(len(rows[0]["within"]))
         for j, row in enumerate(rows):
-            layers.plot(
-                at,
-                row["within"],
-                color=f"C{i}",
-                alpha=0.7,
-                marker="o",
-                markersize=3,
-                label=f"{kind}, one word" if not j else None,
-            )
-            layers.plot(
-                at,
-                row["between"],
-                color=f"C{i}",
-                alpha=0.4,
-                linestyle=":",
-                label=f"{kind}, different words" if not j else None,
-            )
-    layers.set(title="cosine between two contexts", xlabel="blocks passed", xticks=list(at))
-    layers.legend(fontsize=7)
-    trained_rows = measurements["found"]["trained"]
+            for what, (line, label) in LINES.items():
+                name = f"{kind}, {label}" if not j else None
+                layers.plot(at, row[what], line, color=f"C{i}", alpha=0.6, markersize=3, label=name)
+    layers.set(title="cosine between two contexts", xlabel="blocks passed", xticks=list(at), ylim=(0, 1.02))
+    layers.legend(fontsize=6, loc="lower left")
+    rows_of = measurements["found"]["trained"]
     last = {
-        word: np.mean([row["words"][word][-1] for row in trained_rows]) for word in measurements["contexts"]
+        word: np.mean([row["words"][word] for row in rows_of], axis=0) for word in measurements["contexts"]
     }
-    names = sorted(last, key=last.get)
-    words.bar(range(len(names)), [last[name] for name in names], color="C0")
+    names = sorted(last, key=lambda word: last[word][1])
+    for i, (line, label) in enumerate((("o", "cosine"), ("x", "mean taken away"))):
+        words.plot(
+            range(len(names)), [last[name][i] for name in names], line, color="C0", markersize=4, label=label
+        )
+    words.set(ylim=(0, 1.02))
+    words.legend(fontsize=7)
     words.set_xticks(
         range(len(names)),
         [f"{name} ({measurements['contexts'][name]})" for name in names],

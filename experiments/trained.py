@@ -9,38 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claim import Setting
-from jaxgpt import checkpoint, config, corpora, records, train
+from jaxgpt import checkpoint, config, corpora, records, sweep
 from jaxgpt.config import Config, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One trained member."""
-
-    overrides: dict[str, Any]
-    workdir: Path
-    status: str  # "done", or why not
-    valid_loss: float | None
-    steps: int
+from jaxgpt.sweep_members import Row
 
 
 def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
-    """Train each member, base with some fields changed (by dotted name), in a folder of its own; what is done is not
-    done again."""
-    return [_member(base, overrides, folder / f"{number:03d}") for number, overrides in enumerate(members)]
-
-
-def _member(base: Config, overrides: dict[str, Any], workdir: Path) -> Row:
-    cfg = changed(base, overrides)
-    log = workdir / "metrics.jsonl"
-    losses = {}
-    if log.exists():
-        lines = map(json.loads, log.read_text("utf-8").splitlines())
-        losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
-    last = losses.get(cfg.train.num_steps)
-    if last is None or not (workdir / checkpoint.FOLDER / str(cfg.train.num_steps)).is_dir():
-        last = train.train(cfg, workdir).valid_loss
-    return Row(overrides, workdir, "done", last, cfg.train.num_steps)
+    """Train each member, base with some fields changed (by dotted name), those alike as lanes of one program; what is
+    done is not done again."""
+    few = (
+        base.train.num_steps < 100
+    )  # then finding out how many lanes at once pay would take longer than training
+    return sweep.run(base, members, folder, sweep.Options(width=1) if few else None)
 
 
 def changed(base: Config, overrides: dict[str, Any]) -> Config:
@@ -64,15 +44,16 @@ def text_of(setting: Setting, corpus: str, characters: int | None) -> config.Dat
 
 
 def folder_of(setting: Setting, kind: str, base: Config) -> Path:
-    """A folder for a base config: another config gets another."""
-    digest = hashlib.sha256(json.dumps(config.to_json(base), sort_keys=True).encode()).hexdigest()
+    """A folder for a base config and a number of seeds: others get another."""
+    what = json.dumps([config.to_json(base), setting.seeds], sort_keys=True)
+    digest = hashlib.sha256(what.encode()).hexdigest()
     return setting.folder / f"{kind}_{digest[:8]}"
 
 
 def seeds(setting: Setting, kind: str, base: Config) -> list[checkpoint.Run]:
     """The base config trained with each seed. Raises UserError with the reason where one failed."""
     rows = run(base, [{"train.seed": seed} for seed in range(setting.seeds)], folder_of(setting, kind, base))
-    if failed := [f"{row.workdir}: {row.status}" for row in rows if row.status != "done"]:
+    if failed := [f"{row.workdir}: {row.status}" for row in rows if not row.done]:
         raise UserError(f"training failed: {'; '.join(failed)}")
     return [checkpoint.load(row.workdir) for row in rows]
 
