@@ -109,6 +109,8 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
     cost.loglog(widths, measurements["milliseconds"].values(), "o-", label="ms a step")
     for what, scale, name in (("parameters", 1e-3, "thousand parameters"), ("bytes", 1e-6, "MB")):
         cost.loglog(widths, [scale * size[what] for size in measurements["sizes"].values()], "o-", label=name)
+    cost.set_xticks(widths, list(measurements["sizes"]))
+    cost.minorticks_off()
     cost.set(title="cost", xlabel="d_model")
     cost.legend()
 
