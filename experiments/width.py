@@ -25,7 +25,7 @@ DESIGN = (
 def plan(setting: Setting) -> dict[int, int]:
     """Steps for each width: the widest has fewest, which all are compared after."""
     return setting.pick(
-        {4: 4, 8: 2}, {64: 960, 128: 480, 256: 240, 512: 120}, {64: 8000, 128: 8000, 256: 6000, 512: 4000, 1024: 2000}
+        {4: 4, 8: 2}, {64: 800, 128: 400, 256: 200, 512: 100}, {64: 8000, 128: 8000, 256: 6000, 512: 4000, 1024: 2000}
     )  # fmt: skip
 
 
