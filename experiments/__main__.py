@@ -24,13 +24,23 @@ from jaxgpt.files import write_atomically
 # The modules, in the order of the notes.
 CLAIMS = [
     "lookup",
+    "meaning",
     "analogy",
+    "width",
+    "overfitting",
     "powers_of_two",
+    "matched_width",
+    "positions",
+    "no_mask",
     "static_dynamic",
     "heads_add_up",
+    "number_of_heads",
     "neurons",
+    "mlp_width",
+    "residual",
     "character_loss",
     "gradient_rows",
+    "fine_tuning",
     "parallel_positions",
 ]
 

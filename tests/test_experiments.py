@@ -161,7 +161,22 @@ def quick(tmp_path_factory) -> Setting:
     return Setting("quick", 2, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize("name", every.CLAIMS)
+# Several programs each, which are all compiled.
+LONG = {
+    "width",
+    "overfitting",
+    "matched_width",
+    "positions",
+    "no_mask",
+    "number_of_heads",
+    "mlp_width",
+    "residual",
+    "fine_tuning",
+}
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in every.CLAIMS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_claim_gives_a_result_and_a_plot(name, quick):
     module = importlib.import_module(f"experiments.{name}")
     found = claim.measure(module, quick, quick.folder / "results")
