@@ -1,4 +1,4 @@
-"""Causally masked multi-head attention, by formula and fused.
+"""Causally masked multi-head attention (model.causal=False: not masked), by formula and fused.
 
 Dimensions as in model.py, and G heads of keys and values, each for R = H / G heads of queries.
 """
@@ -78,7 +78,7 @@ def fused_attention(
     """
     window = None if cfg.attention_window is None else (cfg.attention_window - 1, 0)
     return jax.nn.dot_product_attention(
-        q_BTHK, k_BTGK, v_BTGK, scale=cfg.attention_scale, is_causal=True, local_window_size=window,
+        q_BTHK, k_BTGK, v_BTGK, scale=cfg.attention_scale, is_causal=cfg.causal, local_window_size=window,
         implementation=implementation,
     )  # fmt: skip
 
@@ -138,7 +138,8 @@ class Attention(nn.Module):
             scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
             # These tokens among themselves: what counts is how far apart they are.
             T = x_BTD.shape[1]
-            mask_BTS = causal_mask(np.arange(T)[None], T, cfg.attention_window)
+            seen_by = np.arange(T) if cfg.causal else np.full(T, T - 1)
+            mask_BTS = causal_mask(seen_by[None], T, cfg.attention_window)
             if past is not None:
                 # Beside those of the cache, which is only read here: it is written after the last layer.
                 keys_BSGK, values_BSGK, length_B = past

@@ -243,9 +243,10 @@ def find_problems(config: Config) -> list[str]:
         if not low <= value < high:
             problems.append(f"{dotted}={value!r}: give a number from {low} to below {high}")
 
-    sizes = "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff embedding_dim"
+    sizes = "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads embedding_dim"
     for name in [*sizes.split(), "attention_window"]:
         at_least(1, f"model.{name}")
+    at_least(0, "model.d_ff")
     if model.num_heads >= 1 and model.d_model % model.num_heads:
         problems.append(
             f"model.d_model={model.d_model} is not a multiple of model.num_heads={model.num_heads}: "
@@ -266,15 +267,23 @@ def find_problems(config: Config) -> list[str]:
     at_least(0, "model.lora_rank")
     above(0.0, "model.lora_alpha")
     linear = ["query", "key", "value", "out", "up", "gate", "down"]
-    if wrong := [
-        name for name in model.lora_targets if name not in linear[:5] + linear[5 if model.gated else 6 :]
-    ]:
+    absent = linear[4:] if model.d_ff == 0 else [] if model.gated else ["gate"]
+    if wrong := [name for name in model.lora_targets if name not in linear or name in absent]:
         problems.append(
             f"model.lora_targets: this model has no layer {', '.join(wrong)}: choose among {', '.join(linear)}"
         )
     if model.lora_rank and not model.lora_targets:
         problems.append(
             "model.lora_rank is given and model.lora_targets is empty: name layers, such as query,value"
+        )
+    if not model.causal and model.attention_window is not None:
+        problems.append(
+            f"model.attention_window={model.attention_window} counts the tokens before: it needs model.causal=true"
+        )
+    if not model.causal and train.sample_tokens:
+        problems.append(
+            f"train.sample_tokens={train.sample_tokens}: a model without a causal mask (model.causal=false) can't "
+            "write with a cache; set train.sample_tokens=0"
         )
     between(0.0, 1.0, "model.dropout_rate")
     above(1.0, "model.rotary_base")

@@ -205,6 +205,10 @@ def main(argv: list[str]) -> None:
         for i, loss in zip(ids[1:], losses, strict=True):
             print(f"{run.tokenizer.token(int(i))!r:<20} {int(i):>6} {math.exp(-loss):>8.4f} {loss:>7.3f}")
         print()
+    if not run.config.model.causal:
+        print(
+            "no causal mask: each token was in sight when it was predicted, so this says nothing of new text"
+        )
     print(f"text           {source}")
     print(f"step           {run.step}")
     print(f"tokens         {figures['tokens']:,}")

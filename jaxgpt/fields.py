@@ -38,7 +38,8 @@ class Model:
     num_layers: int = 6
     num_heads: int = 6  # H: d_model is split into num_heads x (d_model // num_heads)
     num_kv_heads: int | None = None  # heads of keys and values, shared by groups of queries; None: num_heads
-    d_ff: int | None = None  # F: width of the MLP's hidden layer; None: 4 * d_model, 2/3 of it where gated
+    # F: width of the MLP's hidden layer; None: 4 * d_model, 2/3 of it where gated; 0: blocks have attention alone.
+    d_ff: int | None = None
     dropout_rate: float = 0.0  # on embeddings, attention weights and what each layer adds; training only
     activation: Literal["relu", "gelu", "gelu_tanh", "relu_squared", "swiglu", "geglu"] = "gelu"
     position: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
@@ -48,6 +49,10 @@ class Model:
     attention_scale: float | None = None  # what q k is multiplied with; None: 1 / sqrt(head width)
     attention_softcap: float = 0.0  # scores are kept within +- this by a tanh; 0: off
     attention_window: int | None = None  # a token sees so many, itself included; None: all before it
+    # Whether a token sees none after it. Without the mask it sees the very tokens that it is to predict: a loss is then
+    # no measure of anything, and no text can be generated, as a cache can't hold what each new token changes.
+    causal: bool = True
+    residual: bool = True  # x + f(x) for attention and MLP; else f(x), which has to learn x too
     value_residual: bool = False  # later layers mix the first layer's values into theirs
     embedding_residual: bool = False  # each layer mixes the embedding into the stream that it reads
     logit_softcap: float = 0.0  # logits are kept within +- this by a tanh; 0: off
@@ -93,7 +98,9 @@ class Model:
     @property
     def mlp_width(self) -> int:
         """F: d_ff, or where it is None as many as cost the parameters of a plain MLP of 4 * d_model."""
-        return self.d_ff or (-(-8 * self.d_model // 24) * 8 if self.gated else 4 * self.d_model)
+        if self.d_ff is not None:
+            return self.d_ff
+        return -(-8 * self.d_model // 24) * 8 if self.gated else 4 * self.d_model
 
     @property
     def cudnn_obstacle(self) -> str:

@@ -188,6 +188,8 @@ def obstacles(cfg: config.Model) -> list[str]:
         found.append(
             f"scores times 1 / sqrt(head width) or 1, not model.attention_scale={cfg.attention_scale}"
         )
+    if not cfg.mlp_width:
+        found.append("an MLP in every block, not model.d_ff=0")
     if cfg.attention_window is not None and cfg.attention_window < cfg.context_length:
         found.append(f"attention to all tokens before, not model.attention_window={cfg.attention_window}")
     for field in dataclasses.fields(cfg):

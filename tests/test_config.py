@@ -209,8 +209,11 @@ def test_differences_name_field_and_both_values():
 TOO_MANY = 2**31
 WRONG = {
     "model": [
-        *({name: 0} for name in "vocab_size context_length d_model num_layers num_heads d_ff".split()),
+        *({name: 0} for name in "vocab_size context_length d_model num_layers num_heads".split()),
         {"num_layers": -1},
+        {"d_ff": -1},
+        {"d_ff": 0, "lora_rank": 1, "lora_targets": ("up",)},
+        {"causal": False, "attention_window": 4},
         {"d_model": 10, "num_heads": 4},
         {"d_model": 9, "num_heads": 3, "position": "sinusoidal"},
         {"d_model": 9, "num_heads": 3, "position": "rotary"},

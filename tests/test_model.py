@@ -258,7 +258,7 @@ def textbook_logits(cfg: config.Model, params: dict, tokens_T: np.ndarray) -> np
             if cfg.position == "rotary":
                 q, k = (np.stack([turned(row, t) for t, row in enumerate(rows)]) for rows in (q, k))
             for t in range(len(x)):
-                seen = slice(max(0, t + 1 - (cfg.attention_window or 99)), t + 1)
+                seen = slice(max(0, t + 1 - (cfg.attention_window or 99)), t + 1 if cfg.causal else None)
                 scores = k[seen] @ q[t] * (cfg.attention_scale or 1 / math.sqrt(K))
                 weights = np.exp(capped(scores, cfg.attention_softcap))
                 change[t] += (weights / weights.sum()) @ v[seen] @ p[f"{path}/out/kernel"][h]
@@ -282,8 +282,10 @@ def textbook_logits(cfg: config.Model, params: dict, tokens_T: np.ndarray) -> np
             norm(x, f"block_{i}/attention_norm"), f"block_{i}/attention", first_values
         )
         first_values = first_values or own_values
-        x = x + change
-        x = x + mlp(norm(x, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
+        kept = 1.0 if cfg.residual else 0.0
+        x = kept * x + change
+        if cfg.d_ff != 0:
+            x = kept * x + mlp(norm(x, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
     x = norm(x, "final_norm")
     logits = x @ (p["token_embedding/embedding"].T if cfg.tie_embeddings else p["head/kernel"])
     return capped(logits, cfg.logit_softcap)[:, : cfg.vocab_size]
@@ -304,6 +306,10 @@ DEFINITIONS = [
     {"logit_softcap": 2.0},
     {"vocab_multiple": 8, "logit_softcap": 2.0},
     EVERYTHING,
+    {"causal": False},
+    {"residual": False},
+    {"d_ff": 0},
+    {"d_ff": 0, "residual": False, "causal": False, "position": "rotary"},
 ]
 
 

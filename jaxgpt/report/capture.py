@@ -129,6 +129,11 @@ def capture(cfg: config.Model, params: dict, tokens_T: np.ndarray) -> Capture:
         )
     if tokens_T.min() < 0 or tokens_T.max() >= cfg.vocab_size:
         raise UserError(f"token ids must be 0 to {cfg.vocab_size - 1}")
+    if not cfg.residual or not cfg.mlp_width:
+        raise UserError(
+            "what is shown here is a stream to which attention and MLPs are added: this model has "
+            f"model.residual={str(cfg.residual).lower()} and model.d_ff={cfg.mlp_width}"
+        )
     cfg, params = merge_lora(dataclasses.replace(cfg, dtype="float32"), params)
     with jax.default_matmul_precision("highest"):  # a GPU would round to fewer bits
         logits, losses, shown = jax.device_get(

@@ -1,0 +1,170 @@
+"""Is king - man + woman near queen? In word models trained here, and in real tables.
+
+python -m experiments.analogy [--quick | --full] [--seeds 5]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from experiments import claim, trained
+from experiments.claim import Effect, Result, Setting
+from jaxgpt import tables, vectors, word_tests
+from jaxgpt.nearest import rank_of
+
+CLAIM = "In a well trained table king - man + woman is near queen."
+DESIGN = (
+    "Questions a - b + c = d from every two pairs of one kind (king queen, man woman, ...; day days, hand hands, ...): near "
+    "means that d is among the ten nearest words, a, b and c set aside. A claim about most questions: in real tables (GloVe "
+    "6B, 50 numbers; MiniLM's, 384), where they are installed, the share that is near, less a half; and the share "
+    "whose d is the very nearest, less that of c alone, as king and queen are neighbours without any arithmetic. Intervals "
+    "over the pairs that are asked about. Our own tables: word models of Shakespeare, one a seed, against chance, where d is "
+    "as likely in the nearer half of the words as in the other."
+)
+KINDS = {
+    "woman of man": "man woman, king queen, father mother, brother sister, son daughter, husband wife, lord lady, "
+    "prince princess, uncle aunt, he she, boy girl",
+    "many of one": "day days, hand hands, eye eyes, word words, year years, friend friends, tear tears, thing things, "
+    "king kings, man men, brother brothers",
+}
+NEAR = 10
+SHOWN = "king man woman queen".split()
+
+
+def questions(find: Callable[[str], int | None]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows a, b, c, d [Q, 4] of all questions whose words are known, which kind and pair each asks about [Q], and the
+    pairs' names."""
+    rows, asked, names = [], [], []
+    for text in KINDS.values():
+        pairs = [tuple(pair.split()) for pair in text.split(",")]
+        known, kept = word_tests.rows_of(find, pairs)
+        for i, (b, a) in enumerate(known):  # woman is to man ...
+            for j, (c, d) in enumerate(known):  # ... as queen to king
+                if i != j and len({a, b, c, d}) == 4:
+                    rows.append((a, b, c, d))
+                    asked.append(len(names) + j)
+        names += [" ".join(pairs[k]) for k in kept]
+    return np.array(rows, np.int64).reshape(-1, 4), np.array(asked, np.int64), names
+
+
+def ask(table: tables.Table) -> dict[str, Any]:
+    """How near the answers are: relative places (0 nearest, 1 farthest) by question and by the pair asked about."""
+    find = tables.finder(table)
+    abcd, asked, names = questions(find)
+    if len(abcd) == 0:
+        return {"source": table.source, "rows": len(table.words), "questions": 0}
+    N = len(table.words)
+    ranks = {
+        "arithmetic": word_tests.answer_rank(table.values, abcd, aside=True),
+        "all words": word_tests.answer_rank(table.values, abcd, aside=False),
+        "c alone": rank_of(table.values, table.values[abcd[:, 2]], abcd[:, 3], aside_QE=abcd[:, :3]),
+    }
+    found: dict[str, Any] = {"source": table.source, "rows": N, "questions": len(abcd)}
+    for name, rank_Q in ranks.items():
+        near_Q, place_Q = rank_Q <= NEAR, (rank_Q - 1) / (N - 1)
+        pairs = [pair for pair in range(len(names)) if (asked == pair).any()]
+        found[name] = {
+            "place": float(place_Q.mean()),
+            "near": float(near_Q.mean()),
+            "first": float((rank_Q == 1).mean()),
+            "near_by_pair": {names[pair]: float(near_Q[asked == pair].mean()) for pair in pairs},
+            "first_by_pair": {names[pair]: float((rank_Q == 1)[asked == pair].mean()) for pair in pairs},
+        }
+    found["ranks"] = np.sort(ranks["arithmetic"])
+    own = np.array([[find(word) for word in SHOWN]])
+    if None not in own:
+        own = own.astype(np.int64)
+        for name, aside in (("queen", True), ("queen_all_words", False)):
+            found[name] = int(word_tests.answer_rank(table.values, own, aside=aside)[0])
+    return found
+
+
+def real_tables() -> list[tables.Table]:
+    """Those whose packages are installed."""
+    return [
+        tables.open_vectors(name, None, None)
+        for name, package in vectors.PACKAGES.items()
+        if importlib.util.find_spec(package.module)
+        and (name != "glove" or importlib.util.find_spec("pyarrow"))
+    ]
+
+
+def measure(setting: Setting) -> Result:
+    """See DESIGN."""
+    runs = trained.words(setting)
+    own = [ask(tables.open_run(run.workdir)) for run in runs]
+    fresh = [ask(tables.open_run(run.workdir, 0)) for run in runs]
+    real = [] if setting.scale == "quick" else [ask(table) for table in real_tables()]
+    parts = []
+    for row in real:
+        near, first = (list(row["arithmetic"][f"{what}_by_pair"].values()) for what in ("near", "first"))
+        alone = list(row["c alone"]["first_by_pair"].values())
+        what = f"{row['source']}, {row['questions']} questions: share with"
+        parts.append(Effect(f"{what} a near answer, less a half", claim.difference(near, [0.5] * len(near))))
+        parts.append(
+            Effect(f"{what} the nearest right, less that of c alone", claim.difference(first, alone))
+        )
+    asked = own[0]["questions"]
+
+    def of(rows: list[dict], name: str, key: str) -> list[float]:
+        return [row[name][key] if row["questions"] else np.nan for row in rows]
+
+    chance = claim.difference([0.5] * len(own), of(own, "arithmetic", "place"))
+    added = claim.difference(of(own, "arithmetic", "near"), of(own, "c alone", "near"))
+    parts.append(Effect("our tables: relative place of the answer, nearer than chance (0.5) by", chance))
+    near = claim.mean(of(own, "arithmetic", "near"))
+    queen = [row["queen"] for row in own if "queen" in row]
+    says = "".join(
+        f"{row['source']}: queen is number {row.get('queen', 0):,} of {row['rows']:,} ({row.get('queen_all_words', 0):,} with king, man and woman), "
+        f"{row['arithmetic']['near']:.0%} of {row['questions']} answers near, {row['arithmetic']['first']:.0%} nearest ({row['c alone']['near']:.0%} and {row['c alone']['first']:.0%} of c alone). "
+        for row in real
+    )
+    says += (
+        f"Our word models of Shakespeare: queen is number {', '.join(f'{rank:,}' for rank in queen)} of {own[0]['rows']:,} (chance {own[0]['rows'] // 2:,}), "
+        if queen
+        else "Our word models do not know all four words, "
+    )
+    says += (
+        f"{claim.show(near)} of {asked} answers near (untrained {claim.show(claim.mean(of(fresh, 'arithmetic', 'near')))}), "
+        f"{claim.show(added)} more than among the neighbours of c alone."
+        if asked
+        else "and no question can be asked."
+    )
+    untold = (
+        "" if real else "no real table is installed, and ours are too small to speak for well trained ones"
+    )
+    return Result(tuple(parts), says, {"real": real, "own": own, "untrained": fresh}, untold, seeds=len(runs))
+
+
+def draw(figure, measurements: dict[str, Any]) -> None:
+    """The share of questions whose answer is among so many nearest words; near answers by pair."""
+    places, pairs = figure.subplots(1, 2)
+    groups = [(row["source"], [row]) for row in measurements["real"]]
+    groups += [("our word models", measurements["own"]), ("the same, untrained", measurements["untrained"])]
+    for i, (name, rows) in enumerate(groups):
+        for j, row in enumerate(row for row in rows if row["questions"]):
+            x = row["ranks"]
+            share = np.arange(1, len(x) + 1) / len(x)
+            places.step(x, share, where="post", color=f"C{i}", alpha=0.8, label=None if j else name)
+    places.axvline(NEAR, color="C4", linestyle=":")
+    places.set(
+        title="share of answers among so many nearest words", xlabel="words", xscale="log", ylim=(0, 1.02)
+    )
+    places.legend(fontsize=7)
+    for i, (_, rows) in enumerate(groups[:-1]):
+        by_pair = [row["arithmetic"]["near_by_pair"] for row in rows if row["questions"]]
+        if not by_pair:
+            continue
+        names = list(by_pair[0])
+        middle = [np.mean([found[name] for found in by_pair]) for name in names]
+        pairs.plot(middle, range(len(names)), "o", markersize=4, color=f"C{i}")
+        pairs.set_yticks(range(len(names)), names, fontsize=5)
+    pairs.set(title="share of near answers by the pair asked about", xlim=(-0.02, 1.02))
+
+
+if __name__ == "__main__":
+    claim.run()

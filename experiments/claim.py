@@ -1,0 +1,363 @@
+"""A claim, what was measured for it, and the verdict that follows from the numbers.
+
+Each module that __main__.py lists is one claim, with CLAIM (in our own words), DESIGN (what is measured),
+`measure(setting) -> Result` and `draw(figure, measurements)`. `python -m experiments.<name>` measures it, writes
+results/<name>.json and results/<name>.png, and prints one sentence and the verdict.
+
+The rule of verdicts, for an Effect: a number of which the claim says that it is above 0 (a ratio: above 1, and 1 is
+taken off all that follows), with its 95 % interval [low, high], and the smallest size that matters, `margin` (0 where
+any size does), fixed before measuring:
+
+    holds                        low > 0, and the number is margin or more
+    does not hold                high < margin (below 0, where the margin is 0): the opposite, or too small to matter
+    cannot be told at this size  there is no interval; or it spans both -margin and +margin: too wide to say either
+    inside noise                 all else: 0 (or a size that does not matter) is within reach
+
+A Check has no noise: it holds where a number is within its limit. A claim of several parts is as good as its worst
+part, in the order of VERDICTS; one whose control fails cannot be told, whatever its parts say.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from jaxgpt import cli, records
+from jaxgpt.config import UserError
+from jaxgpt.word_tests import Estimate
+
+HOLDS, NOISE, UNTOLD, FAILS = "holds", "inside noise", "cannot be told at this size", "does not hold"
+VERDICTS = (FAILS, UNTOLD, NOISE, HOLDS)  # the worst first
+RESULTS = Path(__file__).parent / "results"
+SCALES = ("quick", "standard", "full")
+
+
+# --- intervals ------------------------------------------------------------------------------------------
+
+
+def student_t(t: float, df: int) -> float:
+    """P(|T| <= t) of Student's t with a whole number of degrees of freedom; Abramowitz and Stegun 1964, 26.7.3-4."""
+    angle = math.atan(t / math.sqrt(df))
+    cos, sin = math.cos(angle), math.sin(angle)
+    odd = df % 2
+    term, total = (cos if odd else 1.0), 0.0
+    for k in range(1 + odd, df, 2):
+        total += term
+        term *= cos * cos * k / (k + 1)
+    return 2 / math.pi * (angle + sin * total) if odd else sin * total
+
+
+@functools.cache
+def t_quantile(df: int, level: float = 0.95) -> float:
+    """The t that |T| stays below with this probability: 12.706 for 1, 2.776 for 4, 1.960 for many."""
+    low, high = 0.0, 1.0
+    while student_t(high, df) < level:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_t(middle, df) < level else (low, middle)
+    return high
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean of independent values and Student's 95 % interval; no interval (nan) for fewer than 2.
+
+    For five seeds a bootstrap would be too narrow: its resamples know nothing of how little five values say.
+    """
+    values = [float(value) for value in values]
+    if not values or not all(map(math.isfinite, values)):
+        return Estimate(math.nan, math.nan, math.nan, len(values))
+    middle = statistics.fmean(values)
+    if len(values) < 2:
+        return Estimate(middle, math.nan, math.nan, 1)
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(middle, middle - half, middle + half, len(values))
+
+
+def difference(of: Sequence[float], less: Sequence[float]) -> Estimate:
+    """The mean of `of` - `less`, paired: seed by seed, or repeat by repeat."""
+    return mean([a - b for a, b in zip(of, less, strict=True)])
+
+
+def ratio(of: Sequence[float], to: Sequence[float]) -> Estimate:
+    """The geometric mean of `of` / `to`, paired; the interval is Student's, of the logarithms."""
+    found = mean([math.log(a / b) for a, b in zip(of, to, strict=True)])
+    return Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high), found.count)
+
+
+def fastest(seconds: Sequence[float], among: int) -> list[float]:
+    """The least of every so many times in a row: what else the machine does only ever adds."""
+    whole = len(seconds) // among * among
+    return np.reshape(np.asarray(seconds, float)[:whole], (-1, among)).min(axis=1).tolist()
+
+
+# --- parts of a claim -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A number that the claim says is above another, with its interval and the smallest size that matters."""
+
+    what: str
+    found: Estimate
+    unit: str = ""
+    margin: float = 0.0
+    above: float = 0.0  # 1 for ratios
+
+    @property
+    def verdict(self) -> str:
+        """By the rule above."""
+        value, low, high = (x - self.above for x in (self.found.value, self.found.low, self.found.high))
+        if not all(map(math.isfinite, (value, low, high))):
+            return UNTOLD
+        if low > 0 and value >= self.margin:
+            return HOLDS
+        if high < self.margin:
+            return FAILS
+        return UNTOLD if self.margin and low < -self.margin else NOISE
+
+    def __str__(self) -> str:
+        return show(self.found, self.unit)
+
+    def to_json(self) -> dict[str, Any]:
+        limits = {"above": self.above, "margin": self.margin}
+        return {"what": self.what, **asdict(self.found), "unit": self.unit, **limits, "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number that the claim says is at most so large: an error, a count of exceptions."""
+
+    what: str
+    value: float
+    at_most: float
+
+    @property
+    def verdict(self) -> str:
+        """No noise: within the limit, or not."""
+        if not math.isfinite(self.value):
+            return UNTOLD
+        return HOLDS if self.value <= self.at_most else FAILS
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"what": self.what, "value": self.value, "at_most": self.at_most, "verdict": self.verdict}
+
+
+def show(found: Estimate, unit: str = "") -> str:
+    """`0.123 [0.100, 0.146] nats`, with as many decimals as the interval's width calls for."""
+    width = found.high - found.low
+    size = width if math.isfinite(width) and width > 0 else abs(found.value) or 1.0
+    places = min(6, max(0, 1 - math.floor(math.log10(size)))) if math.isfinite(size) else 3
+    text = f"{found.value:.{places}f}"
+    if math.isfinite(width):
+        text += f" [{found.low:.{places}f}, {found.high:.{places}f}]"
+    return f"{text} {unit}".rstrip()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one claim came to."""
+
+    parts: tuple[Effect | Check, ...]  # the first is the one that matters most
+    says: str  # one sentence, made of the measured numbers
+    measurements: dict[str, Any]  # plain JSON: all that `draw` and a reader need
+    untold: str = ""  # why nothing can be told: a control that failed
+    seeds: int | None = None  # trained models that were compared; None: none were
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the parts'; see the rule above."""
+        found = [part.verdict for part in self.parts]
+        return UNTOLD if self.untold or not found else min(found, key=VERDICTS.index)
+
+
+# --- settings -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How large a measurement is."""
+
+    scale: str = "standard"  # "quick": seconds, that it runs; "standard": two cores, minutes; "full": a GPU
+    seeds: int = 5
+    runs: Path = Path("runs/experiments")  # trained models lie here, for all claims that use them
+
+    def pick(self, quick: Any, standard: Any, full: Any) -> Any:
+        """The value for this scale."""
+        return {"quick": quick, "standard": standard, "full": full}[self.scale]
+
+    @property
+    def folder(self) -> Path:
+        """Where runs of this scale lie."""
+        return self.runs / self.scale
+
+
+def parser(prog: str, description: str) -> cli.Parser:
+    """The flags that all claims share."""
+    flags = cli.Parser(prog=prog, description=description)
+    size = flags.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="seconds: that it runs, no result")
+    size.add_argument("--full", action="store_true", help="larger, for a GPU")
+    flags.add_argument(
+        "--seeds", type=int, default=None, help="trained models of each kind; default 5, quick 2"
+    )
+    flags.add_argument(
+        "--runs", type=Path, default=Path("runs/experiments"), help="where trained models are kept"
+    )
+    flags.add_argument("--results", type=Path, default=None, help="a folder; quick: RUNS/quick/results")
+    return flags
+
+
+def setting_of(args) -> tuple[Setting, Path]:
+    """The setting and the results' folder that the shared flags ask for."""
+    scale = "quick" if args.quick else "full" if args.full else "standard"
+    seeds = args.seeds if args.seeds is not None else 2 if args.quick else 5
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds}: give 1 or more (an interval needs 2)")
+    setting = Setting(scale, seeds, args.runs)
+    return setting, args.results or (setting.folder / "results" if args.quick else RESULTS)
+
+
+def flags_of(setting: Setting) -> list[str]:
+    """The flags that give this setting again."""
+    flags = [] if setting.scale == "standard" else [f"--{setting.scale}"]
+    return flags if setting.seeds == 5 else [*flags, f"--seeds={setting.seeds}"]
+
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import jax
+
+    names = [
+        line.partition(":")[2].strip()
+        for path in (Path("/proc/cpuinfo"),)
+        if path.exists()
+        for line in path.read_text("utf-8", "replace").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": next(iter(names), platform.processor() or platform.machine()),
+        "cores": os.cpu_count(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON has it: lists, and None for what is no number."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, Estimate):
+        return plain(asdict(value))
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def record_of(module: ModuleType, result: Result, setting: Setting, seconds: float) -> dict[str, Any]:
+    """What results/<name>.json holds."""
+    name = name_of(module)
+    return plain(
+        {
+            "name": name,
+            "claim": module.CLAIM,
+            "design": module.DESIGN,
+            "says": result.says,
+            "verdict": result.verdict,
+            "untold": result.untold,
+            "parts": [part.to_json() for part in result.parts],
+            "command": " ".join(["python", "-m", f"experiments.{name}", *flags_of(setting)]),
+            "scale": setting.scale,
+            "seeds": result.seeds,
+            "seconds": round(seconds, 1),
+            "machine": machine(),
+            "commit": records.git_commit(),
+            "measurements": result.measurements,
+        }
+    )
+
+
+def name_of(module: ModuleType) -> str:
+    """`lookup` of experiments.lookup, run as a module or imported."""
+    return Path(module.__file__).stem
+
+
+COLOURS = ("#1f5fa8", "#d1603d", "#3b8a5a", "#8a5aa8", "#7a7a7a", "#c79a2a")
+
+
+def write_plot(draw: Callable[[Any, dict], None], measurements: dict[str, Any], path: Path) -> None:
+    """One PNG, the same style for all, the same bytes for the same numbers."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError('a plot needs matplotlib: pip install "jaxgpt[plots]"') from None
+    from cycler import cycler
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image  # which matplotlib brings
+
+    style = {
+        "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False,
+        "axes.prop_cycle": cycler(color=COLOURS), "font.family": "DejaVu Sans",
+    }  # fmt: skip
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure, measurements)
+        file = io.BytesIO()
+        figure.savefig(file, dpi=90)
+    # 48 colours are enough for lines and letters, in a third of the bytes.
+    Image.open(file).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+
+
+def measure(module: ModuleType, setting: Setting, results: Path) -> dict[str, Any]:
+    """Measure one claim and write its JSON and its plot; returns what the JSON holds."""
+    records.make_folder(results)
+    began = time.perf_counter()
+    result = module.measure(setting)
+    record = record_of(module, result, setting, time.perf_counter() - began)
+    name = record["name"]
+    write_plot(module.draw, record["measurements"], results / f"{name}.png")
+    records.write_json(results / f"{name}.json", record)
+    return record
+
+
+def run() -> None:
+    """The command line of the claim whose module is run."""
+    module = sys.modules["__main__"]
+
+    def main(argv: list[str]) -> None:
+        """The command line: see --help."""
+        args = parser(f"python -m experiments.{name_of(module)}", module.CLAIM).parse_args(argv)
+        cli.set_up_process()
+        setting, results = setting_of(args)
+        record = measure(module, setting, results)
+        print(f"{record['claim']}\n{record['says']}\n{record['verdict']} ({record['seconds']:.0f} s)")
+        print(f"{results / record['name']}.json, .png")
+
+    cli.run(main)

@@ -1,0 +1,181 @@
+"""Models that differ in a field or two, trained alike with the same seeds: what several claims measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import trained
+from experiments.claim import Setting, mean
+from jaxgpt import (
+    batches,
+    checkpoint,
+    config,
+    corpora,
+    costs,
+    data,
+    evaluate,
+    records,
+    starting,
+    steps,
+    sweep,
+)
+from jaxgpt.config import Config, UserError
+from jaxgpt.model import GPT, init_params
+from jaxgpt.sweep_members import Row
+
+# For all that compares widths: rates that stand still when d_model grows (Yang et al. 2022), so that no width is
+# compared at a rate that suits another.
+WIDTHS_ALIKE = {
+    "optim.parametrization": "mup", "optim.mup_base_width": 64, "optim.weight_decay": 0.0, "optim.b2": 0.95,
+    "optim.learning_rate": 2.0**-6, "model.init": "fan_in", "model.tie_embeddings": False, "model.zero_init": True,
+}  # fmt: skip
+
+
+def base(setting: Setting, **overrides: Any) -> Config:
+    """A character model of Shakespeare that learns in seconds; overrides by dotted name with `__` for the dot.
+
+    With rotary positions, with which a model attends within a hundred steps: with learned ones it stays at a bigram
+    table's loss for most of so short a training, whatever else it has.
+    """
+    pick = setting.pick
+    small = Config(
+        model=config.Model(
+            context_length=pick(8, 32, 256), d_model=pick(8, 64, 384), num_layers=pick(1, 2, 6), num_heads=pick(2, 4, 6),
+            activation="relu", position="rotary",
+        ),
+        data=dataclasses.replace(
+            trained.text_of(setting, "shakespeare", pick(40_000, None, None)), batch_size=pick(2, 16, 64)
+        ),
+        optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(1, 20, 100)),
+        train=config.Train(
+            num_steps=pick(3, 300, 3_000), eval_every=0, eval_tokens=pick(64, 16_384, 65_536), eval_batch_size=pick(8, 64, 64),
+            log_every=pick(1, 20, 100), checkpoint_every=0, keep_checkpoints=1, sample_tokens=0, embedding_snapshots=0,
+        ),
+    )  # fmt: skip
+    return changed(small, {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+changed = trained.changed
+
+
+def train(
+    setting: Setting,
+    name: str,
+    base: Config,
+    variants: dict[str, dict[str, Any]],
+    by_seed: Sequence[dict[str, Any]] = (),
+) -> dict[str, list[Row]]:
+    """Every variant (fields by dotted name) with every seed: rows by label, in the order of the seeds.
+
+    `by_seed` are fields that go with the seed. Raises UserError where a training did not come to its end.
+    """
+    members = [
+        {**overrides, "train.seed": seed, **(by_seed[seed] if by_seed else {})}
+        for overrides in variants.values()
+        for seed in range(setting.seeds)
+    ]
+    what = json.dumps([config.to_json(base), members], sort_keys=True)
+    folder = setting.folder / f"{name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    options = sweep.Options()
+    if jax.default_backend() == "cpu":
+        # One lane after another: a small model's matrices, batched, take longer there. As many as there are: they fit.
+        options = sweep.Options(width=1, group_size=len(members))
+    rows = sweep.run(base, members, folder, options)
+    if failed := [f"{row.workdir}: {row.status}" for row in rows if row.status != "done"]:
+        raise UserError(f"training failed: {'; '.join(failed)}")
+    each = iter(rows)
+    return {label: [next(each) for _ in range(setting.seeds)] for label in variants}
+
+
+def losses(rows: Sequence[Row]) -> list[float]:
+    """Validation losses at the end."""
+    return [float(row.valid_loss) for row in rows]
+
+
+def curve(row: Row) -> dict[int, float]:
+    """Validation loss by step."""
+    lines = map(json.loads, (row.workdir / "metrics.jsonl").read_text("utf-8").splitlines())
+    return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
+
+
+def resolved(cfg: Config) -> Config:
+    """The config with what its text decides: the vocabulary's size."""
+    return starting.resolve(cfg, data.prepare(cfg.data).tokenizer)
+
+
+def size(cfg: Config) -> dict[str, int]:
+    """Parameters, and the bytes of a training step as they are predicted."""
+    cost = costs.step_cost(resolved(cfg), "cpu")
+    return {"parameters": cost.memory.params // 4, "bytes": cost.memory.total}
+
+
+def loss_on(
+    model: GPT, params: dict, ids: np.ndarray, tokens: int, batch_size: int = 64
+) -> evaluate.Evaluation:
+    """The evaluation of the first so many tokens."""
+    windows = batches.eval_batches(
+        ids, context_length=model.cfg.context_length, batch_size=batch_size, max_tokens=tokens
+    )
+    return evaluate.evaluate(model, params, windows)
+
+
+def load(row: Row) -> checkpoint.Run:
+    """The trained model of a row."""
+    return checkpoint.load(row.workdir)
+
+
+def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a training step in each round, a step of each config in turn: what else the machine does falls on all
+    alike. The first round, which compiles, is not counted."""
+    calls, times = {}, {label: [] for label in configs}
+    for label, cfg in configs.items():
+        cfg = resolved(cfg)
+        ids, parts = data.prepare(cfg.data).train.ids, steps.build(cfg)
+        params = init_params(parts.model, jax.random.key(0))
+        state = steps.init_state(parts.model, parts.optimizer, jax.random.key(0), params)
+        batch = batches.batch_at(
+            ids, 0, seed=0, batch_size=cfg.data.batch_size, context_length=cfg.model.context_length
+        )
+        calls[label] = [jax.jit(parts.train_step, donate_argnums=0), state, batch]
+    for number in range(rounds + 1):
+        for label, call in calls.items():
+            step, state, batch = call
+            began = time.perf_counter()
+            call[1], metrics = step(state, batch, jax.random.key(0))
+            jax.block_until_ready(metrics["loss"])
+            if number:
+                times[label].append(time.perf_counter() - began)
+    return times
+
+
+def text_slice(setting: Setting, corpus: str, start: int, stop: int | None) -> str:
+    """A file with the characters [start, stop) of a corpus; None: to its end."""
+    path = setting.folder / f"{corpus}_{start}_{stop}.txt"
+    if not path.exists():
+        records.make_folder(path.parent)
+        path.write_text("".join(corpora.open_corpus(corpus, "").read())[start:stop], "utf-8")
+    return str(path)
+
+
+def draw_seeds(axis: Any, by_label: dict[str, list[float]], ylabel: str) -> None:
+    """A point a seed, and the mean with its 95 % interval, for each label in order."""
+    for place, values in enumerate(by_label.values()):
+        values = [math.nan if value is None else value for value in values]
+        found = mean(values)
+        axis.plot([place] * len(values), values, "o", color="#9db8d6", markersize=4)
+        if math.isfinite(found.low):
+            axis.errorbar(
+                [place], [found.value], [[found.value - found.low], [found.high - found.value]], fmt="s",
+                color="#1f5fa8", markersize=5, capsize=4,
+            )  # fmt: skip
+    axis.set_xticks(range(len(by_label)), list(by_label))
+    axis.set_ylabel(ylabel)

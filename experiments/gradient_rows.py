@@ -1,0 +1,215 @@
+"""Which rows of the embedding table does a training step reach?
+
+python -m experiments.gradient_rows [--quick | --full]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import claim, trained
+from experiments.claim import Check, Result, Setting
+from jaxgpt import batches, config, data, steps
+from jaxgpt.model import GPT, init_params, named_leaves
+
+CLAIM = (
+    "Backpropagation updates embeddings like any weight, and of a table that is not the head as well only the rows that "
+    "occur in the batch."
+)
+DESIGN = (
+    "Fresh word models of Shakespeare, head of its own and tied, on the first batches of training, one for each seed. "
+    "The gradient of each row of the token table; the table's gradient against a finite difference of the loss along it; "
+    "which rows the first step of AdamW moves, with and without weight decay of the table, and which a later step moves "
+    "(Adam's averages go on moving a row whose gradient is 0 by then). Occurs: as an input, not as a target alone."
+)
+TABLE = "token_embedding/embedding"
+
+
+def base_config(setting: Setting, **model: Any) -> config.Config:
+    """The models whose first steps are looked at."""
+    pick = setting.pick
+    text = trained.text_of(setting, "shakespeare", pick(40_000, 1_000_000, None))
+    sizes = config.Model(
+        context_length=pick(16, 64, 64),
+        d_model=pick(16, 64, 256),
+        num_layers=2,
+        num_heads=2,
+        activation="relu",
+        **model,
+    )
+    return config.Config(
+        model=sizes,
+        data=dataclasses.replace(
+            text, tokenizer="word", vocab_size=pick(512, 4_096, 8_192), batch_size=pick(4, 16, 16)
+        ),
+        optim=config.Optim(warmup_steps=0),
+        train=config.Train(num_steps=100),
+    )
+
+
+def table_of(params: dict) -> np.ndarray:
+    """The token table [V, D]."""
+    return np.array(dict(named_leaves(params))[TABLE], copy=True)
+
+
+def moved_rows(cfg: config.Config, ids: np.ndarray, seeds: int, num_steps: int) -> list[list[dict[str, int]]]:
+    """For each seed and each of its first steps: how many rows occur, move, and move without occurring."""
+    parts = steps.build(cfg)
+    step = jax.jit(parts.train_step)
+    found = []
+    for seed in range(seeds):
+        state = steps.init_state(parts.model, parts.optimizer, jax.random.key(seed))
+        found.append([])
+        for at in range(num_steps):
+            batch = batch_of(cfg, ids, seed, at)
+            before = table_of(state.params)
+            state, _ = step(state, batch, jax.random.key(seed))
+            moved_V = (table_of(state.params) != before).any(axis=1)
+            occurs_V = occurring(batch, len(before))
+            counts = {"occur": occurs_V, "moved": moved_V, "unseen": moved_V & ~occurs_V}
+            found[-1].append({name: int(rows_V.sum()) for name, rows_V in counts.items()})
+    return found
+
+
+def batch_of(cfg: config.Config, ids: np.ndarray, seed: int, at: int) -> np.ndarray:
+    """The windows of a step [B, T + 1]."""
+    sizes = {"batch_size": cfg.data.batch_size, "context_length": cfg.model.context_length}
+    return batches.batch_at(ids, at, seed=seed, **sizes)
+
+
+def occurring(batch: np.ndarray, V: int) -> np.ndarray:
+    """Which tokens are inputs of the batch [V]."""
+    return np.bincount(np.asarray(batch)[:, :-1].ravel(), minlength=V) > 0
+
+
+def gradients(cfg: config.Config, ids: np.ndarray, seeds: int) -> list[dict[str, Any]]:
+    """For each seed: what the first batch's gradient is, row by row, and how far it is from a finite difference."""
+    model = GPT(cfg.model)
+    loss = jax.jit(lambda params, batch: steps.mean_loss(model, params, batch))
+    gradient = jax.jit(jax.grad(loss))
+    return [_gradient(model, loss, gradient, batch_of(cfg, ids, seed, 0), seed) for seed in range(seeds)]
+
+
+def _gradient(model: GPT, loss: Callable, gradient: Callable, batch: np.ndarray, seed: int) -> dict[str, Any]:
+    params = init_params(model, jax.random.key(seed))
+    gradient_VD = table_of(gradient(params, batch))
+    size_V = np.abs(gradient_VD).max(axis=1)
+    occurs_V = occurring(batch, len(size_V))
+
+    length = float(np.linalg.norm(gradient_VD))
+    reach = (
+        0.002 / length
+    )  # the loss changes by 0.002 each way: far above rounding, where it is nearly a line
+
+    def at(distance: float) -> float:
+        moved = params | {
+            "token_embedding": {"embedding": jnp.asarray(table_of(params) + distance * gradient_VD / length)}
+        }
+        return float(loss(moved, batch))
+
+    slope = (at(reach) - at(-reach)) / (2 * reach)
+    return {
+        "rows": len(size_V),
+        "occur": int(occurs_V.sum()),
+        "reached": int((size_V > 0).sum()),
+        "largest_unseen": float(size_V[~occurs_V].max()),
+        "occur_without": int((size_V[occurs_V] == 0).sum()),
+        "slope_error": abs(slope / length - 1),
+        "sizes": {
+            "occur": np.quantile(size_V[occurs_V], [0.1, 0.5, 0.9]),
+            "unseen": np.quantile(size_V[~occurs_V], [0.1, 0.5, 0.9]),
+        },
+    }
+
+
+def measure(setting: Setting) -> Result:
+    """See DESIGN."""
+    found: dict[str, list[dict]] = {}
+    steps_of: dict[str, list[list[dict]]] = {}
+    num_steps = setting.pick(2, 20, 20)
+    for kind, tied in (("untied", False), ("tied", True)):
+        cfg = base_config(setting, tie_embeddings=tied)
+        dataset = data.prepare(cfg.data)
+        cfg = trained.changed(cfg, {"model.vocab_size": dataset.tokenizer.vocab_size})
+        ids = dataset.train.ids
+        found[kind] = gradients(cfg, ids, setting.seeds)
+        steps_of[kind] = moved_rows(cfg, ids, setting.seeds, num_steps)
+        if not tied:
+            decayed = trained.changed(cfg, {"optim.decay_embeddings": True})
+            steps_of[f"{kind}, decayed"] = moved_rows(decayed, ids, setting.seeds, num_steps)
+    untied, tied = found["untied"], found["tied"]
+    plain, decayed = steps_of["untied"], steps_of["untied, decayed"]
+    rows = untied[0]["rows"]
+    occur = claim.mean([row["occur"] for row in untied]).value
+    reached = claim.mean([row["reached"] for row in tied]).value
+    late = claim.mean([run[-1]["moved"] for run in plain]).value
+    late_occur = claim.mean([run[-1]["occur"] for run in plain]).value
+    slope_error = max(row["slope_error"] for row in untied + tied)
+    says = (
+        f"Of {rows:,} rows {occur:,.0f} occur in a batch; with a head of its own {claim.mean([r['reached'] for r in untied]).value:,.0f} "
+        f"get a gradient and {claim.mean([run[0]['moved'] for run in plain]).value:,.0f} move in the first step, the largest gradient of the others is "
+        f"{max(row['largest_unseen'] for row in untied):g}; tied to the head {reached:,.0f} get one. Along it the loss changes as it says, to "
+        f"{slope_error:.1%}. With AdamW at step {num_steps} {late:,.0f} rows move where {late_occur:,.0f} occur, and with decay of the table "
+        f"{claim.mean([run[0]['moved'] for run in decayed]).value:,.0f} at the first step."
+    )
+    parts = (
+        Check(
+            "largest gradient of a row that does not occur, own head",
+            max(r["largest_unseen"] for r in untied),
+            0.0,
+        ),
+        Check(
+            "rows that occur and get no gradient, own head", max(row["occur_without"] for row in untied), 0
+        ),
+        Check("rows that get no gradient, tied", max(rows - row["reached"] for row in tied), 0),
+        Check(
+            "rows that move in step 1 without occurring, own head", max(run[0]["unseen"] for run in plain), 0
+        ),
+        Check("relative error of the gradient against a finite difference", slope_error, 0.01),
+    )
+    return Result(parts, says, {"gradients": found, "steps": steps_of}, seeds=None)
+
+
+def draw(figure, measurements: dict[str, Any]) -> None:
+    """Rows that move at each step; how large gradients of rows are."""
+    moved, sizes = figure.subplots(1, 2)
+    for i, (name, runs) in enumerate(measurements["steps"].items()):
+        at = range(1, len(runs[0]) + 1)
+        if not i:
+            moved.plot(
+                at,
+                [np.mean([run[k - 1]["occur"] for run in runs]) for k in at],
+                color="k",
+                label="occur in the batch",
+            )
+        style = {"color": f"C{i}", "linestyle": ("-", "--", "-.", ":")[i]}
+        moved.plot(
+            at, [np.mean([run[k - 1]["moved"] for run in runs]) for k in at], label=f"move: {name}", **style
+        )
+    moved.set(title="rows of the table", xlabel="step", ylim=(0, None))
+    moved.legend(fontsize=7)
+    for i, (kind, rows) in enumerate(measurements["gradients"].items()):
+        for j, what in enumerate(("occur", "unseen")):
+            low, middle, high = np.mean([row["sizes"][what] for row in rows], axis=0)
+            place = 2.5 * i + j
+            sizes.bar(place, middle, yerr=[[middle - low], [high - middle]], color=f"C{j}", capsize=3)
+            sizes.annotate(
+                f"{kind},\n{'occurs' if not j else 'does not'}",
+                (place, 0),
+                xytext=(0, -4),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=7,
+            )
+    sizes.set(title="largest gradient of a row: median, 10 % and 90 %", xticks=[])
+
+
+if __name__ == "__main__":
+    claim.run()

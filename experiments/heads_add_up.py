@@ -1,0 +1,137 @@
+"""Heads work in parallel and what they propose adds up: the identity, and what each head is worth.
+
+python -m experiments.heads_add_up [--quick | --full] [--seeds 5]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import claim, trained
+from experiments.claim import Check, Effect, Result, Setting
+from jaxgpt import batches, data
+from jaxgpt.checkpoint import Run
+from jaxgpt.evaluate import window_losses
+from jaxgpt.report.capture import capture
+
+CLAIM = "Heads work in parallel, each proposes a change, and the changes add up to what attention adds to the stream."
+DESIGN = (
+    "Character models of Shakespeare, one a seed. The identity: concat(heads) W_O against the sum of each head's own "
+    "change. In parallel: with a head's part of W_O set to 0 the changes of the other heads of its layer must stay bit "
+    "for bit. What a head is worth: the rise of the validation loss without it, paired window by window; and the sum of "
+    "those rises in a layer beside the rise without all its heads at once, as losses, unlike changes, need not add up."
+)
+
+
+def without(params: dict, heads: list[tuple[int, int]]) -> dict:
+    """Parameters in which these (layer, head) write nothing."""
+    params = dict(params)
+    for layer, head in heads:
+        block = params[f"block_{layer}"]
+        attention = block["attention"]
+        out = attention["out"]
+        kernel_HKD = jnp.asarray(out["kernel"]).at[head].set(0.0)
+        params[f"block_{layer}"] = block | {"attention": attention | {"out": out | {"kernel": kernel_HKD}}}
+    return params
+
+
+def identity(run: Run, tokens_T: np.ndarray) -> dict[str, float]:
+    """How far the heads' sum is from what attention did, and how far other heads move when one is set to 0."""
+    whole = capture(run.config.model, run.params, tokens_T)
+    error = moved = 0.0
+    for i, layer in enumerate(whole.layers):
+        change_TD = layer.between_TD.astype(np.float64) - layer.before_TD
+        summed_TD = layer.head_changes_HTD.astype(np.float64).sum(axis=0) + layer.attention_bias_D
+        error = max(error, np.abs(change_TD - summed_TD).max() / np.abs(layer.between_TD).max())
+        fewer = capture(run.config.model, without(run.params, [(i, 0)]), tokens_T).layers[i]
+        moved = max(moved, np.abs(fewer.head_changes_HTD[1:] - layer.head_changes_HTD[1:]).max())
+    return {"error": float(error), "moved": float(moved)}
+
+
+def losses(run: Run, params: dict, windows: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Mean loss of each whole window."""
+    found = [np.asarray(window_losses(run.model, params, t))[(w > 0).all(axis=1)] for t, w in windows]
+    return np.concatenate(found).mean(axis=1)
+
+
+def ablate(run: Run, windows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """The rise of the loss without each head [layer][head], without each layer's heads, and without any."""
+    L, H = run.config.model.num_layers, run.config.model.num_heads
+    base = losses(run, run.params, windows)
+
+    def rise(heads: list[tuple[int, int]]):
+        return claim.difference(losses(run, without(run.params, heads), windows), base)
+
+    return {
+        "single": [[rise([(layer, head)]) for head in range(H)] for layer in range(L)],
+        "layers": [rise([(layer, head) for head in range(H)]) for layer in range(L)],
+        "all": rise([(layer, head) for layer in range(L) for head in range(H)]),
+    }
+
+
+def measure(setting: Setting) -> Result:
+    """See DESIGN."""
+    runs = trained.characters(setting)
+    ids = data.prepare(runs[0].config.data).valid.ids
+    T = runs[0].config.model.context_length
+    windows = list(
+        batches.eval_batches(ids, context_length=T, batch_size=64, max_tokens=T * setting.pick(16, 256, 256))
+    )
+    exact = [identity(run, np.asarray(ids[:T])) for run in runs]
+    found = [ablate(run, windows) for run in runs]
+    count = len(found[0]["single"]) * len(found[0]["single"][0])
+    rises = [[head.value for layer in row["single"] for head in layer] for row in found]
+    mean_rise = claim.mean([np.mean(row) for row in rises])
+    needed = sum(head.low > 0 for row in found for layer in row["single"] for head in layer)
+    summed = [sum(head.value for head in layer) for row in found for layer in row["single"]]
+    at_once = [layer.value for row in found for layer in row["layers"]]
+    # One value a seed: layers of one model are not independent.
+    by_seed = (
+        np.array(at_once).reshape(len(found), -1).sum(axis=1),
+        np.array(summed).reshape(len(found), -1).sum(axis=1),
+    )
+    share = claim.ratio(*by_seed) if min(map(min, by_seed)) > 0 else claim.mean([np.nan])
+    error, moved = (max(row[key] for row in exact) for key in ("error", "moved"))
+    says = (
+        f"The sum of the heads' changes is what attention adds, to {error:.1e} of the stream; heads do not see each other within a "
+        f"layer (largest change {moved:g}). Without one head the loss rises by {claim.show(mean_rise)} nats on average, measurably "
+        f"for {needed} of {count * len(found)} heads. Losses do not add up: without all of a layer's heads it rises "
+        f"{claim.show(share) if np.isfinite(share.value) else 'an unknown number of'} times as much as without each alone, summed."
+    )
+    parts = (
+        Check("largest relative difference of the heads' sum from attention's change", error, 1e-5),
+        Check("largest change of another head of the layer when one is set to 0", moved, 0.0),
+        Effect("rise of the loss without a head, mean over heads", mean_rise, "nats a character"),
+    )
+    return Result(
+        parts, says, {"identity": exact, "ablation": found, "at once / summed": share}, seeds=len(runs)
+    )
+
+
+def draw(figure, measurements: dict[str, Any]) -> None:
+    """Each head's rise for the first seed, with intervals; sums of single rises against all at once."""
+    heads, sums = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    singles = measurements["ablation"][0]["single"]
+    for i, layer in enumerate(singles):
+        at = np.arange(len(layer)) + i * (len(layer) + 1)
+        values, low, high = (np.array([head[key] for head in layer]) for key in ("value", "low", "high"))
+        heads.bar(
+            at, values, yerr=[values - low, high - values], capsize=2, color=f"C{i % 6}", label=f"layer {i}"
+        )
+    heads.axhline(0, color="k", linewidth=0.6)
+    heads.set(title="rise of the loss without one head, nats (first seed)", xticks=[])
+    heads.legend(fontsize=7)
+    for i in range(len(singles)):
+        rows = measurements["ablation"]
+        x = [sum(head["value"] for head in row["single"][i]) for row in rows]
+        sums.scatter(x, [row["layers"][i]["value"] for row in rows], s=14, color=f"C{i % 6}")
+    low, high = sums.get_xlim()
+    sums.plot([low, high], [low, high], color="C4", linestyle=":")
+    sums.set(title="a layer's heads, rise in nats", xlabel="one at a time, summed", ylabel="all at once")
+
+
+if __name__ == "__main__":
+    claim.run()

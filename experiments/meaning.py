@@ -1,0 +1,117 @@
+"""Do embeddings start random, and do tokens that are used alike become alike?
+
+python -m experiments.meaning [--quick | --full] [--seeds 5]
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+from typing import Any
+
+import numpy as np
+
+from experiments import claim, trained
+from experiments.claim import Effect, Result, Setting
+from jaxgpt import tables, word_tests
+from jaxgpt.nearest import unit
+
+CLAIM = "Embeddings start random, and training makes tokens that are used alike alike."
+DESIGN = (
+    "The token tables of word models and of character models of Shakespeare, kept at log-spaced steps. How often is the "
+    "cosine of a related pair higher than that of an unrelated one (AUC; 0.5 is chance)? Words: 73 pairs such as king and queen, "
+    "against the same words paired otherwise. Characters: two vowels or two consonants against one of each; a capital and "
+    "its small letter against two other letters. At step 0 it must be chance, for words: else nothing can be told."
+)
+VOWELS = "aeiou"
+
+
+def word_auc(table: tables.Table) -> float:
+    """That of the built-in pairs whose words the table has."""
+    rows, _ = word_tests.rows_of(tables.finder(table), word_tests.RELATED_PAIRS)
+    return word_tests.related_auc(table.values, rows, draws=2).value
+
+
+def vowel_auc(table: tables.Table) -> float:
+    """Pairs of small letters of one class against pairs of two."""
+    letters = [letter for letter in string.ascii_lowercase if letter in table.words]
+    rows_ND = unit(np.asarray([table.values[table.words.index(letter)] for letter in letters], np.float64))
+    cosines = rows_ND @ rows_ND.T
+    same, other = [], []
+    for i, j in itertools.combinations(range(len(letters)), 2):
+        alike = (letters[i] in VOWELS) == (letters[j] in VOWELS)
+        (same if alike else other).append(cosines[i, j])
+    above = np.subtract.outer(same, other)
+    return float((above > 0).mean() + 0.5 * (above == 0).mean())
+
+
+def case_auc(table: tables.Table) -> float:
+    """A letter's two cases against the cases of two letters."""
+    pairs = [(letter.upper(), letter) for letter in string.ascii_lowercase]
+    known = [pair for pair in pairs if all(letter in table.words for letter in pair)]
+    rows = np.array([[table.words.index(letter) for letter in pair] for pair in known])
+    return word_tests.related_auc(table.values, rows, draws=2).value
+
+
+def measure(setting: Setting) -> Result:
+    """AUC by step, a curve a seed, for each kind of relation."""
+    runs = {"words": trained.words(setting), "characters": trained.characters(setting)}
+    kinds = {
+        "related words": (runs["words"], word_auc),
+        "vowels and consonants": (runs["characters"], vowel_auc),
+        "capital and small letters": (runs["characters"], case_auc),
+    }
+    curves = {
+        kind: [
+            [(step, auc(table)) for step, table in tables.open_history(run.workdir).items()] for run in found
+        ]
+        for kind, (found, auc) in kinds.items()
+    }
+    starts = {kind: claim.mean([curve[0][1] for curve in found]) for kind, found in curves.items()}
+    ends = {kind: claim.mean([curve[-1][1] for curve in found]) for kind, found in curves.items()}
+    rises = {
+        kind: claim.difference([curve[-1][1] for curve in found], [curve[0][1] for curve in found])
+        for kind, found in curves.items()
+    }
+    control = starts["related words"]
+    steps = {kind: found[0][-1][0] for kind, found in curves.items()}
+    return Result(
+        parts=tuple(
+            Effect(f"rise of the AUC of {kind}, over {steps[kind]:,} steps", found)
+            for kind, found in rises.items()
+        ),
+        says=(
+            "The share of related pairs that are nearer than unrelated ones goes from chance at step 0 to the last step "
+            + "; ".join(
+                f"from {claim.show(starts[kind])} to {claim.show(ends[kind])} ({kind})" for kind in kinds
+            )
+            + "."
+        ),
+        measurements={"curves": curves},
+        untold=""
+        if control.low <= 0.5 <= control.high
+        else f"related words are not at chance at step 0: {claim.show(control)}",
+        seeds=setting.seeds,
+    )
+
+
+def draw(figure: Any, measurements: dict[str, Any]) -> None:
+    """AUC over steps, a line a seed."""
+    axes = figure.subplots(1, len(measurements["curves"]), sharey=True)
+    for axis, (kind, found) in zip(axes, measurements["curves"].items(), strict=True):
+        for curve in found:
+            axis.plot(
+                [step for step, _ in curve],
+                [auc for _, auc in curve],
+                ".-",
+                color=claim.COLOURS[0],
+                alpha=0.6,
+            )
+        axis.axhline(0.5, color="#7a7a7a", linestyle="--", linewidth=1)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set(title=kind, xlabel="step")
+    axes[0].set_ylabel("AUC")
+
+
+if __name__ == "__main__":
+    claim.run()

@@ -1,0 +1,163 @@
+"""Is order lost without positions? Four kinds of positions on text, and on a question that is of nothing but order.
+
+    python -m experiments.positions
+
+The question: eight letters in a random order, then two of them; which of the two came first? The model answers after
+the last letter, and only that answer is trained and counted, so that a model without a causal mask can be asked too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import claim, comparing
+from experiments.claim import Check, Effect, Estimate, Result, Setting, difference, mean
+from jaxgpt import config, optim
+from jaxgpt.config import Config
+from jaxgpt.model import GPT, init_params
+from jaxgpt.steps import token_losses
+
+CLAIM = (
+    "Token embeddings alone do not hold the order of the tokens; a table of positions adds it, and a causal mask alone "
+    "lets some of it through."
+)
+DESIGN = (
+    "Character models of Shakespeare with positions none, learned, sinusoidal and rotary. Then small models that are "
+    "asked which of two letters came first among eight, with and without a causal mask; chance is 0.5. Without positions "
+    "and mask the answers cannot depend on the order: that they do not is checked."
+)
+KINDS = ("none", "learned", "sinusoidal", "rotary")
+LETTERS = 8
+
+
+def questions(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Tokens [B, 10]: eight letters in random order, then two of them; and the one that came first [B]."""
+    order_key, pair_key, swap_key = jax.random.split(key, 3)
+
+    def shuffled(key):
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda k: jax.random.permutation(k, LETTERS))(keys)
+
+    order_B8, places_B2 = shuffled(order_key), jnp.sort(shuffled(pair_key)[:, :2], axis=1)
+    pair_B2 = jnp.take_along_axis(order_B8, places_B2, axis=1)
+    swapped_B = jax.random.bernoulli(swap_key, shape=(count,))
+    asked_B2 = jnp.where(swapped_B[:, None], pair_B2[:, ::-1], pair_B2)
+    return jnp.concatenate([order_B8, asked_B2], axis=1), pair_B2[:, 0]
+
+
+def order_config(setting: Setting, position: str, causal: bool) -> Config:
+    """The model that is asked."""
+    return Config(
+        model=config.Model(
+            vocab_size=LETTERS, context_length=LETTERS + 2, d_model=setting.pick(8, 32, 64), num_layers=setting.pick(1, 2, 2),
+            num_heads=setting.pick(1, 4, 4), activation="relu", position=position, causal=causal,
+        ),
+        optim=config.Optim(learning_rate=4e-3, warmup_steps=setting.pick(1, 50, 50)),
+        train=config.Train(num_steps=setting.pick(3, 400, 3_000), sample_tokens=0),
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "batch_size"))
+def answered(cfg: Config, keys_S: jax.Array, batch_size: int) -> tuple[dict, jax.Array]:
+    """The parameters after training, and the share of right answers to 1,024 new questions [S], for each seed's key."""
+    model, schedule = GPT(cfg.model), optim.make_schedule(cfg.optim, cfg.train.num_steps)
+    optimizer = optim.make_optimizer(cfg.optim, schedule)
+
+    def loss(params, key):
+        tokens_BT, answer_B = questions(key, batch_size)
+        logits_BTV = model.apply({"params": params}, tokens_BT)
+        return token_losses(logits_BTV[:, -1], answer_B).mean()
+
+    def step(carry, key):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, key), state, params)
+        return (jax.tree.map(jnp.add, params, updates), state), None
+
+    def one(params, key):
+        keys = jax.random.split(key, cfg.train.num_steps + 1)
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys[1:])
+        tokens_BT, answer_B = questions(keys[0], 1024)
+        logits_BV = model.apply({"params": params}, tokens_BT)[:, -1]
+        return params, (logits_BV.argmax(axis=-1) == answer_B).mean()
+
+    starts = [init_params(model, key) for key in keys_S]
+    return jax.lax.map(lambda s: one(*s), (jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts), keys_S))
+
+
+def order_effect(cfg: Config, params: dict) -> float:
+    """The largest change of a logit of the answer when the eight letters come in another order, over all seeds."""
+    tokens_BT = np.asarray(questions(jax.random.key(1), 32)[0])
+    other_BT = np.concatenate([tokens_BT[:, LETTERS - 1 :: -1], tokens_BT[:, LETTERS:]], axis=1)
+    say = jax.vmap(lambda p, tokens: GPT(cfg.model).apply({"params": p}, tokens)[:, -1], (0, None))
+    return float(jnp.abs(say(params, tokens_BT) - say(params, other_BT)).max())
+
+
+def measure(setting: Setting) -> Result:
+    """Losses on text by kind; shares of right answers by kind, with and without the mask."""
+    kinds = setting.pick(("none", "learned"), KINDS, KINDS)
+    variants = {kind: {"model.position": kind} for kind in kinds}
+    rows = comparing.train(setting, "positions", comparing.base(setting), variants)
+    losses = {kind: comparing.losses(found) for kind, found in rows.items()}
+
+    keys_S = jnp.stack([jax.random.key(seed) for seed in range(setting.seeds)])
+    shares: dict[str, dict[str, list[float]]] = {"mask": {}, "no mask": {}}
+    differs = math.nan
+    for mask, by_kind in shares.items():
+        for kind in kinds:
+            cfg = order_config(setting, kind, mask == "mask")
+            params, share_S = answered(cfg, keys_S, setting.pick(4, 64, 128))
+            by_kind[kind] = np.asarray(share_S, float).tolist()
+            if (mask, kind) == ("no mask", "none"):
+                differs = order_effect(cfg, params)
+
+    lost = difference(losses["none"], losses["learned"])
+    told = difference(shares["no mask"]["learned"], shares["no mask"]["none"])
+    leaked = mean([share - 0.5 for share in shares["mask"]["none"]])
+    best = min((np.mean(values), kind) for kind, values in losses.items() if kind != "none")[1]
+    return Result(
+        parts=(
+            Effect(
+                "right answers with learned positions less those with none, no mask", told, "of all", 0.05
+            ),
+            Check("change of the answer's logits when the letters are reordered, no positions, no mask", differs, 1e-4),
+            Effect("right answers above chance without positions, under a causal mask", leaked, "of all", 0.05),
+            Effect("loss on text without positions less that with learned ones", lost, "nats a character"),
+        ),
+        says=(
+            f"Asked for the order, a model without mask and positions is right in {_share(shares['no mask']['none'])} of the "
+            f"cases, with learned positions in {_share(shares['no mask']['learned'])}; under a causal mask without positions "
+            f"in {_share(shares['mask']['none'])}. On text the loss without positions is higher by "
+            f"{claim.show(lost, 'nats a character')}; {best} positions are the best there."
+        ),
+        measurements={"losses": losses, "shares": shares, "reordered": differs},
+        seeds=setting.seeds,
+    )  # fmt: skip
+
+
+def _share(values: list[float]) -> str:
+    found: Estimate = mean(values)
+    return claim.show(found)
+
+
+def draw(figure: Any, measurements: dict[str, Any]) -> None:
+    """Losses on text; right answers with and without the mask."""
+    text, masked, unmasked = figure.subplots(1, 3)
+    comparing.draw_seeds(text, measurements["losses"], "validation loss, nats a character")
+    text.set_title("Shakespeare")
+    for axis, mask in ((masked, "mask"), (unmasked, "no mask")):
+        comparing.draw_seeds(axis, measurements["shares"][mask], "right answers")
+        axis.axhline(0.5, color="#7a7a7a", linewidth=1, linestyle="--")
+        axis.set_ylim(0, 1.05)
+        axis.set_title(f"which came first? ({'causal mask' if mask == 'mask' else 'no mask'})")
+    for axis in figure.axes:
+        axis.tick_params(axis="x", labelrotation=20)
+
+
+if __name__ == "__main__":
+    claim.run()

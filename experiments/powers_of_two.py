@@ -1,0 +1,127 @@
+"""Are widths that are powers of two faster?
+
+python -m experiments.powers_of_two [--quick | --full]
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import claim
+from experiments.claim import Effect, Result, Setting
+from jaxgpt import config, costs, steps
+from jaxgpt.model import count_params, param_shapes
+
+CLAIM = "A d_model that is a power of two makes training faster than one a little smaller that is none."
+DESIGN = (
+    "Training steps (forward, backward, AdamW) of two layers with two heads, random tokens, at d_model 250 and 256, and "
+    "500, 510 and 512; d_ff is four times as much. One step of each in turn, again and again; the fastest of every five counts, as what else the machine does only adds. What counts is the time a "
+    "FLOP takes, as the narrower model has less to do: that of the other width over that of the power of two, above 1 by "
+    "2 % or more. The plain ratio of times is given beside it."
+)
+PAIRS = {
+    "standard": [(250, 256), (500, 512), (510, 512)],
+    "full": [(250, 256), (500, 512), (510, 512), (1000, 1024)],
+}
+MARGIN = 0.02
+AMONG = 5  # rounds: the fastest step of so many counts
+
+
+def make_config(d_model: int, setting: Setting) -> config.Config:
+    """The run whose steps are timed."""
+    pick = setting.pick
+    return config.Config(
+        model=config.Model(
+            vocab_size=256, context_length=pick(16, 64, 512), d_model=d_model, num_layers=pick(1, 2, 8), num_heads=2,
+            activation="relu", dtype=pick("float32", "float32", "bfloat16"),
+        ),
+        data=config.Data(batch_size=pick(2, 8, 32)),
+        train=config.Train(num_steps=100, attention="explicit"),  # cuDNN's takes some head widths alone
+    )  # fmt: skip
+
+
+def times(setting: Setting, widths: list[int], repeats: int) -> dict[int, list[float]]:
+    """Seconds [repeats] of a step at each width, taken in turns."""
+    runs = {}
+    for width in widths:
+        cfg = make_config(width, setting)
+        parts = steps.build(cfg)
+        state = steps.init_state(parts.model, parts.optimizer, jax.random.key(0))
+        shape = (cfg.data.batch_size, cfg.model.context_length + 1)
+        tokens = np.random.default_rng(0).integers(256, size=shape).astype(np.int32)
+        run = jax.jit(parts.train_step, donate_argnums=0)
+        for _ in range(2):
+            state, _ = jax.block_until_ready(run(state, tokens, jax.random.key(0)))
+        runs[width] = [run, state, tokens]
+    found: dict[int, list[float]] = {width: [] for width in widths}
+    for _ in range(repeats):
+        for width, entry in runs.items():
+            run, state, tokens = entry
+            began = time.perf_counter()
+            entry[1], _ = jax.block_until_ready(run(state, tokens, jax.random.key(0)))
+            found[width].append(time.perf_counter() - began)
+    return found
+
+
+def measure(setting: Setting) -> Result:
+    """See DESIGN."""
+    pairs = PAIRS.get(setting.scale, [(30, 32)])
+    widths = sorted({width for pair in pairs for width in pair})
+    seconds = times(setting, widths, AMONG * setting.pick(2, 10, 20))
+    seconds = {width: claim.fastest(found, AMONG) for width, found in seconds.items()}
+    flops = {width: costs.train_flops_per_step(make_config(width, setting)) for width in widths}
+    rows, parts = [], []
+    for other, power in pairs:
+        plain = claim.ratio(seconds[other], seconds[power])
+        per_flop = claim.ratio(
+            [s / flops[other] for s in seconds[other]], [s / flops[power] for s in seconds[power]]
+        )
+        rows.append({"other": other, "power": power, "time": plain, "time a FLOP": per_flop})
+        parts.append(
+            Effect(f"time a FLOP at {other} / at {power}", per_flop, "times", margin=MARGIN, above=1.0)
+        )
+    device = jax.devices()[0].device_kind
+    told = "; ".join(
+        f"{row['other']} against {row['power']}: {claim.show(row['time a FLOP'])} ({claim.show(row['time'])} for a whole step)"
+        for row in rows
+    )
+    says = f"On {device}, {make_config(widths[0], setting).model.dtype}, time a FLOP over that of the power of two: {told}."
+    measurements = {
+        "rows": rows,
+        "seconds": seconds,
+        "flops": flops,
+        "params": {width: count_params(param_shapes(make_config(width, setting).model)) for width in widths},
+        "device": device,
+    }
+    return Result(tuple(parts), says, measurements)
+
+
+def draw(figure, measurements: dict[str, Any]) -> None:
+    """Ratios with intervals; the steps' times."""
+    ratios, spread = figure.subplots(1, 2)
+    rows = measurements["rows"]
+    for i, kind in enumerate(("time a FLOP", "time")):
+        values, low, high = (np.array([row[kind][key] for row in rows]) for key in ("value", "low", "high"))
+        at = np.arange(len(rows)) + 0.15 * i
+        ratios.errorbar(
+            at, values, yerr=[values - low, high - values], fmt="o", capsize=3, color=f"C{i}", label=kind
+        )
+    ratios.axhline(1, color="C4", linestyle=":")
+    ratios.set_xticks(range(len(rows)), [f"{row['other']} / {row['power']}" for row in rows])
+    ratios.set(title="other width / power of two")
+    ratios.legend()
+    names = list(measurements["seconds"])
+    spread.boxplot(
+        [np.array(measurements["seconds"][name]) / measurements["flops"][name] * 1e9 * 1e3 for name in names],
+        showfliers=False,
+    )
+    spread.set_xticks(range(1, len(names) + 1), names)
+    spread.set(title="milliseconds a billion FLOP", xlabel="d_model")
+
+
+if __name__ == "__main__":
+    claim.run()

@@ -1,0 +1,182 @@
+"""One word in many contexts: how alike are its vectors, layer by layer?
+
+python -m experiments.static_dynamic [--quick | --full] [--seeds 5]
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import claim, trained
+from experiments.claim import Check, Effect, Result, Setting
+from jaxgpt import data
+from jaxgpt.model import GPT, init_params
+
+CLAIM = "A word's embedding is the same in every sentence; attention makes of it a vector that depends on the sentence."
+DESIGN = (
+    "Word models of Shakespeare, one a seed, and the same models untrained. Words with several senses (bank where the "
+    "vocabulary has it); for each up to 24 places in the validation text, the word at the end of a window, so that its "
+    "position is the same. Cosine of the stream at that position between every two contexts of one word, mean over "
+    "pairs, then words: after the embedding and after each block. Beside it the cosine between different words, as all "
+    "vectors of a layer have much in common, and that within words once the mean over words is taken away."
+)
+WORDS = "bank light right still fair present state rest lie mine like well kind blood fall part bear sound may will".split()
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def streams(model: GPT, params: dict, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows of the token table at the last position [B, E], and the stream there after the embedding and each block
+    [1 + layers, B, D]."""
+    _, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
+    shown = shown["intermediates"]
+    after = [shown[f"block_{i}"]["after"][0] for i in range(model.cfg.num_layers)]
+    return shown["token_rows"][0][:, -1], jnp.stack([x_BTD[:, -1] for x_BTD in (shown["start"][0], *after)])
+
+
+def contexts(ids: np.ndarray, row: int, length: int, count: int) -> np.ndarray:
+    """Windows [at most count, length] that end in the token, spread over the text."""
+    places = np.flatnonzero(ids[length - 1 :] == row) + length - 1
+    chosen = (
+        places[np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))]
+        if len(places)
+        else []
+    )
+    return np.array([ids[at - length + 1 : at + 1] for at in chosen], np.int32).reshape(-1, length)
+
+
+def pairs_within(unit_BD: np.ndarray) -> float:
+    """The mean cosine of every two rows of length 1."""
+    B = len(unit_BD)
+    return float((np.square(unit_BD.sum(axis=0)).sum() - B) / (B * (B - 1)))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Each vector at length 1."""
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Mean cosine [1 + layers] within words, between words, within words once the mean over words is taken away; and how
+    far rows of the table of one word differ at most."""
+    vectors, difference = {}, 0.0
+    for word, tokens_BT in windows.items():
+        rows_BE, x_LBD = (np.asarray(found, np.float64) for found in streams(model, params, tokens_BT))
+        difference = max(difference, float(np.abs(rows_BE - rows_BE[0]).max()))
+        vectors[word] = x_LBD
+    mean_L1D = np.mean([x_LBD.mean(axis=1, keepdims=True) for x_LBD in vectors.values()], axis=0)
+    words = {word: [pairs_within(unit(x_BD)) for x_BD in x_LBD] for word, x_LBD in vectors.items()}
+    centred = {
+        word: [pairs_within(unit(x_BD)) for x_BD in x_LBD - mean_L1D] for word, x_LBD in vectors.items()
+    }
+    # A mean of unit vectors times another: the mean cosine of all their pairs.
+    means_WLD = np.stack([unit(x_LBD).mean(axis=1) for x_LBD in vectors.values()])
+    between_LVW = np.einsum("VLD,WLD->LVW", means_WLD, means_WLD)
+    return {
+        "within": np.mean(list(words.values()), axis=0),
+        "between": between_LVW[:, *np.triu_indices(len(vectors), 1)].mean(axis=1),
+        "centred": np.mean(list(centred.values()), axis=0),
+        "difference": difference,
+        "words": {word: [words[word][-1], centred[word][-1]] for word in words},
+    }
+
+
+def measure(setting: Setting) -> Result:
+    """See DESIGN."""
+    runs = trained.words(setting)
+    dataset = data.prepare(runs[0].config.data)
+    length, count = setting.pick(8, 32, 64), setting.pick(4, 24, 24)
+    vocabulary = {runs[0].tokenizer.token(i): i for i in range(runs[0].tokenizer.vocab_size)}
+    wanted = setting.pick("the and to of i my".split(), WORDS, WORDS)
+    windows = {
+        word: contexts(dataset.valid.ids, vocabulary[word], length, count)
+        for word in wanted
+        if word in vocabulary
+    }
+    windows = {word: found for word, found in windows.items() if len(found) > 1}
+    found: dict[str, list[dict]] = {"trained": [], "untrained": []}
+    for seed, run in enumerate(runs):
+        found["trained"].append(cosines(run.model, run.params, windows))
+        fresh = init_params(run.model, jax.random.key(1000 + seed))
+        found["untrained"].append(cosines(run.model, fresh, windows))
+    by_layer = {
+        kind: [claim.mean(values) for values in np.transpose([row["within"] for row in rows])]
+        for kind, rows in found.items()
+    }
+    first, last = ([row["within"][at] for row in found["trained"]] for at in (1, -1))
+    fresh = [row["within"][-1] for row in found["untrained"]]
+    difference = max(row["difference"] for rows in found.values() for row in rows)
+    start = max(abs(1 - row["within"][0]) for rows in found.values() for row in rows)
+    between, centred = (
+        claim.mean([row[what][-1] for row in found["trained"]]) for what in ("between", "centred")
+    )
+    bank = (
+        f"bank is among them, {len(windows['bank'])} times"
+        if "bank" in windows
+        else "bank is not: the validation text has it less than twice, or the vocabulary lacks it"
+    )
+    says = (
+        f"One word in two contexts, {len(windows)} words ({bank}): cosine 1 at the embedding, "
+        f"{', '.join(claim.show(x) for x in by_layer['trained'][1:])} after blocks 1 to {len(by_layer['trained']) - 1} of the trained models; "
+        f"untrained {claim.show(by_layer['untrained'][-1])} after the last. Different words after the last block: {claim.show(between)}; one word, with the mean over "
+        f"words taken away: {claim.show(centred)}."
+    )
+    parts = (
+        Check("largest difference between a word's rows of the table", difference, 0.0),
+        Check("largest distance from cosine 1 at the embedding, same position", start, 1e-6),
+        Effect(
+            "1 less the cosine after the last block, trained",
+            claim.difference([1.0] * len(last), last),
+            margin=0.05,
+        ),
+        Effect("cosine after the first block less after the last, trained", claim.difference(first, last)),
+        Effect("cosine after the last block, untrained less trained", claim.difference(fresh, last)),
+    )
+    contexts_of = {word: len(tokens) for word, tokens in windows.items()}
+    return Result(parts, says, {"layers": by_layer, "found": found, "contexts": contexts_of}, seeds=len(runs))
+
+
+LINES = {
+    "within": ("o-", "one word"),
+    "centred": ("--", "one word, mean taken away"),
+    "between": (":", "different words"),
+}
+
+
+def draw(figure, measurements: dict[str, Any]) -> None:
+    """Cosine by layer, trained and untrained; and by word."""
+    layers, words = figure.subplots(1, 2, width_ratios=(1, 1.4))
+    for i, (kind, rows) in enumerate(measurements["found"].items()):
+        at = range(len(rows[0]["within"]))
+        for j, row in enumerate(rows):
+            for what, (line, label) in LINES.items():
+                name = f"{kind}, {label}" if not j else None
+                layers.plot(at, row[what], line, color=f"C{i}", alpha=0.6, markersize=3, label=name)
+    layers.set(title="cosine between two contexts", xlabel="blocks passed", xticks=list(at), ylim=(0, 1.02))
+    layers.legend(fontsize=6, loc="lower left")
+    rows_of = measurements["found"]["trained"]
+    last = {
+        word: np.mean([row["words"][word] for row in rows_of], axis=0) for word in measurements["contexts"]
+    }
+    names = sorted(last, key=lambda word: last[word][1])
+    for i, (line, label) in enumerate((("o", "cosine"), ("x", "mean taken away"))):
+        words.plot(
+            range(len(names)), [last[name][i] for name in names], line, color="C0", markersize=4, label=label
+        )
+    words.set(ylim=(0, 1.02))
+    words.legend(fontsize=7)
+    words.set_xticks(
+        range(len(names)),
+        [f"{name} ({measurements['contexts'][name]})" for name in names],
+        rotation=70,
+        fontsize=7,
+    )
+    words.set(title="after the last block, trained, by word (contexts)")
+
+
+if __name__ == "__main__":
+    claim.run()

@@ -1,0 +1,96 @@
+"""Small models that several claims look into: trained once for each seed, kept under --runs, found again by their config."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.claim import Setting
+from jaxgpt import checkpoint, config, corpora, records, sweep
+from jaxgpt.config import Config, UserError
+from jaxgpt.sweep_members import Row
+
+
+def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
+    """Train each member, base with some fields changed (by dotted name), those alike as lanes of one program; what is
+    done is not done again."""
+    few = (
+        base.train.num_steps < 100
+    )  # then finding out how many lanes at once pay would take longer than training
+    return sweep.run(base, members, folder, sweep.Options(width=1) if few else None)
+
+
+def changed(base: Config, overrides: dict[str, Any]) -> Config:
+    """The config with other values for some fields, by dotted name; checked."""
+    values = config.to_json(base)
+    for dotted, value in overrides.items():
+        group, _, name = dotted.rpartition(".")
+        (values[group] if group else values)[name] = value
+    return config.from_config_dict(values)
+
+
+def text_of(setting: Setting, corpus: str, characters: int | None) -> config.Data:
+    """A corpus, or its first so many characters, as where a config reads its text."""
+    if characters is None:
+        return config.Data(corpus=corpus)
+    path = setting.folder / f"{corpus}_{characters}.txt"
+    if not path.exists():
+        records.make_folder(path.parent)
+        path.write_text("".join(corpora.open_corpus(corpus, "").read())[:characters], "utf-8")
+    return config.Data(path=str(path))
+
+
+def folder_of(setting: Setting, kind: str, base: Config) -> Path:
+    """A folder for a base config and a number of seeds: others get another."""
+    what = json.dumps([config.to_json(base), setting.seeds], sort_keys=True)
+    digest = hashlib.sha256(what.encode()).hexdigest()
+    return setting.folder / f"{kind}_{digest[:8]}"
+
+
+def seeds(setting: Setting, kind: str, base: Config) -> list[checkpoint.Run]:
+    """The base config trained with each seed. Raises UserError with the reason where one failed."""
+    rows = run(base, [{"train.seed": seed} for seed in range(setting.seeds)], folder_of(setting, kind, base))
+    if failed := [f"{row.workdir}: {row.status}" for row in rows if not row.done]:
+        raise UserError(f"training failed: {'; '.join(failed)}")
+    return [checkpoint.load(row.workdir) for row in rows]
+
+
+def characters(setting: Setting) -> list[checkpoint.Run]:
+    """Character models of Shakespeare, one a seed: four layers, four heads, ReLU."""
+    data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
+    pick = setting.pick
+    base = Config(
+        model=config.Model(
+            context_length=pick(32, 64, 256), d_model=pick(16, 64, 384), num_layers=pick(2, 4, 6), num_heads=pick(2, 4, 6),
+            activation="relu",
+        ),
+        data=dataclasses.replace(data, batch_size=pick(4, 16, 64)),
+        optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(2, 50, 100)),
+        train=config.Train(
+            num_steps=pick(20, 600, 3_000), eval_every=pick(10, 100, 500), eval_tokens=pick(512, 16_384, 65_536),
+            log_every=pick(5, 20, 50), checkpoint_every=0, sample_tokens=0,
+        ),
+    )  # fmt: skip
+    return seeds(setting, "characters", base)
+
+
+def words(setting: Setting) -> list[checkpoint.Run]:
+    """Word models of Shakespeare, one a seed, with a table of whole words (white space is tokens too)."""
+    data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
+    pick = setting.pick
+    base = Config(
+        model=config.Model(
+            context_length=pick(16, 64, 128), d_model=pick(16, 64, 256), num_layers=pick(2, 3, 4), num_heads=pick(2, 4, 4),
+            activation="relu",
+        ),
+        data=dataclasses.replace(data, tokenizer="word", vocab_size=pick(512, 4_096, 8_192), batch_size=pick(4, 16, 64)),
+        optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 2e-3), warmup_steps=pick(2, 50, 100)),
+        train=config.Train(
+            num_steps=pick(20, 600, 4_000), eval_every=pick(10, 200, 500), eval_tokens=pick(512, 16_384, 65_536),
+            log_every=pick(5, 20, 50), checkpoint_every=0, sample_tokens=0,
+        ),
+    )  # fmt: skip
+    return seeds(setting, "words", base)
