@@ -48,6 +48,7 @@ HEAD = """# The claims of the learning notes, measured
 
 Written by `python -m experiments`; every number is from a run, every verdict is computed from the numbers by the rule in
 [claim.py](claim.py). Square brackets are 95 % intervals: Student's over seeds or repeats where nothing else is said.
+The first claim that needs trained models trains them, and its time is with that; those after it find them.
 """
 
 

@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -263,6 +264,16 @@ def machine() -> dict[str, Any]:
     }
 
 
+def commit() -> str | None:
+    """As records.git_commit, with `+changes` also where an experiment's code differs from it."""
+    found = records.git_commit()
+    if found is None or found.endswith("+changes"):
+        return found
+    command = ["git", "-C", str(RESULTS.parent), "status", "--porcelain", "--", "*.py"]
+    changed = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return found + ("+changes" if changed.stdout.strip() else "")
+
+
 def plain(value: Any) -> Any:
     """The same as JSON has it: lists, and None for what is no number."""
     if isinstance(value, dict):
@@ -295,7 +306,7 @@ def record_of(module: ModuleType, result: Result, setting: Setting, seconds: flo
             "seeds": result.seeds,
             "seconds": round(seconds, 1),
             "machine": machine(),
-            "commit": records.git_commit(),
+            "commit": commit(),
             "measurements": result.measurements,
         }
     )
@@ -309,12 +320,18 @@ def name_of(module: ModuleType) -> str:
 COLOURS = ("#1f5fa8", "#d1603d", "#3b8a5a", "#8a5aa8", "#7a7a7a", "#c79a2a")
 
 
-def write_plot(draw: Callable[[Any, dict], None], measurements: dict[str, Any], path: Path) -> None:
-    """One PNG, the same style for all, the same bytes for the same numbers."""
+def require_plots() -> None:
+    """Raises UserError where there is no matplotlib."""
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError:
         raise UserError('a plot needs matplotlib: pip install "jaxgpt[plots]"') from None
+
+
+def write_plot(draw: Callable[[Any, dict], None], measurements: dict[str, Any], path: Path) -> None:
+    """One PNG, the same style for all, the same bytes for the same numbers."""
+    require_plots()
+    import matplotlib
     from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -337,6 +354,7 @@ def write_plot(draw: Callable[[Any, dict], None], measurements: dict[str, Any], 
 
 def measure(module: ModuleType, setting: Setting, results: Path) -> dict[str, Any]:
     """Measure one claim and write its JSON and its plot; returns what the JSON holds."""
+    require_plots()  # now, not after minutes of measuring
     records.make_folder(results)
     began = time.perf_counter()
     result = module.measure(setting)

@@ -178,4 +178,7 @@ def draw_seeds(axis: Any, by_label: dict[str, list[float]], ylabel: str) -> None
                 color="#1f5fa8", markersize=5, capsize=4,
             )  # fmt: skip
     axis.set_xticks(range(len(by_label)), list(by_label))
+    axis.set_xlim(-0.5, len(by_label) - 0.5)
+    if any(len(label) > 7 for label in by_label):
+        axis.tick_params(axis="x", labelrotation=20, labelsize=7)
     axis.set_ylabel(ylabel)

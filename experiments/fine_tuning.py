@@ -113,8 +113,6 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
         comparing.draw_seeds(axis, by_mode, "nats a character")
         axis.set_title(f"{what} text")
     comparing.draw_seeds(axes[2], measurements["cosines"], "cosine with where rows began")
-    for axis in axes:
-        axis.set_xticks(axis.get_xticks(), [t.get_text().replace(" ", "\n") for t in axis.get_xticklabels()])
 
 
 if __name__ == "__main__":

@@ -124,7 +124,9 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
         axis.set_title(title)
         if what != "judged":
             axis.axhline(measurements["tables"]["bigram"], color="#7a7a7a", linestyle="--", linewidth=1)
-    axes[0].annotate("bigram table", (0.02, measurements["tables"]["bigram"]), color="#7a7a7a", fontsize=8)
+    axes[0].annotate(
+        "bigram table", (-0.4, measurements["tables"]["bigram"] + 0.05), color="#7a7a7a", fontsize=8
+    )
 
 
 if __name__ == "__main__":

@@ -155,8 +155,6 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
         axis.axhline(0.5, color="#7a7a7a", linewidth=1, linestyle="--")
         axis.set_ylim(0, 1.05)
         axis.set_title(f"which came first? ({'causal mask' if mask == 'mask' else 'no mask'})")
-    for axis in figure.axes:
-        axis.tick_params(axis="x", labelrotation=20)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jaxgpt.model import GPT, init_params
 CLAIM = "A word's embedding is the same in every sentence; attention makes of it a vector that depends on the sentence."
 DESIGN = (
     "Word models of Shakespeare, one a seed, and the same models untrained. Words with several senses (bank where the "
-    "vocabulary has it); for each up to 24 places in the validation text, the word at the end of a window, so that its "
+    "vocabulary has it); for each up to 24 places in the text, the word at the end of a window, so that its "
     "position is the same. Cosine of the stream at that position between every two contexts of one word, mean over "
     "pairs, then words: after the embedding and after each block. Beside it the cosine between different words, as all "
     "vectors of a layer have much in common, and that within words once the mean over words is taken away."
@@ -89,14 +89,11 @@ def measure(setting: Setting) -> Result:
     """See DESIGN."""
     runs = trained.words(setting)
     dataset = data.prepare(runs[0].config.data)
+    ids = np.concatenate([dataset.train.ids, dataset.valid.ids])
     length, count = setting.pick(8, 32, 64), setting.pick(4, 24, 24)
     vocabulary = {runs[0].tokenizer.token(i): i for i in range(runs[0].tokenizer.vocab_size)}
     wanted = setting.pick("the and to of i my".split(), WORDS, WORDS)
-    windows = {
-        word: contexts(dataset.valid.ids, vocabulary[word], length, count)
-        for word in wanted
-        if word in vocabulary
-    }
+    windows = {word: contexts(ids, vocabulary[word], length, count) for word in wanted if word in vocabulary}
     windows = {word: found for word, found in windows.items() if len(found) > 1}
     found: dict[str, list[dict]] = {"trained": [], "untrained": []}
     for seed, run in enumerate(runs):
@@ -114,11 +111,12 @@ def measure(setting: Setting) -> Result:
     between, centred = (
         claim.mean([row[what][-1] for row in found["trained"]]) for what in ("between", "centred")
     )
-    bank = (
-        f"bank is among them, {len(windows['bank'])} times"
-        if "bank" in windows
-        else "bank is not: the validation text has it less than twice, or the vocabulary lacks it"
-    )
+    if "bank" in windows:
+        bank = f"bank among them, in {len(windows['bank'])} contexts"
+    else:
+        bank = (
+            f"bank not: {'the text has it too rarely' if 'bank' in vocabulary else 'the vocabulary lacks it'}"
+        )
     says = (
         f"One word in two contexts, {len(windows)} words ({bank}): cosine 1 at the embedding, "
         f"{', '.join(claim.show(x) for x in by_layer['trained'][1:])} after blocks 1 to {len(by_layer['trained']) - 1} of the trained models; "

@@ -86,7 +86,7 @@ def words(setting: Setting) -> list[checkpoint.Run]:
             context_length=pick(16, 64, 128), d_model=pick(16, 64, 256), num_layers=pick(2, 3, 4), num_heads=pick(2, 4, 4),
             activation="relu",
         ),
-        data=dataclasses.replace(data, tokenizer="word", vocab_size=pick(512, 4_096, 8_192), batch_size=pick(4, 16, 64)),
+        data=dataclasses.replace(data, tokenizer="word", vocab_size=pick(512, 5_000, 8_192), batch_size=pick(4, 16, 64)),
         optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 2e-3), warmup_steps=pick(2, 50, 100)),
         train=config.Train(
             num_steps=pick(20, 600, 4_000), eval_every=pick(10, 200, 500), eval_tokens=pick(512, 16_384, 65_536),

@@ -25,7 +25,7 @@ DESIGN = (
 def plan(setting: Setting) -> dict[int, int]:
     """Steps for each width: the widest has fewest, which all are compared after."""
     return setting.pick(
-        {4: 4, 8: 2}, {64: 960, 128: 480, 256: 240, 512: 120}, {64: 8000, 128: 8000, 256: 6000, 512: 4000, 1024: 2000}
+        {4: 4, 8: 2}, {64: 800, 128: 400, 256: 200, 512: 100}, {64: 8000, 128: 8000, 256: 6000, 512: 4000, 1024: 2000}
     )  # fmt: skip
 
 
@@ -109,6 +109,8 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
     cost.loglog(widths, measurements["milliseconds"].values(), "o-", label="ms a step")
     for what, scale, name in (("parameters", 1e-3, "thousand parameters"), ("bytes", 1e-6, "MB")):
         cost.loglog(widths, [scale * size[what] for size in measurements["sizes"].values()], "o-", label=name)
+    cost.set_xticks(widths, list(measurements["sizes"]))
+    cost.minorticks_off()
     cost.set(title="cost", xlabel="d_model")
     cost.legend()
 
