@@ -20,6 +20,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--text", default=None, help="the text to look at; default: a piece of the validation split"
     )
+    parser.add_argument("--text2", default=None, help="a second text that shares a token with the first")
     parser.add_argument(
         "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
     )
@@ -30,7 +31,8 @@ def main(argv: list[str]) -> None:
     from jaxgpt.report.subject import open_subject, probe_of
 
     subject = open_subject(args.workdir, args.step)
-    figures = payload(subject, probe_of(subject, args.text))
+    other = None if args.text2 is None else probe_of(subject, args.text2)
+    figures = payload(subject, probe_of(subject, args.text), other)
     out = Path(args.out or args.workdir)
     content = json.dumps(figures, ensure_ascii=False, separators=(",", ":"))
     (out / "report.json").write_text(content, "utf-8")

@@ -111,7 +111,7 @@ def _ablation(subject: Subject, model: GPT, params: dict, cut: list[str]) -> dic
     figures = {
         kind: {
             "loss": plain(of.losses_LH),
-            "difference": plain(of.difference_LH, 4),
+            "difference": plain(of.difference, 4),
             "standard_error": plain(of.standard_error_LH, 3),
         }
         for kind, of in found.items()

@@ -138,7 +138,7 @@ class Ablation:
     standard_error_LH: np.ndarray  # of loss_LH - loss, from the spread between windows; nan for one window
 
     @property
-    def difference_LH(self) -> np.ndarray:
+    def difference(self) -> np.ndarray:
         """What the head is worth: nats a token that its absence costs."""
         return self.losses_LH - self.loss
 

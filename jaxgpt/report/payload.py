@@ -16,7 +16,9 @@ summary      title, workdir, step, saved_steps, num_steps, corpus, tokenizer, vo
              model: the fields of config.Model;
              valid: {loss, standard_error (nats a token), tokens, step, from: where it stands} or null;
              measures: [{name, unit, model, uniform, unigram, bigram}], on the same tokens of the validation split;
-             curves: {train: {step [], loss []}, valid: {step [], loss [], standard_error []}}
+             curves: {train: {step [], loss []}, valid: {step [], loss [], standard_error []}};
+             findings: [{text, view (attention, tokens or embeddings), kind, strength, value, and what to select: layer and
+             head, position, or id}], three at most
 probe        text, source (a sentence), ids [T]
 tokens       nats, bits, probability, rank (1 is the most probable) [T - 1]; entropy [T] nats; bigram_nats and difference
              (nats less the bigram's: below 0 the model is better) [T - 1] or null; mean {nats, bits, bigram_nats}
@@ -33,6 +35,23 @@ attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row
 ledger       entries [N], norms [N][T], contribution_entries [N + 1], contributions [N + 1][T - 1] to the true token's logit,
              logit [T - 1] (their sum, before a soft cap), stream_norm [T], error {stream, logit}
 lens         rows [R], ids, p [R][T][5], true_p [R][T - 1]
+embeddings   rows, width, steps, start, end (steps), start_is (a sentence);
+             neighbours: [{id, start, end: {raw, centred: [[id, cosine] x 8]}, kept (share of the raw ones at the end that
+             were so at the start)}], the probe's tokens first, then frequent ones;
+             scatter: {ids [P], start, end [P][2], variance: {start, end [2]}, axes (a sentence)} or null;
+             pairs: [{name, what, rows (ids, in pairs or alone), count, start, end: {auc, low, high}}];
+             analogies: [{family, question [a, b, c] of a - b + c, answer, candidates, chance, found, start, end: {aside, all:
+             {rank (of the answer), top [[id, cosine] x 5]}}}]: aside leaves a, b, c out; found: rank 1 then, at the end;
+             analogy_families: [{name, questions, chance, start, end: {aside: {value, low, high, count}, all}}]: shares right;
+             drift: {steps, cosine {mean, p10, p90}, distance (mean, over the start's length), kept_start, kept_end (share of
+             the k nearest that were so at the start, are so at the end), k, followed (rows), moved_most, moved_least
+             [[id, cosine]], still (rows that are bit for bit as at the start)} or null
+contextual   id, texts [{ids, position, source}] x 2, rows, cosine (of the token's two vectors), others (mean of different
+             tokens); or null
+positions    kind; shown [P], start, end: cosines between rows, the lower triangle row by row, or null
+neurons      on, tokens, activation, gated, layers: [{layer, width, dead, share (mean share of tokens above 0), histogram [10]
+             (neurons by that share, 0 to 1), shown: [{neuron, active (its share), written (largest activation x length of what
+             it then writes), contexts: [{ids, at (index of the token), value}]}]}]; or null
 methods      [{name, formula, function (dotted), source}]
 """
 
@@ -44,7 +63,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt import baselines
-from jaxgpt.report import attending, forward, methods
+from jaxgpt.report import attending, contexts, findings, forward, learned, methods, neurons
 from jaxgpt.report.capture import capture
 from jaxgpt.report.plain import Names
 from jaxgpt.report.subject import Probe, Subject
@@ -53,7 +72,7 @@ from jaxgpt.report.summary import summary
 VERSION = 1
 
 
-def payload(subject: Subject, probe: Probe) -> dict[str, Any]:
+def payload(subject: Subject, probe: Probe, other: Probe | None = None) -> dict[str, Any]:
     """Everything that a report shows; see the module's text for what each key means."""
     cut, missing = list(probe.cut), list(subject.missing)
     bigram = counts_V = None
@@ -75,6 +94,11 @@ def payload(subject: Subject, probe: Probe) -> dict[str, Any]:
         "attention": attending.attention(subject, seen, cut),
         "ledger": forward.ledger(seen),
         "lens": forward.lens(seen, names),
+        "embeddings": learned.embeddings(subject, names, probe.ids_T, missing),
+        "contextual": contexts.contextual(subject, seen, names, other),
+        "positions": contexts.positions(subject, cut),
+        "neurons": neurons.neurons(subject, names),
         "methods": methods.methods(),
     }
+    figures["summary"]["findings"] = findings.findings(figures, names)
     return figures | {"vocabulary": names.vocabulary()}

@@ -45,6 +45,17 @@ class Names:
         self._tokenizer, self._counts_V = tokenizer, counts_V
         self._known: dict[int, dict[str, Any]] = {}
 
+    def count(self, i: int) -> int | None:
+        """How often a token stands in the training text; None where that can't be had."""
+        return None if self._counts_V is None else int(self._counts_V[i])
+
+    def most_frequent(self, count: int) -> list[int]:
+        """The ids that stand most often in the training text, of those that do; the first ids where it can't be had."""
+        if self._counts_V is None:
+            return list(range(min(count, self._tokenizer.vocab_size)))
+        order = np.argsort(-self._counts_V, kind="stable")[:count]
+        return [int(i) for i in order if self._counts_V[i] > 0]
+
     def text(self, i: int) -> str:
         """One token, for a sentence: in quotes, with white space and control characters visible."""
         return repr(self._tokenizer.token(int(i)))
@@ -61,7 +72,7 @@ class Names:
             return
         content = self._tokenizer.decode_bytes([i])
         entry: dict[str, Any] = {"text": content.decode("utf-8", "backslashreplace")}
-        entry["count"] = None if self._counts_V is None else int(self._counts_V[i])
+        entry["count"] = self.count(i)
         try:
             content.decode("utf-8")
         except UnicodeDecodeError:
