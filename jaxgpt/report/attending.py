@@ -17,17 +17,19 @@ UNTRAINED = 5  # models with fresh parameters that statistics are compared with
 TEXTS = 16  # windows that statistics are means over
 LENGTH = 128  # tokens of each, at most
 ABLATED = 256  # windows that the loss without a head is measured on, at most
-OPERATIONS = 1.5e11  # multiplications that ablation may take, about
+OPERATIONS = 1.5e11  # that ablation should take, about: seconds on two cores
+FEWEST, SHORT = 4, 32  # windows, and tokens of each, where that allows no more
+MOST_OPERATIONS = 6e12  # and where even those take more than this, it is left out
 MOST_NUMBERS = 120_000  # of all tables: more are given in fewer digits
 ALL_NUMBERS = 500_000  # more are not given
 
 
-def attention(subject: Subject, seen: Capture, cut: list[str]) -> dict[str, Any]:
-    """Tables and figures of every head. Says in `cut` what had to be left out."""
+def attention(subject: Subject, seen: Capture, cut: list[str], missing: list[str]) -> dict[str, Any]:
+    """Tables and figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
     model, params = subject.plain()
     figures = _tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
     figures |= _statistics(subject, model, params, seen)
-    return figures | _ablation(subject, model, params, cut)
+    return figures | _ablation(subject, model, params, cut, missing)
 
 
 def _scale(model: GPT) -> float | None:
@@ -92,19 +94,26 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
     }
 
 
-def _ablation(subject: Subject, model: GPT, params: dict, cut: list[str]) -> dict[str, Any]:
+def _ablation(
+    subject: Subject, model: GPT, params: dict, cut: list[str], missing: list[str]
+) -> dict[str, Any]:
     length = min(model.cfg.context_length, LENGTH)
     if subject.dataset is None or len(subject.dataset.valid.ids) < length + 1:
         return {"ablation": None}
     passes = model.cfg.num_layers * model.cfg.num_heads + 1
-    affordable = OPERATIONS / (2 * count_params(params) * passes * length)
-    kinds = ("mean", "zero") if affordable >= 4 else ("mean",)
-    count = max(2, min(ABLATED, int(affordable / len(kinds))))
-    if len(kinds) == 1:
-        cut.append(
-            f"Heads are silenced one by one on {count} windows of {length} tokens, to their mean only."
-        )
-    text_BT = windows(subject.dataset.valid.ids, count, length + 1)
+    a_token = 2 * count_params(params) * passes
+    kinds: tuple[str, ...] = ("mean", "zero")
+    count = int(OPERATIONS / (a_token * length * len(kinds)))
+    if count < FEWEST:
+        kinds, count, length = ("mean",), FEWEST, min(length, SHORT)
+        if a_token * count * length > MOST_OPERATIONS:
+            missing.append(
+                f"No loss without each head: {passes - 1:,} heads in a model of {count_params(params):,} parameters "
+                "take long (jaxgpt.report.interventions.ablate_heads does it)."
+            )
+            return {"ablation": None}
+        cut.append(f"Each head is silenced on {count} windows of {length} tokens only, and to its mean only.")
+    text_BT = windows(subject.dataset.valid.ids, min(count, ABLATED), length + 1)
     at_once = max(1, min(8, (1 << 26) // (text_BT.size * model.cfg.vocab_size)))
     found = {kind: interventions.ablate_heads(model, params, text_BT, kind, at_once) for kind in kinds}
     one = found["mean"]
