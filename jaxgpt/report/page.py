@@ -40,7 +40,7 @@ SECTIONS = (
         "summary", "What it learned",
         "One number says how well the model predicts text that it never saw: its loss, -log of the probability that it "
         "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
-        "summary", (tables.measures,),
+        "summary", (),
     ),
     Section(
         "probe", "The text, token by token",
@@ -73,9 +73,15 @@ SECTIONS = (
         "lens", (tables.lens,),
     ),
     Section(
+        "embeddings", "Embeddings: what the vectors learned",
+        "Every token has a row of numbers, random at the start. Training moves the rows of tokens that are used alike "
+        "towards each other, so what is near a token says what the model takes it to be like.",
+        "embeddings", (tables.embeddings,),
+    ),
+    Section(
         "methods", "How each number is computed",
         "The formula of every number on this page, and the function of the code that computes it.",
-        "methods", (),
+        "methods", (tables.methods,),
     ),
 )  # fmt: skip
 
@@ -103,7 +109,7 @@ def _page(payload: dict[str, Any], connect: str) -> str:
 
 
 def _section(one: Section, payload: dict[str, Any]) -> str:
-    before = _notice(payload) + tables.summary(payload) if one.id == "summary" else ""
+    before = _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload) if one.id == "summary" else ""
     if payload.get(one.key):
         content = "".join(make(payload) for make in one.content)
     else:
@@ -121,6 +127,11 @@ def _notice(payload: dict[str, Any]) -> str:
         return ""
     items = "".join(f"<li>{escape(tables.visible_text(line))}</li>" for line in lines)
     return f'<div class="notice" role="note"><strong>Not in this file</strong><ul>{items}</ul></div>'
+
+
+def _findings(payload: dict[str, Any]) -> str:
+    items = "".join(f"<li>{escape(tables.visible_text(line))}</li>" for line in payload.get("findings") or [])
+    return f'<ol class="findings">{items}</ol>' if items else ""
 
 
 def _footer(payload: dict[str, Any]) -> str:

@@ -65,7 +65,12 @@ def number(x: float | int | None, digits: int = 3) -> str:
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in a fold of its own, open: the script folds it. Cells are text, or numbers, which are formatted."""
+    """A table in a fold of its own, open: the script folds it."""
+    return f"<details open><summary>Table: {escape(caption)}</summary>{grid(caption, columns, rows)}</details>"
+
+
+def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table. Cells are text, or numbers, which are formatted; the first of a row names it."""
     numeric: set[int] = set()
     lines = []
     for row in rows:
@@ -77,13 +82,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
             kind = ' class="r"' if c in numeric else ""
             cells.append(f'<th scope="row"{kind}>{escape(cell)}</th>' if c == 0 else f"<td{kind}>{escape(cell)}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    head = "".join(
-        f'<th scope="col"{" class=" + chr(34) + "r" + chr(34) if c in numeric else ""}>{escape(name)}</th>'
-        for c, name in enumerate(columns)
-    )
+    kinds = [' class="r"' if c in numeric else "" for c in range(len(columns))]
+    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds, strict=True))
     return (
-        f'<details open><summary>Table: {escape(caption)}</summary><div class="scroll" tabindex="0" role="group" '
-        f'aria-label="{escape(caption)}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></details>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
@@ -110,14 +113,13 @@ def summary(payload: dict[str, Any]) -> str:
 
 
 def measures(payload: dict[str, Any]) -> str:
-    """The model's loss in every unit beside uniform, unigram and bigram guesses."""
+    """The model's loss in every unit beside bigram, unigram and uniform guesses."""
     rows = [
-        [f"{row['name']} ({row['unit']})", *(row.get(who) for who in ("model", "bigram", "unigram", "uniform"))]
+        [row["name"], *(row.get(who) for who in ("model", "bigram", "unigram", "uniform")), row["unit"]]
         for row in payload["summary"]["measures"]
     ]
-    return table(
-        "how well the validation text is predicted", ["", "this model", "bigram", "unigram", "uniform"], rows
-    )
+    columns = ["on the validation text", "this model", "bigram", "unigram", "uniform", "unit"]
+    return grid("how well the validation text is predicted", columns, rows)
 
 
 def probe(payload: dict[str, Any]) -> str:
@@ -189,3 +191,23 @@ def lens(payload: dict[str, Any]) -> str:
         for t in range(len(figures["true_p"][0]))
     ]
     return table("p(what came) after every block", ["at", "token", "what came", *figures["rows"]], rows)
+
+
+def embeddings(payload: dict[str, Any]) -> str:
+    """The nearest tokens of each, at the start and at the end."""
+    words = Words(payload)
+
+    def near(pairs: list) -> str:
+        return ", ".join(f"{words(i)} {score:.2f}" for i, score in pairs[:5])
+
+    rows = [
+        [words(one["id"]), near(one["start"]["raw"]), near(one["end"]["raw"])]
+        for one in payload["embeddings"]["neighbours"]
+    ]
+    return table("the nearest tokens by cosine, at the start and at the end", ["token", "start", "end"], rows)
+
+
+def methods(payload: dict[str, Any]) -> str:
+    """Formula, function and source of every number."""
+    rows = [[one[name] for name in ("name", "formula", "function", "source")] for one in payload["methods"]]
+    return grid("how each number is computed", ["number", "how", "function", "source"], rows)

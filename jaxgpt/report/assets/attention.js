@@ -66,16 +66,25 @@ if (attention.ablation) {
   });
 }
 
-/** Which head has the most of something, against what untrained models have. */
-function headSentence({ key, name, meaning, values, low, high, signs }) {
+/** What the number means, which head has the most of it, and what untrained models have. */
+function headSentences({ key, name, meaning, values, low, high }) {
   const flat = values.flat();
   const [i] = largest(flat, 1);
   const where = `layer ${Math.floor(i / attention.heads)}, head ${i % attention.heads}`;
-  const number = signs ? signed(flat[i]) : format(flat[i]);
+  const first = `${name[0].toUpperCase()}${name.slice(1)}: ${meaning}.`;
   if (key === "ablation") {
-    return `${name}: ${meaning}. Most is lost without ${where}: ${number} (loss with all heads ${format(attention.ablation.loss)}; ${attention.ablation.on}).`;
+    const { loss, on } = attention.ablation;
+    return [first, `Most is lost without ${where}: ${signed(flat[i])} on a loss of ${format(loss)}.`, `Measured on ${on}.`];
   }
-  return `${name}: ${meaning}. The largest is ${where} with ${number}; heads of ${attention.untrained_models} untrained models have ${format(low)} to ${format(high)} (${attention.statistics_on}).`;
+  const sentences = [
+    first, `The largest is ${where} with ${format(flat[i])}.`,
+    `Without training, heads have ${format(low)} to ${format(high)} (${attention.untrained_models} models with fresh parameters).`,
+  ];
+  if (key === "induction") {
+    const { first: once, second: again } = attention.repeated;
+    return [...sentences, `On the second copy of the random tokens the loss is ${format(again, 2)}, on the first ${format(once, 2)}: ${again < once - 0.1 ? "it uses the repetition" : "it does not see the repetition"}.`];
+  }
+  return [...sentences, `Measured on ${attention.statistics_on}.`];
 }
 
 function drawHeads(root) {
@@ -96,21 +105,23 @@ function drawHeads(root) {
   grid.append(body);
   roving(grid, items, heads, (i) => select({ layer: Math.floor(i / heads), head: i % heads, key: null }));
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
-  const about = el("p", { class: "note" });
+  const about = el("div", { class: "beside" });
   root.append(
     el("div", { class: "controls" }, chooser("The number below each", names, state.statistic, (statistic) => select({ statistic }))),
-    el("div", { class: "scroll" }, grid), about,
+    el("div", { class: "pair" }, el("div", { class: "scroll" }, grid), about),
   );
   view(root, ["statistic"], () => {
     const one = HEAD_NUMBERS.find(({ key }) => key === state.statistic);
+    const colour = colours("much", 0, 1);
+    const faint = (x) => colour(Math.sqrt(x)); // small weights are seen too
     const said = (l, h) => (one.signs ? signed : format)(one.values[l][h]);
     items.forEach((item, i) => {
       const [l, h] = [Math.floor(i / heads), i % heads];
-      pixels(item.firstChild, weightsOf(l, h), colours("much", 0, 1));
+      pixels(item.firstChild, weightsOf(l, h), faint);
       item.lastChild.textContent = said(l, h);
       item.setAttribute("aria-label", `layer ${l}, head ${h}: ${one.name} ${said(l, h)}`);
     });
-    about.textContent = headSentence(one);
+    about.replaceChildren(...headSentences(one).map((text) => el("p", {}, text)));
   });
   view(grid, ["layer", "head"], () => mark(items, state.layer * heads + state.head));
 }
@@ -179,7 +190,7 @@ function drawRow(root) {
       if (sees) paint(cell, shade("much", weights[s]));
       else cell.removeAttribute("style");
       cell.classList.toggle("masked", !sees);
-      cell.lastChild.textContent = sees ? format(weights[s], 2) : "−∞";
+      cell.lastChild.textContent = sees ? fixed(weights[s]) : "−∞";
     });
     behind.replaceChildren(tableBehind("Table: this row in three steps", () => table(
       [["at", "r"], "key", ["score", "r"], ["masked", "r"], ["weight", "r"]],

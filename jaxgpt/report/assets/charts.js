@@ -92,7 +92,7 @@ function spread(levels, py) {
 }
 
 /**
- * Points with names. `points`: {x, y, name, chosen}; `frame`: [x0, x1, y0, y1], so that two plots can share one.
+ * Points with names. `points`: {x, y, name (a token), chosen}; `frame`: [x0, x1, y0, y1], so that two plots can share one.
  * Names are written where there is room; the chosen point's always.
  */
 function scatter(root, { title, points, frame, choose, height }) {
@@ -114,7 +114,7 @@ function scatter(root, { title, points, frame, choose, height }) {
     const dot = svg("circle", { class: chosen ? "dot second" : "dot faint", cx, cy, r: chosen ? 5 : 2.5 });
     if (choose) dot.addEventListener("click", () => choose(i));
     picture.append(dot);
-    const shown = visible(name);
+    const shown = word(name);
     const box = [cx + 4, cy - 7, cx + 10 + 7.4 * [...shown].length, cy + 7];
     const free = box[2] < width && taken.every((b) => b[2] < box[0] || b[0] > box[2] || b[3] < box[1] || b[1] > box[3]);
     if (!free && !chosen) continue;

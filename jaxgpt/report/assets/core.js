@@ -67,6 +67,11 @@ function format(x, digits = 3) {
   return minus(x.toFixed(digits));
 }
 
+/** Always so many digits, for numbers in boxes: what is small is 0.00 there. */
+function fixed(x, digits = 2) {
+  return x === null || x === undefined ? "–" : minus(x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
+}
+
 /** The same with a sign in front of what is more than 0. */
 function signed(x, digits = 3) {
   return x > 0 ? `+${format(x, digits)}` : format(x, digits);

@@ -39,7 +39,10 @@ function drawStrip(root) {
   const key = el("div");
   root.append(controls, strip, key);
   view(root, ["colour"], () => colourStrip(cells, key));
-  view(strip, ["token"], () => mark(cells, state.token));
+  view(strip, ["token"], () => {
+    mark(cells, state.token);
+    cells.forEach((cell, t) => cell.classList.toggle("came", t === state.token + 1));
+  });
 }
 
 function colourStrip(cells, key) {
@@ -57,7 +60,7 @@ function colourStrip(cells, key) {
     }
     const at = ramp === "signed" ? (x / (far || 1) + 1) / 2 : scale(x) / (scale(far) || 1);
     paint(cell, shade(ramp, at));
-    number.textContent = Number.isInteger(x) ? format(x) : ramp === "signed" ? signed(x, 2) : format(x, 2);
+    number.textContent = ramp === "signed" && x > 0 ? `+${fixed(x)}` : Number.isInteger(x) ? format(x) : fixed(x);
   });
   key.replaceChildren(legend(ramp, typeof low === "function" ? low(far) : low, high(far)));
 }
@@ -90,9 +93,9 @@ function drawSelection(root) {
     const t = state.token;
     const known = t < ids.length - 1;
     what.replaceChildren(
-      el("span", { class: "unseen" }, "Selected: "), el("b", {}, tokenOf(ids[t])), ` at ${t} of ${ids.length}`,
-      known ? " → " : " (the end)", known ? tokenOf(ids[t + 1]) : "",
-      known ? ` p ${format(data.tokens.probability[t])}, rank ${format(data.tokens.rank[t])}, ${format(data.tokens.nats[t], 2)} nats` : "",
+      el("span", { class: "unseen" }, "Selected: "), el("b", {}, "‘", tokenOf(ids[t]), "’"), ` at ${t}`,
+      known ? " → " : ", where the text ends", known ? el("span", { class: "true" }, "‘", tokenOf(ids[t + 1]), "’") : "",
+      known ? ` p ${format(data.tokens.probability[t])}, number ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats` : "",
     );
   };
   view(root, ["token"], say);

@@ -24,18 +24,15 @@ function reach(root) {
   }
 }
 
-/** The section that is being read is marked in the list of sections. */
+/** The section that is being read, a third down the window, is marked in the list of sections. */
 function followReading() {
   const links = new Map([...document.querySelectorAll("#contents a")].map((a) => [a.hash.slice(1), a]));
-  const seen = new Set();
   const watch = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
-    const first = [...links.keys()].find((id) => seen.has(id));
-    for (const [id, link] of links) {
-      if (id === first) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) links.get(target.id).setAttribute("aria-current", "true");
+      else links.get(target.id).removeAttribute("aria-current");
     }
-  }, { rootMargin: "-15% 0px -60% 0px" });
+  }, { rootMargin: "-33% 0px -66% 0px" });
   for (const id of links.keys()) watch.observe(document.getElementById(id));
 }
 
@@ -46,6 +43,8 @@ function begin() {
   state.token = largest(data.tokens.nats, 1)[0] ?? 0;
   state.key = null;
   state.statistic = "previous_token";
+  state.centring = "raw";
+  state.scaling = "same";
   [state.layer, state.head] = [0, 0];
   const previous = data.attention.statistics.previous_token.value.flat();
   const [i] = largest(previous, 1);
@@ -64,6 +63,7 @@ function begin() {
   put("attention", drawHeads, drawRow, drawSteps);
   put("ledger", drawLedger);
   put("lens", drawLens);
+  if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
   toggleTheme();
   followReading();
   addEventListener("beforeprint", () => refresh(true));

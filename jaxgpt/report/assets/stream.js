@@ -94,7 +94,7 @@ function drawLedger(root) {
     const norms = Math.max(...rows.map((row) => row.norm ?? 0));
     const cells = rows.map((row) => [
       row.name, row.norm === null ? "–" : format(row.norm, 2), bar(row.norm ?? 0, 0, norms),
-      row.value === null ? "–" : signed(row.value, 2), row.value === null ? "" : bar(row.value, low, high),
+      row.value === null ? "–" : signed(row.value), row.value === null ? "" : bar(row.value, low, high),
     ]);
     const columns = ["written by", ["norm", "r"], "norm, bar", ["to the logit", "r"], "logit, bar"];
     if (truth === undefined) {
@@ -103,7 +103,7 @@ function drawLedger(root) {
       const mlp = rows.filter((row) => row.key.endsWith(".mlp")).pop();
       const [best] = largest(values, 1);
       said.textContent = `At ${quoted(t)} the logit of the true next token ‘${word(truth)}’ is ${format(data.ledger.logit[t], 2)}. The most was added by ${rows[best].name}, ${signed(values[best], 2)}${mlp ? `; the last MLP added ${signed(mlp.value, 2)}` : ""}.`;
-      cells.push(["= logit", format(data.ledger.stream_norm[t], 2), "", format(data.ledger.logit[t], 2), ""]);
+      cells.push(["= logit", format(data.ledger.stream_norm[t], 2), "", format(data.ledger.logit[t]), ""]);
     }
     place.replaceChildren(table(columns, cells, {
       caption: `What was written to the residual stream at ${quoted(t)}${truth === undefined ? "" : `, and what each adds to the logit of ‘${word(truth)}’`}`,
@@ -138,7 +138,7 @@ function drawLens(root) {
       truth === undefined ? "–" : format(trueP[r][t]),
       truth === undefined ? "" : bar(trueP[r][t], 0, 1),
       ...data.lens.ids[r][t].map((id, k) => {
-        const cell = el("span", { class: id === truth ? "guess true" : "guess" }, tokenOf(id), el("span", { class: "number" }, format(p[r][t][k], 2)));
+        const cell = el("span", { class: id === truth ? "guess true" : "guess" }, tokenOf(id), el("span", { class: "number" }, fixed(p[r][t][k], 3)));
         paint(cell, shade("much", p[r][t][k]));
         return cell;
       }),
