@@ -1,0 +1,120 @@
+"""The part of a report about attention: every head's table, its statistics, and what its absence costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.model import GPT, count_params
+from jaxgpt.report import forward, heads, interventions
+from jaxgpt.report.capture import Capture
+from jaxgpt.report.plain import plain
+from jaxgpt.report.subject import Subject, windows
+
+UNTRAINED = 5  # models with fresh parameters that statistics are compared with
+TEXTS = 16  # windows that statistics are means over
+LENGTH = 128  # tokens of each, at most
+ABLATED = 256  # windows that the loss without a head is measured on, at most
+OPERATIONS = 1.5e11  # multiplications that ablation may take, about
+MOST_NUMBERS = 120_000  # of all tables: more are given in fewer digits
+ALL_NUMBERS = 500_000  # more are not given
+
+
+def attention(subject: Subject, seen: Capture, cut: list[str]) -> dict[str, Any]:
+    """Tables and figures of every head. Says in `cut` what had to be left out."""
+    model, params = subject.plain()
+    figures = _tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
+    figures |= _statistics(subject, model, params, seen)
+    return figures | _ablation(subject, model, params, cut)
+
+
+def _scale(model: GPT) -> float | None:
+    return plain(model.cfg.attention_scale or 1 / math.sqrt(model.cfg.head_dim))
+
+
+def _tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
+    L, H, T = len(seen.layers), seen.config.num_heads, len(seen.tokens_T)
+    numbers = L * H * T * (T + 1) // 2
+    figures: dict[str, Any] = {
+        "layers": L, "heads": H, "scores": None, "score_unit": forward.SCORE_UNIT,
+        "weights": None, "weight_unit": forward.WEIGHT_UNIT,
+    }  # fmt: skip
+    if numbers <= MOST_NUMBERS:
+        return figures | {
+            "scores": [forward.triangles(layer.scores_HTS, forward.SCORE_UNIT) for layer in seen.layers]
+        }
+    shown = T if numbers <= ALL_NUMBERS else int(math.sqrt(2 * ALL_NUMBERS / (L * H)))
+    cut.append(
+        f"{L * H} heads of {T} tokens: attention is given as weights to 3 decimals, without the scores"
+        + (f", for the first {shown} tokens." if shown < T else ".")
+    )
+    weights = [
+        forward.triangles(layer.weights_HTS[:, :shown, :shown], forward.WEIGHT_UNIT) for layer in seen.layers
+    ]
+    return figures | {"weights": weights}
+
+
+def _texts(subject: Subject, model: GPT, seen: Capture) -> tuple[np.ndarray, str]:
+    """The windows that heads are measured on, and what they are in words."""
+    length = min(model.cfg.context_length, LENGTH)
+    if subject.dataset is None or len(subject.dataset.valid.ids) < length:
+        return seen.tokens_T[None], "the probe text"
+    count = min(TEXTS, heads.most_texts(model, length))
+    texts_BT = windows(subject.dataset.valid.ids, count, length)
+    return texts_BT, f"{len(texts_BT)} windows of {length} tokens, evenly spread over the validation split"
+
+
+def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> dict[str, Any]:
+    cfg = model.cfg
+    texts_BT, on = _texts(subject, model, seen)
+    half = min(cfg.context_length, LENGTH) // 2
+    if half < 2:
+        half = 0
+    repeated_BT = heads.repeated_tokens(cfg.vocab_size, max(half, 2), len(texts_BT))[:, : cfg.context_length]
+    own = heads.measure(model, params, texts_BT, repeated_BT)
+    fresh = [heads.measure(*subject.untrained(number), texts_BT, repeated_BT) for number in range(UNTRAINED)]
+    statistics = {}
+    for name in heads.STATISTICS:
+        of_all = np.stack([one.of(name) for one in fresh])
+        statistics[name] = {
+            "value": plain(own.of(name), 4),
+            "untrained": plain(fresh[0].of(name), 4),
+            "low": plain(of_all.min(), 4),
+            "high": plain(of_all.max(), 4),
+        }
+    return {
+        "statistics": statistics,
+        "statistics_on": on,
+        "untrained_models": UNTRAINED,
+        "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
+    }
+
+
+def _ablation(subject: Subject, model: GPT, params: dict, cut: list[str]) -> dict[str, Any]:
+    length = min(model.cfg.context_length, LENGTH)
+    if subject.dataset is None or len(subject.dataset.valid.ids) < length + 1:
+        return {"ablation": None}
+    passes = model.cfg.num_layers * model.cfg.num_heads + 1
+    affordable = OPERATIONS / (2 * count_params(params) * passes * length)
+    kinds = ("mean", "zero") if affordable >= 4 else ("mean",)
+    count = max(2, min(ABLATED, int(affordable / len(kinds))))
+    if len(kinds) == 1:
+        cut.append(
+            f"Heads are silenced one by one on {count} windows of {length} tokens, to their mean only."
+        )
+    text_BT = windows(subject.dataset.valid.ids, count, length + 1)
+    at_once = max(1, min(8, (1 << 26) // (text_BT.size * model.cfg.vocab_size)))
+    found = {kind: interventions.ablate_heads(model, params, text_BT, kind, at_once) for kind in kinds}
+    one = found["mean"]
+    figures = {
+        kind: {
+            "loss": plain(of.losses_LH),
+            "difference": plain(of.difference, 4),
+            "standard_error": plain(of.standard_error_LH, 3),
+        }
+        for kind, of in found.items()
+    }
+    on = f"{len(text_BT)} windows of {length} tokens, evenly spread over the validation split"
+    return {"ablation": {"loss": plain(one.loss), "tokens": one.tokens, "on": on, "zero": None, **figures}}
