@@ -1,0 +1,165 @@
+// What every view stands on: the numbers, what is selected, and how text gets into the page.
+// Text is only ever set as textContent or as an attribute's value, so a token can't become markup.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+
+// --- the page's tree ---------------------------------------------------------------------------------
+
+/** An element with attributes and children; a string among them becomes text. `on...` adds a listener. */
+function el(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : String(value));
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** What stands in a section's place for views; the section itself is there without a script too. */
+function place(section) {
+  const node = el("div", { class: "view" });
+  const statics = document.querySelector(`#${section} > .tables`);
+  statics.before(node);
+  return node;
+}
+
+// --- text and numbers --------------------------------------------------------------------------------
+
+// Control, format (direction marks among them), surrogate, private and unassigned characters, line and paragraph
+// separators, and every white space: what can't be seen, or what would move its neighbours.
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Zs}]/gu;
+const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥" };
+
+/** A text with nothing hidden in it: a space is ␣, a line's end ↵, what has no picture its code, ⟨U+202E⟩. */
+function visible(text) {
+  if (text === "") return "⟨empty⟩";
+  const shown = text.replace(UNSEEN, (c) => {
+    return SIGNS[c] ?? `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  });
+  return /^\p{M}/u.test(shown) ? `◌${shown}` : shown; // an accent alone needs something to stand on
+}
+
+/** A token of the vocabulary as people see it; bytes that are no whole character are shown as bytes, ⟨e2 80⟩. */
+function word(id) {
+  const entry = data.vocabulary[id];
+  return entry.hex ? `⟨${entry.hex}⟩` : visible(entry.text);
+}
+
+/** A number as people read it: 3 digits behind the point, fewer where it is large, a dash where there is none. */
+function format(x, digits = 3) {
+  if (x === null || x === undefined || Number.isNaN(x)) return "–";
+  if (x === Infinity) return "∞";
+  if (x === -Infinity) return "−∞";
+  const size = Math.abs(x);
+  if (Number.isInteger(x) && size < 1e15) return minus(x.toLocaleString("en"));
+  if (size >= 1000) return minus(Math.round(x).toLocaleString("en"));
+  if (size !== 0 && size < 0.5 * 10 ** -digits) return minus(x.toExponential(1));
+  return minus(x.toFixed(digits));
+}
+
+/** Always so many digits, for numbers in boxes: what is small is 0.00 there. */
+function fixed(x, digits = 2) {
+  return x === null || x === undefined ? "–" : minus(x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
+}
+
+/** The same with a sign in front of what is more than 0. */
+function signed(x, digits = 3) {
+  return x > 0 ? `+${format(x, digits)}` : format(x, digits);
+}
+
+function minus(text) {
+  return text.replace("-", "−");
+}
+
+function percent(x) {
+  return x === null || x === undefined ? "–" : `${format(100 * x, x < 0.1 ? 1 : 0)} %`;
+}
+
+/** The places of the k largest of some numbers, the largest first. */
+function largest(values, k) {
+  return [...values.keys()].filter((i) => values[i] !== null).sort((a, b) => values[b] - values[a]).slice(0, k);
+}
+
+// --- what is selected --------------------------------------------------------------------------------
+
+const state = { token: 0, key: 0, layer: 0, head: 0, colour: "loss", temperature: 1 };
+const views = [];
+
+/**
+ * A part of the page that is drawn anew when one of `needs` (names in `state`) changes. It is drawn when it comes near
+ * the window, not before: a large model opens as fast as a small one.
+ */
+function view(root, needs, draw) {
+  const one = { root, needs, draw, near: false, due: true };
+  views.push(one);
+  watcher.observe(root);
+  return one;
+}
+
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      for (const one of views) {
+        if (one.root === entry.target) one.near = entry.isIntersecting;
+      }
+    }
+    refresh();
+  },
+  { rootMargin: "300px" },
+);
+
+/** Draw what is due and near; `all` draws what is far too (for a printer). */
+function refresh(all = false) {
+  for (const one of views) {
+    if (one.due && (one.near || all)) {
+      one.due = false;
+      one.draw(one.root);
+    }
+  }
+}
+
+/** Select something; every view that shows it follows. */
+function select(changes) {
+  const changed = Object.keys(changes).filter((name) => state[name] !== changes[name]);
+  Object.assign(state, changes);
+  for (const one of views) {
+    if (one.needs.some((name) => changed.includes(name))) one.due = true;
+  }
+  refresh();
+}
+
+/** Everything is drawn anew: its colours or its room have changed. */
+function redraw() {
+  for (const one of views) one.due = true;
+  refresh();
+}
+
+// --- the probe ---------------------------------------------------------------------------------------
+
+const ids = data.probe.ids;
+const vocabSize = data.summary.vocab_size;
+
+/** The token at a place of the probe, for a sentence. */
+function quoted(t) {
+  return `‘${word(ids[t])}’`;
+}
+
+/** The same with its place, where a token may stand several times. */
+function placed(t) {
+  return `${quoted(t)} at ${t}`;
+}
+
+/** 0, 1, ..., n - 1. */
+function range0(n) {
+  return [...Array(n).keys()];
+}

@@ -1,0 +1,81 @@
+// Everything in its place. A section whose numbers the file lacks keeps the sentence that says why.
+
+function toggleTheme() {
+  const button = document.getElementById("theme");
+  const name = () => (theme() === "dark" ? "Light" : "Dark");
+  button.hidden = false;
+  button.textContent = name();
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
+    button.textContent = name();
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    button.textContent = name();
+    redraw();
+  });
+}
+
+/** A box that scrolls is reached with Tab; one that has nothing to scroll is not in the way. */
+function reach(root) {
+  for (const box of root.querySelectorAll(".scroll")) {
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+}
+
+/** The section that is being read, a third down the window, is marked in the list of sections. */
+function followReading() {
+  const links = new Map([...document.querySelectorAll("#contents a")].map((a) => [a.hash.slice(1), a]));
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) links.get(target.id).setAttribute("aria-current", "true");
+      else links.get(target.id).removeAttribute("aria-current");
+    }
+  }, { rootMargin: "-33% 0px -66% 0px" });
+  for (const id of links.keys()) watch.observe(document.getElementById(id));
+}
+
+function begin() {
+  // The tables that a reader without a script sees are still there, folded.
+  for (const details of document.querySelectorAll(".tables > details")) details.open = false;
+  // What the model got most wrong is where there is most to see.
+  state.token = largest(data.tokens.nats, 1)[0] ?? 0;
+  state.key = null;
+  state.statistic = "previous_token";
+  state.centring = "raw";
+  state.scaling = "same";
+  [state.layer, state.head] = [0, 0];
+  const previous = data.attention.statistics.previous_token.value.flat();
+  const [i] = largest(previous, 1);
+  if (i !== undefined) [state.layer, state.head] = [Math.floor(i / attention.heads), i % attention.heads];
+
+  const put = (section, ...draws) => {
+    if (!document.getElementById(section)) return;
+    for (const draw of draws) draw(place(section));
+  };
+  const bar = el("div", { id: "selection" });
+  document.getElementById("probe").before(bar);
+  drawSelection(bar);
+  put("summary", drawCurves);
+  put("probe", drawStrip, drawSurprises);
+  put("next", drawNext);
+  put("attention", drawHeads, drawRow, drawSteps);
+  put("ledger", drawLedger);
+  put("lens", drawLens);
+  if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
+  toggleTheme();
+  followReading();
+  addEventListener("beforeprint", () => refresh(true));
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) redraw();
+    width = innerWidth;
+  });
+  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), true);
+  reach(document);
+  refresh();
+  document.documentElement.dataset.ready = "true"; // for whoever measures how long it took
+}
+
+begin();

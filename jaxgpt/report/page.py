@@ -1,0 +1,164 @@
+"""One HTML file from a payload: template, style and script are the files in assets/.
+
+The page asks the network for nothing. Its Content-Security-Policy allows this one script and this one style, by their hashes, and
+nothing else; tokens reach it as JSON and as text, never as markup. The same payload gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from jaxgpt.report import static_tables as tables
+
+# Concatenated in this order: a file uses only what stands before it, but inside functions.
+SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "start")  # fmt: skip
+
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: where it is, what one sees in it and how to read that, and its tables."""
+
+    id: str
+    title: str
+    lead: str
+    key: str  # of the payload; without it the section says why it is empty
+    content: tuple[Callable[[dict[str, Any]], str], ...]
+    lacking: str = "The run has none of this."
+
+
+SECTIONS = (
+    Section(
+        "summary", "What it learned",
+        "One number says how well the model predicts text that it never saw: its loss, -log of the probability that it "
+        "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
+        "summary", (),
+    ),
+    Section(
+        "probe", "The text, token by token",
+        "Each box is a token, and its colour is how badly the model, having read up to that token, guessed the next one. "
+        "Select a token, with a click or the arrow keys: everything below follows it.",
+        "tokens", (tables.probe,),
+    ),
+    Section(
+        "next", "What comes next",
+        "From all that stands before it the model gives every token of its vocabulary a probability. A low temperature "
+        "sharpens the list, a high one flattens it; 1 is what the model learned.",
+        "next", (tables.next_tokens,),
+    ),
+    Section(
+        "attention", "Attention: where it looks",
+        "Each small square is one head: a row is a token that looks (query), a column a token that is looked at (key), and "
+        "the stronger the colour the more it looks. Only the lower triangle is filled: nobody looks ahead.",
+        "attention", (tables.attention,),
+    ),
+    Section(
+        "ledger", "The residual stream: who added what",
+        "Nothing in the model overwrites: the embeddings, every head and every MLP add a vector to one running sum, and "
+        "the sum is what the prediction is read from. So the true token's logit can be taken apart, term by term.",
+        "ledger", (tables.ledger,),
+    ),
+    Section(
+        "lens", "The guess, layer by layer",
+        "If the model had to answer early, after each block, what would it say? The last row is its real answer; rows "
+        "above show where the answer was found.",
+        "lens", (tables.lens,),
+    ),
+    Section(
+        "embeddings", "Embeddings: what the vectors learned",
+        "Every token has a row of numbers, random at the start. Training moves the rows of tokens that are used alike "
+        "towards each other, so what is near a token says what the model takes it to be like.",
+        "embeddings", (tables.embeddings,),
+    ),
+    Section(
+        "methods", "How each number is computed",
+        "The formula of every number on this page, and the function of the code that computes it.",
+        "methods", (tables.methods,),
+    ),
+)  # fmt: skip
+
+
+def render(payload: dict[str, Any]) -> str:
+    """The page of a report's numbers (`payload.payload`). Raises ValueError for numbers that are not finite."""
+    return _page(payload, connect="")
+
+
+def _page(payload: dict[str, Any], connect: str) -> str:
+    style, script, title = asset("style.css"), script_text(), tables.visible_text(payload["summary"]["title"])
+    return Template(asset("template.html")).substitute(
+        TITLE=escape(f"{title}: jaxgpt report"),
+        HEADING=escape(title),
+        CONTENTS="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in SECTIONS),
+        SECTIONS="\n".join(_section(one, payload) for one in SECTIONS),
+        FOOTER=_footer(payload),
+        STYLE=style,
+        STYLE_HASH=csp_hash(style),
+        SCRIPT=script,
+        SCRIPT_HASH=csp_hash(script),
+        CONNECT=connect,
+        DATA=safe_json(payload),
+    )
+
+
+def _section(one: Section, payload: dict[str, Any]) -> str:
+    before = _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload) if one.id == "summary" else ""
+    if payload.get(one.key):
+        content = "".join(make(payload) for make in one.content)
+    else:
+        content = f'<p class="empty">{escape(one.lacking)}</p>'
+    return (
+        f'<section id="{one.id}" aria-labelledby="{one.id}-title"><h2 id="{one.id}-title">{escape(one.title)}</h2>'
+        f'<p class="lead">{escape(one.lead)}</p>{before}<div class="tables">{content}</div></section>'
+    )
+
+
+def _notice(payload: dict[str, Any]) -> str:
+    """What was cut, and what could not be had."""
+    lines = [*payload["cut"], *payload["missing"]]
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(tables.visible_text(line))}</li>" for line in lines)
+    return f'<div class="notice" role="note"><strong>Not in this file</strong><ul>{items}</ul></div>'
+
+
+def _findings(payload: dict[str, Any]) -> str:
+    items = "".join(f"<li>{escape(tables.visible_text(line))}</li>" for line in payload.get("findings") or [])
+    return f'<ol class="findings">{items}</ol>' if items else ""
+
+
+def _footer(payload: dict[str, Any]) -> str:
+    command = payload["summary"].get("command")
+    made = f"Made {escape(payload['generated'])} from {escape(payload['summary']['workdir'])}."
+    return made + (f" Trained with <code>{escape(command)}</code>." if command else "")
+
+
+def asset(name: str) -> str:
+    """The text of a file in assets/."""
+    return (files("jaxgpt.report") / "assets" / name).read_text("utf-8")
+
+
+def script_text() -> str:
+    """The page's script: all files, in one function of their own."""
+    return "(() => {\n\"use strict\";\n" + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
+
+
+def csp_hash(text: str) -> str:
+    """How a Content-Security-Policy names an inline script or style: the hash of its exact text."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def safe_json(value: Any) -> str:
+    """JSON that may stand in a script element: ASCII, and without the `<` that could end the element.
+
+    What is no finite number is refused (ValueError): JSON has no word for it.
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
