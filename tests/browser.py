@@ -24,7 +24,9 @@ def start() -> webdriver.Chrome:
     """Chromium and its driver, by their paths: nothing is looked for on the network. Missing, the test fails."""
     found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     if missing := [name for name, path in found.items() if path is None]:
-        pytest.fail(f"{' and '.join(missing)} not found, which opens the report's page: {INSTALL}", pytrace=False)
+        pytest.fail(
+            f"{' and '.join(missing)} not found, which opens the report's page: {INSTALL}", pytrace=False
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = found["chromium"]
     for flag in FLAGS + (("--no-sandbox",) if os.geteuid() == 0 else ()):
@@ -48,7 +50,13 @@ class Browser:
         self.driver.get(path.as_uri())
 
     def resize(self, width: int, height: int = 900) -> None:
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def theme(self, name: str) -> None:
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
@@ -64,7 +72,11 @@ class Browser:
     def requests(self) -> list[str]:
         """What was asked for since the page was opened."""
         lines = [json.loads(line["message"])["message"] for line in self.driver.get_log("performance")]
-        return [line["params"]["request"]["url"] for line in lines if line["method"] == "Network.requestWillBeSent"]
+        return [
+            line["params"]["request"]["url"]
+            for line in lines
+            if line["method"] == "Network.requestWillBeSent"
+        ]
 
     def complaints(self) -> list[str]:
         """All that the console says."""

@@ -16,6 +16,7 @@ from jaxgpt.report.subject import Subject, windows
 UNTRAINED = 5  # models with fresh parameters that statistics are compared with
 TEXTS = 16  # windows that statistics are means over
 LENGTH = 128  # tokens of each, at most
+NAMED = 0.5  # score from which a head is called a previous-token or an induction head
 ABLATED = 256  # windows that the loss without a head is measured on, at most
 OPERATIONS = 1.5e11  # that ablation should take, about: seconds on two cores
 FEWEST, SHORT = 4, 32  # windows, and tokens of each, where that allows no more
@@ -72,9 +73,7 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
     cfg = model.cfg
     texts_BT, on = _texts(subject, model, seen)
     half = min(cfg.context_length, LENGTH) // 2
-    if half < 2:
-        half = 0
-    repeated_BT = heads.repeated_tokens(cfg.vocab_size, max(half, 2), len(texts_BT))[:, : cfg.context_length]
+    repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)
     fresh = [heads.measure(*subject.untrained(number), texts_BT, repeated_BT) for number in range(UNTRAINED)]
     statistics = {}
@@ -87,11 +86,24 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
             "high": plain(of_all.max(), 4),
         }
     return {
+        "named": _named(statistics),
         "statistics": statistics,
         "statistics_on": on,
         "untrained_models": UNTRAINED,
         "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
     }
+
+
+def _named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The heads that give most of their weight to one kind of place, and more of it than any untrained head."""
+    found = []
+    for name in ("previous_token", "induction"):
+        scores = statistics[name]
+        for layer, row in enumerate(scores["value"]):
+            for head, value in enumerate(row):
+                if value is not None and value > max(NAMED, scores["high"]):
+                    found.append({"layer": layer, "head": head, "kind": name, "value": value})
+    return found
 
 
 def _ablation(
@@ -114,8 +126,7 @@ def _ablation(
             return {"ablation": None}
         cut.append(f"Each head is silenced on {count} windows of {length} tokens only, and to its mean only.")
     text_BT = windows(subject.dataset.valid.ids, min(count, ABLATED), length + 1)
-    at_once = max(1, min(8, (1 << 26) // (text_BT.size * model.cfg.vocab_size)))
-    found = {kind: interventions.ablate_heads(model, params, text_BT, kind, at_once) for kind in kinds}
+    found = {kind: interventions.ablate_heads(model, params, text_BT, kind) for kind in kinds}
     one = found["mean"]
     figures = {
         kind: {

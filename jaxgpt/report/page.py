@@ -22,7 +22,6 @@ from jaxgpt.report import static_tables as tables
 SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "start")  # fmt: skip
 
 
-
 @dataclass(frozen=True)
 class Section:
     """A part of the page: where it is, what one sees in it and how to read that, and its tables."""
@@ -109,7 +108,11 @@ def _page(payload: dict[str, Any], connect: str) -> str:
 
 
 def _section(one: Section, payload: dict[str, Any]) -> str:
-    before = _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload) if one.id == "summary" else ""
+    before = (
+        _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload)
+        if one.id == "summary"
+        else ""
+    )
     if payload.get(one.key):
         content = "".join(make(payload) for make in one.content)
     else:
@@ -147,7 +150,7 @@ def asset(name: str) -> str:
 
 def script_text() -> str:
     """The page's script: all files, in one function of their own."""
-    return "(() => {\n\"use strict\";\n" + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
+    return '(() => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
 
 
 def csp_hash(text: str) -> str:

@@ -29,7 +29,8 @@ attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row
              it is shorter); window (tokens in sight, or null); scale;
              statistics {relative_entropy, mean_distance, previous_token, induction: {value, untrained [L][H], low, high}}:
              of the run, of the same heads at fresh parameters, and the extremes over all heads of `untrained_models` such
-             models; statistics_on: which text; repeated {first, second, length}: nats a token on random tokens, and on
+             models; statistics_on: which text; named [{layer, head, kind (previous_token or
+             induction), value}]: heads with most of their weight there; repeated {first, second, length}: nats a token on random tokens, and on
              the same again;
              ablation: {loss, tokens, on, mean, zero: {loss, difference, standard_error [L][H]} or null} or null
 ledger       entries [N], norms [N][T], contribution_entries [N + 1], contributions [N + 1][T - 1] to the true token's logit,
