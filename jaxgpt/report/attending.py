@@ -10,6 +10,7 @@ import numpy as np
 from jaxgpt.model import GPT, count_params
 from jaxgpt.report import forward, heads, interventions
 from jaxgpt.report.capture import Capture
+from jaxgpt.report.heads import Heads
 from jaxgpt.report.plain import plain
 from jaxgpt.report.subject import Subject, windows
 
@@ -76,6 +77,18 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)
     fresh = [heads.measure(*subject.untrained(number), texts_BT, repeated_BT) for number in range(UNTRAINED)]
+    statistics = beside_untrained(own, fresh)
+    return {
+        "named": named(statistics),
+        "statistics": statistics,
+        "statistics_on": on,
+        "untrained_models": UNTRAINED,
+        "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
+    }
+
+
+def beside_untrained(own: Heads, fresh: list[Heads]) -> dict[str, Any]:
+    """Each statistic of a model, of the first untrained one, and its extremes over all heads of all untrained ones."""
     statistics = {}
     for name in heads.STATISTICS:
         of_all = np.stack([one.of(name) for one in fresh])
@@ -85,16 +98,10 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
             "low": plain(of_all.min(), 4),
             "high": plain(of_all.max(), 4),
         }
-    return {
-        "named": _named(statistics),
-        "statistics": statistics,
-        "statistics_on": on,
-        "untrained_models": UNTRAINED,
-        "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
-    }
+    return statistics
 
 
-def _named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
+def named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
     """The heads that give most of their weight to one kind of place, and more of it than any untrained head."""
     found = []
     for name in ("previous_token", "induction"):
