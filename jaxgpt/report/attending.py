@@ -29,7 +29,7 @@ ALL_NUMBERS = 500_000  # more are not given
 def attention(subject: Subject, seen: Capture, cut: list[str], missing: list[str]) -> dict[str, Any]:
     """Tables and figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
     model, params = subject.plain()
-    figures = _tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
+    figures = tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
     figures |= _statistics(subject, model, params, seen)
     return figures | _ablation(subject, model, params, cut, missing)
 
@@ -38,7 +38,8 @@ def _scale(model: GPT) -> float | None:
     return plain(model.cfg.attention_scale or 1 / math.sqrt(model.cfg.head_dim))
 
 
-def _tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
+def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
+    """Every head's scores; or its weights in fewer digits, of fewer tokens, where that would be too many numbers."""
     L, H, T = len(seen.layers), seen.config.num_heads, len(seen.tokens_T)
     numbers = L * H * T * (T + 1) // 2
     figures: dict[str, Any] = {
