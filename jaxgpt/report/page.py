@@ -19,7 +19,7 @@ from typing import Any
 from jaxgpt.report import static_tables as tables
 
 # Concatenated in this order: a file uses only what stands before it, but inside functions.
-SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "start")  # fmt: skip
+SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "start")  # fmt: skip
 
 
 
@@ -79,6 +79,24 @@ SECTIONS = (
         "embeddings", (tables.embeddings,),
     ),
     Section(
+        "contextual", "One token in two contexts",
+        "A token's row in the table is always the same; what the layers make of it depends on what stands before it. The "
+        "further the cosine falls, the more the model has made of the context.",
+        "contextual", (tables.contextual,), "No token stands both in the probe text and in another.",
+    ),
+    Section(
+        "positions", "Positions",
+        "Where a token stands is a vector of its own, added to the token's. Alike positions have a high cosine; bands "
+        "along the diagonal say that near positions are alike.",
+        "positions", (tables.positions,),
+    ),
+    Section(
+        "neurons", "Neurons of the MLPs",
+        "Each MLP has many neurons, each of which watches for something and writes a vector when it sees it. The texts "
+        "that make a neuron strongest show what it watches for, often only in part.",
+        "neurons", (tables.neurons,),
+    ),
+    Section(
         "methods", "How each number is computed",
         "The formula of every number on this page, and the function of the code that computes it.",
         "methods", (tables.methods,),
@@ -129,9 +147,15 @@ def _notice(payload: dict[str, Any]) -> str:
     return f'<div class="notice" role="note"><strong>Not in this file</strong><ul>{items}</ul></div>'
 
 
+VIEWS = {"tokens": "probe"}  # of findings: where the section has another name
+
+
 def _findings(payload: dict[str, Any]) -> str:
-    items = "".join(f"<li>{escape(tables.visible_text(line))}</li>" for line in payload.get("findings") or [])
-    return f'<ol class="findings">{items}</ol>' if items else ""
+    items = []
+    for i, one in enumerate(payload["summary"]["findings"]):
+        text = escape(tables.visible_text(one["text"]))
+        items.append(f'<li>{text} <a href="#{VIEWS.get(one["view"], one["view"])}" data-finding="{i}">Look</a></li>')
+    return f'<ol class="findings">{"".join(items)}</ol>' if items else ""
 
 
 def _footer(payload: dict[str, Any]) -> str:

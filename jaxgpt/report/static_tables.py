@@ -207,6 +207,35 @@ def embeddings(payload: dict[str, Any]) -> str:
     return table("the nearest tokens by cosine, at the start and at the end", ["token", "start", "end"], rows)
 
 
+def contextual(payload: dict[str, Any]) -> str:
+    """The cosine of one token's vectors in two texts, by layer."""
+    figures = payload["contextual"]
+    rows = zip(figures["rows"], figures["cosine"], figures["others"], strict=True)
+    caption = f"cosine of ‘{Words(payload)(figures['id'])}’ in two texts, by layer"
+    return table(caption, ["the vector after", "the same token", "two different tokens"], rows)
+
+
+def positions(payload: dict[str, Any]) -> str:
+    """What kind of positions the model has, and how alike each is to the next."""
+    figures = payload["positions"]
+    if not figures["end"]:
+        kind = f"This model's positions are {escape(figures['kind'])}: it has no table of them, so there are no vectors to compare."
+        return f'<p class="empty">{kind}</p>'
+    rows = []
+    for a in range(1, len(figures["shown"])):
+        at = a * (a + 1) // 2 + a - 1
+        cosines = [figures[when] and figures[when][at] for when in ("start", "end")]
+        rows.append([f"{figures['shown'][a - 1]} and {figures['shown'][a]}", *cosines])
+    return table("cosine of each position and the next one shown", ["positions", "start", "end"], rows)
+
+
+def neurons(payload: dict[str, Any]) -> str:
+    """How many neurons each layer has, how often they are above 0, and how many never are."""
+    names = ("width", "share", "dead")
+    rows = [[number(one["layer"]), *(one[name] for name in names)] for one in payload["neurons"]["layers"]]
+    return table("neurons by layer", ["layer", "neurons", "mean share of tokens above 0", "dead"], rows)
+
+
 def methods(payload: dict[str, Any]) -> str:
     """Formula, function and source of every number."""
     rows = [[one[name] for name in ("name", "formula", "function", "source")] for one in payload["methods"]]

@@ -36,6 +36,18 @@ function followReading() {
   for (const id of links.keys()) watch.observe(document.getElementById(id));
 }
 
+/** A finding's link selects what it is about. */
+function linkFindings() {
+  for (const link of document.querySelectorAll("a[data-finding]")) {
+    const { layer, head, position, id } = data.summary.findings[link.dataset.finding];
+    link.addEventListener("click", () => {
+      if (layer !== undefined) select({ layer, head, key: null });
+      if (position !== undefined) select({ token: position - 1, key: null }); // where the model was about to meet it
+      if (id !== undefined) select({ word: id });
+    });
+  }
+}
+
 function begin() {
   // The tables that a reader without a script sees are still there, folded.
   for (const details of document.querySelectorAll(".tables > details")) details.open = false;
@@ -63,7 +75,12 @@ function begin() {
   put("attention", drawHeads, drawRow, drawSteps);
   put("ledger", drawLedger);
   put("lens", drawLens);
+  [state.row, state.column, state.neurons] = [1, 0, 0];
   if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
+  if (data.contextual) put("contextual", drawContexts);
+  if (data.positions?.end) put("positions", drawPositions);
+  if (data.neurons) put("neurons", drawNeurons);
+  linkFindings();
   toggleTheme();
   followReading();
   addEventListener("beforeprint", () => refresh(true));
