@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def start() -> webdriver.Chrome:
     """Chromium and its driver, by their paths: nothing is looked for on the network. Missing, the test fails."""
     found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     if missing := [name for name, path in found.items() if path is None]:
-        pytest.fail(f"{' and '.join(missing)} not found, which opens the report's page: {INSTALL}", pytrace=False)
+        pytest.fail(
+            f"{' and '.join(missing)} not found, which opens the report's page: {INSTALL}", pytrace=False
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = found["chromium"]
     for flag in FLAGS + (("--no-sandbox",) if os.geteuid() == 0 else ()):
@@ -48,7 +51,13 @@ class Browser:
         self.driver.get(path.as_uri())
 
     def resize(self, width: int, height: int = 900) -> None:
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def theme(self, name: str) -> None:
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
@@ -61,10 +70,25 @@ class Browser:
         """The value of a script's return."""
         return self.driver.execute_script(script, *arguments)
 
+    def click(self, selector: str, place: int = 0) -> None:
+        """One of the elements that a CSS selector finds, wherever it is: what it does, not whether it is in sight."""
+        self.run("document.querySelectorAll(arguments[0])[arguments[1]].click()", selector, place)
+
+    def wait(self, script: str, seconds: float = 10.0) -> None:
+        """Until a script returns true; the test fails where it never does."""
+        end = time.monotonic() + seconds
+        while not self.run(script):
+            assert time.monotonic() < end, f"never true: {script}"
+            time.sleep(0.02)
+
     def requests(self) -> list[str]:
         """What was asked for since the page was opened."""
         lines = [json.loads(line["message"])["message"] for line in self.driver.get_log("performance")]
-        return [line["params"]["request"]["url"] for line in lines if line["method"] == "Network.requestWillBeSent"]
+        return [
+            line["params"]["request"]["url"]
+            for line in lines
+            if line["method"] == "Network.requestWillBeSent"
+        ]
 
     def complaints(self) -> list[str]:
         """All that the console says."""

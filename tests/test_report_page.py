@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from jaxgpt.report import page, static_tables
-from tests.report_pages import NASTY, nasty, small_payload
+from tests.report_pages import NASTY, nasty
 
 
 @pytest.fixture(scope="module")
-def payload(trained):
-    return small_payload(trained)
+def payload(report_payload):
+    return report_payload
 
 
 def element(text: str, tag: str) -> list[str]:
@@ -40,14 +40,21 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else(payload):
         "default-src": "'none'", "script-src": allowed(script), "style-src": allowed(style), "base-uri": "'none'",
         "form-action": "'none'",
     }  # fmt: skip
-    assert not re.search(r"\s(style|on\w+)=", text.replace(script, "").replace(style, "")), "the policy forbids them"
+    assert not re.search(r"\s(style|on\w+)=", text.replace(script, "").replace(style, "")), (
+        "the policy forbids them"
+    )
 
 
 def test_the_script_puts_text_into_the_page_only_as_text():
     script = page.script_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function|srcdoc|https?://(?!www\.w3\.org/2000/svg)", script)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function|srcdoc|https?://(?!www\.w3\.org/2000/svg)",
+        script,
+    )
     assert "</script" not in script and "<!--" not in script
-    assert "</style" not in page.asset("style.css") and not re.search(r"url\(|@import", page.asset("style.css"))
+    assert "</style" not in page.asset("style.css") and not re.search(
+        r"url\(|@import", page.asset("style.css")
+    )
 
 
 def test_no_file_of_the_page_is_longer_than_450_lines():
@@ -86,7 +93,9 @@ def test_what_can_not_be_seen_is_written_out():
 
 
 def test_bytes_that_are_no_character_are_shown_as_bytes():
-    words = static_tables.Words({"vocabulary": {"7": {"text": "\\xe2", "hex": "e2 80"}}, "probe": {"ids": []}})
+    words = static_tables.Words(
+        {"vocabulary": {"7": {"text": "\\xe2", "hex": "e2 80"}}, "probe": {"ids": []}}
+    )
     assert words(7) == "⟨e2 80⟩"
 
 

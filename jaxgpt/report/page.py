@@ -22,7 +22,6 @@ from jaxgpt.report import static_tables as tables
 SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "start")  # fmt: skip
 
 
-
 @dataclass(frozen=True)
 class Section:
     """A part of the page: where it is, what one sees in it and how to read that, and its tables."""
@@ -127,7 +126,11 @@ def _page(payload: dict[str, Any], connect: str) -> str:
 
 
 def _section(one: Section, payload: dict[str, Any]) -> str:
-    before = _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload) if one.id == "summary" else ""
+    before = (
+        _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload)
+        if one.id == "summary"
+        else ""
+    )
     if payload.get(one.key):
         content = "".join(make(payload) for make in one.content)
     else:
@@ -154,7 +157,9 @@ def _findings(payload: dict[str, Any]) -> str:
     items = []
     for i, one in enumerate(payload["summary"]["findings"]):
         text = escape(tables.visible_text(one["text"]))
-        items.append(f'<li>{text} <a href="#{VIEWS.get(one["view"], one["view"])}" data-finding="{i}">Look</a></li>')
+        items.append(
+            f'<li>{text} <a href="#{VIEWS.get(one["view"], one["view"])}" data-finding="{i}">Look</a></li>'
+        )
     return f'<ol class="findings">{"".join(items)}</ol>' if items else ""
 
 
@@ -171,7 +176,7 @@ def asset(name: str) -> str:
 
 def script_text() -> str:
     """The page's script: all files, in one function of their own."""
-    return "(() => {\n\"use strict\";\n" + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
+    return '(() => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
 
 
 def csp_hash(text: str) -> str:

@@ -66,7 +66,9 @@ def number(x: float | int | None, digits: int = 3) -> str:
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in a fold of its own, open: the script folds it."""
-    return f"<details open><summary>Table: {escape(caption)}</summary>{grid(caption, columns, rows)}</details>"
+    return (
+        f"<details open><summary>Table: {escape(caption)}</summary>{grid(caption, columns, rows)}</details>"
+    )
 
 
 def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -80,10 +82,14 @@ def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
                 numeric.add(c)
                 cell = number(cell)
             kind = ' class="r"' if c in numeric else ""
-            cells.append(f'<th scope="row"{kind}>{escape(cell)}</th>' if c == 0 else f"<td{kind}>{escape(cell)}</td>")
+            cells.append(
+                f'<th scope="row"{kind}>{escape(cell)}</th>' if c == 0 else f"<td{kind}>{escape(cell)}</td>"
+            )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     kinds = [' class="r"' if c in numeric else "" for c in range(len(columns))]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds, strict=True))
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds, strict=True)
+    )
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -108,7 +114,9 @@ def summary(payload: dict[str, Any]) -> str:
         "seed": number(figures["seed"]),
         "commit": (figures["commit"] or "")[:12],
     }
-    parts = [f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value]
+    parts = [
+        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value
+    ]
     return f'<dl class="facts">{"".join(parts)}</dl>'
 
 
@@ -149,7 +157,9 @@ def next_tokens(payload: dict[str, Any], count: int = 3) -> str:
             for i, x in list(zip(ids, logits, strict=True))[:count]
         ]
         rows.append([number(t), words.at(t), *likely])
-    return table("the likeliest next tokens", ["at", "token", *(f"guess {k + 1}" for k in range(count))], rows)
+    return table(
+        "the likeliest next tokens", ["at", "token", *(f"guess {k + 1}" for k in range(count))], rows
+    )
 
 
 def attention(payload: dict[str, Any]) -> str:
@@ -162,7 +172,10 @@ def attention(payload: dict[str, Any]) -> str:
         for h in range(figures["heads"]):
             values = []
             for name in names:
-                values += [figures["statistics"][name]["value"][i][h], figures["statistics"][name]["untrained"][i][h]]
+                values += [
+                    figures["statistics"][name]["value"][i][h],
+                    figures["statistics"][name]["untrained"][i][h],
+                ]
             rows.append([f"{i}.{h}", *values, *([ablation["mean"]["difference"][i][h]] if ablation else [])])
     columns = ["layer.head"]
     for name in names:
@@ -179,7 +192,9 @@ def ledger(payload: dict[str, Any]) -> str:
         values = figures["contributions"][n]
         rows.append([name, norms and sum(norms) / len(norms), sum(values) / len(values)])
     return table(
-        "means over the probe text", ["written by (layer.head)", "norm", "added to the true token's logit"], rows
+        "means over the probe text",
+        ["written by (layer.head)", "norm", "added to the true token's logit"],
+        rows,
     )
 
 

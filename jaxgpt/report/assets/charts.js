@@ -114,12 +114,15 @@ function scatter(root, { title, points, frame, choose, height }) {
     const dot = svg("circle", { class: chosen ? "dot second" : "dot faint", cx, cy, r: chosen ? 5 : 2.5 });
     if (choose) dot.addEventListener("click", () => choose(i));
     picture.append(dot);
-    const shown = word(name);
-    const box = [cx + 4, cy - 7, cx + 10 + 7.4 * [...shown].length, cy + 7];
-    const free = box[2] < width && taken.every((b) => b[2] < box[0] || b[0] > box[2] || b[3] < box[1] || b[1] > box[3]);
+    const letters = [...word(name)];
+    const shown = letters.length > 16 ? `${letters.slice(0, 15).join("")}…` : letters.join("");
+    const long = 6 + 7.4 * Math.min(letters.length, 16);
+    const left = cx + 4 + long > width; // no room to the right of the point
+    const box = [left ? cx - 4 - long : cx + 4, cy - 7, left ? cx - 4 : cx + 4 + long, cy + 7];
+    const free = taken.every((b) => b[2] < box[0] || b[0] > box[2] || b[3] < box[1] || b[1] > box[3]);
     if (!free && !chosen) continue;
     taken.push(box);
-    picture.append(svg("text", { class: "name", x: cx + 5, y: cy + 4 }, shown));
+    picture.append(svg("text", { class: "name", x: left ? cx - 6 : cx + 6, y: cy + 4, "text-anchor": left ? "end" : "start" }, shown));
   }
   return picture;
 }
