@@ -54,7 +54,10 @@ LAYERS = {
     "report.contexts": 8,
     "report.neurons": 8,
     "report.findings": 5,
+    "report.compare": 8,
+    "report.page": 5,
     "report.payload": 12,
+    "report.write": 13,
     "report.__main__": 14,
     "explain": 10,
     "model": 4,
@@ -72,8 +75,8 @@ LAYERS = {
     "gpt2": 7,
     "preflight": 7,
     "starting": 8,
-    "train": 9,
-    "reproduce": 10,
+    "train": 14,
+    "reproduce": 15,
     "bench": 8,
 }
 # A command line's main() may open a run: imports inside functions are calls upward by name, and are listed.

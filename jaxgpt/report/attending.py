@@ -16,18 +16,21 @@ from jaxgpt.report.subject import Subject, windows
 UNTRAINED = 5  # models with fresh parameters that statistics are compared with
 TEXTS = 16  # windows that statistics are means over
 LENGTH = 128  # tokens of each, at most
+NAMED = 0.5  # score from which a head is called a previous-token or an induction head
 ABLATED = 256  # windows that the loss without a head is measured on, at most
-OPERATIONS = 1.5e11  # multiplications that ablation may take, about
+OPERATIONS = 1.5e11  # that ablation should take, about: seconds on two cores
+FEWEST, SHORT = 4, 32  # windows, and tokens of each, where that allows no more
+MOST_OPERATIONS = 6e12  # and where even those take more than this, it is left out
 MOST_NUMBERS = 120_000  # of all tables: more are given in fewer digits
 ALL_NUMBERS = 500_000  # more are not given
 
 
-def attention(subject: Subject, seen: Capture, cut: list[str]) -> dict[str, Any]:
-    """Tables and figures of every head. Says in `cut` what had to be left out."""
+def attention(subject: Subject, seen: Capture, cut: list[str], missing: list[str]) -> dict[str, Any]:
+    """Tables and figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
     model, params = subject.plain()
     figures = _tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
     figures |= _statistics(subject, model, params, seen)
-    return figures | _ablation(subject, model, params, cut)
+    return figures | _ablation(subject, model, params, cut, missing)
 
 
 def _scale(model: GPT) -> float | None:
@@ -70,9 +73,7 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
     cfg = model.cfg
     texts_BT, on = _texts(subject, model, seen)
     half = min(cfg.context_length, LENGTH) // 2
-    if half < 2:
-        half = 0
-    repeated_BT = heads.repeated_tokens(cfg.vocab_size, max(half, 2), len(texts_BT))[:, : cfg.context_length]
+    repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)
     fresh = [heads.measure(*subject.untrained(number), texts_BT, repeated_BT) for number in range(UNTRAINED)]
     statistics = {}
@@ -85,6 +86,7 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
             "high": plain(of_all.max(), 4),
         }
     return {
+        "named": _named(statistics),
         "statistics": statistics,
         "statistics_on": on,
         "untrained_models": UNTRAINED,
@@ -92,21 +94,39 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
     }
 
 
-def _ablation(subject: Subject, model: GPT, params: dict, cut: list[str]) -> dict[str, Any]:
+def _named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The heads that give most of their weight to one kind of place, and more of it than any untrained head."""
+    found = []
+    for name in ("previous_token", "induction"):
+        scores = statistics[name]
+        for layer, row in enumerate(scores["value"]):
+            for head, value in enumerate(row):
+                if value is not None and value > max(NAMED, scores["high"]):
+                    found.append({"layer": layer, "head": head, "kind": name, "value": value})
+    return found
+
+
+def _ablation(
+    subject: Subject, model: GPT, params: dict, cut: list[str], missing: list[str]
+) -> dict[str, Any]:
     length = min(model.cfg.context_length, LENGTH)
     if subject.dataset is None or len(subject.dataset.valid.ids) < length + 1:
         return {"ablation": None}
     passes = model.cfg.num_layers * model.cfg.num_heads + 1
-    affordable = OPERATIONS / (2 * count_params(params) * passes * length)
-    kinds = ("mean", "zero") if affordable >= 4 else ("mean",)
-    count = max(2, min(ABLATED, int(affordable / len(kinds))))
-    if len(kinds) == 1:
-        cut.append(
-            f"Heads are silenced one by one on {count} windows of {length} tokens, to their mean only."
-        )
-    text_BT = windows(subject.dataset.valid.ids, count, length + 1)
-    at_once = max(1, min(8, (1 << 26) // (text_BT.size * model.cfg.vocab_size)))
-    found = {kind: interventions.ablate_heads(model, params, text_BT, kind, at_once) for kind in kinds}
+    a_token = 2 * count_params(params) * passes
+    kinds: tuple[str, ...] = ("mean", "zero")
+    count = int(OPERATIONS / (a_token * length * len(kinds)))
+    if count < FEWEST:
+        kinds, count, length = ("mean",), FEWEST, min(length, SHORT)
+        if a_token * count * length > MOST_OPERATIONS:
+            missing.append(
+                f"No loss without each head: {passes - 1:,} heads in a model of {count_params(params):,} parameters "
+                "take long (jaxgpt.report.interventions.ablate_heads does it)."
+            )
+            return {"ablation": None}
+        cut.append(f"Each head is silenced on {count} windows of {length} tokens only, and to its mean only.")
+    text_BT = windows(subject.dataset.valid.ids, min(count, ABLATED), length + 1)
+    found = {kind: interventions.ablate_heads(model, params, text_BT, kind) for kind in kinds}
     one = found["mean"]
     figures = {
         kind: {

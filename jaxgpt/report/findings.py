@@ -25,25 +25,28 @@ def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
     return [finding | {"strength": round(finding["strength"], 4)} for finding in found[:COUNT]]
 
 
-def _looking(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
+def _looking(figures: dict[str, Any], name: str, sentence: str) -> Iterator[dict[str, Any]]:
     """Heads whose score is above that of every head of the untrained models. Strength: the weight above it."""
-    attention = figures["attention"]
-    what = {
-        "previous_token": "looks at the token before: {:.2f} of its weight",
-        "induction": "looks at what followed the same token before: {:.2f} of its weight on random tokens that come twice",
-    }
-    for name, sentence in what.items():
-        scores = attention["statistics"][name]
-        for layer, row in enumerate(scores["value"]):
-            for head, value in enumerate(row):
-                if value is None or scores["high"] is None or value <= scores["high"]:
-                    continue
-                untrained = scores["untrained"][layer][head]
-                text = f"Head {layer}.{head} {sentence.format(value)} (untrained {untrained:.2f})."
-                yield {
-                    "text": text, "view": "attention", "strength": value - scores["high"],
-                    "layer": layer, "head": head, "kind": name, "value": value, "untrained": untrained,
-                }  # fmt: skip
+    scores = figures["attention"]["statistics"][name]
+    for layer, row in enumerate(scores["value"]):
+        for head, value in enumerate(row):
+            if value is None or scores["high"] is None or value <= scores["high"]:
+                continue
+            untrained = scores["untrained"][layer][head]
+            text = f"Head {layer}.{head} {sentence}: {value:.2f} of its weight (untrained {untrained:.2f})."
+            yield {
+                "text": text, "view": "attention", "strength": value - scores["high"],
+                "layer": layer, "head": head, "kind": name, "value": value, "untrained": untrained,
+            }  # fmt: skip
+
+
+def _previous(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
+    return _looking(figures, "previous_token", "looks at the token before")
+
+
+def _induction(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
+    where = "on random tokens that come twice looks at what followed the same token the first time"
+    return _looking(figures, "induction", where)
 
 
 def _needed(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
@@ -127,4 +130,6 @@ def _moved(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-KINDS: tuple[Callable[..., Iterator[dict[str, Any]]], ...] = (_looking, _needed, _surprising, _sorted, _moved)
+KINDS: tuple[Callable[..., Iterator[dict[str, Any]]], ...] = (
+    _previous, _induction, _needed, _surprising, _sorted, _moved,
+)  # fmt: skip

@@ -14,6 +14,7 @@ from jaxgpt.report.plain import Names, plain
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 NEXT = 20  # most probable next tokens
 LENS = 5
+ENTRIES = 25_000  # numbers of a ledger: entries times tokens
 SCORE_UNIT = 1e-4
 WEIGHT_UNIT = 1e-3
 
@@ -64,9 +65,15 @@ def triangles(values_HTS: np.ndarray, unit: float) -> list[list[int]]:
     return np.rint(values_HTS[:, t, s] / unit).astype(int).tolist()
 
 
-def ledger(seen: Capture) -> dict[str, Any]:
-    """Who wrote the stream, and what each entry says about the true token's logit."""
+def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:
+    """Who wrote the stream, and what each entry says about the true token's logit.
+
+    Where there are very many entries a layer's heads are taken together, which `cut` then says.
+    """
     book = analysis.ledger(seen)
+    if book.values_NTD.shape[0] * len(seen.tokens_T) > ENTRIES:
+        book = _by_layer(book)
+        cut.append("The ledger takes the heads of a layer together: it has many.")
     given = analysis.contributions(seen, book, np.append(seen.tokens_T[1:], seen.tokens_T[-1]))
     return {
         "entries": book.names,
@@ -77,6 +84,15 @@ def ledger(seen: Capture) -> dict[str, Any]:
         "stream_norm": plain(np.linalg.norm(seen.end, axis=-1)),
         "error": plain({"stream": book.error, "logit": given.error}, 2),
     }
+
+
+def _by_layer(book: analysis.Ledger) -> analysis.Ledger:
+    sums: dict[str, np.ndarray] = {}
+    for name, value_TD in zip(book.names, book.values_NTD, strict=True):
+        layer, _, part = name.partition(".")
+        name = f"{layer}.heads" if part.isdigit() else name
+        sums[name] = sums.get(name, 0.0) + value_TD
+    return analysis.Ledger(list(sums), np.stack(list(sums.values())), book.error)
 
 
 def lens(seen: Capture, names: Names) -> dict[str, Any]:

@@ -89,9 +89,11 @@ def most_texts(model: GPT, length: int) -> int:
     return max(1, _WEIGHTS_BYTES // (4 * model.cfg.num_layers * model.cfg.num_heads * length**2))
 
 
-def measure(model: GPT, params: dict, texts_BT: np.ndarray, repeated_BT: np.ndarray) -> Heads:
-    """All statistics of a model: on texts, and on `repeated_tokens`. Means over what is empty are nan."""
+def measure(model: GPT, params: dict, texts_BT: np.ndarray, repeated_BT: np.ndarray | None) -> Heads:
+    """All statistics of a model: on texts, and on `repeated_tokens`, at least 2 of them. nan is what can't be had."""
     with jax.default_matmul_precision("highest"):
         spread_3LH = np.asarray(_spreads(model, params, texts_BT), np.float64)
+        if repeated_BT is None:  # the context holds none
+            return Heads(*spread_3LH, np.full_like(spread_3LH[0], np.nan), np.nan, np.nan)
         induction_LH, first, second = _repeated(model, params, repeated_BT)
     return Heads(*spread_3LH, np.asarray(induction_LH, np.float64), float(first), float(second))

@@ -21,7 +21,6 @@ from jaxgpt.report import static_tables as tables
 # Concatenated in this order: a file uses only what stands before it, but inside functions.
 SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "start")  # fmt: skip
 
-
 @dataclass(frozen=True)
 class Section:
     """A part of the page: where it is, what one sees in it and how to read that, and its tables."""

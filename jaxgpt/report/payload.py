@@ -29,7 +29,8 @@ attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row
              it is shorter); window (tokens in sight, or null); scale;
              statistics {relative_entropy, mean_distance, previous_token, induction: {value, untrained [L][H], low, high}}:
              of the run, of the same heads at fresh parameters, and the extremes over all heads of `untrained_models` such
-             models; statistics_on: which text; repeated {first, second, length}: nats a token on random tokens, and on
+             models; statistics_on: which text; named [{layer, head, kind (previous_token or
+             induction), value}]: heads with most of their weight there; repeated {first, second, length}: nats a token on random tokens, and on
              the same again;
              ablation: {loss, tokens, on, mean, zero: {loss, difference, standard_error [L][H]} or null} or null
 ledger       entries [N], norms [N][T], contribution_entries [N + 1], contributions [N + 1][T - 1] to the true token's logit,
@@ -53,6 +54,9 @@ neurons      on, tokens, activation, gated, layers: [{layer, width, dead, share 
              (neurons by that share, 0 to 1), shown: [{neuron, active (its share), written (largest activation x length of what
              it then writes), contexts: [{ids, at (index of the token), value}]}]}]; or null
 methods      [{name, formula, function (dotted), source}]
+compare      the same of another run on the same text: title, config (what differs: "model.d_model: 128 -> 256"), summary,
+             tokens, next, lens, contextual, positions, cut, missing; attention without its tables; embeddings: rows, width,
+             steps, pairs, analogies, analogy_families, drift; or null
 """
 
 from __future__ import annotations
@@ -63,7 +67,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt import baselines
-from jaxgpt.report import attending, contexts, findings, forward, learned, methods, neurons
+from jaxgpt.report import attending, compare, contexts, findings, forward, learned, methods, neurons
 from jaxgpt.report.capture import capture
 from jaxgpt.report.plain import Names
 from jaxgpt.report.subject import Probe, Subject
@@ -72,8 +76,14 @@ from jaxgpt.report.summary import summary
 VERSION = 1
 
 
-def payload(subject: Subject, probe: Probe, other: Probe | None = None) -> dict[str, Any]:
-    """Everything that a report shows; see the module's text for what each key means."""
+def payload(
+    subject: Subject, probe: Probe, other: Probe | None = None, beside: Subject | None = None
+) -> dict[str, Any]:
+    """Everything that a report shows; see the module's text for what each key means.
+
+    `other` is a second text that a token of the probe is compared in; `beside` another run, with the same tokens and
+    a context that holds the probe (see `compare`).
+    """
     cut, missing = list(probe.cut), list(subject.missing)
     bigram = counts_V = None
     if subject.dataset is not None:
@@ -91,14 +101,20 @@ def payload(subject: Subject, probe: Probe, other: Probe | None = None) -> dict[
         "probe": {"text": probe.text, "source": probe.source, "ids": names.ids(probe.ids_T)},
         "tokens": forward.tokens(seen, bigram),
         "next": forward.next_tokens(seen, names),
-        "attention": attending.attention(subject, seen, cut),
-        "ledger": forward.ledger(seen),
+        "attention": attending.attention(subject, seen, cut, missing),
+        "ledger": forward.ledger(seen, cut),
         "lens": forward.lens(seen, names),
         "embeddings": learned.embeddings(subject, names, probe.ids_T, missing),
         "contextual": contexts.contextual(subject, seen, names, other),
         "positions": contexts.positions(subject, cut),
         "neurons": neurons.neurons(subject, names),
         "methods": methods.methods(),
+        "compare": None,
     }
     figures["summary"]["findings"] = findings.findings(figures, names)
-    return figures | {"vocabulary": names.vocabulary()}
+    vocabulary = names.vocabulary()
+    if beside is not None:
+        theirs = payload(beside, probe, other)
+        figures["compare"] = compare.side_by_side(subject, beside, theirs)
+        vocabulary = theirs["vocabulary"] | vocabulary
+    return figures | {"vocabulary": vocabulary}
