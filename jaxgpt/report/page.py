@@ -19,7 +19,8 @@ from typing import Any
 from jaxgpt.report import static_tables as tables
 
 # Concatenated in this order: a file uses only what stands before it, but inside functions.
-SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "start")  # fmt: skip
+SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Section:
@@ -31,6 +32,7 @@ class Section:
     key: str  # of the payload; without it the section says why it is empty
     content: tuple[Callable[[dict[str, Any]], str], ...]
     lacking: str = "The run has none of this."
+    optional: bool = False  # left out where the payload lacks it
 
 
 SECTIONS = (
@@ -39,6 +41,11 @@ SECTIONS = (
         "One number says how well the model predicts text that it never saw: its loss, -log of the probability that it "
         "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
         "summary", (),
+    ),
+    Section(
+        "compare", "Two runs side by side",
+        "The same text, read by two runs. A lower loss is better; what the configs say differently may be why.",
+        "compare", (tables.compare,), optional=True,
     ),
     Section(
         "probe", "The text, token by token",
@@ -108,12 +115,13 @@ def render(payload: dict[str, Any]) -> str:
 
 
 def _page(payload: dict[str, Any], connect: str) -> str:
+    sections = [one for one in SECTIONS if payload.get(one.key) or not one.optional]
     style, script, title = asset("style.css"), script_text(), tables.visible_text(payload["summary"]["title"])
     return Template(asset("template.html")).substitute(
         TITLE=escape(f"{title}: jaxgpt report"),
         HEADING=escape(title),
-        CONTENTS="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in SECTIONS),
-        SECTIONS="\n".join(_section(one, payload) for one in SECTIONS),
+        CONTENTS="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in sections),
+        SECTIONS="\n".join(_section(one, payload) for one in sections),
         FOOTER=_footer(payload),
         STYLE=style,
         STYLE_HASH=csp_hash(style),

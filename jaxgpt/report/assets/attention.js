@@ -58,7 +58,8 @@ const HEAD_NUMBERS = [
   ["induction", "induction score", "on random tokens that come twice, the mean weight a token gives to the one after its first occurrence (prefix matching, Olsson et al. 2022)"],
   ["relative_entropy", "entropy over uniform", "0: it looks at one token; 1: at all alike"],
   ["mean_distance", "mean distance", "how many tokens back it looks, weighted"],
-].map(([key, name, meaning]) => ({ key, name, meaning, values: attention.statistics[key].value, ...attention.statistics[key] }));
+].map(([key, name, meaning]) => ({ key, name, meaning, values: attention.statistics[key].value, ...attention.statistics[key] }))
+  .filter(({ values }) => values.flat().some((x) => x !== null)); // a context of a few tokens has room for no repetition
 if (attention.ablation) {
   HEAD_NUMBERS.push({
     key: "ablation", name: "loss without it", values: attention.ablation.mean.difference, signs: true,
@@ -106,6 +107,12 @@ function drawHeads(root) {
   roving(grid, items, heads, (i) => select({ layer: Math.floor(i / heads), head: i % heads, key: null }));
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
   const about = el("div", { class: "beside" });
+  const named = attention.named.flatMap(({ layer, head, kind, value }, i) => [
+    i ? ", " : "",
+    el("button", { type: "button", class: "link", onclick: () => select({ layer, head, key: null }) }, `layer ${layer}, head ${head}`),
+    ` ${kind === "induction" ? "is an induction head" : "looks at the token before"} (${fixed(value)})`,
+  ]);
+  root.append(el("p", { class: "said" }, named.length ? ["Heads with most of their weight on one kind of place: ", ...named, "."] : "No head gives most of its weight to the token before, or to what followed a token's last occurrence."));
   root.append(
     el("div", { class: "controls" }, chooser("The number below each", names, state.statistic, (statistic) => select({ statistic }))),
     el("div", { class: "pair" }, el("div", { class: "scroll" }, grid), about),

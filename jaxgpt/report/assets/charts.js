@@ -40,7 +40,7 @@ function lines(root, { title, series, levels = [], xName, yName, log = false, he
   const [x0, x1] = range(all.map(([x]) => along(x)));
   let [y0, y1] = range([...all.map(([, y]) => y), ...levels.map(([, y]) => y)]);
   [y0, y1] = [y0 - 0.04 * (y1 - y0 || 1), y1 + 0.04 * (y1 - y0 || 1)];
-  const [left, right, top, bottom] = [44, levels.length ? 88 : 14, 10, 38];
+  const [left, right, top, bottom] = [44, levels.length ? 88 : 26, 10, 38];
   const px = (x) => left + ((along(x) - x0) / (x1 - x0 || 1)) * (width - left - right);
   const py = (y) => top + ((y1 - y) / (y1 - y0)) * (height - top - bottom);
   const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });

@@ -67,7 +67,7 @@ function begin() {
     for (const draw of draws) draw(place(section));
   };
   const bar = el("div", { id: "selection" });
-  document.getElementById("probe").before(bar);
+  (document.getElementById("compare") ?? document.getElementById("probe")).before(bar);
   drawSelection(bar);
   put("summary", drawCurves);
   put("probe", drawStrip, drawSurprises);
@@ -77,6 +77,7 @@ function begin() {
   put("lens", drawLens);
   [state.row, state.column, state.neurons] = [1, 0, 0];
   if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
+  if (data.compare) put("compare", drawCompared, drawComparedCurves);
   if (data.contextual) put("contextual", drawContexts);
   if (data.positions?.end) put("positions", drawPositions);
   if (data.neurons) put("neurons", drawNeurons);

@@ -56,6 +56,7 @@ function entryName(name) {
   const [layer, what] = name.split(".");
   if (what === undefined) return { token: "token embedding", position: "position embedding" }[name] ?? name;
   if (what === "mlp") return `layer ${layer} MLP`;
+  if (what === "heads") return `layer ${layer} heads`;
   if (what === "bias") return `layer ${layer} attention bias`;
   return `layer ${layer} head ${what}`;
 }
