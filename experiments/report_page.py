@@ -24,7 +24,7 @@ from jaxgpt import cli, config, tokenizers
 from jaxgpt.checkpoint import Run
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT, init_params
-from jaxgpt.presets import preset
+from jaxgpt.presets import PRESETS
 from jaxgpt.report import page
 from jaxgpt.report.payload import payload
 from jaxgpt.report.subject import Probe, Subject
@@ -65,7 +65,7 @@ return times;
 def gpt2_shaped() -> dict[str, Any]:
     """The payload of GPT-2's shape with fresh parameters, on 64 tokens of English."""
     tokenizer = tokenizers.load_gpt2("")
-    cfg = preset("gpt2")
+    cfg = PRESETS["gpt2"]
     run = Run(
         config=config.Config(model=cfg), model=GPT(cfg), params=init_params(GPT(cfg), jax.random.key(0)),
         tokenizer=tokenizer, step=0, workdir=Path("gpt2-shaped"),

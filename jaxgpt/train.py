@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +35,7 @@ from jaxgpt import (
     trainable,
 )
 from jaxgpt.attention import uses_cudnn
-from jaxgpt.config import Config, UserError, first_line, to_json
+from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.evaluate import Evaluation, evaluate
 from jaxgpt.guard import Guard, Watchdog
 from jaxgpt.model import count_params, param_shapes
@@ -381,21 +380,10 @@ def train(
     """Train, or go on training, the run in `workdir`. Raises UserError for whatever the user can mend."""
     result = Trainer(cfg, workdir, profile_steps).run(stop_at)
     if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
-        _write_report(Path(workdir))
+        from jaxgpt.report.write import write_or_warn
+
+        write_or_warn(Path(workdir))
     return result
-
-
-def _write_report(workdir: Path) -> None:
-    """The run is done and saved: whatever goes wrong here is said, and is no reason to fail."""
-    from jaxgpt.report.write import report, write
-
-    try:
-        print(f"report: {write(report(workdir), workdir)[-1]}")
-    except Exception as error:
-        print(
-            f"warning: no report ({first_line(error)}): python -m jaxgpt.report --workdir {workdir}",
-            file=sys.stderr,
-        )
 
 
 def dry_run(cfg: Config) -> str:

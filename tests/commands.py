@@ -14,6 +14,7 @@ import pytest
 import jaxgpt
 from jaxgpt import cli, evaluate, explain, generate, lora, train
 from jaxgpt.model import named_leaves
+from jaxgpt.report import __main__ as report_command
 from tests.runs import metrics
 
 MAINS = {
@@ -22,6 +23,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "lora": lora.main,
     "explain": explain.main,
+    "report": report_command.main,
 }
 KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
 

@@ -55,7 +55,7 @@ LAYERS = {
     "report.neurons": 8,
     "report.findings": 5,
     "report.compare": 8,
-    "report.static_tables": 0,
+    "report.static_tables": 4,
     "report.page": 5,
     "report.payload": 12,
     "report.write": 13,

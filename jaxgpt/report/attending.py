@@ -10,6 +10,7 @@ import numpy as np
 from jaxgpt.model import GPT, count_params
 from jaxgpt.report import forward, heads, interventions
 from jaxgpt.report.capture import Capture
+from jaxgpt.report.heads import Heads
 from jaxgpt.report.plain import plain
 from jaxgpt.report.subject import Subject, windows
 
@@ -28,7 +29,7 @@ ALL_NUMBERS = 500_000  # more are not given
 def attention(subject: Subject, seen: Capture, cut: list[str], missing: list[str]) -> dict[str, Any]:
     """Tables and figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
     model, params = subject.plain()
-    figures = _tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
+    figures = tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
     figures |= _statistics(subject, model, params, seen)
     return figures | _ablation(subject, model, params, cut, missing)
 
@@ -37,7 +38,8 @@ def _scale(model: GPT) -> float | None:
     return plain(model.cfg.attention_scale or 1 / math.sqrt(model.cfg.head_dim))
 
 
-def _tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
+def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
+    """Every head's scores; or its weights in fewer digits, of fewer tokens, where that would be too many numbers."""
     L, H, T = len(seen.layers), seen.config.num_heads, len(seen.tokens_T)
     numbers = L * H * T * (T + 1) // 2
     figures: dict[str, Any] = {
@@ -76,6 +78,18 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)
     fresh = [heads.measure(*subject.untrained(number), texts_BT, repeated_BT) for number in range(UNTRAINED)]
+    statistics = beside_untrained(own, fresh)
+    return {
+        "named": named(statistics),
+        "statistics": statistics,
+        "statistics_on": on,
+        "untrained_models": UNTRAINED,
+        "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
+    }
+
+
+def beside_untrained(own: Heads, fresh: list[Heads]) -> dict[str, Any]:
+    """Each statistic of a model, of the first untrained one, and its extremes over all heads of all untrained ones."""
     statistics = {}
     for name in heads.STATISTICS:
         of_all = np.stack([one.of(name) for one in fresh])
@@ -85,16 +99,10 @@ def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> di
             "low": plain(of_all.min(), 4),
             "high": plain(of_all.max(), 4),
         }
-    return {
-        "named": _named(statistics),
-        "statistics": statistics,
-        "statistics_on": on,
-        "untrained_models": UNTRAINED,
-        "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
-    }
+    return statistics
 
 
-def _named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
+def named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
     """The heads that give most of their weight to one kind of place, and more of it than any untrained head."""
     found = []
     for name in ("previous_token", "induction"):

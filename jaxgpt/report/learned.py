@@ -66,7 +66,7 @@ def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: lis
         "neighbours": _neighbours(both, asked[:ASKED], names),
         "scatter": _scatter(both, asked[:SCATTERED], names),
         "pairs": _pairs(both, words, names),
-        **_analogies(both, words, names),
+        **analogies(both, words, names),
         "drift": None,
     }
     if len(history) < 2 or 0 not in history:
@@ -74,7 +74,7 @@ def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: lis
             "No drift of the embeddings: the run kept no table of step 0 (train.embedding_snapshots)."
         )
         return figures
-    return figures | {"drift": _drift(history, names)}
+    return figures | {"drift": drift(history, names)}
 
 
 def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
@@ -134,28 +134,27 @@ def _estimate(found: word_tests.Estimate) -> dict[str, Any]:
     return plain({"auc": found.value, "low": found.low, "high": found.high}, 4)
 
 
+def auc(table_ND: np.ndarray, test: word_lists.Test) -> word_tests.Estimate:
+    """How well a table does in a test of pairs or of a group."""
+    if test.others is None:
+        return word_tests.related_auc(table_ND, np.array(test.rows), DRAWS)
+    return word_tests.group_auc(table_ND, np.array(test.rows), np.array(test.others), DRAWS)
+
+
 def _pairs(both: dict[str, np.ndarray], words: Vectors, names: Names) -> list[dict[str, Any]]:
-    figures = []
-    for test in word_lists.tests(words.row_of_whole, names.count):
-
-        def auc(table_ND: np.ndarray, test=test) -> word_tests.Estimate:
-            if test.others is None:
-                return word_tests.related_auc(table_ND, np.array(test.rows), DRAWS)
-            return word_tests.group_auc(table_ND, np.array(test.rows), np.array(test.others), DRAWS)
-
-        figures.append(
-            {
-                "name": test.name,
-                "what": test.what,
-                "rows": names.ids(np.array(test.rows[:40])),
-                "count": len(test.rows),
-                **{when: _estimate(auc(table_ND)) for when, table_ND in both.items()},
-            }
-        )
-    return figures
+    return [
+        {
+            "name": test.name,
+            "what": test.what,
+            "rows": names.ids(np.array(test.rows[:40])),
+            "count": len(test.rows),
+            **{when: _estimate(auc(table_ND, test)) for when, table_ND in both.items()},
+        }
+        for test in word_lists.tests(words.row_of_whole, names.count)
+    ]
 
 
-def _analogies(both: dict[str, np.ndarray], words: Vectors, names: Names) -> dict[str, Any]:
+def analogies(both: dict[str, np.ndarray], words: Vectors, names: Names) -> dict[str, Any]:
     """Questions one by one, and the share of all that are right, by family."""
     families, shown = [], []
     V = len(both["end"])
@@ -202,8 +201,9 @@ def _analogy(both: dict[str, np.ndarray], name: str, abcd_4: np.ndarray, names: 
     return figures | {"found": figures["end"]["aside"]["rank"] == 1}
 
 
-def _drift(history: History, names: Names) -> dict[str, Any]:
-    found = geometry.drift(history, NEIGHBOURS, FOLLOWED)
+def drift(tables_by_step: Mapping[int, np.ndarray], names: Names) -> dict[str, Any]:
+    """How rows and their neighbourhoods moved over the steps; rows that never did are counted apart."""
+    found = geometry.drift(tables_by_step, NEIGHBOURS, FOLLOWED)
     last = found[-1]
     still_N = np.stack([at.distance_N for at in found]).max(axis=0) == 0
     order = np.argsort(last.cosine_N, kind="stable")

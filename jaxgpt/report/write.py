@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from jaxgpt import records
+from jaxgpt.config import first_line
 from jaxgpt.files import write_atomically
 from jaxgpt.report import compare, page
 from jaxgpt.report.payload import payload
@@ -44,3 +46,14 @@ def write(figures: dict[str, Any], folder: Path) -> list[Path]:
     for name, content in files.items():
         write_atomically(folder / name, content.encode("utf-8", "replace"))
     return [folder / name for name in files]
+
+
+def write_or_warn(workdir: Path) -> None:
+    """The report of a run that is done and saved: whatever goes wrong is said, and is no reason for the run to fail."""
+    try:
+        print(f"report: {write(report(workdir), workdir)[-1]}")
+    except Exception as error:
+        print(
+            f"warning: no report ({first_line(error)}): python -m jaxgpt.report --workdir {workdir}",
+            file=sys.stderr,
+        )
