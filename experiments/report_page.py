@@ -11,6 +11,7 @@ no run. --picture writes what the page of --workdir looks like, for the README.
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 import time
@@ -35,6 +36,7 @@ TEXT = (
     "model says which token comes next. A head of attention looks back at what stands before, and the loss is what it did not know."
 )
 LOADS, CLICKS = 5, 60
+WIDTH = 1100  # of the picture
 
 # Times in the page itself: what a reader waits for, without the way of a command through the driver.
 CLICK = """
@@ -127,6 +129,8 @@ def measure(name: str, make) -> dict[str, Any]:
 
 def picture(figures: dict[str, Any], file: Path) -> None:
     """What a page looks like, from the text down to a head's three tables."""
+    from PIL import Image  # comes with matplotlib
+
     from tests import browser
 
     chromium = browser.Browser(browser.start())
@@ -134,12 +138,18 @@ def picture(figures: dict[str, Any], file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             html = Path(folder) / "report.html"
             html.write_text(page.render(figures), "utf-8")
-            chromium.open(html, width=1100)
-            chromium.resize(1100, 1500)
-            chromium.run("document.getElementById('attention').scrollIntoView()")
+            chromium.open(html, width=WIDTH)
+            time.sleep(0.5)  # all of it is drawn
+            top, height = chromium.run(
+                "const box = document.getElementById('attention').getBoundingClientRect();"
+                "return [box.top + scrollY, box.height]"
+            )
+            chromium.resize(WIDTH, int(height))
+            chromium.run("scrollTo(0, arguments[0])", top)
             time.sleep(0.5)
             file.parent.mkdir(parents=True, exist_ok=True)
-            chromium.driver.save_screenshot(str(file))
+            shot = Image.open(io.BytesIO(chromium.driver.get_screenshot_as_png()))
+            shot.convert("RGB").quantize(192).save(file, optimize=True)
     finally:
         chromium.driver.quit()
 

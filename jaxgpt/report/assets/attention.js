@@ -136,7 +136,7 @@ function drawHeads(root) {
 /** The selected head's three tables, side by side. */
 function drawSteps(root) {
   const readout = el("p", { class: "said", role: "status" });
-  const row = el("div", { class: "row" });
+  const row = el("div", { class: "row three" });
   root.append(row, readout);
   let frames = [];
   view(row, ["layer", "head"], () => {
@@ -163,7 +163,7 @@ function stepsOf(l, h) {
   if (!scores) return [{ ...last, title: "Weights." }];
   const far = Math.max(...range(scores.flat()).map(Math.abs));
   const colour = colours("signed", -far, far);
-  const [seen, hidden] = [shade("much", 0), shade("much", 0.5)];
+  const [seen, hidden] = [shade("much", 0), theme() === "dark" ? [84, 88, 94] : [176, 172, 164]];
   return [
     {
       title: "1. Scores.", text: `q·k × ${format(attention.scale)}: how well each query matches each key.`, values: scores, colour,
@@ -185,7 +185,8 @@ function drawRow(root) {
   strip.append(...cells);
   roving(strip, cells, 0, (s) => select({ key: s }));
   const behind = el("div");
-  root.append(said, strip, legend("much", "weight 0", "1"), behind);
+  const masked = el("p", { class: "note" });
+  root.append(said, strip, legend("much", "weight 0", "1"), masked, behind);
   view(root, ["token", "layer", "head"], () => {
     const [t, l, h] = [query(), state.layer, state.head];
     const scores = scoresOf(l, h)?.[t];
@@ -197,8 +198,11 @@ function drawRow(root) {
       if (sees) paint(cell, shade("much", weights[s]));
       else cell.removeAttribute("style");
       cell.classList.toggle("masked", !sees);
+      cell.hidden = s > t;
       cell.lastChild.textContent = sees ? fixed(weights[s]) : "−∞";
     });
+    const ahead = seenTokens - 1 - t;
+    masked.textContent = ahead ? `The ${ahead === 1 ? "token" : `${format(ahead)} tokens`} after ${quoted(t)} ${ahead === 1 ? "is" : "are"} masked: score −∞, weight 0.` : "It is the last token: nothing is masked.";
     behind.replaceChildren(tableBehind("Table: this row in three steps", () => table(
       [["at", "r"], "key", ["score", "r"], ["masked", "r"], ["weight", "r"]],
       cells.map((_, s) => [String(s), tokenOf(ids[s]), scores ? scores[s] : null, visibleKey(t, s) ? scores?.[s] ?? null : -Infinity, weights[s]]),

@@ -26,14 +26,17 @@ function reach(root) {
 
 /** The section that is being read, a third down the window, is marked in the list of sections. */
 function followReading() {
-  const links = new Map([...document.querySelectorAll("#contents a")].map((a) => [a.hash.slice(1), a]));
+  const links = [...document.querySelectorAll("#contents a")];
+  const seen = new Set();
   const watch = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) links.get(target.id).setAttribute("aria-current", "true");
-      else links.get(target.id).removeAttribute("aria-current");
+    for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
+    const now = links.findLast((link) => seen.has(link.hash.slice(1)));
+    for (const link of links) {
+      if (link === now) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
     }
   }, { rootMargin: "-33% 0px -66% 0px" });
-  for (const id of links.keys()) watch.observe(document.getElementById(id));
+  for (const link of links) watch.observe(document.getElementById(link.hash.slice(1)));
 }
 
 /** A finding's link selects what it is about. */
@@ -84,6 +87,10 @@ function begin() {
   linkFindings();
   toggleTheme();
   followReading();
+  // A link inside the page leads to a place that only stays where it is once all above it is drawn.
+  document.addEventListener("click", (event) => {
+    if (event.target.closest('a[href^="#"]')) refresh(true);
+  }, true);
   addEventListener("beforeprint", () => refresh(true));
   let width = innerWidth;
   addEventListener("resize", () => {
@@ -95,6 +102,7 @@ function begin() {
   refresh();
   performance.mark("ready"); // for whoever measures how long it took
   document.documentElement.dataset.ready = "true";
+  later(drawRest);
 }
 
 begin();
