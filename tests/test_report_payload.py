@@ -250,6 +250,17 @@ def words_run(folder):
     return folder / "words"
 
 
+def test_a_run_that_kept_no_tables_is_shown_beside_fresh_parameters(folder, tmp_path, figures):
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("embeddings"))
+    got = report(tmp_path / "run", TEXT)["embeddings"]
+    assert got["drift"] is None and "kept no table of step 0" in got["start_is"]
+    # They are the ones that were kept.
+    assert (
+        got["neighbours"] == figures["embeddings"]["neighbours"]
+        and got["pairs"] == figures["embeddings"]["pairs"]
+    )
+
+
 def test_words_that_the_tokenizer_lacks_are_named(words_run):
     with pytest.raises(UserError, match="'dragon', which the tokenizer lacks"):
         subject.probe_of(subject.open_subject(words_run), "the dragon sees")
@@ -257,7 +268,6 @@ def test_words_that_the_tokenizer_lacks_are_named(words_run):
 
 def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
     shutil.copytree(words_run, tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
     one = subject.open_subject(tmp_path / "run")
     gone = dataclasses.replace(one, dataset=None, missing=("No text.",))
     with pytest.raises(UserError, match="no validation text to look at: give a text"):
@@ -265,7 +275,7 @@ def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
     from jaxgpt.report.payload import payload
 
     got = json.loads(as_json(payload(gone, subject.probe_of(gone, "the king sees the fool"))))
-    assert got["missing"][0] == "No text." and config["data"]["tokenizer"] == "word"
+    assert got["missing"][0] == "No text."
     assert got["tokens"]["bigram_nats"] is None and got["attention"]["ablation"] is None
     assert got["neurons"] is None and got["contextual"] is None
     assert got["summary"]["measures"][0]["bigram"] is None

@@ -12,16 +12,15 @@ from jaxgpt.report import forward, heads, interventions
 from jaxgpt.report.capture import Capture
 from jaxgpt.report.heads import Heads
 from jaxgpt.report.plain import plain
-from jaxgpt.report.subject import Subject, windows
+from jaxgpt.report.subject import Subject, affordable_tokens, windows
 
 UNTRAINED = 5  # models with fresh parameters that statistics are compared with
 TEXTS = 16  # windows that statistics are means over
 LENGTH = 128  # tokens of each, at most
 NAMED = 0.5  # score from which a head is called a previous-token or an induction head
 ABLATED = 256  # windows that the loss without a head is measured on, at most
-OPERATIONS = 1.5e11  # that ablation should take, about: seconds on two cores
-FEWEST, SHORT = 4, 32  # windows, and tokens of each, where that allows no more
-MOST_OPERATIONS = 6e12  # and where even those take more than this, it is left out
+FEWEST, SHORT = 4, 64  # windows, and tokens of each, where a large model allows no more
+PATIENCE = 5  # times what a part should take at most, for that
 MOST_NUMBERS = 120_000  # of all tables: more are given in fewer digits
 ALL_NUMBERS = 500_000  # more are not given
 
@@ -61,29 +60,37 @@ def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
     return figures | {"weights": weights}
 
 
-def _texts(subject: Subject, model: GPT, seen: Capture) -> tuple[np.ndarray, str]:
-    """The windows that heads are measured on, and what they are in words."""
-    length = min(model.cfg.context_length, LENGTH)
+def _texts(subject: Subject, model: GPT, params: dict, seen: Capture) -> tuple[np.ndarray, str, int]:
+    """The windows that heads are measured on, what they are in words, and how many untrained models are affordable."""
+    length, number = min(model.cfg.context_length, LENGTH), UNTRAINED
     if subject.dataset is None or len(subject.dataset.valid.ids) < length:
-        return seen.tokens_T[None], "the probe text"
-    count = min(TEXTS, heads.most_texts(model, length))
+        return seen.tokens_T[None], "the probe text", number
+    tokens = affordable_tokens(params, 2 * (1 + number))  # on text, and on random tokens
+    if tokens < FEWEST * length:
+        length, number = min(length, SHORT), 1
+        tokens = affordable_tokens(params, 4)
+    count = max(2, min(TEXTS, heads.most_texts(model, length), tokens // length))
     texts_BT = windows(subject.dataset.valid.ids, count, length)
-    return texts_BT, f"{len(texts_BT)} windows of {length} tokens, evenly spread over the validation split"
+    return (
+        texts_BT,
+        f"{len(texts_BT)} windows of {length} tokens, evenly spread over the validation split",
+        number,
+    )
 
 
 def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> dict[str, Any]:
     cfg = model.cfg
-    texts_BT, on = _texts(subject, model, seen)
-    half = min(cfg.context_length, LENGTH) // 2
+    texts_BT, on, number = _texts(subject, model, params, seen)
+    half = min(cfg.context_length, max(texts_BT.shape[1], SHORT)) // 2
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)
-    fresh = [heads.measure(*subject.untrained(number), texts_BT, repeated_BT) for number in range(UNTRAINED)]
+    fresh = [heads.measure(*subject.untrained(i), texts_BT, repeated_BT) for i in range(number)]
     statistics = beside_untrained(own, fresh)
     return {
         "named": named(statistics),
         "statistics": statistics,
         "statistics_on": on,
-        "untrained_models": UNTRAINED,
+        "untrained_models": number,
         "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
     }
 
@@ -121,17 +128,18 @@ def _ablation(
     if subject.dataset is None or len(subject.dataset.valid.ids) < length + 1:
         return {"ablation": None}
     passes = model.cfg.num_layers * model.cfg.num_heads + 1
-    a_token = 2 * count_params(params) * passes
     kinds: tuple[str, ...] = ("mean", "zero")
-    count = int(OPERATIONS / (a_token * length * len(kinds)))
+    count = affordable_tokens(params, passes * len(kinds)) // length
     if count < FEWEST:
-        kinds, count, length = ("mean",), FEWEST, min(length, SHORT)
-        if a_token * count * length > MOST_OPERATIONS:
+        kinds, length = ("mean",), min(length, SHORT)
+        count = affordable_tokens(params, passes) * PATIENCE // length
+        if count < 2:
             missing.append(
                 f"No loss without each head: {passes - 1:,} heads in a model of {count_params(params):,} parameters "
-                "take long (jaxgpt.report.interventions.ablate_heads does it)."
+                "take long on this machine (jaxgpt.report.interventions.ablate_heads does it)."
             )
             return {"ablation": None}
+        count = min(count, FEWEST)
         cut.append(f"Each head is silenced on {count} windows of {length} tokens only, and to its mean only.")
     text_BT = windows(subject.dataset.valid.ids, min(count, ABLATED), length + 1)
     found = {kind: interventions.ablate_heads(model, params, text_BT, kind) for kind in kinds}

@@ -15,12 +15,12 @@ from jaxgpt.model import GPT
 from jaxgpt.nearest import unit
 from jaxgpt.report.capture import Capture, capture
 from jaxgpt.report.plain import Names, plain
-from jaxgpt.report.subject import Probe, Subject, windows
+from jaxgpt.report.subject import Probe, Subject, affordable_tokens, windows
 
 POSITIONS = 64  # rows of the position table that are compared
 CONTEXT = 8  # tokens that both places should have before them
 SEARCHED = 32  # windows of the validation text in which other occurrences are looked for
-_STREAM_BYTES = 1 << 27
+_STREAM_BYTES = 1 << 27  # of all layers' streams at once
 
 
 def rows_by_layer(seen: Capture) -> dict[str, np.ndarray]:
@@ -40,8 +40,10 @@ def contextual(subject: Subject, seen: Capture, names: Names, other: Probe | Non
     if other is not None:
         texts, source = [other.ids_T], other.source
     elif subject.dataset is not None and len(subject.dataset.valid.ids) >= len(seen.tokens_T):
-        room = _STREAM_BYTES // (4 * len(seen.tokens_T) * subject.cfg.d_model)
-        texts = list(windows(subject.dataset.valid.ids, min(SEARCHED, max(1, room)), len(seen.tokens_T)))
+        T = len(seen.tokens_T)
+        room = _STREAM_BYTES // (4 * T * subject.cfg.d_model * (1 + subject.cfg.num_layers))
+        count = max(1, min(SEARCHED, room, affordable_tokens(subject.run.params) // T))
+        texts = list(windows(subject.dataset.valid.ids, count, T))
         source = "validation split"
     else:
         return None

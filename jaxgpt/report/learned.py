@@ -41,6 +41,9 @@ class History(Mapping):
             return self.end_ND
         return tables.read_snapshot(self._workdir, step, "token", self._tokenizer).values
 
+    def __contains__(self, step: object) -> bool:
+        return step in self._steps
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._steps)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgpt.model import GPT
 from jaxgpt.report.plain import Names, plain
-from jaxgpt.report.subject import Subject, windows
+from jaxgpt.report.subject import Subject, affordable_tokens, windows
 
 CONTEXTS = 5
 SHOWN = 6  # neurons of a layer
@@ -45,7 +45,7 @@ def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
     cfg, length = model.cfg, min(subject.cfg.context_length, LENGTH)
     if subject.dataset is None or len(subject.dataset.valid.ids) < length:
         return None
-    most = min(MOST_TOKENS, _HIDDEN_BYTES // (4 * cfg.num_layers * cfg.mlp_width))
+    most = min(MOST_TOKENS, affordable_tokens(params), _HIDDEN_BYTES // (4 * cfg.num_layers * cfg.mlp_width))
     texts_BT = windows(subject.dataset.valid.ids, max(1, most // length), length)
     k = min(CONTEXTS, texts_BT.size)
     values_LFk, where_LFk, active_LF, largest_LF = map(np.asarray, fire(model, params, texts_BT, k))

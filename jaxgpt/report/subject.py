@@ -15,8 +15,9 @@ from jaxgpt.baselines import MOST_IDS
 from jaxgpt.checkpoint import Run, load
 from jaxgpt.config import UserError
 from jaxgpt.lora import merge_lora
-from jaxgpt.model import GPT, init_params
+from jaxgpt.model import GPT, count_params, init_params
 
+OPERATIONS = 1.5e11  # that one part of a report should take at most, about: seconds on two cores
 MOST_TOKENS = 128  # of a probe: pictures of attention grow with its square
 
 
@@ -126,6 +127,12 @@ def _own_probe(subject: Subject, length: int) -> Probe:
     part = np.asarray(ids[start : start + length], np.int32)
     source = f"validation split of {subject.dataset.corpus_name}, tokens {start:,} to {start + length - 1:,}"
     return Probe(tokenizer.decode(part), source, part)
+
+
+def affordable_tokens(params: dict, passes: int = 1) -> int:
+    """How many tokens a model may read so many times for one part of a report; a hundred times as many on a GPU."""
+    operations = OPERATIONS * (1 if jax.default_backend() == "cpu" else 100)
+    return int(operations / (2 * count_params(params) * passes))
 
 
 def windows(ids: np.ndarray, count: int, length: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxgpt import baselines, batches, checkpoint, evaluate
 from jaxgpt.baselines import Bigram
 from jaxgpt.model import count_params
 from jaxgpt.report.plain import plain
-from jaxgpt.report.subject import Subject
+from jaxgpt.report.subject import Subject, affordable_tokens
 
 GUESSES = ("uniform", "unigram", "bigram")
 MOST_POINTS = 400  # of a curve
@@ -57,9 +57,10 @@ def _valid(subject: Subject) -> dict[str, Any] | None:
             return {**figures, "step": run.step, "from": "metrics.jsonl"}
     if subject.dataset is None:
         return None
+    T = subject.cfg.context_length
     windows = batches.eval_batches(
-        subject.dataset.valid.ids, context_length=subject.cfg.context_length, batch_size=16,
-        max_tokens=EVALUATED,
+        subject.dataset.valid.ids, context_length=T, batch_size=max(1, min(16, (1 << 26) // (T * subject.cfg.vocab_size))),
+        max_tokens=max(T, min(EVALUATED, affordable_tokens(run.params))),
     )  # fmt: skip
     found = evaluate.evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
     figures = {"loss": found.loss, "standard_error": found.standard_error, "tokens": found.tokens}

@@ -1,0 +1,25 @@
+"""A page on this machine in which a run goes on with what one types, and shows how sure it is of every token.
+
+    python -m jaxgpt.serve --workdir runs/char [--port 8000] [--step 1000]
+
+Needs `pip install "jaxgpt[serve]"` (starlette and uvicorn). It listens on 127.0.0.1 alone, and answers only requests whose
+Host, and Origin where there is one, are its own: no other page that is open in the browser can read or use it.
+
+    GET  /                 the page: `report.playground.render(about)`, text/html
+    GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, limits: {body_bytes,
+                           max_new_tokens}, defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed}}
+    POST /api/generate     {prompt, max_new_tokens, temperature, top_k, top_p, seed}: all but the prompt may be left out, top_k
+                           and top_p may be null. Answers a stream of JSON objects, one a line (application/x-ndjson):
+                             {"note": a sentence}                        any number of them, first
+                             {"token": {id, text, hex?}, "piece": text, "p": number, "rank": number, "entropy": nats}
+                             {"done": true, "tokens": n, "seconds": s}   last
+                           or, when something fails on the way, {"error": a line} last. `p` and `rank` are the model's own
+                           (temperature 1, all tokens); the `piece`s, joined, are the text: a character that comes in several
+                           tokens is in the last one's.
+    POST /api/report       {text, text2?}: the payload of a report for this text (report.payload), application/json
+    POST /api/report.html  the same as the page of a report, text/html
+
+What is wrong with a request is one line, {"error": ...}: 400 for a mistake that the user can mend (a character that the
+tokenizer lacks, no JSON), 403 for a foreign Host or Origin, 404, 405, 413 for a body of more than `body_bytes`, 415 for another
+content type than application/json. Generation stops when the one who asked has gone.
+"""
