@@ -197,6 +197,7 @@ def test_the_temperature_changes_the_probabilities_exactly(chromium, pages, payl
     chromium.click("#probe .strip .cell", 3)
     slider = chromium.driver.find_element(By.CSS_SELECTOR, "#next input")
     slider.send_keys(Keys.ARROW_LEFT * 5)
+    chromium.wait("return document.querySelector('#next output').textContent === '0.5'")
     figures = payload["next"]
     j = figures["temperatures"].index(0.5)
     first = chromium.run(

@@ -111,24 +111,35 @@ SECTIONS = (
 
 def render(payload: dict[str, Any]) -> str:
     """The page of a report's numbers (`payload.payload`). Raises ValueError for numbers that are not finite."""
-    return _page(payload, connect="")
-
-
-def _page(payload: dict[str, Any], connect: str) -> str:
+    title = tables.visible_text(payload["summary"]["title"])
     sections = [one for one in SECTIONS if payload.get(one.key) or not one.optional]
-    style, script, title = asset("style.css"), script_text(), tables.visible_text(payload["summary"]["title"])
+    return document(
+        title=title,
+        contents="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in sections),
+        main="\n".join(_section(one, payload) for one in sections),
+        footer=_footer(payload),
+        data=payload,
+        script=f"({views()})({{}});\n",
+    )
+
+
+def document(
+    title: str, contents: str, main: str, footer: str, data: Any, script: str, connects: bool = False
+) -> str:
+    """A page: `contents`, `main` and `footer` are markup, `title` and `data` are not. It may ask its own server only where it `connects`."""
+    style = asset("style.css")
     return Template(asset("template.html")).substitute(
         TITLE=escape(f"{title}: jaxgpt report"),
         HEADING=escape(title),
-        CONTENTS="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in sections),
-        SECTIONS="\n".join(_section(one, payload) for one in sections),
-        FOOTER=_footer(payload),
+        CONTENTS=contents,
+        SECTIONS=main,
+        FOOTER=footer,
         STYLE=style,
         STYLE_HASH=csp_hash(style),
         SCRIPT=script,
         SCRIPT_HASH=csp_hash(script),
-        CONNECT=connect,
-        DATA=safe_json(payload),
+        CONNECT="; connect-src 'self'" if connects else "",
+        DATA=safe_json(data),
     )
 
 
@@ -181,9 +192,9 @@ def asset(name: str) -> str:
     return (files("jaxgpt.report") / "assets" / name).read_text("utf-8")
 
 
-def script_text() -> str:
-    """The page's script: all files, in one function of their own."""
-    return '(() => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
+def views() -> str:
+    """The script that shows a payload: all its files as one function of `options` (see start.js)."""
+    return '(options) => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n}"
 
 
 def csp_hash(text: str) -> str:

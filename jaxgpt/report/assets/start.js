@@ -1,4 +1,7 @@
 // Everything in its place. A section whose numbers the file lacks keeps the sentence that says why.
+// `options`: {token: the one that is selected first, stop: an AbortSignal after which nothing follows any more}.
+
+const listening = { signal: options.stop };
 
 function toggleTheme() {
   const button = document.getElementById("theme");
@@ -9,11 +12,11 @@ function toggleTheme() {
     document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
     button.textContent = name();
     redraw();
-  });
+  }, listening);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     button.textContent = name();
     redraw();
-  });
+  }, listening);
 }
 
 /** A box that scrolls is reached with Tab; one that has nothing to scroll is not in the way. */
@@ -37,6 +40,7 @@ function followReading() {
     }
   }, { rootMargin: "-33% 0px -66% 0px" });
   for (const link of links) watch.observe(document.getElementById(link.hash.slice(1)));
+  options.stop?.addEventListener("abort", () => watch.disconnect());
 }
 
 /** A finding's link selects what it is about. */
@@ -55,7 +59,7 @@ function begin() {
   // The tables that a reader without a script sees are still there, folded.
   for (const details of document.querySelectorAll(".tables > details")) details.open = false;
   // What the model got most wrong is where there is most to see.
-  state.token = largest(data.tokens.nats, 1)[0] ?? 0;
+  state.token = options.token ?? largest(data.tokens.nats, 1)[0] ?? 0;
   state.key = null;
   state.statistic = "previous_token";
   state.centring = "raw";
@@ -90,14 +94,18 @@ function begin() {
   // A link inside the page leads to a place that only stays where it is once all above it is drawn.
   document.addEventListener("click", (event) => {
     if (event.target.closest('a[href^="#"]')) refresh(true);
-  }, true);
-  addEventListener("beforeprint", () => refresh(true));
+  }, { capture: true, ...listening });
+  addEventListener("beforeprint", () => refresh(true), listening);
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth !== width) redraw();
     width = innerWidth;
+  }, listening);
+  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), { capture: true, ...listening });
+  options.stop?.addEventListener("abort", () => {
+    watcher.disconnect();
+    views.length = 0;
   });
-  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), true);
   reach(document);
   refresh();
   performance.mark("ready"); // for whoever measures how long it took
