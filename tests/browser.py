@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """The value of a script's return."""
         return self.driver.execute_script(script, *arguments)
+
+    def click(self, selector: str, place: int = 0) -> None:
+        """One of the elements that a CSS selector finds, wherever it is: what it does, not whether it is in sight."""
+        self.run("document.querySelectorAll(arguments[0])[arguments[1]].click()", selector, place)
+
+    def wait(self, script: str, seconds: float = 10.0) -> None:
+        """Until a script returns true; the test fails where it never does."""
+        end = time.monotonic() + seconds
+        while not self.run(script):
+            assert time.monotonic() < end, f"never true: {script}"
+            time.sleep(0.02)
 
     def requests(self) -> list[str]:
         """What was asked for since the page was opened."""

@@ -19,7 +19,7 @@ from typing import Any
 from jaxgpt.report import static_tables as tables
 
 # Concatenated in this order: a file uses only what stands before it, but inside functions.
-SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "start")  # fmt: skip
+SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Section:
     key: str  # of the payload; without it the section says why it is empty
     content: tuple[Callable[[dict[str, Any]], str], ...]
     lacking: str = "The run has none of this."
+    optional: bool = False  # left out where the payload lacks it
 
 
 SECTIONS = (
@@ -40,6 +41,11 @@ SECTIONS = (
         "One number says how well the model predicts text that it never saw: its loss, -log of the probability that it "
         "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
         "summary", (),
+    ),
+    Section(
+        "compare", "Two runs side by side",
+        "The same text, read by two runs. A lower loss is better; what the configs say differently may be why.",
+        "compare", (tables.compare,), optional=True,
     ),
     Section(
         "probe", "The text, token by token",
@@ -78,6 +84,24 @@ SECTIONS = (
         "embeddings", (tables.embeddings,),
     ),
     Section(
+        "contextual", "One token in two contexts",
+        "A token's row in the table is always the same; what the layers make of it depends on what stands before it. The "
+        "further the cosine falls, the more the model has made of the context.",
+        "contextual", (tables.contextual,), "No token stands both in the probe text and in another.",
+    ),
+    Section(
+        "positions", "Positions",
+        "Where a token stands is a vector of its own, added to the token's. Alike positions have a high cosine; bands "
+        "along the diagonal say that near positions are alike.",
+        "positions", (tables.positions,),
+    ),
+    Section(
+        "neurons", "Neurons of the MLPs",
+        "Each MLP has many neurons, each of which watches for something and writes a vector when it sees it. The texts "
+        "that make a neuron strongest show what it watches for, often only in part.",
+        "neurons", (tables.neurons,),
+    ),
+    Section(
         "methods", "How each number is computed",
         "The formula of every number on this page, and the function of the code that computes it.",
         "methods", (tables.methods,),
@@ -87,23 +111,35 @@ SECTIONS = (
 
 def render(payload: dict[str, Any]) -> str:
     """The page of a report's numbers (`payload.payload`). Raises ValueError for numbers that are not finite."""
-    return _page(payload, connect="")
+    title = tables.visible_text(payload["summary"]["title"])
+    sections = [one for one in SECTIONS if payload.get(one.key) or not one.optional]
+    return document(
+        title=title,
+        contents="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in sections),
+        main="\n".join(_section(one, payload) for one in sections),
+        footer=_footer(payload),
+        data=payload,
+        script=f"({views()})({{}});\n",
+    )
 
 
-def _page(payload: dict[str, Any], connect: str) -> str:
-    style, script, title = asset("style.css"), script_text(), tables.visible_text(payload["summary"]["title"])
+def document(
+    title: str, contents: str, main: str, footer: str, data: Any, script: str, connects: bool = False
+) -> str:
+    """A page: `contents`, `main` and `footer` are markup, `title` and `data` are not. It may ask its own server only where it `connects`."""
+    style = asset("style.css")
     return Template(asset("template.html")).substitute(
         TITLE=escape(f"{title}: jaxgpt report"),
         HEADING=escape(title),
-        CONTENTS="".join(f'<li><a href="#{one.id}">{escape(one.title)}</a></li>' for one in SECTIONS),
-        SECTIONS="\n".join(_section(one, payload) for one in SECTIONS),
-        FOOTER=_footer(payload),
+        CONTENTS=contents,
+        SECTIONS=main,
+        FOOTER=footer,
         STYLE=style,
         STYLE_HASH=csp_hash(style),
         SCRIPT=script,
         SCRIPT_HASH=csp_hash(script),
-        CONNECT=connect,
-        DATA=safe_json(payload),
+        CONNECT="; connect-src 'self'" if connects else "",
+        DATA=safe_json(data),
     )
 
 
@@ -132,9 +168,17 @@ def _notice(payload: dict[str, Any]) -> str:
     return f'<div class="notice" role="note"><strong>Not in this file</strong><ul>{items}</ul></div>'
 
 
+VIEWS = {"tokens": "probe"}  # of findings: where the section has another name
+
+
 def _findings(payload: dict[str, Any]) -> str:
-    items = "".join(f"<li>{escape(tables.visible_text(line))}</li>" for line in payload.get("findings") or [])
-    return f'<ol class="findings">{items}</ol>' if items else ""
+    items = []
+    for i, one in enumerate(payload["summary"]["findings"]):
+        text = escape(tables.visible_text(one["text"]))
+        items.append(
+            f'<li>{text} <a href="#{VIEWS.get(one["view"], one["view"])}" data-finding="{i}">Look</a></li>'
+        )
+    return f'<ol class="findings">{"".join(items)}</ol>' if items else ""
 
 
 def _footer(payload: dict[str, Any]) -> str:
@@ -148,9 +192,9 @@ def asset(name: str) -> str:
     return (files("jaxgpt.report") / "assets" / name).read_text("utf-8")
 
 
-def script_text() -> str:
-    """The page's script: all files, in one function of their own."""
-    return '(() => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
+def views() -> str:
+    """The script that shows a payload: all its files as one function of `options` (see start.js)."""
+    return '(options) => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n}"
 
 
 def csp_hash(text: str) -> str:

@@ -222,6 +222,59 @@ def embeddings(payload: dict[str, Any]) -> str:
     return table("the nearest tokens by cosine, at the start and at the end", ["token", "start", "end"], rows)
 
 
+def contextual(payload: dict[str, Any]) -> str:
+    """The cosine of one token's vectors in two texts, by layer."""
+    figures = payload["contextual"]
+    rows = zip(figures["rows"], figures["cosine"], figures["others"], strict=True)
+    caption = f"cosine of ‘{Words(payload)(figures['id'])}’ in two texts, by layer"
+    return table(caption, ["the vector after", "the same token", "two different tokens"], rows)
+
+
+def positions(payload: dict[str, Any]) -> str:
+    """What kind of positions the model has, and how alike each is to the next."""
+    figures = payload["positions"]
+    if not figures["end"]:
+        kind = f"This model's positions are {escape(figures['kind'])}: it has no table of them, so there are no vectors to compare."
+        return f'<p class="empty">{kind}</p>'
+    rows = []
+    for a in range(1, len(figures["shown"])):
+        at = a * (a + 1) // 2 + a - 1
+        cosines = [figures[when] and figures[when][at] for when in ("start", "end")]
+        rows.append([f"{figures['shown'][a - 1]} and {figures['shown'][a]}", *cosines])
+    return table("cosine of each position and the next one shown", ["positions", "start", "end"], rows)
+
+
+def neurons(payload: dict[str, Any]) -> str:
+    """How many neurons each layer has, how often they are above 0, and how many never are."""
+    names = ("width", "share", "dead")
+    rows = [[number(one["layer"]), *(one[name] for name in names)] for one in payload["neurons"]["layers"]]
+    return table("neurons by layer", ["layer", "neurons", "mean share of tokens above 0", "dead"], rows)
+
+
+def compare(payload: dict[str, Any]) -> str:
+    """Both runs' losses, heads and embeddings, and what their configs say differently."""
+    other = payload["compare"]
+    columns = ["", payload["summary"]["title"], other["title"]]
+    theirs = {row["name"]: row for row in other["summary"]["measures"]}
+    rows: list[list[Any]] = [["parameters", payload["summary"]["num_params"], other["summary"]["num_params"]]]
+    for row in payload["summary"]["measures"]:
+        rows.append(
+            [f"{row['name']}, validation text", row["model"], theirs.get(row["name"], {}).get("model")]
+        )
+    means = [one["tokens"]["mean"]["nats"] for one in (payload, other)]
+    rows.append(["loss, this page's text", *means])
+    for name, statistic in payload["attention"]["statistics"].items():
+        both = [statistic["value"], other["attention"]["statistics"][name]["value"]]
+        most = [max((x for row in one for x in row if x is not None), default=None) for one in both]
+        rows.append([f"largest {name.replace('_', ' ')} of a head", *most])
+    found = {one["name"]: one["end"]["auc"] for one in other["embeddings"]["pairs"]}
+    for one in payload["embeddings"]["pairs"]:
+        rows.append([f"{one['name']} against random pairs, AUC", one["end"]["auc"], found.get(one["name"])])
+    differences = "".join(f"<li><code>{escape(visible_text(line))}</code></li>" for line in other["config"])
+    configs = f"<ul>{differences}</ul>" if differences else '<p class="empty">The configs are the same.</p>'
+    return grid("both runs", columns, rows) + f"<h3>What the configs say differently</h3>{configs}"
+
+
 def methods(payload: dict[str, Any]) -> str:
     """Formula, function and source of every number."""
     rows = [[one[name] for name in ("name", "formula", "function", "source")] for one in payload["methods"]]

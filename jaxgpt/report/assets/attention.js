@@ -58,7 +58,8 @@ const HEAD_NUMBERS = [
   ["induction", "induction score", "on random tokens that come twice, the mean weight a token gives to the one after its first occurrence (prefix matching, Olsson et al. 2022)"],
   ["relative_entropy", "entropy over uniform", "0: it looks at one token; 1: at all alike"],
   ["mean_distance", "mean distance", "how many tokens back it looks, weighted"],
-].map(([key, name, meaning]) => ({ key, name, meaning, values: attention.statistics[key].value, ...attention.statistics[key] }));
+].map(([key, name, meaning]) => ({ key, name, meaning, values: attention.statistics[key].value, ...attention.statistics[key] }))
+  .filter(({ values }) => values.flat().some((x) => x !== null)); // a context of a few tokens has room for no repetition
 if (attention.ablation) {
   HEAD_NUMBERS.push({
     key: "ablation", name: "loss without it", values: attention.ablation.mean.difference, signs: true,
@@ -106,6 +107,12 @@ function drawHeads(root) {
   roving(grid, items, heads, (i) => select({ layer: Math.floor(i / heads), head: i % heads, key: null }));
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
   const about = el("div", { class: "beside" });
+  const named = attention.named.flatMap(({ layer, head, kind, value }, i) => [
+    i ? ", " : "",
+    el("button", { type: "button", class: "link", onclick: () => select({ layer, head, key: null }) }, `layer ${layer}, head ${head}`),
+    ` ${kind === "induction" ? "is an induction head" : "looks at the token before"} (${fixed(value)})`,
+  ]);
+  root.append(el("p", { class: "said" }, named.length ? ["Heads with most of their weight on one kind of place: ", ...named, "."] : "No head gives most of its weight to the token before, or to what followed a token's last occurrence."));
   root.append(
     el("div", { class: "controls" }, chooser("The number below each", names, state.statistic, (statistic) => select({ statistic }))),
     el("div", { class: "pair" }, el("div", { class: "scroll" }, grid), about),
@@ -129,7 +136,7 @@ function drawHeads(root) {
 /** The selected head's three tables, side by side. */
 function drawSteps(root) {
   const readout = el("p", { class: "said", role: "status" });
-  const row = el("div", { class: "row" });
+  const row = el("div", { class: "row three" });
   root.append(row, readout);
   let frames = [];
   view(row, ["layer", "head"], () => {
@@ -156,7 +163,7 @@ function stepsOf(l, h) {
   if (!scores) return [{ ...last, title: "Weights." }];
   const far = Math.max(...range(scores.flat()).map(Math.abs));
   const colour = colours("signed", -far, far);
-  const [seen, hidden] = [shade("much", 0), shade("much", 0.5)];
+  const [seen, hidden] = [shade("much", 0), theme() === "dark" ? [84, 88, 94] : [176, 172, 164]];
   return [
     {
       title: "1. Scores.", text: `q·k × ${format(attention.scale)}: how well each query matches each key.`, values: scores, colour,
@@ -178,7 +185,8 @@ function drawRow(root) {
   strip.append(...cells);
   roving(strip, cells, 0, (s) => select({ key: s }));
   const behind = el("div");
-  root.append(said, strip, legend("much", "weight 0", "1"), behind);
+  const masked = el("p", { class: "note" });
+  root.append(said, strip, legend("much", "weight 0", "1"), masked, behind);
   view(root, ["token", "layer", "head"], () => {
     const [t, l, h] = [query(), state.layer, state.head];
     const scores = scoresOf(l, h)?.[t];
@@ -190,8 +198,11 @@ function drawRow(root) {
       if (sees) paint(cell, shade("much", weights[s]));
       else cell.removeAttribute("style");
       cell.classList.toggle("masked", !sees);
+      cell.hidden = s > t;
       cell.lastChild.textContent = sees ? fixed(weights[s]) : "−∞";
     });
+    const ahead = seenTokens - 1 - t;
+    masked.textContent = ahead ? `The ${ahead === 1 ? "token" : `${format(ahead)} tokens`} after ${quoted(t)} ${ahead === 1 ? "is" : "are"} masked: score −∞, weight 0.` : "It is the last token: nothing is masked.";
     behind.replaceChildren(tableBehind("Table: this row in three steps", () => table(
       [["at", "r"], "key", ["score", "r"], ["masked", "r"], ["weight", "r"]],
       cells.map((_, s) => [String(s), tokenOf(ids[s]), scores ? scores[s] : null, visibleKey(t, s) ? scores?.[s] ?? null : -Infinity, weights[s]]),

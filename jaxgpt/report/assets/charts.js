@@ -40,7 +40,7 @@ function lines(root, { title, series, levels = [], xName, yName, log = false, he
   const [x0, x1] = range(all.map(([x]) => along(x)));
   let [y0, y1] = range([...all.map(([, y]) => y), ...levels.map(([, y]) => y)]);
   [y0, y1] = [y0 - 0.04 * (y1 - y0 || 1), y1 + 0.04 * (y1 - y0 || 1)];
-  const [left, right, top, bottom] = [44, levels.length ? 88 : 14, 10, 38];
+  const [left, right, top, bottom] = [44, levels.length ? 88 : 26, 10, 38];
   const px = (x) => left + ((along(x) - x0) / (x1 - x0 || 1)) * (width - left - right);
   const py = (y) => top + ((y1 - y) / (y1 - y0)) * (height - top - bottom);
   const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
@@ -92,34 +92,50 @@ function spread(levels, py) {
 }
 
 /**
- * Points with names. `points`: {x, y, name (a token), chosen}; `frame`: [x0, x1, y0, y1], so that two plots can share one.
- * Names are written where there is room; the chosen point's always.
+ * Points with names. `points`: {x, y, name (a token)}; `frame`: [x0, x1, y0, y1], so that two plots can share one. Names
+ * are written where there is room. The picture's `mark(i)` makes one point stand out, without drawing it all again.
  */
-function scatter(root, { title, points, frame, choose, height }) {
+function scatter(root, { title, points, frame, choose }) {
   const width = Math.max(240, Math.min(root.clientWidth || 400, 460));
-  height ??= width;
   const pad = 18;
   const [x0, x1, y0, y1] = frame;
   const px = (x) => pad + ((x - x0) / (x1 - x0 || 1)) * (width - 2 * pad);
-  const py = (y) => pad + ((y1 - y) / (y1 - y0 || 1)) * (height - 2 * pad);
-  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
-  picture.append(svg("rect", { class: "axis", x: 0.5, y: 0.5, width: width - 1, height: height - 1 }));
-  if (x0 < 0 && x1 > 0) picture.append(svg("line", { class: "axis", x1: px(0), x2: px(0), y1: 0, y2: height }));
+  const py = (y) => pad + ((y1 - y) / (y1 - y0 || 1)) * (width - 2 * pad);
+  const picture = svg("svg", { width, height: width, viewBox: `0 0 ${width} ${width}`, role: "img", "aria-label": title });
+  picture.append(svg("rect", { class: "axis", x: 0.5, y: 0.5, width: width - 1, height: width - 1 }));
+  if (x0 < 0 && x1 > 0) picture.append(svg("line", { class: "axis", x1: px(0), x2: px(0), y1: 0, y2: width }));
   if (y0 < 0 && y1 > 0) picture.append(svg("line", { class: "axis", x1: 0, x2: width, y1: py(0), y2: py(0) }));
   const taken = [];
-  const order = [...points.keys()].sort((a, b) => (points[b].chosen ?? 0) - (points[a].chosen ?? 0));
-  for (const i of order) {
-    const { x, y, name, chosen } = points[i];
-    const [cx, cy] = [px(x), py(y)];
-    const dot = svg("circle", { class: chosen ? "dot second" : "dot faint", cx, cy, r: chosen ? 5 : 2.5 });
-    if (choose) dot.addEventListener("click", () => choose(i));
+  const label = ({ x, y, name }) => {
+    const [cx, cy, letters] = [px(x), py(y), [...word(name)]];
+    const shown = letters.length > 16 ? `${letters.slice(0, 15).join("")}…` : letters.join("");
+    const long = 6 + 7.4 * Math.min(letters.length, 16);
+    const left = cx + 4 + long > width; // no room to the right of the point
+    const box = [left ? cx - 4 - long : cx + 4, cy - 7, left ? cx - 4 : cx + 4 + long, cy + 7];
+    const text = svg("text", { class: "name", x: left ? cx - 6 : cx + 6, y: cy + 4, "text-anchor": left ? "end" : "start" }, shown);
+    return [box, text];
+  };
+  points.forEach((point, i) => {
+    const dot = svg("circle", { class: "dot faint", cx: px(point.x), cy: py(point.y), r: 2.5 });
+    dot.addEventListener("click", () => choose(i));
     picture.append(dot);
-    const shown = word(name);
-    const box = [cx + 4, cy - 7, cx + 10 + 7.4 * [...shown].length, cy + 7];
-    const free = box[2] < width && taken.every((b) => b[2] < box[0] || b[0] > box[2] || b[3] < box[1] || b[1] > box[3]);
-    if (!free && !chosen) continue;
+  });
+  for (const point of points) {
+    const [box, text] = label(point);
+    if (taken.some((b) => b[2] >= box[0] && b[0] <= box[2] && b[3] >= box[1] && b[1] <= box[3])) continue;
     taken.push(box);
-    picture.append(svg("text", { class: "name", x: cx + 5, y: cy + 4 }, shown));
+    picture.append(text);
   }
+  const marked = svg("g", { class: "marked" });
+  picture.append(marked);
+  picture.mark = (i) => {
+    if (i < 0) {
+      marked.replaceChildren();
+      return;
+    }
+    const [box, text] = label(points[i]);
+    const back = svg("rect", { class: "back", x: box[0], y: box[1] - 1, width: box[2] - box[0], height: 16 });
+    marked.replaceChildren(back, svg("circle", { class: "dot second", cx: px(points[i].x), cy: py(points[i].y), r: 5 }), text);
+  };
   return picture;
 }

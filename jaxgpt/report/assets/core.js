@@ -128,6 +128,20 @@ function refresh(all = false) {
   }
 }
 
+/** Draw what is far while nobody waits, one view at a time: then links lead to where things will stay. */
+function drawRest() {
+  const one = views.find(({ due }) => due);
+  if (!one) return;
+  one.due = false;
+  one.draw(one.root);
+  later(drawRest);
+}
+
+function later(task) {
+  if (window.requestIdleCallback) requestIdleCallback(task);
+  else setTimeout(task, 50);
+}
+
 /** Select something; every view that shows it follows. */
 function select(changes) {
   const changed = Object.keys(changes).filter((name) => state[name] !== changes[name]);

@@ -56,25 +56,32 @@ function drawMap(root) {
   const { scatter: map } = table0;
   if (!map) return;
   const place = el("div", { class: "row wide" });
-  root.append(el("h3", {}, "The table as a map"), el("p", { class: "note" }, `Both maps have the same axes: ${map.axes}. Tokens near each other are alike as far as two of ${format(table0.width)} directions can show; a click chooses one.`),
+  const mapNote = el("p", { class: "note" }, `Both maps have the same axes: ${map.axes}. Tokens near each other are alike as far as two of ${format(table0.width)} directions can show; a click chooses one.`);
+  root.append(el("h3", {}, "The table as a map"), mapNote,
     el("div", { class: "controls" }, chooser("Scale", [["same", "the same for both"], ["own", "each its own"]], "same", (scaling) => select({ scaling }))), place);
   const around = (points) => [...range(points.map(([x]) => x)), ...range(points.map(([, y]) => y))];
-  view(place, ["token", "word", "scaling"], () => {
+  let pictures = [];
+  view(place, ["scaling"], () => {
     const both = around([...map.start, ...map.end]);
-    const chosen = table0.neighbours[chosenWord()].id;
-    place.replaceChildren(...["start", "end"].map((name) => {
-      const box = el("figure");
-      place.append(box);
+    const boxes = ["start", "end"].map(() => el("figure"));
+    place.replaceChildren(...boxes); // in the page first, where they have a width
+    pictures = ["start", "end"].map((name, side) => {
       const share = map.variance[name];
-      box.append(el("figcaption", {}, el("b", {}, when(name)), `: these axes hold ${percent(share[0])} and ${percent(share[1])} of the variance`));
-      box.append(scatter(box, {
+      const picture = scatter(boxes[side], {
         title: `Map of ${map.ids.length} tokens at ${when(name)}`, frame: state.scaling === "own" ? around(map[name]) : both,
-        points: map.ids.map((id, i) => ({ x: map[name][i][0], y: map[name][i][1], name: id, chosen: id === chosen })),
+        points: map.ids.map((id, i) => ({ x: map[name][i][0], y: map[name][i][1], name: id })),
         choose: (i) => select({ word: map.ids[i] }),
-      }));
-      return box;
-    }));
+      });
+      boxes[side].append(el("figcaption", {}, el("b", {}, when(name)), `: these axes hold ${percent(share[0])} and ${percent(share[1])} of the variance`), picture);
+      return picture;
+    });
+    showChosen();
   });
+  const showChosen = () => {
+    const id = map.ids.includes(state.word) ? state.word : table0.neighbours[chosenWord()].id;
+    pictures.forEach((picture) => picture.mark(map.ids.indexOf(id)));
+  };
+  view(mapNote, ["token", "word"], showChosen);
   root.append(tableBehind("Table: the maps' coordinates", () => table(
     ["token", ["start, first axis", "r"], ["second axis", "r"], ["end, first axis", "r"], ["second axis", "r"]],
     map.ids.map((id, i) => [tokenOf(id), ...map.start[i].map((x) => format(x)), ...map.end[i].map((x) => format(x))]),

@@ -32,7 +32,7 @@ function matrix({ title, values, colour, chosen, say, choose, readout }) {
   pixels(canvas, values, colour);
   const frame = el("div", {
     class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix",
-    "aria-label": `${title}: rows are queries, columns are keys; arrow keys move`,
+    "aria-label": `${title} Arrow keys move from cell to cell.`,
   }, canvas);
   const outline = el("span", { class: "outline", "aria-hidden": "true" });
   frame.append(outline);

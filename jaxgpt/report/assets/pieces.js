@@ -6,7 +6,7 @@ function tokenOf(id) {
 }
 
 /**
- * A table. `columns` are names, or [name, "r"] for numbers; a row is an array of cells (text, nodes, or numbers, which
+ * A table. `columns` are names, or [name, "r"] for numbers, or [name, "extra"] for what a small screen has no room for; a row is an array of cells (text, nodes, or numbers, which
  * are formatted), the first of which names it. `dress(row element, row, i)` may add to it.
  */
 function table(columns, rows, { caption, dress, hidden = [] } = {}) {
@@ -56,7 +56,7 @@ function bar(value, low, high) {
  */
 function roving(root, items, width, choose) {
   const go = (i) => {
-    if (i < 0 || i >= items.length) return;
+    if (i < 0 || i >= items.length || items[i].hidden) return;
     choose(i);
     items[i].focus({ preventScroll: false });
   };

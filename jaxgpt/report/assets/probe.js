@@ -23,6 +23,12 @@ const COLOURINGS = {
     low: (x) => `${format(-x, 1)}: better than the bigram table`, high: (x) => `+${format(x, 1)}: worse`,
   },
 };
+if (data.compare) {
+  COLOURINGS.compare = {
+    name: "loss less the other run's, in nats", ramp: "signed", values: data.tokens.nats.map((x, t) => x - data.compare.tokens.nats[t]),
+    low: (x) => `${format(-x, 1)}: better than the other run`, high: (x) => `+${format(x, 1)}: worse`,
+  };
+}
 
 function drawStrip(root) {
   const strip = el("div", { class: "strip", role: "listbox", "aria-label": "Tokens of the probe text", "aria-orientation": "horizontal" });

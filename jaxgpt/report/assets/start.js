@@ -1,4 +1,7 @@
 // Everything in its place. A section whose numbers the file lacks keeps the sentence that says why.
+// `options`: {token: the one that is selected first, stop: an AbortSignal after which nothing follows any more}.
+
+const listening = { signal: options.stop };
 
 function toggleTheme() {
   const button = document.getElementById("theme");
@@ -9,11 +12,11 @@ function toggleTheme() {
     document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
     button.textContent = name();
     redraw();
-  });
+  }, listening);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     button.textContent = name();
     redraw();
-  });
+  }, listening);
 }
 
 /** A box that scrolls is reached with Tab; one that has nothing to scroll is not in the way. */
@@ -26,21 +29,37 @@ function reach(root) {
 
 /** The section that is being read, a third down the window, is marked in the list of sections. */
 function followReading() {
-  const links = new Map([...document.querySelectorAll("#contents a")].map((a) => [a.hash.slice(1), a]));
+  const links = [...document.querySelectorAll("#contents a")];
+  const seen = new Set();
   const watch = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) links.get(target.id).setAttribute("aria-current", "true");
-      else links.get(target.id).removeAttribute("aria-current");
+    for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
+    const now = links.findLast((link) => seen.has(link.hash.slice(1)));
+    for (const link of links) {
+      if (link === now) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
     }
   }, { rootMargin: "-33% 0px -66% 0px" });
-  for (const id of links.keys()) watch.observe(document.getElementById(id));
+  for (const link of links) watch.observe(document.getElementById(link.hash.slice(1)));
+  options.stop?.addEventListener("abort", () => watch.disconnect());
+}
+
+/** A finding's link selects what it is about. */
+function linkFindings() {
+  for (const link of document.querySelectorAll("a[data-finding]")) {
+    const { layer, head, position, id } = data.summary.findings[link.dataset.finding];
+    link.addEventListener("click", () => {
+      if (layer !== undefined) select({ layer, head, key: null });
+      if (position !== undefined) select({ token: position - 1, key: null }); // where the model was about to meet it
+      if (id !== undefined) select({ word: id });
+    });
+  }
 }
 
 function begin() {
   // The tables that a reader without a script sees are still there, folded.
   for (const details of document.querySelectorAll(".tables > details")) details.open = false;
   // What the model got most wrong is where there is most to see.
-  state.token = largest(data.tokens.nats, 1)[0] ?? 0;
+  state.token = options.token ?? largest(data.tokens.nats, 1)[0] ?? 0;
   state.key = null;
   state.statistic = "previous_token";
   state.centring = "raw";
@@ -55,7 +74,7 @@ function begin() {
     for (const draw of draws) draw(place(section));
   };
   const bar = el("div", { id: "selection" });
-  document.getElementById("probe").before(bar);
+  (document.getElementById("compare") ?? document.getElementById("probe")).before(bar);
   drawSelection(bar);
   put("summary", drawCurves);
   put("probe", drawStrip, drawSurprises);
@@ -63,19 +82,35 @@ function begin() {
   put("attention", drawHeads, drawRow, drawSteps);
   put("ledger", drawLedger);
   put("lens", drawLens);
+  [state.row, state.column, state.neurons] = [1, 0, 0];
   if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
+  if (data.compare) put("compare", drawCompared, drawComparedCurves);
+  if (data.contextual) put("contextual", drawContexts);
+  if (data.positions?.end) put("positions", drawPositions);
+  if (data.neurons) put("neurons", drawNeurons);
+  linkFindings();
   toggleTheme();
   followReading();
-  addEventListener("beforeprint", () => refresh(true));
+  // A link inside the page leads to a place that only stays where it is once all above it is drawn.
+  document.addEventListener("click", (event) => {
+    if (event.target.closest('a[href^="#"]')) refresh(true);
+  }, { capture: true, ...listening });
+  addEventListener("beforeprint", () => refresh(true), listening);
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth !== width) redraw();
     width = innerWidth;
+  }, listening);
+  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), { capture: true, ...listening });
+  options.stop?.addEventListener("abort", () => {
+    watcher.disconnect();
+    views.length = 0;
   });
-  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), true);
   reach(document);
   refresh();
-  document.documentElement.dataset.ready = "true"; // for whoever measures how long it took
+  performance.mark("ready"); // for whoever measures how long it took
+  document.documentElement.dataset.ready = "true";
+  later(drawRest);
 }
 
 begin();

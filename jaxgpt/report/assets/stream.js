@@ -56,6 +56,7 @@ function entryName(name) {
   const [layer, what] = name.split(".");
   if (what === undefined) return { token: "token embedding", position: "position embedding" }[name] ?? name;
   if (what === "mlp") return `layer ${layer} MLP`;
+  if (what === "heads") return `layer ${layer} heads`;
   if (what === "bias") return `layer ${layer} attention bias`;
   return `layer ${layer} head ${what}`;
 }
@@ -96,7 +97,7 @@ function drawLedger(root) {
       row.name, row.norm === null ? "–" : format(row.norm, 2), bar(row.norm ?? 0, 0, norms),
       row.value === null ? "–" : signed(row.value), row.value === null ? "" : bar(row.value, low, high),
     ]);
-    const columns = ["written by", ["norm", "r"], "norm, bar", ["to the logit", "r"], "logit, bar"];
+    const columns = ["written by", ["norm", "r"], ["norm, bar", "extra"], ["to the logit", "r"], "logit, bar"];
     if (truth === undefined) {
       said.textContent = `At ${quoted(t)} the text ends: there is no true token whose logit could be taken apart; the norms are known.`;
     } else {
@@ -132,7 +133,7 @@ function drawLens(root) {
       said.textContent = `p(‘${word(truth)}’) goes from ${format(trueP[0][t])} at the embedding to ${format(trueP[rows.length - 1][t])} at the output${jumps[r] > 0 ? `; the largest step up is ${rows[r]}, ${signed(jumps[r])}` : ""}.`;
     }
     const width = data.lens.ids[0][t].length;
-    const columns = ["after", ["p(true)", "r"], "p(true), bar", ...range0(width).map((k) => (k ? `guess ${k + 1}` : "first guess"))];
+    const columns = ["after", ["p(true)", "r"], ["p(true), bar", "extra"], ...range0(width).map((k) => (k ? `guess ${k + 1}` : "first guess"))];
     place.replaceChildren(table(columns, rows.map((name, r) => [
       r === rows.length - 1 ? `${name} = output` : name,
       truth === undefined ? "–" : format(trueP[r][t]),
