@@ -4,20 +4,25 @@ import dataclasses
 import importlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import baselines, data, geometry, train
+from jaxgpt import baselines, checkpoint, config, data, geometry, tokenizers, train
 from jaxgpt.config import UserError
-from jaxgpt.report import analysis, attending, compare, forward, learned, methods, subject, word_lists
+from jaxgpt.model import GPT
+from jaxgpt.report import analysis, attending, compare, forward, learned, methods, page, subject, word_lists
 from jaxgpt.report.capture import capture
+from jaxgpt.report.payload import payload
 from jaxgpt.report.plain import Names, plain, rounded
 from jaxgpt.report.write import as_json, report
 from jaxgpt.vectors import Vectors
 from tests.commands import execute
 from tests.runs import small_config, write_text
+from tests.test_model import random_params
+from tests.test_report_capture import ALL
 
 TEXT = "the king sees"
 
@@ -272,8 +277,6 @@ def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
     gone = dataclasses.replace(one, dataset=None, missing=("No text.",))
     with pytest.raises(UserError, match="no validation text to look at: give a text"):
         subject.probe_of(gone, None)
-    from jaxgpt.report.payload import payload
-
     got = json.loads(as_json(payload(gone, subject.probe_of(gone, "the king sees the fool"))))
     assert got["missing"][0] == "No text."
     assert got["tokens"]["bigram_nats"] is None and got["attention"]["ablation"] is None
@@ -394,3 +397,27 @@ def test_capture_of_a_run_takes_text_or_ids(opened, seen):
     with pytest.raises(UserError, match="1 to 16 at once"):
         jaxgpt.capture(run, TEXT * 2)
     assert isinstance(data.prepare(run.config.data), data.Dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_kind_of_model_has_a_report(name):
+    """All of the architecture's choices, with random weights; a table where there is one, and the sums add up."""
+    cfg = ALL[name]
+    run = checkpoint.Run(
+        config.Config(model=cfg),
+        GPT(cfg),
+        random_params(cfg),
+        tokenizers.CharTokenizer("abcdefghijk"),
+        1,
+        Path("none"),
+    )
+    ids = np.random.default_rng(0).integers(0, 11, 300)
+    split = type("Split", (), {"ids": ids})()
+    dataset = type("Text", (), {"train": split, "valid": split, "corpus_name": "random"})()
+    one = subject.Subject(run, {"starts": []}, [], dataset, ())
+    got = json.loads(as_json(payload(one, subject.probe_of(one, "abcafgh"))))
+    assert got["ledger"]["error"]["stream"] < 1e-4 and got["ledger"]["error"]["logit"] < 1e-3
+    assert (got["positions"]["end"] is None) == (cfg.position in ("rotary", "none"))
+    assert np.isfinite(got["attention"]["ablation"]["mean"]["loss"]).all()
+    assert page.render(got)
