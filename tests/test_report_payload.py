@@ -165,6 +165,17 @@ def test_the_summary_is_what_the_run_wrote(figures, folder, opened):
         assert any(c.isdigit() for c in finding["text"])
 
 
+def test_an_untrained_model_has_nothing_found_in_its_heads_and_tables(opened):
+    fresh = dataclasses.replace(opened.run, params=opened.untrained(9)[1], step=0)
+    at_0 = [line for line in opened.metrics if line["step"] == 0]
+    one = dataclasses.replace(opened, run=fresh, metrics=at_0)
+    got = payload(one, subject.probe_of(one, TEXT))
+    kinds = {finding["kind"] for finding in got["summary"]["findings"]}
+    assert kinds <= {"loss", "surprise"} and not got["attention"]["named"]
+    (loss,) = (finding for finding in got["summary"]["findings"] if finding["kind"] == "loss")
+    assert " above that of guessing" in loss["text"]
+
+
 def test_a_step_that_was_not_evaluated_is_evaluated_now(folder, opened):
     got = report(folder / "run", TEXT, step=18)["summary"]["valid"]
     assert got["from"] == "evaluated now" and got["step"] == 18 and 0 < got["loss"] < 4

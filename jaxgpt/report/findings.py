@@ -10,6 +10,7 @@ import numpy as np
 from jaxgpt.report.plain import Names
 
 COUNT = 3
+LEAST = 0.02  # what is weaker is not told
 
 
 def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
@@ -20,9 +21,26 @@ def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
     found = []
     for kind in KINDS:
         of_kind = sorted(kind(figures, names), key=lambda finding: -finding["strength"])
-        found += of_kind[:1]
+        found += [finding for finding in of_kind[:1] if finding["strength"] >= LEAST]
     found.sort(key=lambda finding: -finding["strength"])
     return [finding | {"strength": round(finding["strength"], 4)} for finding in found[:COUNT]]
+
+
+def _predicts(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
+    """The loss beside the bigram baseline's. Strength: the difference as a share of it."""
+    loss = figures["summary"]["measures"][0]
+    if loss["model"] is None or not loss["bigram"]:
+        return
+    gained = loss["bigram"] - loss["model"]
+    how = "below" if gained > 0 else "above"
+    text = (
+        f"The validation loss is {loss['model']:.3f} nats a token, {abs(gained):.3f} {how} that of guessing from the one "
+        f"token before ({loss['bigram']:.3f}); to know nothing is {loss['uniform']:.3f}."
+    )
+    yield {
+        "text": text, "view": "tokens", "strength": min(1.0, abs(gained) / loss["bigram"]), "kind": "loss",
+        "value": loss["model"],
+    }  # fmt: skip
 
 
 def _looking(figures: dict[str, Any], name: str, sentence: str) -> Iterator[dict[str, Any]]:
@@ -124,6 +142,8 @@ def _moved(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
             f"were {', '.join(names.text(i) for i in before[:3])} ({row['start']['centred'][0][1]:.2f})."
         )
         gained = cosine - row["start"]["centred"][0][1]
+        if gained < 0.1:  # the nearest of many random rows are some way off too
+            continue
         yield {
             "text": text, "view": "embeddings", "strength": max(0.0, gained), "id": row["id"],
             "kind": "neighbours", "value": cosine,
@@ -131,5 +151,5 @@ def _moved(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
 
 
 KINDS: tuple[Callable[..., Iterator[dict[str, Any]]], ...] = (
-    _previous, _induction, _needed, _surprising, _sorted, _moved,
+    _predicts, _previous, _induction, _needed, _surprising, _sorted, _moved,
 )  # fmt: skip
