@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 INSTALL = "apt-get install chromium chromium-driver"
 FLAGS = (
     "--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--force-device-scale-factor=1", "--window-size=1280,900",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--force-device-scale-factor=1", "--window-size=1280,900",
 )  # fmt: skip
 
 

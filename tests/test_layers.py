@@ -57,6 +57,7 @@ LAYERS = {
     "report.compare": 8,
     "report.static_tables": 4,
     "report.page": 5,
+    "report.playground": 6,
     "report.payload": 12,
     "report.write": 13,
     "report.__main__": 14,

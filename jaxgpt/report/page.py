@@ -19,7 +19,7 @@ from typing import Any
 from jaxgpt.report import static_tables as tables
 
 # Concatenated in this order: a file uses only what stands before it, but inside functions.
-SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
+SCRIPTS = ("text", "colour", "core", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)

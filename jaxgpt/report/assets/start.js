@@ -3,22 +3,6 @@
 
 const listening = { signal: options.stop };
 
-function toggleTheme() {
-  const button = document.getElementById("theme");
-  const name = () => (theme() === "dark" ? "Light" : "Dark");
-  button.hidden = false;
-  button.textContent = name();
-  button.addEventListener("click", () => {
-    document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
-    button.textContent = name();
-    redraw();
-  }, listening);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    button.textContent = name();
-    redraw();
-  }, listening);
-}
-
 /** A box that scrolls is reached with Tab; one that has nothing to scroll is not in the way. */
 function reach(root) {
   for (const box of root.querySelectorAll(".scroll")) {
@@ -89,7 +73,8 @@ function begin() {
   if (data.positions?.end) put("positions", drawPositions);
   if (data.neurons) put("neurons", drawNeurons);
   linkFindings();
-  toggleTheme();
+  if (!options.stop) offerThemes(); // a page that shows views now and then has its own
+  document.addEventListener("themechange", redraw, listening);
   followReading();
   // A link inside the page leads to a place that only stays where it is once all above it is drawn.
   document.addEventListener("click", (event) => {
