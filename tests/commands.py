@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, evaluate, explain, generate, lora, train
+from jaxgpt import cli, evaluate, explain, generate, lora, serve, train
 from jaxgpt.model import named_leaves
 from jaxgpt.report import __main__ as report_command
 from tests.runs import metrics
@@ -24,6 +24,7 @@ MAINS = {
     "lora": lora.main,
     "explain": explain.main,
     "report": report_command.main,
+    "serve": serve.main,
 }
 KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
 

@@ -25,11 +25,11 @@ MOST_NUMBERS = 120_000  # of all tables: more are given in fewer digits
 ALL_NUMBERS = 500_000  # more are not given
 
 
-def attention(subject: Subject, seen: Capture, cut: list[str], missing: list[str]) -> dict[str, Any]:
-    """Tables and figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
+def heads_part(subject: Subject, probe_T: np.ndarray, cut: list[str], missing: list[str]) -> dict[str, Any]:
+    """Figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
     model, params = subject.plain()
-    figures = tables(seen, cut) | {"window": model.cfg.attention_window, "scale": _scale(model)}
-    figures |= _statistics(subject, model, params, seen)
+    figures = {"window": model.cfg.attention_window, "scale": _scale(model)}
+    figures |= _statistics(subject, model, params, probe_T)
     return figures | _ablation(subject, model, params, cut, missing)
 
 
@@ -60,11 +60,11 @@ def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
     return figures | {"weights": weights}
 
 
-def _texts(subject: Subject, model: GPT, params: dict, seen: Capture) -> tuple[np.ndarray, str, int]:
+def _texts(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray) -> tuple[np.ndarray, str, int]:
     """The windows that heads are measured on, what they are in words, and how many untrained models are affordable."""
     length, number = min(model.cfg.context_length, LENGTH), UNTRAINED
     if subject.dataset is None or len(subject.dataset.valid.ids) < length:
-        return seen.tokens_T[None], "the probe text", number
+        return probe_T[None], "the probe text", number
     tokens = affordable_tokens(params, 2 * (1 + number))  # on text, and on random tokens
     if tokens < FEWEST * length:
         length, number = min(length, SHORT), 1
@@ -78,9 +78,9 @@ def _texts(subject: Subject, model: GPT, params: dict, seen: Capture) -> tuple[n
     )
 
 
-def _statistics(subject: Subject, model: GPT, params: dict, seen: Capture) -> dict[str, Any]:
+def _statistics(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray) -> dict[str, Any]:
     cfg = model.cfg
-    texts_BT, on, number = _texts(subject, model, params, seen)
+    texts_BT, on, number = _texts(subject, model, params, probe_T)
     half = min(cfg.context_length, max(texts_BT.shape[1], SHORT)) // 2
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)

@@ -62,6 +62,7 @@ compare      the same of another run on the same text: title, config (what diffe
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,42 +77,70 @@ from jaxgpt.report.summary import summary
 VERSION = 1
 
 
-def payload(
-    subject: Subject, probe: Probe, other: Probe | None = None, beside: Subject | None = None
-) -> dict[str, Any]:
-    """Everything that a report shows; see the module's text for what each key means.
+@dataclass(frozen=True)
+class Ground:
+    """What is the same for every text: found once, where several texts are asked about."""
 
-    `other` is a second text that a token of the probe is compared in; `beside` another run, with the same tokens and
-    a context that holds the probe (see `compare`).
-    """
-    cut, missing = list(probe.cut), list(subject.missing)
+    bigram: baselines.Bigram | None
+    names: Names
+    parts: dict[str, Any]  # summary, positions, neurons
+    heads: dict[str, Any]  # the attention part but for its tables
+    cut: list[str]
+    missing: list[str]
+
+
+def ground(subject: Subject, probe: Probe) -> Ground:
+    """Figures of a run itself. Only where it has no text of its own heads are measured on the probe."""
+    cut, missing = [], list(subject.missing)
     bigram = counts_V = None
     if subject.dataset is not None:
         train_ids = subject.train_ids()
         bigram = baselines.fit_bigram(train_ids, subject.cfg.vocab_size)
         counts_V = np.bincount(train_ids, minlength=subject.cfg.vocab_size)
     names = Names(subject.run.tokenizer, counts_V)
+    parts = {
+        "summary": summary(subject, bigram),
+        "positions": contexts.positions(subject, cut),
+        "neurons": neurons.neurons(subject, names),
+    }
+    heads = attending.heads_part(subject, probe.ids_T, cut, missing)
+    return Ground(bigram, names, parts, heads, cut, missing)
+
+
+def payload(
+    subject: Subject,
+    probe: Probe,
+    other: Probe | None = None,
+    beside: Subject | None = None,
+    known: Ground | None = None,
+) -> dict[str, Any]:
+    """Everything that a report shows; see the module's text for what each key means.
+
+    `other` is a second text that a token of the probe is compared in; `beside` another run, with the same tokens and
+    a context that holds the probe (see `compare`); `known` what `ground` gave for this run before.
+    """
+    known = known or ground(subject, probe)
+    names, bigram = known.names.copy(), known.bigram
+    cut, missing = [*probe.cut, *known.cut], list(known.missing)
     seen = capture(subject.cfg, subject.run.params, probe.ids_T)
     figures = {
         "version": VERSION,
         "generated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cut": cut,
         "missing": missing,
-        "summary": summary(subject, bigram),
         "probe": {"text": probe.text, "source": probe.source, "ids": names.ids(probe.ids_T)},
         "tokens": forward.tokens(seen, bigram),
         "next": forward.next_tokens(seen, names),
-        "attention": attending.attention(subject, seen, cut, missing),
+        "attention": attending.tables(seen, cut) | known.heads,
         "ledger": forward.ledger(seen, cut),
         "lens": forward.lens(seen, names),
         "embeddings": learned.embeddings(subject, names, probe.ids_T, missing),
         "contextual": contexts.contextual(subject, seen, names, other),
-        "positions": contexts.positions(subject, cut),
-        "neurons": neurons.neurons(subject, names),
+        **known.parts,
         "methods": methods.methods(),
         "compare": None,
     }
-    figures["summary"]["findings"] = findings.findings(figures, names)
+    figures["summary"] = known.parts["summary"] | {"findings": findings.findings(figures, names)}
     vocabulary = names.vocabulary()
     if beside is not None:
         theirs = payload(beside, probe, other)

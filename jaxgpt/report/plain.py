@@ -38,12 +38,27 @@ def plain(values: Any, digits: int = DIGITS) -> Any:
     return [plain(value, digits) for value in (values.tolist() if isinstance(values, np.ndarray) else values)]
 
 
+def token_entry(tokenizer: tokenizers.Tokenizer, i: int) -> dict[str, Any]:
+    """A token's text, and its bytes as `hex` where they are no UTF-8."""
+    content = tokenizer.decode_bytes([i])
+    try:
+        return {"text": content.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"text": content.decode("utf-8", "backslashreplace"), "hex": content.hex(" ")}
+
+
 class Names:
     """The tokens that a payload speaks of: every id that it is asked for gets an entry in `vocabulary`."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, counts_V: np.ndarray | None) -> None:
         self._tokenizer, self._counts_V = tokenizer, counts_V
         self._known: dict[int, dict[str, Any]] = {}
+
+    def copy(self) -> Names:
+        """The same, to go on from."""
+        other = Names(self._tokenizer, self._counts_V)
+        other._known = dict(self._known)
+        return other
 
     def count(self, i: int) -> int | None:
         """How often a token stands in the training text; None where that can't be had."""
@@ -70,14 +85,7 @@ class Names:
     def _add(self, i: int) -> None:
         if i in self._known:
             return
-        content = self._tokenizer.decode_bytes([i])
-        entry: dict[str, Any] = {"text": content.decode("utf-8", "backslashreplace")}
-        entry["count"] = self.count(i)
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError:
-            entry["hex"] = content.hex(" ")
-        self._known[i] = entry
+        self._known[i] = token_entry(self._tokenizer, i) | {"count": self.count(i)}
 
     def vocabulary(self) -> dict[str, dict[str, Any]]:
         """By id as text: the token's text, how often it stands in the training text, its bytes where they are no UTF-8."""
