@@ -60,7 +60,6 @@ LAYERS = {
     "report.playground": 6,
     "report.payload": 12,
     "report.write": 13,
-    "report.playground": 6,
     "serve": 14,
     "report.__main__": 14,
     "explain": 10,
