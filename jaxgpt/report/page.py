@@ -38,7 +38,7 @@ class Section:
 SECTIONS = (
     Section(
         "summary", "What it learned",
-        "One number says how well the model predicts text that it never saw: its loss, -log of the probability that it "
+        "One number says how well the model predicts text that it never saw: its loss, −log of the probability that it "
         "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
         "summary", (),
     ),

@@ -47,7 +47,10 @@ function largest(values, k) {
 
 // --- what is selected --------------------------------------------------------------------------------
 
-const state = { token: 0, key: 0, layer: 0, head: 0, colour: "loss", temperature: 1 };
+const state = {
+  token: 0, key: null, layer: 0, head: 0, statistic: "previous_token", colour: "loss", temperature: 1, each: true,
+  word: null, centring: "raw", scaling: "same", row: 1, column: 0, neurons: 0,
+};
 const views = [];
 
 /**
@@ -105,6 +108,11 @@ function select(changes) {
     if (one.needs.some((name) => changed.includes(name))) one.due = true;
   }
   refresh();
+}
+
+/** Select a token: the key that it looks at, and the word whose neighbours are shown, are its own again. */
+function selectToken(t) {
+  select({ token: t, key: null, word: null });
 }
 
 /** Everything is drawn anew: its colours or its room have changed. */
