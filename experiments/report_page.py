@@ -142,7 +142,7 @@ def picture(figures: dict[str, Any], file: Path) -> None:
             time.sleep(0.5)  # all of it is drawn
             top, height = chromium.run(
                 "const box = document.getElementById('attention').getBoundingClientRect();"
-                "return [box.top + scrollY, box.height]"
+                "return [box.top + scrollY - 50, box.height + 50]"
             )
             chromium.resize(WIDTH, int(height))
             chromium.run("scrollTo(0, arguments[0])", top)

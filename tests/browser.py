@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 INSTALL = "apt-get install chromium chromium-driver"
 FLAGS = (
     "--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--force-device-scale-factor=1", "--window-size=1280,900",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--force-device-scale-factor=1", "--window-size=1280,900",
 )  # fmt: skip
 
 
@@ -42,13 +42,13 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
-    def open(self, path: Path, width: int = 1280, theme: str = "light", scripts: bool = True) -> None:
+    def open(self, page: Path | str, width: int = 1280, theme: str = "light", scripts: bool = True) -> None:
         self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.resize(width)
         self.theme(theme)
         self.driver.get_log("browser")
         self.driver.get_log("performance")
-        self.driver.get(path.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
 
     def resize(self, width: int, height: int = 900) -> None:
         self.command(

@@ -12,7 +12,7 @@ import re
 import numpy as np
 import pytest
 
-from jaxgpt.report import page, static_tables
+from jaxgpt.report import page, playground, static_tables
 from tests.report_pages import NASTY, nasty
 
 
@@ -145,3 +145,22 @@ def test_a_small_run_has_a_small_page(payload):
 
 def test_the_tokens_of_these_tests_are_bad_ones():
     assert "</script>" in "".join(NASTY) and "\0" in NASTY and "\u202e" in "".join(NASTY)
+
+
+ABOUT = {
+    "title": "run </title><script>", "step": 20, "workdir": "run/<b>", "tokenizer": "char", "vocab_size": 20, "num_params": 4_000,
+    "context_length": 16, "limits": {"body_bytes": 65_536, "max_new_tokens": 1_000},
+    "defaults": {"prompt": "\n</textarea><b>", "max_new_tokens": 20, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0},
+}  # fmt: skip
+
+
+def test_the_page_that_writes_may_ask_its_own_server_and_nobody_else():
+    text = playground.render(ABOUT)
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    data, script = element(text, "script")
+    assert rules["connect-src"] == "'self'" and rules["default-src"] == "'none'"
+    assert rules["script-src"] == f"'{page.csp_hash(script)}'"
+    assert json.loads(data) == ABOUT
+    assert "<b>" not in text and "&lt;/textarea&gt;&lt;b&gt;" in text
+    assert not re.search(r"innerHTML|insertAdjacent|eval\(", script)

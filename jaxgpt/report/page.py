@@ -19,7 +19,7 @@ from typing import Any
 from jaxgpt.report import static_tables as tables
 
 # Concatenated in this order: a file uses only what stands before it, but inside functions.
-SCRIPTS = ("core", "colour", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
+SCRIPTS = ("text", "colour", "core", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Section:
 SECTIONS = (
     Section(
         "summary", "What it learned",
-        "One number says how well the model predicts text that it never saw: its loss, -log of the probability that it "
+        "One number says how well the model predicts text that it never saw: its loss, −log of the probability that it "
         "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
         "summary", (),
     ),

@@ -60,22 +60,26 @@ const HEAD_NUMBERS = [
   ["mean_distance", "mean distance", "how many tokens back it looks, weighted"],
 ].map(([key, name, meaning]) => ({ key, name, meaning, values: attention.statistics[key].value, ...attention.statistics[key] }))
   .filter(({ values }) => values.flat().some((x) => x !== null)); // a context of a few tokens has room for no repetition
-if (attention.ablation) {
-  HEAD_NUMBERS.push({
-    key: "ablation", name: "loss without it", values: attention.ablation.mean.difference, signs: true,
-    meaning: "how much the loss rises, in nats, when the head's output is replaced by its mean (attention is not importance)",
-  });
+for (const [kind, name, by] of [["mean", "loss without it", "its mean"], ["zero", "loss without it (zero)", "zero"]]) {
+  const found = attention.ablation?.[kind];
+  if (found) {
+    HEAD_NUMBERS.push({
+      key: kind, name, values: found.difference, errors: found.standard_error, signs: true,
+      meaning: `how much the loss rises, in nats, when the head's output is replaced by ${by} (attention is not importance)`,
+    });
+  }
 }
 
 /** What the number means, which head has the most of it, and what untrained models have. */
-function headSentences({ key, name, meaning, values, low, high }) {
+function headSentences({ key, name, meaning, values, errors, low, high }) {
   const flat = values.flat();
   const [i] = largest(flat, 1);
   const where = `layer ${Math.floor(i / attention.heads)}, head ${i % attention.heads}`;
   const first = `${name[0].toUpperCase()}${name.slice(1)}: ${meaning}.`;
-  if (key === "ablation") {
+  if (errors) {
     const { loss, on } = attention.ablation;
-    return [first, `Most is lost without ${where}: ${signed(flat[i])} on a loss of ${format(loss)}.`, `Measured on ${on}.`];
+    const error = errors.flat()[i];
+    return [first, `Most is lost without ${where}: ${signed(flat[i])} (standard error ${format(error, 4)}) on a loss of ${format(loss)}.`, `Measured on ${on}.`];
   }
   const sentences = [
     first, `The largest is ${where} with ${format(flat[i])}.`,
@@ -144,7 +148,7 @@ function drawSteps(root) {
     frames = steps.map(({ title, values, colour, say }) => matrix({
       title, values, colour, say, readout,
       chosen: () => [query(), keyOf()],
-      choose: (t, s) => select({ token: t, key: s }),
+      choose: (t, s) => select({ token: t, key: s, word: null }),
     }));
     row.replaceChildren(...steps.map(({ title, text }, i) => figure([el("b", {}, title), ` ${text}`], frames[i])));
   });

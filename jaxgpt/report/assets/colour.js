@@ -18,6 +18,22 @@ function theme() {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
+/** The button that changes the theme; who shows colours listens to `themechange`. */
+function offerThemes() {
+  const button = document.getElementById("theme");
+  const changed = () => {
+    button.textContent = theme() === "dark" ? "Light" : "Dark";
+    document.dispatchEvent(new Event("themechange"));
+  };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
+    changed();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed);
+  changed();
+}
+
 /** Red, green and blue, 0 to 255, at x from 0 to 1 of a ramp ("much" or "signed"). */
 function shade(ramp, x) {
   const stops = RAMPS[theme()][ramp];

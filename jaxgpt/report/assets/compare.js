@@ -28,7 +28,7 @@ function drawCompared(root) {
   const gain = data.tokens.nats.map((x, t) => x - other.tokens.nats[t]);
   const [worst] = largest(gain, 1);
   const [best] = largest(gain.map((x) => -x), 1);
-  const jump = (t) => el("button", { type: "button", class: "link", onclick: () => select({ token: t, key: null }) }, placed(t));
+  const jump = (t) => el("button", { type: "button", class: "link", onclick: () => selectToken(t) }, placed(t));
   root.append(el("p", { class: "said" },
     "After ", jump(best), ` this run is better by ${fixed(-gain[best])} nats, the most; after `, jump(worst), ` the other is, by ${fixed(gain[worst])}. The text below can be coloured by the difference.`,
   ));

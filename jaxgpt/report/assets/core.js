@@ -33,56 +33,11 @@ function place(section) {
   return node;
 }
 
-// --- text and numbers --------------------------------------------------------------------------------
-
-// Control, format (direction marks among them), surrogate, private and unassigned characters, line and paragraph
-// separators, and every white space: what can't be seen, or what would move its neighbours.
-const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Zs}]/gu;
-const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥" };
-
-/** A text with nothing hidden in it: a space is ␣, a line's end ↵, what has no picture its code, ⟨U+202E⟩. */
-function visible(text) {
-  if (text === "") return "⟨empty⟩";
-  const shown = text.replace(UNSEEN, (c) => {
-    return SIGNS[c] ?? `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
-  });
-  return /^\p{M}/u.test(shown) ? `◌${shown}` : shown; // an accent alone needs something to stand on
-}
+// --- tokens ------------------------------------------------------------------------------------------
 
 /** A token of the vocabulary as people see it; bytes that are no whole character are shown as bytes, ⟨e2 80⟩. */
 function word(id) {
-  const entry = data.vocabulary[id];
-  return entry.hex ? `⟨${entry.hex}⟩` : visible(entry.text);
-}
-
-/** A number as people read it: 3 digits behind the point, fewer where it is large, a dash where there is none. */
-function format(x, digits = 3) {
-  if (x === null || x === undefined || Number.isNaN(x)) return "–";
-  if (x === Infinity) return "∞";
-  if (x === -Infinity) return "−∞";
-  const size = Math.abs(x);
-  if (Number.isInteger(x) && size < 1e15) return minus(x.toLocaleString("en"));
-  if (size >= 1000) return minus(Math.round(x).toLocaleString("en"));
-  if (size !== 0 && size < 0.5 * 10 ** -digits) return minus(x.toExponential(1));
-  return minus(x.toFixed(digits));
-}
-
-/** Always so many digits, for numbers in boxes: what is small is 0.00 there. */
-function fixed(x, digits = 2) {
-  return x === null || x === undefined ? "–" : minus(x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
-}
-
-/** The same with a sign in front of what is more than 0. */
-function signed(x, digits = 3) {
-  return x > 0 ? `+${format(x, digits)}` : format(x, digits);
-}
-
-function minus(text) {
-  return text.replace("-", "−");
-}
-
-function percent(x) {
-  return x === null || x === undefined ? "–" : `${format(100 * x, x < 0.1 ? 1 : 0)} %`;
+  return shownToken(data.vocabulary[id]);
 }
 
 /** The places of the k largest of some numbers, the largest first. */
@@ -92,7 +47,10 @@ function largest(values, k) {
 
 // --- what is selected --------------------------------------------------------------------------------
 
-const state = { token: 0, key: 0, layer: 0, head: 0, colour: "loss", temperature: 1 };
+const state = {
+  token: 0, key: null, layer: 0, head: 0, statistic: "previous_token", colour: "loss", temperature: 1, each: true,
+  word: null, centring: "raw", scaling: "same", row: 1, column: 0, neurons: 0,
+};
 const views = [];
 
 /**
@@ -150,6 +108,11 @@ function select(changes) {
     if (one.needs.some((name) => changed.includes(name))) one.due = true;
   }
   refresh();
+}
+
+/** Select a token: the key that it looks at, and the word whose neighbours are shown, are its own again. */
+function selectToken(t) {
+  select({ token: t, key: null, word: null });
 }
 
 /** Everything is drawn anew: its colours or its room have changed. */

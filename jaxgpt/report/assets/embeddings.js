@@ -5,10 +5,7 @@ const table0 = data.embeddings;
 /** The word whose neighbours are shown: a chosen one, or else the selected token. */
 function chosenWord() {
   const known = table0.neighbours.map((one) => one.id);
-  for (const id of [state.word, ids[state.token]]) {
-    if (known.includes(id)) return known.indexOf(id);
-  }
-  return 0;
+  return Math.max(0, known.indexOf(state.word ?? ids[state.token]));
 }
 
 function when(name) {
@@ -29,12 +26,14 @@ function drawNeighbours(root) {
     const lists = ["start", "end"].map((name) => one[name][state.centring]);
     const [before, after] = lists.map((pairs) => pairs.map(([id]) => id));
     const stayed = after.filter((id) => before.includes(id));
-    said.textContent = `Of the ${after.length} nearest to ‘${word(one.id)}’ at the end, ${stayed.length ? `${stayed.length} ${stayed.length === 1 ? "was" : "were"} near it at the start: ${stayed.map((id) => `‘${word(id)}’`).join(", ")}` : "none was near it at the start: they are all learned"}.`;
+    const wanted = state.word ?? ids[state.token];
+    const instead = wanted === one.id ? "" : `The neighbours of ‘${word(wanted)}’ are not in this file; here are those of ‘${word(one.id)}’. `;
+    said.textContent = `${instead}Of the ${after.length} nearest to ‘${word(one.id)}’ at the end, ${stayed.length ? `${stayed.length} ${stayed.length === 1 ? "was" : "were"} near it at the start: ${stayed.map((id) => `‘${word(id)}’`).join(", ")}` : "none was near it at the start: they are all learned"}.`;
     place.replaceChildren(...["start", "end"].map((name, side) => {
       const others = side ? before : after;
       const top = Math.max(0.01, ...lists.flat().map(([, score]) => score));
       return table(
-        ["token", ["cosine", "r"], "bar", ["in the text", "r"], ""],
+        ["token", ["cosine", "r"], "bar", ["times in the text", "r"], ""],
         lists[side].map(([id, score]) => [tokenOf(id), format(score), bar(Math.max(score, 0), 0, top), format(data.vocabulary[id].count), others.includes(id) ? "at both" : side ? "new" : "gone"]),
         { caption: `${when(name)}${side ? "" : ` (${table0.start_is})`}`, hidden: [2] },
       );
@@ -78,8 +77,8 @@ function drawMap(root) {
     showChosen();
   });
   const showChosen = () => {
-    const id = map.ids.includes(state.word) ? state.word : table0.neighbours[chosenWord()].id;
-    pictures.forEach((picture) => picture.mark(map.ids.indexOf(id)));
+    const place = map.ids.indexOf(state.word ?? ids[state.token]);
+    pictures.forEach((picture) => picture.mark(place));
   };
   view(mapNote, ["token", "word"], showChosen);
   root.append(tableBehind("Table: the maps' coordinates", () => table(

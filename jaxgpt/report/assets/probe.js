@@ -37,7 +37,7 @@ function drawStrip(root) {
     strip.append(cell);
     if (data.vocabulary[ids[t]].text.includes("\n")) strip.append(el("span", { class: "break", "aria-hidden": "true" }));
   });
-  roving(strip, cells, 0, (t) => select({ token: t, key: null }));
+  roving(strip, cells, 0, (t) => selectToken(t));
   const kinds = Object.entries(COLOURINGS).filter(([, one]) => one.values);
   const controls = el("div", { class: "controls" }, chooser(
     "Colour by", kinds.map(([key, one]) => [key, one.name]), state.colour, (colour) => select({ colour }),
@@ -79,7 +79,7 @@ function drawSurprises(root) {
     const [first] = data.next.ids[t];
     const p = Math.exp(data.next.logits[t][0] - logSum(t, 1));
     list.append(el("li", {},
-      el("button", { type: "button", class: "link", onclick: () => select({ token: t, key: null }) }, `${quoted(t + 1)} after ${placed(t)}`),
+      el("button", { type: "button", class: "link", onclick: () => selectToken(t) }, `${quoted(t + 1)} after ${placed(t)}`),
       `: ${format(nats[t], 2)} nats, number ${format(data.tokens.rank[t])} of its guesses; it expected ‘${word(first)}’ with ${format(p, 2)}`,
       data.tokens.bigram_nats ? ` (the bigram table: ${format(data.tokens.bigram_nats[t], 2)} nats)` : "",
     ));
@@ -92,7 +92,7 @@ function drawSelection(root) {
   const what = el("span", { class: "what", role: "status" });
   const step = (by, sign, label) => el("button", {
     type: "button", class: "step", "aria-label": label,
-    onclick: () => select({ token: Math.max(0, Math.min(ids.length - 1, state.token + by)), key: null }),
+    onclick: () => selectToken(Math.max(0, Math.min(ids.length - 1, state.token + by))),
   }, sign);
   root.append(step(-1, "←", "The token before"), what, step(1, "→", "The token after"));
   const say = () => {

@@ -3,22 +3,6 @@
 
 const listening = { signal: options.stop };
 
-function toggleTheme() {
-  const button = document.getElementById("theme");
-  const name = () => (theme() === "dark" ? "Light" : "Dark");
-  button.hidden = false;
-  button.textContent = name();
-  button.addEventListener("click", () => {
-    document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
-    button.textContent = name();
-    redraw();
-  }, listening);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    button.textContent = name();
-    redraw();
-  }, listening);
-}
-
 /** A box that scrolls is reached with Tab; one that has nothing to scroll is not in the way. */
 function reach(root) {
   for (const box of root.querySelectorAll(".scroll")) {
@@ -49,7 +33,7 @@ function linkFindings() {
     const { layer, head, position, id } = data.summary.findings[link.dataset.finding];
     link.addEventListener("click", () => {
       if (layer !== undefined) select({ layer, head, key: null });
-      if (position !== undefined) select({ token: position - 1, key: null }); // where the model was about to meet it
+      if (position !== undefined) selectToken(position - 1); // where the model was about to meet it
       if (id !== undefined) select({ word: id });
     });
   }
@@ -60,11 +44,6 @@ function begin() {
   for (const details of document.querySelectorAll(".tables > details")) details.open = false;
   // What the model got most wrong is where there is most to see.
   state.token = options.token ?? largest(data.tokens.nats, 1)[0] ?? 0;
-  state.key = null;
-  state.statistic = "previous_token";
-  state.centring = "raw";
-  state.scaling = "same";
-  [state.layer, state.head] = [0, 0];
   const previous = data.attention.statistics.previous_token.value.flat();
   const [i] = largest(previous, 1);
   if (i !== undefined) [state.layer, state.head] = [Math.floor(i / attention.heads), i % attention.heads];
@@ -82,14 +61,14 @@ function begin() {
   put("attention", drawHeads, drawRow, drawSteps);
   put("ledger", drawLedger);
   put("lens", drawLens);
-  [state.row, state.column, state.neurons] = [1, 0, 0];
   if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
   if (data.compare) put("compare", drawCompared, drawComparedCurves);
   if (data.contextual) put("contextual", drawContexts);
   if (data.positions?.end) put("positions", drawPositions);
   if (data.neurons) put("neurons", drawNeurons);
   linkFindings();
-  toggleTheme();
+  if (!options.stop) offerThemes(); // a page that shows views now and then has its own
+  document.addEventListener("themechange", redraw, listening);
   followReading();
   // A link inside the page leads to a place that only stays where it is once all above it is drawn.
   document.addEventListener("click", (event) => {
