@@ -42,7 +42,7 @@ from jaxgpt import cli, generate
 from jaxgpt.config import UserError, first_line
 from jaxgpt.generate import Sampler, window_start
 from jaxgpt.model import count_params
-from jaxgpt.report import page
+from jaxgpt.report import page, playground
 from jaxgpt.report.payload import Ground, ground, payload
 from jaxgpt.report.plain import rounded, token_entry
 from jaxgpt.report.subject import Subject, open_subject, probe_of
@@ -210,8 +210,6 @@ def make_app(play: Playground, port: int) -> Starlette:
         return JSONResponse(play.about())
 
     async def front(_request: Request) -> Response:
-        from jaxgpt.report import playground
-
         return HTMLResponse(playground.render(play.about()))
 
     async def stream(request: Request) -> Response:
