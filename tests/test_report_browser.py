@@ -5,6 +5,7 @@ One browser for all of them. Where there is none they fail, with what to install
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -29,6 +30,10 @@ def pages(payload, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     (folder / "report.html").write_text(page.render(payload), "utf-8")
     (folder / "nasty.html").write_text(page.render(nasty(payload)), "utf-8")
+    sharp = copy.deepcopy(payload)  # a small run's heads look at all alike; these do not
+    scores = np.array(payload["attention"]["scores"]) * 300
+    sharp["attention"]["scores"] = scores.tolist()
+    (folder / "sharp.html").write_text(page.render(sharp), "utf-8")
     return folder
 
 
@@ -171,14 +176,15 @@ def test_arrow_keys_select_a_head(chromium, pages, payload):
 
 def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages, payload):
     """Weights that the script makes from the scores are the softmax, row by row."""
-    chromium.open(pages / "report.html")
+    chromium.open(pages / "sharp.html")
     chromium.run("document.getElementById('attention').scrollIntoView()")
     chromium.wait("return document.querySelectorAll('#attention .matrix').length === 3")
     chromium.click("#attention .head", 1)
     figures = payload["attention"]
     T = len(payload["probe"]["ids"])
     scores_TS = np.full((T, T), -np.inf)
-    scores_TS[np.tril_indices(T)] = np.array(figures["scores"][0][1]) * figures["score_unit"]
+    scores_TS[np.tril_indices(T)] = 300 * np.array(figures["scores"][0][1]) * figures["score_unit"]
+    assert np.ptp(scores_TS[5, :6]) > 0.5, "weights that differ"
     weights_TS = np.exp(scores_TS) / np.exp(scores_TS).sum(axis=-1, keepdims=True)
     chromium.click("#probe .strip .cell", 5)
     matrix = chromium.driver.find_elements(By.CSS_SELECTOR, "#attention .matrix")[2]

@@ -104,6 +104,14 @@ def weights_of(attention: dict, T: int) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def test_the_scores_that_the_mask_removes_are_there_too(figures, seen):
+    """Above the diagonal, in two decimals: what a query would have made of a later key."""
+    got, T = figures["attention"], len(seen.tokens_T)
+    for layer, ahead in zip(seen.layers, got["ahead"], strict=True):
+        above = layer.scores_HTS[:, *np.triu_indices(T, 1)]
+        np.testing.assert_allclose(np.array(ahead) * got["ahead_unit"], above, atol=0.00501)
+
+
 def test_attention_follows_from_the_scores(figures, seen):
     weights = weights_of(figures["attention"], len(seen.tokens_T))
     for i, layer in enumerate(seen.layers):

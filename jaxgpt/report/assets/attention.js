@@ -23,6 +23,16 @@ function square(triangle, unit, hidden) {
   return range0(seenTokens).map((t) => range0(seenTokens).map((s) => (visibleKey(t, s) ? triangle[(t * (t + 1)) / 2 + s] * unit : hidden)));
 }
 
+/** The scores before the mask, as far as the file has them: null for those above the diagonal of a large model. */
+function allScoresOf(l, h) {
+  const [triangle, ahead] = [attention.scores[l][h], attention.ahead?.[l][h]];
+  let i = 0;
+  return range0(seenTokens).map((t) => range0(seenTokens).map((s) => {
+    if (s <= t) return triangle[(t * (t + 1)) / 2 + s] * attention.score_unit;
+    return ahead ? ahead[i++] * attention.ahead_unit : null;
+  }));
+}
+
 const softmaxes = new Map();
 
 /** A head's weights as rows of queries: the softmax of its scores, computed when first asked for. */
@@ -165,17 +175,19 @@ function stepsOf(l, h) {
   };
   const scores = scoresOf(l, h);
   if (!scores) return [{ ...last, title: "Weights." }];
-  const far = Math.max(...range(scores.flat()).map(Math.abs));
+  const all = allScoresOf(l, h);
+  const far = Math.max(...range(all.flat()).map(Math.abs));
   const colour = colours("signed", -far, far);
-  const [seen, hidden] = [shade("much", 0), theme() === "dark" ? [84, 88, 94] : [176, 172, 164]];
+  const hidden = theme() === "dark" ? [84, 88, 94] : [176, 172, 164];
+  const score = (t, s) => (all[t][s] === null ? "a score that the mask removes, which this file leaves out" : `score ${format(all[t][s], s > t ? 2 : 3)}`);
   return [
     {
-      title: "1. Scores.", text: `q·k × ${format(attention.scale)}: how well each query matches each key.`, values: scores, colour,
-      say: (t, s) => `${name(t, s)}: ${visibleKey(t, s) ? `score ${format(scores[t][s])}` : "a later token, whose score the mask removes"}.`,
+      title: "1. Scores.", text: `q·k × ${format(attention.scale)}: how well each query matches each key. Blue: more than 0; orange: less.`, values: all, colour,
+      say: (t, s) => `${name(t, s)}: ${score(t, s)}.`,
     },
     {
-      title: "2. Mask.", text: "−∞ for tokens that a query may not see.", values: scores, colour: (x) => (x === null ? hidden : seen),
-      say: (t, s) => `${name(t, s)}: ${visibleKey(t, s) ? `stays ${format(scores[t][s])}` : "−∞"}.`,
+      title: "2. Mask.", text: "−∞ (grey) for the tokens that a query may not see; the other scores stay.", values: scores, colour: (x) => (x === null ? hidden : colour(x)),
+      say: (t, s) => `${name(t, s)}: ${visibleKey(t, s) ? `score ${format(scores[t][s])} stays` : "−∞"}.`,
     },
     last,
   ];
@@ -193,7 +205,6 @@ function drawRow(root) {
   root.append(said, strip, legend("much", "weight 0", "1"), masked, behind);
   view(root, ["token", "layer", "head"], () => {
     const [t, l, h] = [query(), state.layer, state.head];
-    const scores = scoresOf(l, h)?.[t];
     const weights = weightsOf(l, h)[t];
     const most = largest(weights, 3).filter((s) => weights[s] >= 0.005);
     said.textContent = `Layer ${l}, head ${h}: ${placed(t)} attends to ${most.map((s) => `${s === t ? "itself" : placed(s)} ${format(weights[s], 2)}`).join(", ")}.`;
@@ -207,11 +218,14 @@ function drawRow(root) {
     });
     const ahead = seenTokens - 1 - t;
     masked.textContent = ahead ? `The ${ahead === 1 ? "token" : `${format(ahead)} tokens`} after ${quoted(t)} ${ahead === 1 ? "is" : "are"} masked: score −∞, weight 0.` : "It is the last token: nothing is masked.";
-    behind.replaceChildren(tableBehind("Table: this row in three steps", () => table(
-      [["at", "r"], "key", ["score", "r"], ["masked", "r"], ["weight", "r"]],
-      cells.map((_, s) => [String(s), tokenOf(ids[s]), scores ? scores[s] : null, visibleKey(t, s) ? scores?.[s] ?? null : -Infinity, weights[s]]),
-      { caption: `Layer ${l}, head ${h}, query ${placed(t)}` },
-    )));
+    behind.replaceChildren(tableBehind("Table: this row in three steps", () => {
+      const scores = attention.scores ? allScoresOf(l, h)[t] : [];
+      return table(
+        [["at", "r"], "key", ["score", "r"], ["masked", "r"], ["weight", "r"]],
+        cells.map((_, s) => [String(s), tokenOf(ids[s]), scores[s], visibleKey(t, s) ? scores[s] : -Infinity, weights[s]]),
+        { caption: `Layer ${l}, head ${h}, query ${placed(t)}` },
+      );
+    }));
   });
   view(strip, ["token", "key"], () => mark(cells, keyOf()));
 }
