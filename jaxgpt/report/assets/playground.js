@@ -3,7 +3,9 @@
 
 const about = JSON.parse(document.getElementById("data").textContent);
 const form = document.querySelector("form");
-const [statusLine, written, inside] = ["status", "written", "inside"].map((id) => document.getElementById(id));
+const [statusLine, written, inside] = ["status", "written", "inside"].map((id) =>
+  document.getElementById(id),
+);
 const [go, stop] = [form.querySelector("button.main"), document.getElementById("stop")];
 let running = null; // what stops the generation that is under way
 let looking = null; // and what stops the views that are shown
@@ -24,7 +26,14 @@ function box(token, i) {
   surprise(node, token.p);
   node.addEventListener("click", () => look(i));
   node.addEventListener("keydown", (event) => {
-    const to = { ArrowLeft: i - 1, ArrowUp: i - 1, ArrowRight: i + 1, ArrowDown: i + 1, Home: 0, End: drawn.length - 1 }[event.key];
+    const to = {
+      ArrowLeft: i - 1,
+      ArrowUp: i - 1,
+      ArrowRight: i + 1,
+      ArrowDown: i + 1,
+      Home: 0,
+      End: drawn.length - 1,
+    }[event.key];
     if (to !== undefined) focusOn(to);
     else if (event.key === "Enter" || event.key === " ") look(i);
     else return;
@@ -40,7 +49,9 @@ function boxes() {
 function focusOn(i) {
   const all = boxes();
   if (!all[i]) return;
-  all.forEach((node, j) => { node.tabIndex = j === i ? 0 : -1; });
+  all.forEach((node, j) => {
+    node.tabIndex = j === i ? 0 : -1;
+  });
   all[i].focus();
 }
 
@@ -54,12 +65,19 @@ function say(text) {
 }
 
 async function ask(path, body, signal) {
-  const answer = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+  const answer = await fetch(path, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  });
   if (answer.ok) return answer;
   let line = `The server answered ${answer.status}.`;
   try {
     line = (await answer.json()).error ?? line;
-  } catch { /* no JSON: the number has to do */ }
+  } catch {
+    /* no JSON: the number has to do */
+  }
   throw new Error(line);
 }
 
@@ -109,7 +127,12 @@ async function generate(event) {
         strip.append(box(drawn.at(-1), drawn.length - 1));
         if (one.token.text.includes("\n")) strip.append(lineEnd());
       }
-      if (one.done) say([...notes, `${one.tokens} tokens in ${one.seconds.toFixed(1)} s. Select one to look inside.`].join(" "));
+      if (one.done)
+        say(
+          [...notes, `${one.tokens} tokens in ${one.seconds.toFixed(1)} s. Select one to look inside.`].join(
+            " ",
+          ),
+        );
     }
   } catch (error) {
     say(error.name === "AbortError" ? `Stopped after ${drawn.length} tokens.` : error.message);
@@ -175,8 +198,14 @@ async function look(i) {
     const { p, rank, entropy } = drawn[i];
     const again = payload.tokens.probability.at(-1);
     // A long text was read through a window that began elsewhere while it was written.
-    const other = Math.abs(again - p) > 0.01 * p ? ` Read again, with no more than ${format(payload.probe.ids.length - 1)} tokens before it, it has p ${format(again)}.` : "";
-    say(`‘${shownToken(drawn[i])}’ had p ${format(p)}, number ${format(rank)} of ${format(about.vocab_size)}; the entropy was ${fixed(entropy)} nats. Below is how it came about.${other}`);
+    const other =
+      Math.abs(again - p) > 0.01 * p
+        ? ` Read again, with no more than ${format(payload.probe.ids.length - 1)} tokens before it, it has p ${format(again)}.`
+        : "";
+    say(
+      `‘${shownToken(drawn[i])}’ had p ${format(p)}, number ${format(rank)} of ${format(about.vocab_size)}; ` +
+        `the entropy was ${fixed(entropy)} nats. Below is how it came about.${other}`,
+    );
     inside.scrollIntoView({ block: "start" });
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
