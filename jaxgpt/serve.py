@@ -42,7 +42,7 @@ from jaxgpt import cli, generate
 from jaxgpt.config import UserError, first_line
 from jaxgpt.generate import Sampler, window_start
 from jaxgpt.model import count_params
-from jaxgpt.report import page
+from jaxgpt.report import page, playground
 from jaxgpt.report.payload import Ground, ground, payload
 from jaxgpt.report.plain import rounded, token_entry
 from jaxgpt.report.subject import Subject, open_subject, probe_of
@@ -210,13 +210,11 @@ def make_app(play: Playground, port: int) -> Starlette:
         return JSONResponse(play.about())
 
     async def front(_request: Request) -> Response:
-        from jaxgpt.report import playground
-
         return HTMLResponse(playground.render(play.about()))
 
     async def stream(request: Request) -> Response:
         lists = await run_in_threadpool(play.generate, await _body(request))
-        return StreamingResponse(_encoded(lists, request), media_type="application/x-ndjson")
+        return StreamingResponse(_encoded(lists), media_type="application/x-ndjson")
 
     def report(render: Callable[[dict], Response]) -> Callable:
         async def answer(request: Request) -> Response:
@@ -315,14 +313,12 @@ async def _body(request: Request) -> Any:
         raise Refused(400, "the request's body is no JSON") from None
 
 
-async def _encoded(lists: Iterator[list[dict]], request: Request) -> AsyncIterator[bytes]:
-    """The lines of a stream, each list as one part; the end comes early where nobody listens any more."""
+async def _encoded(lists: Iterator[list[dict]]) -> AsyncIterator[bytes]:
+    """The lines of a stream, each list as one part. Starlette cancels it where nobody listens any more."""
     from starlette.concurrency import run_in_threadpool
 
     try:
         while (lines := await _following(run_in_threadpool, lists)) is not None:
-            if await request.is_disconnected():
-                return
             yield b"".join(
                 json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for line in lines
             )

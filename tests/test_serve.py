@@ -16,6 +16,7 @@ import jaxgpt
 from jaxgpt import checkpoint, config, generate, serve, tokenizers
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT
+from jaxgpt.report import playground
 from jaxgpt.report.payload import payload
 from jaxgpt.report.subject import Subject, probe_of
 from tests.commands import execute
@@ -256,6 +257,12 @@ def test_the_own_page_is_answered_under_both_names(port):
     for name, value in serve.HEADERS.items():
         assert response.headers[name] == value
     assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_the_page_itself_is_the_playground(play, port):
+    response, content = ask(port, "/")
+    assert response.status == 200 and response.headers["Content-Type"].startswith("text/html")
+    assert content.decode() == playground.render(play.about())
 
 
 def test_other_paths_methods_and_content_types(port):
