@@ -114,6 +114,17 @@ def probe_of(subject: Subject, text: str | None) -> Probe:
     return Probe(text, "given", ids, cut)
 
 
+def probe_of_ids(subject: Subject, ids: list[int]) -> Probe:
+    """Given tokens, as they are: none is cut. Raises UserError for ids that are none, too few or too many."""
+    most, V = min(subject.cfg.context_length, MOST_TOKENS), subject.cfg.vocab_size
+    if not 2 <= len(ids) <= most:
+        raise UserError(f"{len(ids)} ids: give 2 to {most}")
+    if not all(type(i) is int and 0 <= i < V for i in ids):
+        raise UserError(f"ids are whole numbers from 0 to {V - 1}: give such")
+    ids_T = np.array(ids, np.int32)
+    return Probe(subject.run.tokenizer.decode(ids_T), "given", ids_T)
+
+
 def _own_probe(subject: Subject, length: int) -> Probe:
     if subject.dataset is None:
         raise UserError(f"{subject.run.workdir} has no validation text to look at: give a text with --text")

@@ -9,7 +9,7 @@ const [statusLine, written, inside] = ["status", "written", "inside"].map((id) =
 const [go, stop] = [form.querySelector("button.main"), document.getElementById("stop")];
 let running = null; // what stops the generation that is under way
 let looking = null; // and what stops the views that are shown
-let prompt = "";
+let prompt = []; // ids of the prompt's tokens that the model saw
 let drawn = []; // the tokens of this text: {id, text, hex, piece, p, rank, entropy}
 
 function box(token, i) {
@@ -107,7 +107,7 @@ async function generate(event) {
   for (const name of ["max_new_tokens", "temperature", "seed"]) {
     if (settings[name] === null) delete settings[name];
   }
-  [prompt, drawn] = [form.elements.prompt.value, []];
+  [prompt, drawn] = [[], []];
   const strip = document.createElement("div");
   strip.className = "strip";
   strip.setAttribute("role", "listbox");
@@ -118,9 +118,14 @@ async function generate(event) {
   say("Writing …");
   const notes = [];
   try {
-    const answer = await ask("/api/generate", { prompt, ...settings }, mine.signal);
+    const answer = await ask(
+      "/api/generate",
+      { prompt: form.elements.prompt.value, ...settings },
+      mine.signal,
+    );
     for await (const one of objects(answer)) {
       if (one.error) throw new Error(one.error);
+      if (one.prompt) prompt = one.prompt;
       if (one.note) notes.push(one.note);
       if (one.token) {
         drawn.push({ ...one.token, piece: one.piece, p: one.p, rank: one.rank, entropy: one.entropy });
@@ -147,18 +152,10 @@ function lineEnd() {
   return node;
 }
 
-/** The report's views take a text of at most a context: the end of what stands before a token, and the token. */
-function textUpTo(i) {
+/** What stood before a token, as far as the views can show it, and the token. */
+function idsUpTo(i) {
   const most = Math.min(about.context_length, 128);
-  const pieces = drawn.slice(Math.max(0, i + 1 - most), i + 1).map(({ piece }) => piece);
-  const room = most - pieces.length;
-  const letters = [...prompt];
-  let before = letters.slice(Math.max(0, letters.length - room));
-  if (before.length < letters.length) {
-    const cut = before.findIndex((c) => /\s/.test(c)); // not in the middle of a word
-    before = cut < 0 ? before : before.slice(cut);
-  }
-  return before.join("") + pieces.join("");
+  return [...prompt, ...drawn.slice(0, i + 1).map(({ id }) => id)].slice(-most);
 }
 
 function close() {
@@ -183,7 +180,7 @@ async function look(i) {
   const mine = (looking = new AbortController());
   say(`Looking at ‘${shownToken(drawn[i])}’ …`);
   try {
-    const answer = await ask("/api/report", { text: textUpTo(i) }, mine.signal);
+    const answer = await ask("/api/report", { ids: idsUpTo(i) }, mine.signal);
     const payload = await answer.json();
     if (mine.signal.aborted) return;
     document.getElementById("data").textContent = JSON.stringify(payload);
