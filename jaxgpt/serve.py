@@ -10,14 +10,15 @@ Host, and Origin where there is one, are its own: no other page that is open in 
                            max_new_tokens}, defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed}}
     POST /api/generate     {prompt, max_new_tokens, temperature, top_k, top_p, seed}: all but the prompt may be left out, top_k
                            and top_p may be null. Answers a stream of JSON objects, one a line (application/x-ndjson):
-                             {"note": a sentence}                        any number of them, first
+                             {"prompt": ids}                             the prompt's tokens that the model sees, first
+                             {"note": a sentence}                        any number of them
                              {"token": {id, text, hex?}, "piece": text, "p": number, "rank": number, "entropy": nats}
                              {"done": true, "tokens": n, "seconds": s}   last
                            or, when something fails on the way, {"error": a line} last. `p` and `rank` are the model's own
                            (temperature 1, all tokens); the `piece`s, joined, are the text: a character that comes in several
                            tokens is in the last one's.
-    POST /api/report       {text, text2?}: the payload of a report for this text (report.payload), application/json; words that
-                           the tokenizer lacks are <unk>
+    POST /api/report       {text, text2?}: the payload of a report for this text (report.payload), application/json; or {ids}
+                           of tokens instead of a text, which may be what no text has, such as an unknown word
     POST /api/report.html  the same as the page of a report, text/html
 
 What is wrong with a request is one line, {"error": ...}: 400 for a mistake that the user can mend (a character that the
@@ -46,7 +47,7 @@ from jaxgpt.model import count_params
 from jaxgpt.report import page, playground
 from jaxgpt.report.payload import Ground, ground, payload
 from jaxgpt.report.plain import rounded, token_entry
-from jaxgpt.report.subject import Subject, encode_written, open_subject, probe_of
+from jaxgpt.report.subject import Subject, encode_written, open_subject, probe_of, probe_of_ids
 from jaxgpt.report.write import as_json
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ LARGE = 50_000_000  # parameters from which a screen would wait too long for as 
 DEFAULTS: dict[str, Any] = {
     "prompt": "\n", "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
 }  # fmt: skip
-REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None}
+REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None}
 TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
-    "top_p": (int, float, type(None)), "seed": (int,), "text": (str,), "text2": (str, type(None)),
+    "top_p": (int, float, type(None)), "seed": (int,), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
 }  # fmt: skip
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -92,7 +93,8 @@ def checked(given: Any, defaults: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"unknown field {name[:40]!r}: choose among {', '.join(defaults)}")
         if not isinstance(value, TYPES[name]) or isinstance(value, bool):
             kinds = " or ".join(
-                {str: "text", int: "a whole number", float: "a number"}.get(t, "null") for t in TYPES[name]
+                {str: "text", int: "a whole number", float: "a number", list: "a list"}.get(t, "null")
+                for t in TYPES[name]
             )
             raise UserError(f"{name} is of type {type(value).__name__}: give {kinds}")
     return defaults | given
@@ -146,7 +148,8 @@ class Playground:
             scored=True,
         )  # fmt: skip
         first = next(pieces)  # here and not in the stream: what is wrong is known by now
-        return self._lines(self._notes(ids), first, pieces, began)
+        seen = {"prompt": ids[window_start(len(ids), T) :].tolist()}
+        return self._lines([seen, *self._notes(ids)], first, pieces, began)
 
     def warm_up(self) -> None:
         """Compile what the first stream needs, so that nobody waits for it."""
@@ -185,8 +188,11 @@ class Playground:
     def report(self, given: Any) -> dict[str, Any]:
         """The payload of /api/report. What holds for every text is found once."""
         settings = checked(given, REPORT_DEFAULTS)
-        probe = probe_of(self.subject, settings["text"], lenient=True)
-        other = None if settings["text2"] is None else probe_of(self.subject, settings["text2"], lenient=True)
+        if settings["ids"] is None:
+            probe = probe_of(self.subject, settings["text"])
+        else:
+            probe = probe_of_ids(self.subject, settings["ids"])
+        other = None if settings["text2"] is None else probe_of(self.subject, settings["text2"])
         with self._reporting:
             known = self._ground or ground(self.subject, probe)
             if self.subject.dataset is not None:  # else heads are measured on the probe

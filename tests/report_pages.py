@@ -32,3 +32,48 @@ def nasty(figures: dict[str, Any]) -> dict[str, Any]:
     for token_id, entry in zip(tokens, entries, strict=False):
         figures["vocabulary"][str(token_id)] = entry
     return figures
+
+
+def bare(figures: dict[str, Any]) -> dict[str, Any]:
+    """The same run with all that a payload may lack left out, and attention as that of a large model: cut weights."""
+    figures = copy.deepcopy(figures)
+    attention = figures["attention"]
+    shown = len(figures["probe"]["ids"]) - 4
+    numbers = shown * (shown + 1) // 2
+    attention |= {"scores": None, "ahead": None, "ablation": None, "named": [], "window": 3}
+    attention["weights"] = [
+        [[500] * numbers for _ in range(attention["heads"])] for _ in range(attention["layers"])
+    ]
+    attention["statistics"]["induction"]["value"] = [
+        [None] * attention["heads"] for _ in range(attention["layers"])
+    ]
+    figures["embeddings"] |= {
+        "drift": None,
+        "scatter": None,
+        "pairs": [],
+        "analogies": [],
+        "analogy_families": [],
+    }
+    figures["embeddings"]["neighbours"] = figures["embeddings"]["neighbours"][:1]
+    figures["tokens"] |= {"bigram_nats": None, "difference": None}
+    figures["positions"] = {"kind": "rotary", "shown": [], "start": None, "end": None}
+    figures |= {"contextual": None, "neurons": None, "cut": ["Much was cut."], "missing": ["No text."]}
+    figures["summary"] |= {
+        "corpus": None,
+        "commit": None,
+        "command": None,
+        "train_tokens": None,
+        "findings": [],
+    }
+    for curve in figures["summary"]["curves"].values():
+        curve.update({name: [] for name in curve})
+    for row in figures["summary"]["measures"]:
+        row |= {"model": None, "unigram": None, "bigram": None}
+    return figures
+
+
+def beside(figures: dict[str, Any]) -> dict[str, Any]:
+    """A run beside another, which is itself."""
+    figures = copy.deepcopy(figures)
+    other = {name: value for name, value in figures.items() if name != "compare"}
+    return figures | {"compare": {**other, "title": "the other", "config": ["model.d_model: 16 -> 32"]}}

@@ -5,6 +5,7 @@ One browser for all of them. Where there is none they fail, with what to install
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -15,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from jaxgpt.report import page, static_tables
 from tests import browser
-from tests.report_pages import NASTY, nasty
+from tests.report_pages import NASTY, bare, beside, nasty
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,12 @@ def pages(payload, tmp_path_factory):
     """The small run's page, and the one with bad tokens, as files."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "report.html").write_text(page.render(payload), "utf-8")
-    (folder / "nasty.html").write_text(page.render(nasty(payload)), "utf-8")
+    for make in (nasty, bare, beside):
+        (folder / f"{make.__name__}.html").write_text(page.render(make(payload)), "utf-8")
+    sharp = copy.deepcopy(payload)  # a small run's heads look at all alike; these do not
+    scores = np.array(payload["attention"]["scores"]) * 300
+    sharp["attention"]["scores"] = scores.tolist()
+    (folder / "sharp.html").write_text(page.render(sharp), "utf-8")
     return folder
 
 
@@ -48,7 +54,7 @@ def draw_all(chromium):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "nasty"])
+@pytest.mark.parametrize("name", ["report", "nasty", "bare", "beside"])
 def test_no_request_and_no_complaint(chromium, pages, name, theme):
     chromium.open(pages / f"{name}.html", theme=theme)
     draw_all(chromium)
@@ -111,7 +117,7 @@ def test_the_browser_and_python_write_hidden_characters_alike(chromium, pages, p
 
 
 @pytest.mark.parametrize("width", [360, 640, 1280])
-@pytest.mark.parametrize("name", ["report", "nasty"])
+@pytest.mark.parametrize("name", ["report", "nasty", "beside"])
 def test_the_page_never_scrolls_sideways(chromium, pages, name, width):
     """640 px is also what 1,280 px are at 200 % zoom, and 360 px a phone."""
     chromium.open(pages / f"{name}.html", width=width)
@@ -171,14 +177,15 @@ def test_arrow_keys_select_a_head(chromium, pages, payload):
 
 def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages, payload):
     """Weights that the script makes from the scores are the softmax, row by row."""
-    chromium.open(pages / "report.html")
+    chromium.open(pages / "sharp.html")
     chromium.run("document.getElementById('attention').scrollIntoView()")
     chromium.wait("return document.querySelectorAll('#attention .matrix').length === 3")
     chromium.click("#attention .head", 1)
     figures = payload["attention"]
     T = len(payload["probe"]["ids"])
     scores_TS = np.full((T, T), -np.inf)
-    scores_TS[np.tril_indices(T)] = np.array(figures["scores"][0][1]) * figures["score_unit"]
+    scores_TS[np.tril_indices(T)] = 300 * np.array(figures["scores"][0][1]) * figures["score_unit"]
+    assert np.ptp(scores_TS[5, :6]) > 0.5, "weights that differ"
     weights_TS = np.exp(scores_TS) / np.exp(scores_TS).sum(axis=-1, keepdims=True)
     chromium.click("#probe .strip .cell", 5)
     matrix = chromium.driver.find_elements(By.CSS_SELECTOR, "#attention .matrix")[2]
@@ -190,6 +197,37 @@ def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages
     matrix.send_keys(Keys.ARROW_DOWN)
     said = chromium.run("return arguments[0].textContent", readout)
     assert "at 6, key" in said and f"at {s}: weight {weights_TS[6, s]:.3f}" in said
+
+
+def test_what_a_large_model_lacks_is_said_and_the_rest_is_shown(chromium, pages):
+    """Weights without scores, for fewer tokens than the text has, within a window; no drift, no tests, no contexts."""
+    chromium.open(pages / "bare.html")
+    draw_all(chromium)
+    text = {
+        one.id: chromium.run("return document.getElementById(arguments[0])?.textContent", one.id)
+        for one in page.SECTIONS
+    }
+    assert "Weights." in text["attention"] and "1. Scores" not in text["attention"]
+    assert "induction" not in text["attention"].split("Table: every head")[0]
+    assert "no losses by step" in text["summary"] and "Much was cut." in text["summary"]
+    assert "none of the words" in text["embeddings"] and "kept no table of step 0" in text["embeddings"]
+    assert "are not in this file; here are those of" in text["embeddings"]
+    assert "rotary" in text["positions"] and text["compare"] is None
+    chromium.click("#probe .strip .cell", 12)  # past the table of attention, which has 12 tokens
+    assert "attends to" in chromium.run("return document.getElementById('attention').textContent")
+    assert chromium.complaints() == []
+
+
+def test_two_runs_side_by_side(chromium, pages, payload):
+    chromium.open(pages / "beside.html")
+    draw_all(chromium)
+    chromium.click("#probe .strip .cell", 2)
+    draw_all(chromium)
+    text = chromium.run("return document.getElementById('compare').textContent")
+    assert "the other" in text and "model.d_model: 16 -> 32" in text
+    assert text.count(f"{payload['tokens']['nats'][2]:.2f}") >= 2
+    options = chromium.run("return [...document.querySelectorAll('#probe option')].map((o) => o.value)")
+    assert "compare" in options
 
 
 def test_the_temperature_changes_the_probabilities_exactly(chromium, pages, payload):

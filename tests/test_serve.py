@@ -72,7 +72,8 @@ def test_the_stream_is_what_the_model_writes_with_its_own_probabilities(play, po
     run, settings = play.subject.run, {"max_new_tokens": 40, "temperature": 0.7, "top_k": 20, "seed": 3}
     response, content = ask(port, "/api/generate", {"prompt": "the king ", **settings})
     assert response.status == 200 and response.headers["Content-Type"].startswith("application/x-ndjson")
-    *tokens, done = lines(content)
+    start, *tokens, done = lines(content)
+    assert start == {"prompt": run.tokenizer.encode("the king ").tolist()}
     ids = [line["token"]["id"] for line in tokens]
     expected = generate.generate_ids(
         run.model,
@@ -113,11 +114,12 @@ def test_two_tabs_at_once_get_what_each_would_alone(port):
 
 
 def test_a_prompt_longer_than_the_context_goes_on_from_its_end(play, port):
-    first, *_ = lines(ask(port, "/api/generate", {"prompt": "abcd" * 20, "max_new_tokens": 2})[1])
+    start, first, *_ = lines(ask(port, "/api/generate", {"prompt": "abcd" * 20, "max_new_tokens": 2})[1])
     seen = 80 - generate.window_start(80, 32)
     assert (
         first == {"note": f"The prompt has 80 tokens; the model sees the last {seen}."} and 16 <= seen <= 32
     )
+    assert start["prompt"] == play.subject.run.tokenizer.encode("abcd" * 20)[-seen:].tolist()
 
 
 def test_generation_stops_when_nobody_listens_any_more(port, monkeypatch):
@@ -152,7 +154,7 @@ def test_an_error_on_the_way_is_the_last_line(port, monkeypatch):
         raise RuntimeError("the device is gone\nwith details")
 
     monkeypatch.setattr(generate, "generate_pieces", breaking)
-    first, last = lines(ask(port, "/api/generate", {"prompt": "a"})[1])
+    _, first, last = lines(ask(port, "/api/generate", {"prompt": "a"})[1])
     assert first["rank"] == 1 and last == {"error": "RuntimeError: the device is gone"}
 
 
@@ -164,6 +166,17 @@ def test_a_hostile_text_comes_back_unchanged_as_data(play, port):
     assert got["probe"]["text"] == HOSTILE[-30:]
     response, content = ask(port, "/api/report.html", {"text": HOSTILE})
     assert response.status == 200 and b"<img src=x" not in content
+
+
+def test_the_report_of_tokens_is_that_of_their_text(play, port):
+    ids = play.subject.run.tokenizer.encode("love and love").tolist()
+    own, got = (
+        json.loads(ask(port, "/api/report", given)[1]) for given in ({"text": "love and love"}, {"ids": ids})
+    )
+    assert {key for key in own if own[key] != got[key]} <= {"generated"}
+    for wrong in ([], [0], [0] * 33, [0, -1], [0, len(CHARACTERS)], [0, 1.0], [0, True], [0, "1"]):
+        response, content = ask(port, "/api/report", {"ids": wrong})
+        assert response.status == 400 and "give" in json.loads(content)["error"]
 
 
 def test_the_report_of_a_text_is_the_commands(play, port):

@@ -77,6 +77,7 @@ def test_a_text_goes_on_and_each_token_can_be_looked_into(chromium, address):
     )
     everything = [static_tables.visible(c) for c in HOSTILE] + [cells[0][0], token]
     assert len(shown) > 16 and shown == everything[-len(shown) :]
+    assert "Read again" not in status(chromium), "what the model saw as it wrote is what is looked at"
     assert f"‘{token}’" in chromium.run("return document.querySelector('#selection .what').textContent")
     # Another token: the views of the first are gone.
     chromium.click("#written .cell", 5)

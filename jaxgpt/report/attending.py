@@ -42,13 +42,14 @@ def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
     L, H, T = len(seen.layers), seen.config.num_heads, len(seen.tokens_T)
     numbers = L * H * T * (T + 1) // 2
     figures: dict[str, Any] = {
-        "layers": L, "heads": H, "scores": None, "score_unit": forward.SCORE_UNIT,
+        "layers": L, "heads": H, "scores": None, "score_unit": forward.SCORE_UNIT, "ahead": None, "ahead_unit": forward.AHEAD_UNIT,
         "weights": None, "weight_unit": forward.WEIGHT_UNIT,
     }  # fmt: skip
     if numbers <= MOST_NUMBERS:
-        return figures | {
-            "scores": [forward.triangles(layer.scores_HTS, forward.SCORE_UNIT) for layer in seen.layers]
-        }
+        figures["scores"] = [forward.triangles(layer.scores_HTS, forward.SCORE_UNIT) for layer in seen.layers]
+        if L * H * T**2 <= MOST_NUMBERS:
+            figures["ahead"] = [forward.ahead(layer.scores_HTS) for layer in seen.layers]
+        return figures
     shown = T if numbers <= ALL_NUMBERS else int(math.sqrt(2 * ALL_NUMBERS / (L * H)))
     cut.append(
         f"{L * H} heads of {T} tokens: attention is given as weights to 3 decimals, without the scores"

@@ -16,6 +16,7 @@ NEXT = 20  # most probable next tokens
 LENS = 5
 ENTRIES = 25_000  # numbers of a ledger: entries times tokens
 SCORE_UNIT = 1e-4
+AHEAD_UNIT = 1e-2  # of scores that the mask removes: they are only looked at
 WEIGHT_UNIT = 1e-3
 
 
@@ -63,6 +64,12 @@ def triangles(values_HTS: np.ndarray, unit: float) -> list[list[int]]:
     """The lower triangle of each head's table, row by row, as whole numbers of a unit."""
     t, s = np.tril_indices(values_HTS.shape[-1])
     return np.rint(values_HTS[:, t, s] / unit).astype(int).tolist()
+
+
+def ahead(scores_HTS: np.ndarray) -> list[list[int]]:
+    """What stands above the diagonal, which the mask removes: row by row, as whole numbers of `AHEAD_UNIT`."""
+    t, s = np.triu_indices(scores_HTS.shape[-1], 1)
+    return np.rint(scores_HTS[:, t, s] / AHEAD_UNIT).astype(int).tolist()
 
 
 def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ next         ids, logits [T][20]: the most probable next tokens; temperatures [2
              vocabulary; true_logit [T - 1]. p = exp(logit / temperatures[j] - logsumexp[t][j])
 attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row by row in whole numbers of score_unit, before
              the mask and the softmax; or null, and then weights, the same in weight_unit (for the first tokens only where
-             it is shorter); window (tokens in sight, or null); scale;
+             it is shorter); ahead [L][H][T (T - 1) / 2]: the scores above the diagonal, which the mask removes, row by row in
+             whole numbers of ahead_unit, or null; window (tokens in sight, or null); scale;
              statistics {relative_entropy, mean_distance, previous_token, induction: {value, untrained [L][H], low, high}}:
              of the run, of the same heads at fresh parameters, and the extremes over all heads of `untrained_models` such
              models; statistics_on: which text; named [{layer, head, kind (previous_token or

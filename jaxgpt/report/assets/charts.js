@@ -7,7 +7,8 @@ function ticks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
   const found = [];
-  for (let x = Math.ceil(low / step) * step; x <= high + step / 1e6; x += step) found.push(Math.abs(x) < step / 1e6 ? 0 : x);
+  for (let x = Math.ceil(low / step) * step; x <= high + step / 1e6; x += step)
+    found.push(Math.abs(x) < step / 1e6 ? 0 : x);
   return found;
 }
 
@@ -43,7 +44,13 @@ function lines(root, { title, series, levels = [], xName, yName, log = false, he
   const [left, right, top, bottom] = [44, levels.length ? 88 : 26, 10, 38];
   const px = (x) => left + ((along(x) - x0) / (x1 - x0 || 1)) * (width - left - right);
   const py = (y) => top + ((y1 - y) / (y1 - y0)) * (height - top - bottom);
-  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
+  const picture = svg("svg", {
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": title,
+  });
   const yTicks = ticks(y0, y1, 5);
   for (const y of yTicks) {
     picture.append(
@@ -54,11 +61,26 @@ function lines(root, { title, series, levels = [], xName, yName, log = false, he
   const last = Math.max(...all.map(([x]) => x));
   const xTicks = log ? logTicks(last) : ticks(x0, x1, width < 420 ? 3 : 6);
   for (const x of xTicks) {
-    picture.append(svg("text", { x: px(x), y: height - bottom + 16, "text-anchor": "middle" }, tickText(x, log ? [0, 1] : xTicks)));
+    picture.append(
+      svg(
+        "text",
+        { x: px(x), y: height - bottom + 16, "text-anchor": "middle" },
+        tickText(x, log ? [0, 1] : xTicks),
+      ),
+    );
   }
   picture.append(
     svg("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xName),
-    svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)` }, yName),
+    svg(
+      "text",
+      {
+        x: 0,
+        y: 0,
+        "text-anchor": "middle",
+        transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)`,
+      },
+      yName,
+    ),
   );
   for (const [y, name] of spread(levels, py)) {
     const level = levels.find(([n]) => n === name)[1];
@@ -68,10 +90,15 @@ function lines(root, { title, series, levels = [], xName, yName, log = false, he
     );
   }
   for (const one of series) {
-    const path = one.points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
+    const path = one.points
+      .map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`)
+      .join("");
     picture.append(svg("path", { class: one.second ? "line second" : "line", d: path }));
     if (one.points.length < 30) {
-      for (const [x, y] of one.points) picture.append(svg("circle", { class: one.second ? "dot second" : "dot", cx: px(x), cy: py(y), r: 2.5 }));
+      for (const [x, y] of one.points)
+        picture.append(
+          svg("circle", { class: one.second ? "dot second" : "dot", cx: px(x), cy: py(y), r: 2.5 }),
+        );
     }
   }
   return picture;
@@ -101,10 +128,18 @@ function scatter(root, { title, points, frame, choose }) {
   const [x0, x1, y0, y1] = frame;
   const px = (x) => pad + ((x - x0) / (x1 - x0 || 1)) * (width - 2 * pad);
   const py = (y) => pad + ((y1 - y) / (y1 - y0 || 1)) * (width - 2 * pad);
-  const picture = svg("svg", { width, height: width, viewBox: `0 0 ${width} ${width}`, role: "img", "aria-label": title });
+  const picture = svg("svg", {
+    width,
+    height: width,
+    viewBox: `0 0 ${width} ${width}`,
+    role: "img",
+    "aria-label": title,
+  });
   picture.append(svg("rect", { class: "axis", x: 0.5, y: 0.5, width: width - 1, height: width - 1 }));
-  if (x0 < 0 && x1 > 0) picture.append(svg("line", { class: "axis", x1: px(0), x2: px(0), y1: 0, y2: width }));
-  if (y0 < 0 && y1 > 0) picture.append(svg("line", { class: "axis", x1: 0, x2: width, y1: py(0), y2: py(0) }));
+  if (x0 < 0 && x1 > 0)
+    picture.append(svg("line", { class: "axis", x1: px(0), x2: px(0), y1: 0, y2: width }));
+  if (y0 < 0 && y1 > 0)
+    picture.append(svg("line", { class: "axis", x1: 0, x2: width, y1: py(0), y2: py(0) }));
   const taken = [];
   const label = ({ x, y, name }) => {
     const [cx, cy, letters] = [px(x), py(y), [...word(name)]];
@@ -112,7 +147,11 @@ function scatter(root, { title, points, frame, choose }) {
     const long = 6 + 7.4 * Math.min(letters.length, 16);
     const left = cx + 4 + long > width; // no room to the right of the point
     const box = [left ? cx - 4 - long : cx + 4, cy - 7, left ? cx - 4 : cx + 4 + long, cy + 7];
-    const text = svg("text", { class: "name", x: left ? cx - 6 : cx + 6, y: cy + 4, "text-anchor": left ? "end" : "start" }, shown);
+    const text = svg(
+      "text",
+      { class: "name", x: left ? cx - 6 : cx + 6, y: cy + 4, "text-anchor": left ? "end" : "start" },
+      shown,
+    );
     return [box, text];
   };
   points.forEach((point, i) => {
@@ -135,7 +174,11 @@ function scatter(root, { title, points, frame, choose }) {
     }
     const [box, text] = label(points[i]);
     const back = svg("rect", { class: "back", x: box[0], y: box[1] - 1, width: box[2] - box[0], height: 16 });
-    marked.replaceChildren(back, svg("circle", { class: "dot second", cx: px(points[i].x), cy: py(points[i].y), r: 5 }), text);
+    marked.replaceChildren(
+      back,
+      svg("circle", { class: "dot second", cx: px(points[i].x), cy: py(points[i].y), r: 5 }),
+      text,
+    );
   };
   return picture;
 }

@@ -42,14 +42,29 @@ function word(id) {
 
 /** The places of the k largest of some numbers, the largest first. */
 function largest(values, k) {
-  return [...values.keys()].filter((i) => values[i] !== null).sort((a, b) => values[b] - values[a]).slice(0, k);
+  return [...values.keys()]
+    .filter((i) => values[i] !== null)
+    .sort((a, b) => values[b] - values[a])
+    .slice(0, k);
 }
 
 // --- what is selected --------------------------------------------------------------------------------
 
 const state = {
-  token: 0, key: null, layer: 0, head: 0, statistic: "previous_token", colour: "loss", temperature: 1, each: true,
-  word: null, centring: "raw", scaling: "same", row: 1, column: 0, neurons: 0,
+  token: 0,
+  key: null,
+  layer: 0,
+  head: 0,
+  statistic: "previous_token",
+  colour: "loss",
+  temperature: 1,
+  each: true,
+  word: null,
+  centring: "raw",
+  scaling: "same",
+  row: 1,
+  column: 0,
+  neurons: 0,
 };
 const views = [];
 
@@ -134,6 +149,11 @@ function quoted(t) {
 /** The same with its place, where a token may stand several times. */
 function placed(t) {
   return `${quoted(t)} at ${t}`;
+}
+
+/** A word with a number: "1 token", "3 tokens". */
+function count(n, what) {
+  return `${format(n)} ${what}${n === 1 ? "" : "s"}`;
 }
 
 /** 0, 1, ..., n - 1. */

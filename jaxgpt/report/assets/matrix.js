@@ -20,7 +20,8 @@ function pixels(canvas, values, colour) {
 function colours(ramp, low, high) {
   const lut = Array.from({ length: 256 }, (_, i) => shade(ramp, i / 255));
   const scale = 255 / (high - low || 1);
-  return (x) => (x === null || !Number.isFinite(x) ? null : lut[Math.max(0, Math.min(255, Math.round((x - low) * scale)))]);
+  return (x) =>
+    x === null || !Number.isFinite(x) ? null : lut[Math.max(0, Math.min(255, Math.round((x - low) * scale)))];
 }
 
 /**
@@ -30,10 +31,17 @@ function colours(ramp, low, high) {
 function matrix({ title, values, colour, chosen, say, choose, readout }) {
   const canvas = el("canvas", { "aria-hidden": "true" });
   pixels(canvas, values, colour);
-  const frame = el("div", {
-    class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix",
-    "aria-label": `${title} Arrow keys move from cell to cell.`,
-  }, canvas);
+  const frame = el(
+    "div",
+    {
+      class: "matrix",
+      tabindex: 0,
+      role: "application",
+      "aria-roledescription": "matrix",
+      "aria-label": `${title} Arrow keys move from cell to cell.`,
+    },
+    canvas,
+  );
   const outline = el("span", { class: "outline", "aria-hidden": "true" });
   frame.append(outline);
   const [height, width] = [values.length, values[0]?.length ?? 0];

@@ -13,7 +13,11 @@ function table(columns, rows, { caption, dress, hidden = [] } = {}) {
   const kinds = columns.map((column) => (Array.isArray(column) ? column[1] : ""));
   const head = columns.map((column, c) => {
     const name = Array.isArray(column) ? column[0] : column;
-    return el("th", { scope: "col", class: kinds[c] || null }, hidden.includes(c) ? el("span", { class: "unseen" }, name) : name);
+    return el(
+      "th",
+      { scope: "col", class: kinds[c] || null },
+      hidden.includes(c) ? el("span", { class: "unseen" }, name) : name,
+    );
   });
   const body = rows.map((row, i) => {
     const cells = row.map((cell, c) => {
@@ -26,8 +30,16 @@ function table(columns, rows, { caption, dress, hidden = [] } = {}) {
     if (dress) dress(tr, row, i);
     return tr;
   });
-  const parts = [caption ? el("caption", {}, caption) : null, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)];
-  return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption ?? "table" }, el("table", {}, parts));
+  const parts = [
+    caption ? el("caption", {}, caption) : null,
+    el("thead", {}, el("tr", {}, head)),
+    el("tbody", {}, body),
+  ];
+  return el(
+    "div",
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": caption ?? "table" },
+    el("table", {}, parts),
+  );
 }
 
 /** The numbers of a figure, made when they are asked for: thousands of cells that nobody opens cost nothing. */
@@ -64,8 +76,14 @@ function roving(root, items, width, choose) {
     item.addEventListener("click", () => go(i));
     item.addEventListener("keydown", (event) => {
       const moves = {
-        ArrowLeft: i - 1, ArrowRight: i + 1, Home: 0, End: items.length - 1,
-        ArrowUp: width ? i - width : i - 1, ArrowDown: width ? i + width : i + 1, Enter: i, " ": i,
+        ArrowLeft: i - 1,
+        ArrowRight: i + 1,
+        Home: 0,
+        End: items.length - 1,
+        ArrowUp: width ? i - width : i - 1,
+        ArrowDown: width ? i + width : i + 1,
+        Enter: i,
+        " ": i,
       };
       if (!(event.key in moves) || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();

@@ -3,11 +3,13 @@
 
 const about = JSON.parse(document.getElementById("data").textContent);
 const form = document.querySelector("form");
-const [statusLine, written, inside] = ["status", "written", "inside"].map((id) => document.getElementById(id));
+const [statusLine, written, inside] = ["status", "written", "inside"].map((id) =>
+  document.getElementById(id),
+);
 const [go, stop] = [form.querySelector("button.main"), document.getElementById("stop")];
 let running = null; // what stops the generation that is under way
 let looking = null; // and what stops the views that are shown
-let prompt = "";
+let prompt = []; // ids of the prompt's tokens that the model saw
 let drawn = []; // the tokens of this text: {id, text, hex, piece, p, rank, entropy}
 
 function box(token, i) {
@@ -24,7 +26,14 @@ function box(token, i) {
   surprise(node, token.p);
   node.addEventListener("click", () => look(i));
   node.addEventListener("keydown", (event) => {
-    const to = { ArrowLeft: i - 1, ArrowUp: i - 1, ArrowRight: i + 1, ArrowDown: i + 1, Home: 0, End: drawn.length - 1 }[event.key];
+    const to = {
+      ArrowLeft: i - 1,
+      ArrowUp: i - 1,
+      ArrowRight: i + 1,
+      ArrowDown: i + 1,
+      Home: 0,
+      End: drawn.length - 1,
+    }[event.key];
     if (to !== undefined) focusOn(to);
     else if (event.key === "Enter" || event.key === " ") look(i);
     else return;
@@ -40,7 +49,9 @@ function boxes() {
 function focusOn(i) {
   const all = boxes();
   if (!all[i]) return;
-  all.forEach((node, j) => { node.tabIndex = j === i ? 0 : -1; });
+  all.forEach((node, j) => {
+    node.tabIndex = j === i ? 0 : -1;
+  });
   all[i].focus();
 }
 
@@ -54,12 +65,19 @@ function say(text) {
 }
 
 async function ask(path, body, signal) {
-  const answer = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+  const answer = await fetch(path, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  });
   if (answer.ok) return answer;
   let line = `The server answered ${answer.status}.`;
   try {
     line = (await answer.json()).error ?? line;
-  } catch { /* no JSON: the number has to do */ }
+  } catch {
+    /* no JSON: the number has to do */
+  }
   throw new Error(line);
 }
 
@@ -89,7 +107,7 @@ async function generate(event) {
   for (const name of ["max_new_tokens", "temperature", "seed"]) {
     if (settings[name] === null) delete settings[name];
   }
-  [prompt, drawn] = [form.elements.prompt.value, []];
+  [prompt, drawn] = [[], []];
   const strip = document.createElement("div");
   strip.className = "strip";
   strip.setAttribute("role", "listbox");
@@ -100,16 +118,26 @@ async function generate(event) {
   say("Writing …");
   const notes = [];
   try {
-    const answer = await ask("/api/generate", { prompt, ...settings }, mine.signal);
+    const answer = await ask(
+      "/api/generate",
+      { prompt: form.elements.prompt.value, ...settings },
+      mine.signal,
+    );
     for await (const one of objects(answer)) {
       if (one.error) throw new Error(one.error);
+      if (one.prompt) prompt = one.prompt;
       if (one.note) notes.push(one.note);
       if (one.token) {
         drawn.push({ ...one.token, piece: one.piece, p: one.p, rank: one.rank, entropy: one.entropy });
         strip.append(box(drawn.at(-1), drawn.length - 1));
         if (one.token.text.includes("\n")) strip.append(lineEnd());
       }
-      if (one.done) say([...notes, `${one.tokens} tokens in ${one.seconds.toFixed(1)} s. Select one to look inside.`].join(" "));
+      if (one.done)
+        say(
+          [...notes, `${one.tokens} tokens in ${one.seconds.toFixed(1)} s. Select one to look inside.`].join(
+            " ",
+          ),
+        );
     }
   } catch (error) {
     say(error.name === "AbortError" ? `Stopped after ${drawn.length} tokens.` : error.message);
@@ -124,18 +152,10 @@ function lineEnd() {
   return node;
 }
 
-/** The report's views take a text of at most a context: the end of what stands before a token, and the token. */
-function textUpTo(i) {
+/** What stood before a token, as far as the views can show it, and the token. */
+function idsUpTo(i) {
   const most = Math.min(about.context_length, 128);
-  const pieces = drawn.slice(Math.max(0, i + 1 - most), i + 1).map(({ piece }) => piece);
-  const room = most - pieces.length;
-  const letters = [...prompt];
-  let before = letters.slice(Math.max(0, letters.length - room));
-  if (before.length < letters.length) {
-    const cut = before.findIndex((c) => /\s/.test(c)); // not in the middle of a word
-    before = cut < 0 ? before : before.slice(cut);
-  }
-  return before.join("") + pieces.join("");
+  return [...prompt, ...drawn.slice(0, i + 1).map(({ id }) => id)].slice(-most);
 }
 
 function close() {
@@ -160,7 +180,7 @@ async function look(i) {
   const mine = (looking = new AbortController());
   say(`Looking at ‘${shownToken(drawn[i])}’ …`);
   try {
-    const answer = await ask("/api/report", { text: textUpTo(i) }, mine.signal);
+    const answer = await ask("/api/report", { ids: idsUpTo(i) }, mine.signal);
     const payload = await answer.json();
     if (mine.signal.aborted) return;
     document.getElementById("data").textContent = JSON.stringify(payload);
@@ -175,8 +195,14 @@ async function look(i) {
     const { p, rank, entropy } = drawn[i];
     const again = payload.tokens.probability.at(-1);
     // A long text was read through a window that began elsewhere while it was written.
-    const other = Math.abs(again - p) > 0.01 * p ? ` Read again, with no more than ${format(payload.probe.ids.length - 1)} tokens before it, it has p ${format(again)}.` : "";
-    say(`‘${shownToken(drawn[i])}’ had p ${format(p)}, number ${format(rank)} of ${format(about.vocab_size)}; the entropy was ${fixed(entropy)} nats. Below is how it came about.${other}`);
+    const other =
+      Math.abs(again - p) > 0.01 * p
+        ? ` Read again, with no more than ${format(payload.probe.ids.length - 1)} tokens before it, it has p ${format(again)}.`
+        : "";
+    say(
+      `‘${shownToken(drawn[i])}’ had p ${format(p)}, number ${format(rank)} of ${format(about.vocab_size)}; ` +
+        `the entropy was ${fixed(entropy)} nats. Below is how it came about.${other}`,
+    );
     inside.scrollIntoView({ block: "start" });
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);

@@ -15,14 +15,17 @@ function reach(root) {
 function followReading() {
   const links = [...document.querySelectorAll("#contents a")];
   const seen = new Set();
-  const watch = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
-    const now = links.findLast((link) => seen.has(link.hash.slice(1)));
-    for (const link of links) {
-      if (link === now) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
-    }
-  }, { rootMargin: "-33% 0px -66% 0px" });
+  const watch = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
+      const now = links.findLast((link) => seen.has(link.hash.slice(1)));
+      for (const link of links) {
+        if (link === now) link.setAttribute("aria-current", "true");
+        else link.removeAttribute("aria-current");
+      }
+    },
+    { rootMargin: "-33% 0px -66% 0px" },
+  );
   for (const link of links) watch.observe(document.getElementById(link.hash.slice(1)));
   options.stop?.addEventListener("abort", () => watch.disconnect());
 }
@@ -71,16 +74,27 @@ function begin() {
   document.addEventListener("themechange", redraw, listening);
   followReading();
   // A link inside the page leads to a place that only stays where it is once all above it is drawn.
-  document.addEventListener("click", (event) => {
-    if (event.target.closest('a[href^="#"]')) refresh(true);
-  }, { capture: true, ...listening });
+  document.addEventListener(
+    "click",
+    (event) => {
+      if (event.target.closest('a[href^="#"]')) refresh(true);
+    },
+    { capture: true, ...listening },
+  );
   addEventListener("beforeprint", () => refresh(true), listening);
   let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth !== width) redraw();
-    width = innerWidth;
-  }, listening);
-  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), { capture: true, ...listening });
+  addEventListener(
+    "resize",
+    () => {
+      if (innerWidth !== width) redraw();
+      width = innerWidth;
+    },
+    listening,
+  );
+  document.addEventListener("toggle", (event) => reach(event.target.parentNode ?? document), {
+    capture: true,
+    ...listening,
+  });
   options.stop?.addEventListener("abort", () => {
     watcher.disconnect();
     views.length = 0;

@@ -14,7 +14,12 @@ function drawNext(root) {
   const said = el("p", { class: "said" });
   const now = el("output", {}, "1.0");
   const slider = el("input", {
-    type: "range", min: 0, max: temperatures.length - 1, step: 1, value: temperatures.indexOf(1), "aria-label": "Temperature",
+    type: "range",
+    min: 0,
+    max: temperatures.length - 1,
+    step: 1,
+    value: temperatures.indexOf(1),
+    "aria-label": "Temperature",
     oninput: (event) => select({ temperature: temperatures[event.target.value] }),
   });
   const place = el("div");
@@ -33,19 +38,35 @@ function drawNext(root) {
     now.textContent = s.toFixed(1);
     slider.setAttribute("aria-valuetext", s.toFixed(1));
     const where = inside < 0 ? rows.length - 1 : inside;
-    said.textContent = truth === undefined
-      ? `After ${quoted(t)} the text ends: this is what the model would go on with.`
-      : `After ${quoted(t)} comes ‘${word(truth)}’: the model's number ${format(data.tokens.rank[t])} of ${format(vocabSize)}, with p ${format(rows[where][2])}${s === 1 ? `, a loss of ${format(data.tokens.nats[t], 2)} nats or ${format(data.tokens.bits[t], 2)} bits` : ` at temperature ${s.toFixed(1)}`}.`;
+    if (truth === undefined) {
+      said.textContent = `After ${quoted(t)} the text ends: this is what the model would go on with.`;
+    } else {
+      const { rank, nats, bits } = data.tokens;
+      const means =
+        s === 1
+          ? `, a loss of ${format(nats[t], 2)} nats or ${format(bits[t], 2)} bits`
+          : ` at temperature ${s.toFixed(1)}`;
+      said.textContent =
+        `After ${quoted(t)} comes ‘${word(truth)}’: the model's number ${format(rank[t])} of ${format(vocabSize)}, ` +
+        `with p ${format(rows[where][2])}${means}.`;
+    }
     const most = Math.max(...rows.map((row) => row[2]));
-    place.replaceChildren(table(
-      [["rank", "r"], "token", ["probability", "r"], "bar"],
-      rows.map((row) => [...row, bar(row[2], 0, most)]),
-      {
-        caption: `The ${ten.length} most probable tokens after ${quoted(t)}${truth === undefined ? "" : "; the one that came is marked"}`,
-        hidden: [3],
-        dress: (tr, _, i) => { if (truth !== undefined && i === where) { tr.classList.add("true"); tr.children[1].append(" ← came"); } },
-      },
-    ));
+    place.replaceChildren(
+      table(
+        [["rank", "r"], "token", ["probability", "r"], "bar"],
+        rows.map((row) => [...row, bar(row[2], 0, most)]),
+        {
+          caption: `The ${ten.length} most probable tokens after ${quoted(t)}${truth === undefined ? "" : "; the one that came is marked"}`,
+          hidden: [3],
+          dress: (tr, _, i) => {
+            if (truth !== undefined && i === where) {
+              tr.classList.add("true");
+              tr.children[1].append(" ← came");
+            }
+          },
+        },
+      ),
+    );
   });
 }
 
@@ -67,7 +88,12 @@ function ledgerRows(t, each) {
   const known = t < ids.length - 1;
   const rows = [];
   names.forEach((name, n) => {
-    const row = { name: entryName(name), key: name, value: known ? contributions[n][t] : null, norm: entries[n] === name ? norms[n][t] : null };
+    const row = {
+      name: entryName(name),
+      key: name,
+      value: known ? contributions[n][t] : null,
+      norm: entries[n] === name ? norms[n][t] : null,
+    };
     const [layer, what] = name.split(".");
     const part = what !== undefined && what !== "mlp";
     if (part && !each) {
@@ -94,26 +120,49 @@ function drawLedger(root) {
     const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
     const norms = Math.max(...rows.map((row) => row.norm ?? 0));
     const cells = rows.map((row) => [
-      row.name, row.norm === null ? "–" : format(row.norm, 2), bar(row.norm ?? 0, 0, norms),
-      row.value === null ? "–" : signed(row.value), row.value === null ? "" : bar(row.value, low, high),
+      row.name,
+      row.norm === null ? "–" : format(row.norm, 2),
+      bar(row.norm ?? 0, 0, norms),
+      row.value === null ? "–" : signed(row.value),
+      row.value === null ? "" : bar(row.value, low, high),
     ]);
-    const columns = ["written by", ["norm", "r"], ["norm, bar", "extra"], ["to the logit", "r"], "logit, bar"];
+    const columns = [
+      "written by",
+      ["norm", "r"],
+      ["norm, bar", "extra"],
+      ["to the logit", "r"],
+      "logit, bar",
+    ];
     if (truth === undefined) {
       said.textContent = `At ${quoted(t)} the text ends: there is no true token whose logit could be taken apart; the norms are known.`;
     } else {
       const mlp = rows.filter((row) => row.key.endsWith(".mlp")).pop();
       const [best] = largest(values, 1);
-      said.textContent = `At ${quoted(t)} the logit of the true next token ‘${word(truth)}’ is ${format(data.ledger.logit[t], 2)}. The most was added by ${rows[best].name}, ${signed(values[best], 2)}${mlp ? `; the last MLP added ${signed(mlp.value, 2)}` : ""}.`;
+      said.textContent =
+        `At ${quoted(t)} the logit of the true next token ‘${word(truth)}’ is ${format(data.ledger.logit[t], 2)}. ` +
+        `The most was added by ${rows[best].name}, ${signed(values[best], 2)}` +
+        `${mlp ? `; the last MLP added ${signed(mlp.value, 2)}` : ""}.`;
       cells.push(["= logit", format(data.ledger.stream_norm[t], 2), "", format(data.ledger.logit[t]), ""]);
     }
-    place.replaceChildren(table(columns, cells, {
-      caption: `What was written to the residual stream at ${quoted(t)}${truth === undefined ? "" : `, and what each adds to the logit of ‘${word(truth)}’`}`,
-      hidden: [2, 4],
-      dress: (tr, row) => { if (row[0] === "= logit") tr.classList.add("sum"); },
-    }));
+    place.replaceChildren(
+      table(columns, cells, {
+        caption: `What was written to the residual stream at ${quoted(t)}${truth === undefined ? "" : `, and what each adds to the logit of ‘${word(truth)}’`}`,
+        hidden: [2, 4],
+        dress: (tr, row) => {
+          if (row[0] === "= logit") tr.classList.add("sum");
+        },
+      }),
+    );
   });
   const { stream, logit } = data.ledger.error;
-  root.append(el("p", { class: "note" }, `The entries add up to the stream with an error of ${format(stream, 6)} and to the logits with an error of ${format(logit, 6)}, the largest at any token.`));
+  root.append(
+    el(
+      "p",
+      { class: "note" },
+      `The entries add up to the stream with an error of ${format(stream, 6)} and to the logits with an error of ` +
+        `${format(logit, 6)}, the largest at any token.`,
+    ),
+  );
 }
 
 // --- lens --------------------------------------------------------------------------------------------
@@ -126,23 +175,46 @@ function drawLens(root) {
     const t = state.token;
     const { rows, true_p: trueP, p } = data.lens;
     const truth = ids[t + 1];
-    if (truth === undefined) said.textContent = `What each block would say comes after ${quoted(t)}, where the text ends.`;
+    if (truth === undefined)
+      said.textContent = `What each block would say comes after ${quoted(t)}, where the text ends.`;
     else {
       const jumps = rows.map((_, r) => (r ? trueP[r][t] - trueP[r - 1][t] : 0));
       const [r] = largest(jumps, 1);
-      said.textContent = `p(‘${word(truth)}’) goes from ${format(trueP[0][t])} at the embedding to ${format(trueP[rows.length - 1][t])} at the output${jumps[r] > 0 ? `; the largest step up is ${rows[r]}, ${signed(jumps[r])}` : ""}.`;
+      const step = jumps[r] > 0 ? `; the largest step up is ${rows[r]}, ${signed(jumps[r])}` : "";
+      said.textContent =
+        `p(‘${word(truth)}’) goes from ${format(trueP[0][t])} at the embedding to ` +
+        `${format(trueP[rows.length - 1][t])} at the output${step}.`;
     }
     const width = data.lens.ids[0][t].length;
-    const columns = ["after", ["p(true)", "r"], ["p(true), bar", "extra"], ...range0(width).map((k) => (k ? `guess ${k + 1}` : "first guess"))];
-    place.replaceChildren(table(columns, rows.map((name, r) => [
-      r === rows.length - 1 ? `${name} = output` : name,
-      truth === undefined ? "–" : format(trueP[r][t]),
-      truth === undefined ? "" : bar(trueP[r][t], 0, 1),
-      ...data.lens.ids[r][t].map((id, k) => {
-        const cell = el("span", { class: id === truth ? "guess true" : "guess" }, tokenOf(id), el("span", { class: "number" }, fixed(p[r][t][k], 3)));
-        paint(cell, shade("much", p[r][t][k]));
-        return cell;
-      }),
-    ]), { caption: `Were a block the last: the ${width} most probable tokens after ${quoted(t)}`, hidden: [2] }));
+    const columns = [
+      "after",
+      ["p(true)", "r"],
+      ["p(true), bar", "extra"],
+      ...range0(width).map((k) => (k ? `guess ${k + 1}` : "first guess")),
+    ];
+    place.replaceChildren(
+      table(
+        columns,
+        rows.map((name, r) => [
+          r === rows.length - 1 ? `${name} = output` : name,
+          truth === undefined ? "–" : format(trueP[r][t]),
+          truth === undefined ? "" : bar(trueP[r][t], 0, 1),
+          ...data.lens.ids[r][t].map((id, k) => {
+            const cell = el(
+              "span",
+              { class: id === truth ? "guess true" : "guess" },
+              tokenOf(id),
+              el("span", { class: "number" }, fixed(p[r][t][k], 3)),
+            );
+            paint(cell, shade("much", p[r][t][k]));
+            return cell;
+          }),
+        ]),
+        {
+          caption: `Were a block the last: the ${width} most probable tokens after ${quoted(t)}`,
+          hidden: [2],
+        },
+      ),
+    );
   });
 }

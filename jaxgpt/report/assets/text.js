@@ -46,6 +46,5 @@ function minus(text) {
 }
 
 function percent(x) {
-  return x === null || x === undefined ? "–" : `${format(100 * x, x < 0.1 ? 1 : 0)} %`;
+  return x === null || x === undefined ? "–" : `${format(100 * x, x < 0.001 ? 3 : x < 0.1 ? 1 : 0)} %`;
 }
-
