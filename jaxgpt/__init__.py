@@ -9,4 +9,8 @@ def __getattr__(name: str):
         from jaxgpt.checkpoint import load
 
         return load
+    if name == "capture":
+        from jaxgpt.report.capture import of_run
+
+        return of_run
     raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")

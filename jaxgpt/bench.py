@@ -236,7 +236,7 @@ def bench_decoding(
     first = timed(prefill, repeats, 1)
     seconds = []
     for _ in range(repeats + 1):
-        cache, token_B = jax.block_until_ready(prefill())
+        cache, token_B, _ = jax.block_until_ready(prefill())
         began = time.perf_counter()
         jax.block_until_ready(
             generate.decode(

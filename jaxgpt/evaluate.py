@@ -108,8 +108,8 @@ def _text_ids(path: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
     return tokenizer.encode("".join(corpora.open_files(path, "--text").read()))
 
 
-def _validation_split(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, str]:
-    """The ids that the run was validated on, and what to call them."""
+def own_dataset(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer) -> data.Dataset:
+    """The text that a run was trained and validated on. Raises UserError where it can't be had, or has changed."""
     if source := records.imported_from(workdir):
         raise UserError(
             f"{workdir} was imported from {source} and has no text of its own: give one with --text FILE"
@@ -123,7 +123,7 @@ def _validation_split(workdir: Path, cfg: Data, tokenizer: tokenizers.Tokenizer)
     if dataset.fingerprint != tokenizers.fingerprint(tokenizer):
         raise UserError("the run's text has changed since training: give another with --text FILE")
     records.check_same_text(workdir, text_sha256=dataset.text_sha256)
-    return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
+    return dataset
 
 
 def _corpus_split(workdir: Path, cfg: Data, name: str) -> tuple[np.ndarray, str]:
@@ -182,7 +182,8 @@ def main(argv: list[str]) -> None:
     elif args.corpus:
         ids, source = _corpus_split(run.workdir, run.config.data, args.corpus)
     else:
-        ids, source = _validation_split(run.workdir, run.config.data, run.tokenizer)
+        dataset = own_dataset(run.workdir, run.config.data, run.tokenizer)
+        ids, source = dataset.valid.ids, f"validation split of {dataset.corpus_name}"
     if len(ids) < 2:
         raise UserError(f"{source} has {len(ids)} tokens: 2 or more are needed, the first is not predicted")
 

@@ -193,6 +193,7 @@ class Train:
     # num_steps, the end included. 0: none are kept.
     embedding_snapshots: int = 8
     tensorboard: bool = False
+    report: bool = False  # RUN/report.html at the end: see report/
     seed: int = 0
     steps_per_dispatch: int = 1  # so many steps in one call of the device, where the host can't keep up
     # Positions of each window whose logits are formed at once; 0: all. A large vocabulary fits memory in parts.

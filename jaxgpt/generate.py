@@ -15,8 +15,9 @@ from __future__ import annotations
 import codecs
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,24 @@ class Sampler:
         return jax.vmap(jax.random.categorical)(keys_B, self.filtered(logits_BV)).astype(jnp.int32)
 
 
+class Scores(NamedTuple):
+    """What the model itself (temperature 1, all tokens) thought of tokens that were drawn."""
+
+    p: jax.Array  # probability
+    rank: jax.Array  # 1 for the most probable
+    entropy: jax.Array  # nats, of the distribution that the token was drawn from
+
+
+def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
+    """Each [B]."""
+    log_p_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32), axis=-1)
+    own_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
+    p_BV = jnp.exp(log_p_BV)
+    # 0 log 0 is 0: rows beyond the vocabulary have -inf.
+    entropy_B = -jnp.where(p_BV > 0, p_BV * log_p_BV, 0.0).sum(axis=-1)
+    return Scores(jnp.exp(own_B1[:, 0]), 1 + (log_p_BV > own_B1).sum(axis=-1), entropy_B)
+
+
 def window_start(length: int, context_length: int) -> int:
     """The first token that the model sees when a text of `length` tokens is to go on.
 
@@ -91,11 +110,23 @@ def window_start(length: int, context_length: int) -> int:
     return ((length - context_length - 1) // jump + 1) * jump
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampler", "slots"))
-def prefill(model: GPT, params, tokens_BT, length_B, keys_B, index_B, *, sampler: Sampler, slots: int):
+@functools.partial(jax.jit, static_argnames=("model", "sampler", "slots", "scored"))
+def prefill(
+    model: GPT,
+    params,
+    tokens_BT,
+    length_B,
+    keys_B,
+    index_B,
+    *,
+    sampler: Sampler,
+    slots: int,
+    scored: bool = False,
+):
     """Read windows [B, T], padded at the right, in one pass; draw the token after each row's last.
 
-    Returns the cache (`slots` slots a row, none of the padding counted) and the tokens [B].
+    Returns the cache (`slots` slots a row, none of the padding counted), the tokens [B] and, where `scored`, their
+    Scores (else None).
     """
     cache = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
     x_BTD, cache = model.apply(
@@ -103,40 +134,74 @@ def prefill(model: GPT, params, tokens_BT, length_B, keys_B, index_B, *, sampler
     )
     last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     logits_BV = model.apply({"params": params}, last_BD, method=GPT.unembed)
-    return cache._replace(length_B=length_B), whole(sampler(logits_BV, keys_B, index_B))
+    token_B = sampler(logits_BV, keys_B, index_B)
+    scores = whole(scores_of(logits_BV, token_B)) if scored else None
+    return cache._replace(length_B=length_B), whole(token_B), scores
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "sampler", "size"),
+    static_argnames=("model", "sampler", "size", "scored"),
     donate_argnames="cache",
     # Without it XLA's CPU backend copies the whole cache for every token, as it does not see that a layer's keys
     # are read before the new one is written. It halves the tokens a second.
     compiler_options={"xla_cpu_copy_insertion_use_region_analysis": True},
 )
-def decode(model: GPT, params, cache, token_B, keys_B, index_B, count, *, sampler: Sampler, size: int):
+def decode(
+    model: GPT,
+    params,
+    cache,
+    token_B,
+    keys_B,
+    index_B,
+    count,
+    *,
+    sampler: Sampler,
+    size: int,
+    scored: bool = False,
+):
     """`count` (at most `size`) more tokens a row, without a word to the host.
 
     token_B is the last token drawn, not yet seen by the cache; index_B the index of the next one. Returns the
-    cache and the tokens [B, size], of which the first `count` are set.
+    cache, the tokens [B, size], of which the first `count` are set, and, where `scored`, their Scores (else None).
     """
 
+    B = token_B.shape[0]
+
     def one_more(i, carry):
-        cache, token_B, out_BT = carry
+        cache, token_B, out_BT, kept_TBV = carry
         logits_BTV, cache = model.apply({"params": params}, token_B[:, None], cache=cache)
         token_B = sampler(logits_BTV[:, 0], keys_B, index_B + i)
-        return cache, token_B, out_BT.at[:, i].set(token_B)
+        if scored:  # all at once after the loop: that costs a token the least
+            kept_TBV = kept_TBV.at[i].set(logits_BTV[:, 0])
+        return cache, token_B, out_BT.at[:, i].set(token_B), kept_TBV
 
-    out_BT = jnp.zeros((token_B.shape[0], size), jnp.int32)
-    cache, _, out_BT = jax.lax.fori_loop(0, count, one_more, (cache, token_B, out_BT))
-    return cache, whole(out_BT)
+    kept_TBV = jnp.zeros((size, B, model.cfg.vocab_size), jnp.float32) if scored else None
+    carry = (cache, token_B, jnp.zeros((B, size), jnp.int32), kept_TBV)
+    cache, _, out_BT, kept_TBV = jax.lax.fori_loop(0, count, one_more, carry)
+    if not scored:
+        return cache, whole(out_BT), None
+    scores = scores_of(kept_TBV.reshape(size * B, -1), out_BT.T.reshape(-1))
+    return cache, whole(out_BT), whole(Scores(*(x.reshape(size, B).T for x in scores)))
 
 
 def _power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def generate_ids(
+class Piece(NamedTuple):
+    """Some more tokens of every row [B, n]."""
+
+    ids: np.ndarray
+    scores: Scores | None  # NumPy arrays [B, n]
+
+
+def generate_ids(*args, **settings) -> Iterator[np.ndarray]:
+    """The ids of `generate_pieces`, which has the same arguments: arrays [B, n]."""
+    return (piece.ids for piece in generate_pieces(*args, **settings))
+
+
+def generate_pieces(
     model: GPT,
     params: dict,
     prompts: Sequence[Sequence[int]],
@@ -146,10 +211,12 @@ def generate_ids(
     num_samples: int = 1,
     seed: int = 0,
     chunk: int | None = None,
-) -> Iterator[np.ndarray]:
+    scored: bool = False,
+) -> Iterator[Piece]:
     """New ids in pieces [B, n], n >= 1, in sum max_new_tokens; B = prompts x samples, samples side by side.
 
-    Prompts may differ in length. `chunk` bounds the tokens a piece after the first, for streaming.
+    Prompts may differ in length. `chunk` bounds the tokens a piece after the first, for streaming. `scored` pieces
+    also say what the model thought of each token.
     """
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
@@ -172,10 +239,18 @@ def generate_ids(
     slots = min(T, _power_of_two(ids.shape[1]))
     size = min(chunk or T, _power_of_two(max_new_tokens))
 
-    def append(piece: np.ndarray) -> np.ndarray:
-        for row, new in enumerate(piece):
-            ids[row, lengths[row] : lengths[row] + len(new)] = new
-        lengths[:] += piece.shape[1]
+    def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
+        """The next tokens, as soon as they are asked for: the device need not have come to them yet."""
+        starts = lengths.copy()
+        lengths[:] += count
+
+        def piece() -> Piece:
+            new_BT = np.asarray(out_BT)[:, :count]
+            for row, start in enumerate(starts):
+                ids[row, start : start + count] = new_BT[row]
+            parts = scores and Scores(*(np.asarray(x).reshape(len(rows), -1)[:, :count] for x in scores))
+            return Piece(new_BT, parts)
+
         return piece
 
     done = 0
@@ -187,21 +262,24 @@ def generate_ids(
         tokens_BT = np.zeros((len(rows), min(slots, _power_of_two(max(16, int(widths.max()))))), np.int32)
         for row in range(len(rows)):
             tokens_BT[row, : widths[row]] = ids[row, starts[row] : lengths[row]]
-        cache, token_B = prefill(
+        cache, token_B, scores = prefill(
             model, params, tokens_BT, jnp.asarray(widths, jnp.int32), keys_B,
-            jnp.asarray(lengths, jnp.int32), sampler=sampler, slots=slots,
+            jnp.asarray(lengths, jnp.int32), sampler=sampler, slots=slots, scored=scored,
         )  # fmt: skip
-        yield append(np.asarray(token_B)[:, None])
+        waiting = dispatched(token_B[:, None], scores, 1)
         made = 1
         while made < budget:
             count = min(size, budget - made)
-            cache, out_BT = decode(
+            cache, out_BT, scores = decode(
                 model, params, cache, token_B, keys_B,
-                jnp.asarray(lengths, jnp.int32), count, sampler=sampler, size=size,
+                jnp.asarray(lengths, jnp.int32), count, sampler=sampler, size=size, scored=scored,
             )  # fmt: skip
             token_B = out_BT[:, count - 1]
-            yield append(np.asarray(out_BT)[:, :count])
+            # While the caller does something with these tokens, the device is busy with the next.
+            yield waiting()
+            waiting = dispatched(out_BT, scores, count)
             made += count
+        yield waiting()
         done += made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,27 +41,43 @@ class Drift:
     cosine_N: np.ndarray  # of each row to the same row at the start
     kept_start: float  # share of the k nearest neighbours that were so at the start
     kept_before: float  # share that were so at the saved step before
+    kept_end: float  # share that are so at the last step
+    distance_N: (
+        np.ndarray
+    )  # of each row from its start, over the start's length; exactly 0 for a row that stood still
 
 
-def drift(tables: dict[int, np.ndarray], k: int = 10, sample: int = 2000, seed: int = 0) -> list[Drift]:
+def drift(tables: Mapping[int, np.ndarray], k: int = 10, sample: int = 2000, seed: int = 0) -> list[Drift]:
     """How rows and their neighbourhoods move over the steps of a run, relative to its first step.
 
     Neighbours are by cosine among all rows; those of `sample` random rows (all, where there are fewer) are followed.
+    Tables are asked for one at a time.
     """
     steps = sorted(tables)
     start_ND = tables[steps[0]]
     rows = np.arange(len(start_ND))
     if len(rows) > sample:
         rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
-    found, before, first = [], None, None
+    lengths_N = np.maximum(np.linalg.norm(start_ND.astype(np.float64), axis=1), 1e-300)
+    near, cosines, distances = [], [], []
     for step in steps:
         table_ND = tables[step]
-        near, _ = nearest(table_ND, table_ND[rows], k, aside_QE=rows[:, None])
-        first, before = near if first is None else first, near if before is None else before
-        cosine_N = np.einsum("ND,ND->N", unit(start_ND.astype(np.float64)), unit(table_ND.astype(np.float64)))
-        found.append(Drift(step, cosine_N, _overlap(near, first), _overlap(near, before)))
-        before = near
-    return found
+        near.append(nearest(table_ND, table_ND[rows], k, aside_QE=rows[:, None])[0])
+        cosines.append(
+            np.einsum("ND,ND->N", unit(start_ND.astype(np.float64)), unit(table_ND.astype(np.float64)))
+        )
+        distances.append(np.linalg.norm(table_ND.astype(np.float64) - start_ND, axis=1) / lengths_N)
+    return [
+        Drift(
+            step=step,
+            cosine_N=cosines[i],
+            kept_start=_overlap(near[i], near[0]),
+            kept_before=_overlap(near[i], near[max(i - 1, 0)]),
+            kept_end=_overlap(near[i], near[-1]),
+            distance_N=distances[i],
+        )
+        for i, step in enumerate(steps)
+    ]
 
 
 def _overlap(one_Rk: np.ndarray, other_Rk: np.ndarray) -> float:

@@ -141,7 +141,8 @@ def start_record(step: int) -> dict[str, Any]:
     }
 
 
-def _read_run_json(workdir: Path) -> dict[str, Any]:
+def read_run_json(workdir: Path) -> dict[str, Any]:
+    """The facts of a run; `starts` alone where there is no run.json. Raises UserError for a damaged one."""
     path = workdir / "run.json"
     if not path.exists():
         return {"starts": []}
@@ -154,7 +155,7 @@ def _read_run_json(workdir: Path) -> dict[str, Any]:
 
 def imported_from(workdir: Path) -> str | None:
     """The name of what the model in a folder was imported from; None where it was trained here."""
-    imported = _read_run_json(workdir).get("imported")
+    imported = read_run_json(workdir).get("imported")
     return str(imported.get("name")) if isinstance(imported, dict) else None
 
 
@@ -163,7 +164,7 @@ def check_same_text(workdir: Path, **hashes: str) -> None:
 
     To be asked before anything is written into the folder.
     """
-    old = _read_run_json(workdir)
+    old = read_run_json(workdir)
     for name, now in hashes.items():
         if old["starts"] and old.get(name) != now:
             raise UserError(
@@ -174,19 +175,34 @@ def check_same_text(workdir: Path, **hashes: str) -> None:
 
 def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
     """Write the facts of a run and add this start to `starts`."""
-    old = _read_run_json(workdir)
+    old = read_run_json(workdir)
     kept = {name: old[name] for name in ("started_from",) if name in old}
     write_json(workdir / "run.json", {**kept, **facts, "starts": [*old["starts"], start_record(step)]})
 
 
 def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:
     """Raises UserError where a run that has no checkpoint yet was begun with other first parameters."""
-    old = _read_run_json(workdir).get("started_from", started_from)
+    old = read_run_json(workdir).get("started_from", started_from)
     if old != started_from:
         raise UserError(
             f"{workdir} was begun from {old['source']} when it was another (step {old['step']}, now "
             f"{started_from['step']}; checksum {old['checksum']}, now {started_from['checksum']}): give another --workdir"
         )
+
+
+def read_metrics(workdir: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to a step."""
+    lines, path = [], workdir / "metrics.jsonl"
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                try:
+                    line = json.loads(text)
+                    if line["step"] <= step:
+                        lines.append(line)
+                except (ValueError, KeyError, TypeError):
+                    break  # cut off in the middle of a line by a kill; nothing after it counts
+    return lines
 
 
 class MetricsLog:
@@ -199,26 +215,13 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int, tensorboard: bool = False, writes: bool = True) -> None:
         self._writes = writes
         self._path = workdir / "metrics.jsonl"
-        lines = self._read_until(step)
+        lines = read_metrics(workdir, step)
         self._valid_losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
         # One process of several writes; the others follow what it would have read.
         if writes:
             write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = (self._path if writes else Path(os.devnull)).open("a", encoding="utf-8")
         self._events = _event_writer(workdir, step) if tensorboard and writes else None
-
-    def _read_until(self, step: int) -> list[dict[str, Any]]:
-        lines = []
-        if self._path.exists():
-            with self._path.open(encoding="utf-8", errors="replace") as file:
-                for text in file:
-                    try:
-                        line = json.loads(text)
-                        if line["step"] <= step:
-                            lines.append(line)
-                    except (ValueError, KeyError, TypeError):
-                        break  # cut off in the middle of a line by a kill; nothing after it counts
-        return lines
 
     def write(self, step: int, split: str, **values: float | None) -> None:
         """Add a line. None stands for what is not a finite number."""

@@ -392,7 +392,12 @@ def train(
     cfg: Config, workdir: str | Path, stop_at: int | None = None, profile_steps: str | None = None
 ) -> Result:
     """Train, or go on training, the run in `workdir`. Raises UserError for whatever the user can mend."""
-    return Trainer([(cfg, workdir)], profile_steps).run(stop_at)[0]
+    result = Trainer([(cfg, workdir)], profile_steps).run(stop_at)[0]
+    if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
+        from jaxgpt.report.write import write_or_warn
+
+        write_or_warn(Path(workdir))
+    return result
 
 
 def dry_run(cfg: Config) -> str:

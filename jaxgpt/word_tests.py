@@ -102,6 +102,40 @@ def related_auc(table_ND: np.ndarray, pairs_P2: np.ndarray, draws: int = 2000, s
     return Estimate(auc(np.ones(P)), float(low), float(high), P)
 
 
+def group_auc(
+    table_ND: np.ndarray, group_G: np.ndarray, others_M: np.ndarray, draws: int = 2000, seed: int = 0
+) -> Estimate:
+    """How often two of a group have a higher cosine than one of it and one of the others: 0.5 is chance.
+
+    The interval is a percentile bootstrap that draws rows within the group and within the others.
+    """
+    G, M = len(group_G), len(others_M)
+    if G < 3 or M < 3:
+        raise UserError(f"groups of {G} and {M}: 3 or more of each are needed")
+    rows = unit(np.asarray(table_ND[np.concatenate([group_G, others_M])], np.float64))
+    cosines = rows @ rows.T
+    one_W, two_W = np.triu_indices(G, 1)
+    one_B, two_B = (x.reshape(-1) for x in np.meshgrid(np.arange(G), np.arange(G, G + M), indexing="ij"))
+    values = np.concatenate([cosines[one_W, two_W], cosines[one_B, two_B]])
+    _, place = np.unique(values, return_inverse=True)
+
+    def auc(weights_N: np.ndarray) -> float:
+        within = np.bincount(place[: len(one_W)], weights_N[one_W] * weights_N[two_W], place.max() + 1)
+        between = np.bincount(place[len(one_W) :], weights_N[one_B] * weights_N[two_B], place.max() + 1)
+        total = within.sum() * between.sum()
+        wins = np.cumsum(between) - between / 2  # a tie counts half
+        return float(within @ wins / total) if total else math.nan
+
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> np.ndarray:
+        counts = [np.bincount(rng.integers(size, size=size), minlength=size) for size in (G, M)]
+        return np.concatenate(counts).astype(float)
+
+    low, high = np.nanpercentile([auc(drawn()) for _ in range(draws)], [2.5, 97.5])
+    return Estimate(auc(np.ones(G + M)), float(low), float(high), G)
+
+
 # --- statistics -----------------------------------------------------------------------------------------
 
 

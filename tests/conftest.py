@@ -36,6 +36,14 @@ def trained(tmp_path_factory):
     return here
 
 
+@pytest.fixture(scope="session")
+def report_payload(trained):
+    """The numbers of that run's report, which its page is made of. Not to be changed."""
+    from tests import report_pages
+
+    return report_pages.small_payload(trained)
+
+
 @pytest.fixture
 def here(trained, tmp_path, monkeypatch):
     """A copy of that folder, which is the working directory."""

@@ -107,6 +107,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """The log of the sum of exp(x) along the last axis, in float64."""
+    logits = np.asarray(logits, np.float64)
+    largest = logits.max(axis=-1)
+    return largest + np.log(np.exp(logits - largest[..., None]).sum(axis=-1))
+
+
+def entropies(capture: Capture) -> np.ndarray:
+    """The entropy of every position's prediction in nats: [T]; log V where all tokens are equally likely."""
+    p_TV = softmax(capture.logits_TV)
+    return -(p_TV * np.log(p_TV, out=np.zeros_like(p_TV), where=p_TV > 0)).sum(axis=-1)
+
+
 def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
     """The ids of the k most probable tokens (all where V is less), the most probable first: [T, k]."""
     k = min(k, p_TV.shape[-1])

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from jaxgpt import config, tokenizers
+from jaxgpt.checkpoint import Run
 from jaxgpt.config import UserError
 from jaxgpt.layers import EPSILON
 from jaxgpt.lora import merge_lora
@@ -155,6 +157,21 @@ def capture(cfg: config.Model, params: dict, tokens_T: np.ndarray) -> Capture:
         losses=losses[0],
         readout=_readout(cfg, params),
     )
+
+
+def of_run(run: Run, tokens: str | Sequence[int]) -> Capture:
+    """What happens inside a run's model on a text, given as text or as ids: `jaxgpt.capture`.
+
+        run = jaxgpt.load("runs/char")
+        seen = jaxgpt.capture(run, "ROMEO:")
+        seen.layers[0].weights_HTS[1]     # layer 0, head 1: [T, S]
+        seen.layers[-1].hidden_TF         # neurons of the last MLP
+        jaxgpt.report.analysis.ledger(seen)
+
+    Raises UserError for text that the tokenizer does not have, and for 0 or too many tokens.
+    """
+    ids = run.tokenizer.encode(tokens) if isinstance(tokens, str) else np.asarray(tokens)
+    return capture(run.config.model, run.params, ids)
 
 
 def _layer(cfg: config.Model, params: dict, shown: dict) -> Layer:

@@ -1,0 +1,360 @@
+// The token table at the start and at the end of training: neighbours, a map, tests of meaning, drift.
+
+const table0 = data.embeddings;
+
+/** The word whose neighbours are shown: a chosen one, or else the selected token. */
+function chosenWord() {
+  const known = table0.neighbours.map((one) => one.id);
+  return Math.max(0, known.indexOf(state.word ?? ids[state.token]));
+}
+
+function when(name) {
+  return name === "start" ? `step ${format(table0.start)}` : `step ${format(table0.end)}`;
+}
+
+function drawNeighbours(root) {
+  const list = el(
+    "select",
+    { onchange: (event) => select({ word: table0.neighbours[event.target.value].id }) },
+    table0.neighbours.map((one, i) => el("option", { value: i }, word(one.id))),
+  );
+  const kind = chooser(
+    "by",
+    [
+      ["raw", "cosine"],
+      ["centred", "cosine, the mean row taken away first"],
+    ],
+    "raw",
+    (centring) => select({ centring }),
+  );
+  const said = el("p", { class: "said" });
+  const place = el("div", { class: "row" });
+  root.append(
+    el("h3", {}, "Neighbours"),
+    el("div", { class: "controls" }, el("label", {}, "Nearest to", list), kind),
+    said,
+    place,
+  );
+  view(root, ["token", "word", "centring"], () => {
+    const i = chosenWord();
+    const one = table0.neighbours[i];
+    list.value = i;
+    const lists = ["start", "end"].map((name) => one[name][state.centring]);
+    const [before, after] = lists.map((pairs) => pairs.map(([id]) => id));
+    const stayed = after.filter((id) => before.includes(id));
+    const wanted = state.word ?? ids[state.token];
+    const instead =
+      wanted === one.id
+        ? ""
+        : `The neighbours of ‘${word(wanted)}’ are not in this file; here are those of ‘${word(one.id)}’. `;
+    const before0 = stayed.length
+      ? `${stayed.length} of them at the start too: ${stayed.map((id) => `‘${word(id)}’`).join(", ")}`
+      : "none of them at the start: they are all learned";
+    said.textContent = `${instead}${after.length} tokens are nearest to ‘${word(one.id)}’ at the end, ${before0}.`;
+    place.replaceChildren(
+      ...["start", "end"].map((name, side) => {
+        const others = side ? before : after;
+        const top = Math.max(0.01, ...lists.flat().map(([, score]) => score));
+        return table(
+          ["token", ["cosine", "r"], "bar", ["times in the text", "r"], ""],
+          lists[side].map(([id, score]) => [
+            tokenOf(id),
+            format(score),
+            bar(Math.max(score, 0), 0, top),
+            format(data.vocabulary[id].count),
+            others.includes(id) ? "at both" : side ? "new" : "gone",
+          ]),
+          { caption: `${when(name)}${side ? "" : ` (${table0.start_is})`}`, hidden: [2] },
+        );
+      }),
+    );
+  });
+  const changed = [...table0.neighbours].sort((a, b) => a.kept - b.kept);
+  root.append(
+    tableBehind("Table: every token's neighbours", () =>
+      table(
+        ["token", ["kept", "r"], when("start"), when("end")],
+        changed.map((one) => [tokenOf(one.id), percent(one.kept), near(one.start.raw), near(one.end.raw)]),
+        { caption: "Nearest by cosine, and the share of the first ones that are still there at the end" },
+      ),
+    ),
+  );
+}
+
+function near(pairs) {
+  return el(
+    "span",
+    {},
+    pairs.slice(0, 5).flatMap(([id, score]) => [tokenOf(id), ` ${format(score, 2)}  `]),
+  );
+}
+
+function drawMap(root) {
+  const { scatter: map } = table0;
+  if (!map) return;
+  const place = el("div", { class: "row wide" });
+  const mapNote = el(
+    "p",
+    { class: "note" },
+    `Both maps have the same axes: ${map.axes}. Tokens near each other are alike as far as two of ` +
+      `${format(table0.width)} directions can show; a click chooses one.`,
+  );
+  root.append(
+    el("h3", {}, "The table as a map"),
+    mapNote,
+    el(
+      "div",
+      { class: "controls" },
+      chooser(
+        "Scale",
+        [
+          ["same", "the same for both"],
+          ["own", "each its own"],
+        ],
+        "same",
+        (scaling) => select({ scaling }),
+      ),
+    ),
+    place,
+  );
+  const around = (points) => [...range(points.map(([x]) => x)), ...range(points.map(([, y]) => y))];
+  let pictures = [];
+  view(place, ["scaling"], () => {
+    const both = around([...map.start, ...map.end]);
+    const boxes = ["start", "end"].map(() => el("figure"));
+    place.replaceChildren(...boxes); // in the page first, where they have a width
+    pictures = ["start", "end"].map((name, side) => {
+      const share = map.variance[name];
+      const picture = scatter(boxes[side], {
+        title: `Map of ${map.ids.length} tokens at ${when(name)}`,
+        frame: state.scaling === "own" ? around(map[name]) : both,
+        points: map.ids.map((id, i) => ({ x: map[name][i][0], y: map[name][i][1], name: id })),
+        choose: (i) => select({ word: map.ids[i] }),
+      });
+      boxes[side].append(
+        el(
+          "figcaption",
+          {},
+          el("b", {}, when(name)),
+          `: these axes hold ${percent(share[0])} and ${percent(share[1])} of the variance`,
+        ),
+        picture,
+      );
+      return picture;
+    });
+    showChosen();
+  });
+  const showChosen = () => {
+    const place = map.ids.indexOf(state.word ?? ids[state.token]);
+    pictures.forEach((picture) => picture.mark(place));
+  };
+  view(mapNote, ["token", "word"], showChosen);
+  root.append(
+    tableBehind("Table: the maps' coordinates", () =>
+      table(
+        [
+          "token",
+          ["start, first axis", "r"],
+          ["second axis", "r"],
+          ["end, first axis", "r"],
+          ["second axis", "r"],
+        ],
+        map.ids.map((id, i) => [
+          tokenOf(id),
+          ...map.start[i].map((x) => format(x)),
+          ...map.end[i].map((x) => format(x)),
+        ]),
+        { caption: "Coordinates on the two axes" },
+      ),
+    ),
+  );
+}
+
+function interval({ auc, low, high }) {
+  return auc === null ? "–" : `${format(auc, 2)} [${format(low, 2)}, ${format(high, 2)}]`;
+}
+
+function drawMeanings(root) {
+  const { pairs, analogies, analogy_families: families } = table0;
+  root.append(el("h3", {}, "Does it mean anything?"));
+  if (!pairs.length && !analogies.length) {
+    root.append(
+      el("p", { class: "empty" }, "The vocabulary has none of the words that the tests ask about."),
+    );
+    return;
+  }
+  if (pairs.length) {
+    root.append(
+      el(
+        "p",
+        { class: "note" },
+        "How often two related tokens have the higher cosine than two random ones: 0.5 is chance. In brackets the 95 % interval; at the start it should hold 0.5.",
+      ),
+      table(
+        ["related", "what", ["pairs", "r"], [when("start"), "r"], [when("end"), "r"], "beyond chance"],
+        pairs.map((one) => [
+          one.name,
+          one.what,
+          format(one.count),
+          interval(one.start),
+          interval(one.end),
+          one.end.low > 0.5 ? "yes" : one.end.high < 0.5 ? "the reverse" : "no",
+        ]),
+        { caption: "Related against random pairs (AUC)" },
+      ),
+    );
+  }
+  if (analogies.length) {
+    const [candidates] = analogies.map((one) => one.candidates);
+    root.append(
+      el(
+        "p",
+        { class: "note" },
+        `a − b + c: the rank of the right answer among ${format(candidates)} tokens. The words asked with are usually ` +
+          `set aside, which makes it easier; both are given. By chance it is first 1 time in ${format(candidates)}.`,
+      ),
+      table(
+        [
+          "question",
+          "answer",
+          [`rank at ${when("start")}`, "r"],
+          [`at ${when("end")}`, "r"],
+          ["no word set aside", "r"],
+          "nearest at the end",
+          "result",
+        ],
+        analogies.map((one) => {
+          const [a, b, c] = one.question.map(word);
+          return [
+            `${a} − ${b} + ${c}`,
+            tokenOf(one.answer),
+            format(one.start.aside.rank),
+            format(one.end.aside.rank),
+            format(one.end.all.rank),
+            near(one.end.aside.top.slice(0, 3)),
+            one.found ? "found" : "failed",
+          ];
+        }),
+        { caption: "Analogies" },
+      ),
+    );
+  }
+  if (families?.length) {
+    root.append(
+      table(
+        [
+          "family",
+          ["questions", "r"],
+          ["right at the start", "r"],
+          ["right at the end", "r"],
+          ["no word set aside", "r"],
+          ["chance", "r"],
+        ],
+        families.map((one) => [
+          one.name,
+          format(one.questions),
+          percent(one.start.aside.value),
+          percent(one.end.aside.value),
+          percent(one.end.all),
+          percent(one.chance),
+        ]),
+        { caption: "All questions of each family" },
+      ),
+    );
+  }
+}
+
+function drawDrift(root) {
+  const { drift } = table0;
+  root.append(el("h3", {}, "How the rows moved"));
+  if (!drift) {
+    root.append(
+      el("p", { class: "empty" }, "The run kept no table of step 0, so there is nothing to compare with."),
+    );
+    return;
+  }
+  const place = el("div", { class: "row wide" });
+  root.append(place);
+  view(place, [], () => {
+    const boxes = [el("figure"), el("figure")];
+    place.replaceChildren(...boxes);
+    const curve = (name, values, second = false) => ({
+      name,
+      second,
+      points: drift.steps.map((step, i) => [step, values[i]]),
+    });
+    boxes[0].append(
+      el(
+        "figcaption",
+        {},
+        el("b", {}, "Cosine to step 0."),
+        " Solid: mean of all rows; dashed: the tenth that moved most.",
+      ),
+      lines(boxes[0], {
+        title: `Mean cosine to step 0: ${format(drift.cosine.mean.at(-1))} at the end`,
+        log: true,
+        xName: "step (log-spaced)",
+        yName: "cosine",
+        height: 220,
+        series: [curve("mean", drift.cosine.mean), curve("p10", drift.cosine.p10, true)],
+      }),
+    );
+    boxes[1].append(
+      el(
+        "figcaption",
+        {},
+        el("b", {}, "Neighbours kept."),
+        ` Of each row's ${drift.k} nearest: shared with the end (solid), with the start (dashed).`,
+      ),
+      lines(boxes[1], {
+        title: "Share of neighbours that are those of the end, and of the start, by step",
+        log: true,
+        xName: "step (log-spaced)",
+        yName: "share",
+        height: 220,
+        series: [curve("end", drift.kept_end), curve("start", drift.kept_start, true)],
+      }),
+    );
+  });
+  const listing = (pairs) =>
+    el(
+      "span",
+      {},
+      pairs.flatMap(([id, cosine]) => [tokenOf(id), ` ${format(cosine, 2)}  `]),
+    );
+  root.append(
+    el("p", { class: "said" }, "Moved most (cosine to its own start): ", listing(drift.moved_most)),
+    el(
+      "p",
+      { class: "said" },
+      "Moved least: ",
+      listing(drift.moved_least),
+      drift.still ? `; ${format(drift.still)} rows never moved` : "",
+    ),
+    tableBehind("Table: drift by step", () =>
+      table(
+        [
+          ["step", "r"],
+          ["mean cosine to step 0", "r"],
+          ["10th percentile", "r"],
+          ["90th", "r"],
+          ["mean distance", "r"],
+          ["neighbours of the start", "r"],
+          ["of the end", "r"],
+        ],
+        drift.steps.map((step, i) => [
+          format(step),
+          ...[
+            drift.cosine.mean,
+            drift.cosine.p10,
+            drift.cosine.p90,
+            drift.distance,
+            drift.kept_start,
+            drift.kept_end,
+          ].map((values) => format(values[i])),
+        ]),
+        { caption: `Drift of the token table (neighbours: of ${format(drift.followed)} rows)` },
+      ),
+    ),
+  );
+}

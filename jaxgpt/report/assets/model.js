@@ -1,0 +1,179 @@
+// What else the model holds: one token in two contexts, the position table, the neurons of the MLPs.
+
+// --- one token, two contexts -------------------------------------------------------------------------
+
+function drawContexts(root) {
+  const { id, texts, rows, cosine, others } = data.contextual;
+  root.append(
+    el(
+      "p",
+      { class: "said" },
+      `‘${word(id)}’ in two texts: the vectors start as the same row (cosine ${fixed(cosine[0])}) and end with cosine ` +
+        `${fixed(cosine.at(-1))}; two different tokens have ${fixed(others.at(-1))} there.`,
+    ),
+  );
+  texts.forEach(({ ids: text, position, source }, n) => {
+    root.append(
+      el(
+        "p",
+        { class: "context" },
+        el("span", { class: "soft" }, `${n ? "second" : "first"} text (${source}): `),
+        contextOf(text, position),
+      ),
+    );
+  });
+  const top = Math.max(...cosine.map(Math.abs), ...others.map(Math.abs));
+  const low = Math.min(0, ...cosine, ...others);
+  root.append(
+    table(
+      [
+        "the vector after",
+        ["the same token", "r"],
+        "bar",
+        ["two different tokens", "r"],
+        "bar of different tokens",
+      ],
+      rows.map((name, r) => [
+        name,
+        fixed(cosine[r], 3),
+        bar(cosine[r], low, top),
+        fixed(others[r], 3),
+        bar(others[r], low, top),
+      ]),
+      { caption: "Cosine between the two vectors, layer by layer", hidden: [2, 4] },
+    ),
+  );
+}
+
+/** A piece of text as tokens, with one of them marked. */
+function contextOf(text, at) {
+  return el(
+    "span",
+    { class: "text" },
+    text.map((id, t) => el(t === at ? "mark" : "span", { class: "token" }, word(id))),
+  );
+}
+
+// --- positions ---------------------------------------------------------------------------------------
+
+function drawPositions(root) {
+  const { shown, start, end } = data.positions;
+  const whole = (triangle) =>
+    shown.map((_, a) =>
+      shown.map((_, b) => triangle[(Math.max(a, b) * (Math.max(a, b) + 1)) / 2 + Math.min(a, b)]),
+    );
+  const readout = el("p", { class: "said", role: "status" });
+  const row = el("div", { class: "row" });
+  const both = [
+    ["start", start],
+    ["end", end],
+  ]
+    .filter(([, triangle]) => triangle)
+    .map(([name, triangle]) => [name, whole(triangle)]);
+  let frames = [];
+  root.append(row, legend("signed", "cosine −1", "1"), readout);
+  const neighbours = both.at(-1)[1];
+  const next = shown.slice(1).map((_, i) => neighbours[i + 1][i]);
+  const mean = next.reduce((a, b) => a + b, 0) / next.length;
+  root.append(
+    el(
+      "p",
+      { class: "note" },
+      `At the end two positions next to each other have a mean cosine of ${fixed(mean)}, the first and the last ` +
+        `${fixed(neighbours[shown.length - 1][0])}.`,
+    ),
+  );
+  view(row, [], () => {
+    frames = both.map(([name, values]) =>
+      matrix({
+        title: `Cosine between position vectors, ${when(name)}`,
+        values,
+        colour: colours("signed", -1, 1),
+        readout,
+        chosen: () => [state.row, state.column],
+        choose: (row, column) => select({ row, column }),
+        say: (a, b) =>
+          `Positions ${shown[a]} and ${shown[b]}: cosine ${both.map(([name, values]) => `${format(values[a][b])} at ${when(name)}`).join(", ")}.`,
+      }),
+    );
+    row.replaceChildren(...both.map(([name], i) => figure(el("b", {}, when(name)), frames[i])));
+  });
+  view(readout, ["row", "column"], () => frames.forEach((frame) => frame.mark()));
+  root.append(
+    tableBehind("Table: a position and those after it", () =>
+      table(
+        [
+          ["position", "r"],
+          ...both.flatMap(([name]) => [1, 2, 4, 8].map((d) => [`${d} on, ${when(name)}`, "r"])),
+        ],
+        shown.map((p, a) => [
+          String(p),
+          ...both.flatMap(([, values]) =>
+            [1, 2, 4, 8].map((d) => (a + d < shown.length ? format(values[a + d][a]) : "–")),
+          ),
+        ]),
+        { caption: "Cosine with the position 1, 2, 4 and 8 further on" },
+      ),
+    ),
+  );
+}
+
+// --- neurons -----------------------------------------------------------------------------------------
+
+function drawNeurons(root) {
+  const { layers, tokens, on, activation } = data.neurons;
+  const controls = el(
+    "div",
+    { class: "controls" },
+    chooser(
+      "Layer",
+      layers.map((one) => [String(one.layer), `layer ${one.layer}`]),
+      "0",
+      (layer) => select({ neurons: Number(layer) }),
+    ),
+  );
+  const place = el("div");
+  root.append(controls, place);
+  view(place, ["neurons"], () => {
+    const one = layers[state.neurons];
+    const share = (n) => percent(n / one.width);
+    place.replaceChildren(
+      el(
+        "p",
+        { class: "said" },
+        `Layer ${one.layer} has ${format(one.width)} neurons (${activation}); one is above 0 at ${percent(one.share)} of the ` +
+          `tokens, on average, and ${one.dead ? format(one.dead) : "none"} of them never: ${one.dead === 1 ? "it is" : "they are"} dead.`,
+      ),
+      el(
+        "div",
+        { class: "row" },
+        one.shown.map((neuron) =>
+          table(
+            [["value", "r"], `neuron ${neuron.neuron} is strongest at the marked token`],
+            neuron.contexts.map((context) => [fixed(context.value), contextOf(context.ids, context.at)]),
+            { caption: `Neuron ${neuron.neuron}: above 0 at ${percent(neuron.active)} of the tokens` },
+          ),
+        ),
+      ),
+      tableBehind("Table: how often neurons are above 0", () =>
+        table(
+          [["share of the tokens", "r"], ["neurons", "r"], ["share of them", "r"], "bar"],
+          one.histogram.map((n, i) => [
+            `${10 * i} to ${10 * i + 10} %`,
+            format(n),
+            share(n),
+            bar(n, 0, Math.max(...one.histogram)),
+          ]),
+          { caption: `Layer ${one.layer}`, hidden: [3] },
+        ),
+      ),
+    );
+  });
+  root.append(
+    el(
+      "p",
+      { class: "note" },
+      `Measured on ${format(tokens)} tokens: ${on}. Shown are the neurons that write most.`,
+    ),
+  );
+}

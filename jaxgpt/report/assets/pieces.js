@@ -1,0 +1,116 @@
+// Pieces that several views are made of: tokens, tables, bars, groups that arrow keys move in.
+
+/** A token as an element of its own, which keeps a right-to-left one from moving its neighbours. */
+function tokenOf(id) {
+  return el("span", { class: "token" }, word(id));
+}
+
+/**
+ * A table. `columns` are names, or [name, "r"] for numbers, or [name, "extra"] for what a small screen has no room for; a row is an array of cells (text, nodes, or numbers, which
+ * are formatted), the first of which names it. `dress(row element, row, i)` may add to it.
+ */
+function table(columns, rows, { caption, dress, hidden = [] } = {}) {
+  const kinds = columns.map((column) => (Array.isArray(column) ? column[1] : ""));
+  const head = columns.map((column, c) => {
+    const name = Array.isArray(column) ? column[0] : column;
+    return el(
+      "th",
+      { scope: "col", class: kinds[c] || null },
+      hidden.includes(c) ? el("span", { class: "unseen" }, name) : name,
+    );
+  });
+  const body = rows.map((row, i) => {
+    const cells = row.map((cell, c) => {
+      const shown = typeof cell === "number" ? format(cell) : cell;
+      return c === 0
+        ? el("th", { scope: "row", class: kinds[c] || null }, shown)
+        : el("td", { class: kinds[c] || null }, shown ?? "–");
+    });
+    const tr = el("tr", {}, cells);
+    if (dress) dress(tr, row, i);
+    return tr;
+  });
+  const parts = [
+    caption ? el("caption", {}, caption) : null,
+    el("thead", {}, el("tr", {}, head)),
+    el("tbody", {}, body),
+  ];
+  return el(
+    "div",
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": caption ?? "table" },
+    el("table", {}, parts),
+  );
+}
+
+/** The numbers of a figure, made when they are asked for: thousands of cells that nobody opens cost nothing. */
+function tableBehind(title, make) {
+  const details = el("details", {}, el("summary", {}, title));
+  details.addEventListener("toggle", () => {
+    if (details.open && details.children.length === 1) details.append(make());
+  });
+  return details;
+}
+
+/** A bar from 0 to a value on a scale from `low` to `high`, which hold 0. */
+function bar(value, low, high) {
+  const room = high - low || 1;
+  const inner = el("i", { class: value < 0 ? "minus" : null });
+  inner.style.setProperty("--from", (Math.min(value, 0) - low) / room);
+  inner.style.setProperty("--length", Math.abs(value) / room);
+  const outer = el("span", { class: low < 0 ? "bar signed" : "bar", "aria-hidden": "true" }, inner);
+  outer.style.setProperty("--zero", -low / room);
+  return outer;
+}
+
+/**
+ * Arrow keys move in a group of elements, of which one can be reached with Tab (a roving tabindex). `items` stand in
+ * rows of `width`; `choose(i)` is called for a click and for a key.
+ */
+function roving(root, items, width, choose) {
+  const go = (i) => {
+    if (i < 0 || i >= items.length || items[i].hidden) return;
+    choose(i);
+    items[i].focus({ preventScroll: false });
+  };
+  items.forEach((item, i) => {
+    item.addEventListener("click", () => go(i));
+    item.addEventListener("keydown", (event) => {
+      const moves = {
+        ArrowLeft: i - 1,
+        ArrowRight: i + 1,
+        Home: 0,
+        End: items.length - 1,
+        ArrowUp: width ? i - width : i - 1,
+        ArrowDown: width ? i + width : i + 1,
+        Enter: i,
+        " ": i,
+      };
+      if (!(event.key in moves) || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.preventDefault();
+      go(moves[event.key]);
+    });
+  });
+}
+
+/** Which of the items is selected, for eyes, for screen readers and for Tab. */
+function mark(items, chosen) {
+  items.forEach((item, i) => {
+    item.setAttribute("aria-selected", i === chosen);
+    item.tabIndex = i === chosen ? 0 : -1;
+  });
+}
+
+/** A list to choose from, with a label. `options` are [value, name]. */
+function chooser(label, options, value, choose) {
+  const list = el(
+    "select",
+    { onchange: (event) => choose(event.target.value) },
+    options.map(([key, name]) => el("option", { value: key, selected: key === value }, name)),
+  );
+  return el("label", {}, label, list);
+}
+
+/** A figure with its caption. */
+function figure(caption, ...children) {
+  return el("figure", {}, caption ? el("figcaption", {}, caption) : null, children);
+}

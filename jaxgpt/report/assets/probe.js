@@ -1,0 +1,163 @@
+// The probe text as boxes, and what the model says comes after the selected one.
+
+/** What a box can be coloured by: its name, its numbers, and what the ends of its colours mean. */
+const COLOURINGS = {
+  loss: {
+    name: "loss, in nats",
+    ramp: "much",
+    values: data.tokens.nats,
+    low: "0: certain of the right token",
+    high: (x) => `${format(x, 1)} nats: surprised`,
+  },
+  bits: {
+    name: "loss, in bits",
+    ramp: "much",
+    values: data.tokens.bits,
+    low: "0: certain of the right token",
+    high: (x) => `${format(x, 1)} bits: surprised`,
+  },
+  rank: {
+    name: "rank of the token that came",
+    ramp: "much",
+    values: data.tokens.rank,
+    scale: Math.log,
+    low: "1: the first guess",
+    high: (x) => `number ${format(x)} of the guesses`,
+  },
+  entropy: {
+    name: "entropy, in nats",
+    ramp: "much",
+    values: data.tokens.entropy,
+    low: "0: expects one token",
+    high: (x) => `${format(x, 1)} nats: expects many`,
+  },
+  difference: {
+    name: "loss less the bigram table's, in nats",
+    ramp: "signed",
+    values: data.tokens.difference,
+    low: (x) => `${format(-x, 1)}: better than the bigram table`,
+    high: (x) => `+${format(x, 1)}: worse`,
+  },
+};
+if (data.compare) {
+  COLOURINGS.compare = {
+    name: "loss less the other run's, in nats",
+    ramp: "signed",
+    values: data.tokens.nats.map((x, t) => x - data.compare.tokens.nats[t]),
+    low: (x) => `${format(-x, 1)}: better than the other run`,
+    high: (x) => `+${format(x, 1)}: worse`,
+  };
+}
+
+function drawStrip(root) {
+  const strip = el("div", {
+    class: "strip",
+    role: "listbox",
+    "aria-label": "Tokens of the probe text",
+    "aria-orientation": "horizontal",
+  });
+  const cells = ids.map((id) =>
+    el("div", { class: "cell", role: "option" }, tokenOf(id), el("span", { class: "number" })),
+  );
+  cells.forEach((cell, t) => {
+    strip.append(cell);
+    if (data.vocabulary[ids[t]].text.includes("\n"))
+      strip.append(el("span", { class: "break", "aria-hidden": "true" }));
+  });
+  roving(strip, cells, 0, (t) => selectToken(t));
+  const kinds = Object.entries(COLOURINGS).filter(([, one]) => one.values);
+  const controls = el(
+    "div",
+    { class: "controls" },
+    chooser(
+      "Colour by",
+      kinds.map(([key, one]) => [key, one.name]),
+      state.colour,
+      (colour) => select({ colour }),
+    ),
+  );
+  const key = el("div");
+  root.append(controls, strip, key);
+  view(root, ["colour"], () => colourStrip(cells, key));
+  view(strip, ["token"], () => {
+    mark(cells, state.token);
+    cells.forEach((cell, t) => cell.classList.toggle("came", t === state.token + 1));
+  });
+}
+
+function colourStrip(cells, key) {
+  const { ramp, values, scale = (x) => x, low, high } = COLOURINGS[state.colour];
+  const known = values.filter((x) => x !== null && x !== undefined);
+  const [least, most] = range(known);
+  const far = ramp === "signed" ? Math.max(-least, most) : most;
+  cells.forEach((cell, t) => {
+    const x = values[t];
+    const number = cell.querySelector(".number");
+    cell.removeAttribute("style");
+    if (x === null || x === undefined) {
+      number.textContent = "–";
+      return;
+    }
+    const at = ramp === "signed" ? (x / (far || 1) + 1) / 2 : scale(x) / (scale(far) || 1);
+    paint(cell, shade(ramp, at));
+    number.textContent =
+      ramp === "signed" && x > 0 ? `+${fixed(x)}` : Number.isInteger(x) ? format(x) : fixed(x);
+  });
+  key.replaceChildren(legend(ramp, typeof low === "function" ? low(far) : low, high(far)));
+}
+
+/** The places where the model was most surprised, with what it expected instead. */
+function drawSurprises(root) {
+  const { nats } = data.tokens;
+  const list = el("ol", { class: "surprises" });
+  for (const t of largest(nats, 5)) {
+    const [first] = data.next.ids[t];
+    const p = Math.exp(data.next.logits[t][0] - logSum(t, 1));
+    list.append(
+      el(
+        "li",
+        {},
+        el(
+          "button",
+          { type: "button", class: "link", onclick: () => selectToken(t) },
+          `${quoted(t + 1)} after ${placed(t)}`,
+        ),
+        `: ${format(nats[t], 2)} nats, number ${format(data.tokens.rank[t])} of its guesses; it expected ‘${word(first)}’ with ${format(p, 2)}`,
+        data.tokens.bigram_nats ? ` (the bigram table: ${format(data.tokens.bigram_nats[t], 2)} nats)` : "",
+      ),
+    );
+  }
+  root.append(el("h3", {}, "Most surprised"), list);
+}
+
+/** The bar that stays at the window's top: what is selected, and a step to either side. */
+function drawSelection(root) {
+  const what = el("span", { class: "what", role: "status" });
+  const step = (by, sign, label) =>
+    el(
+      "button",
+      {
+        type: "button",
+        class: "step",
+        "aria-label": label,
+        onclick: () => selectToken(Math.max(0, Math.min(ids.length - 1, state.token + by))),
+      },
+      sign,
+    );
+  root.append(step(-1, "←", "The token before"), what, step(1, "→", "The token after"));
+  const say = () => {
+    const t = state.token;
+    const known = t < ids.length - 1;
+    what.replaceChildren(
+      el("span", { class: "unseen" }, "Selected: "),
+      el("b", {}, "‘", tokenOf(ids[t]), "’"),
+      ` at ${t}`,
+      known ? " → " : ", where the text ends",
+      known ? el("span", { class: "true" }, "‘", tokenOf(ids[t + 1]), "’") : "",
+      known
+        ? ` p ${format(data.tokens.probability[t])}, number ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats`
+        : "",
+    );
+  };
+  view(root, ["token"], say);
+}

@@ -1,0 +1,281 @@
+"""A payload's numbers as HTML tables: what the page says without its script, and what the script builds on.
+
+They are small: one row a token, head or step, not one a number.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+
+
+def visible(text: str) -> str:
+    """A text with nothing hidden in it: a space is ␣, a line's end ↵, what has no picture its code, ⟨U+202E⟩.
+
+    Control and direction characters, lone surrogates, separators: whatever can't be seen, or would move its neighbours.
+    """
+    if not text:
+        return "⟨empty⟩"
+    shown = "".join(
+        SIGNS.get(c, f"⟨U+{ord(c):04X}⟩") if unicodedata.category(c) in _UNSEEN else c for c in text
+    )
+    # An accent alone needs something to stand on.
+    return f"◌{shown}" if unicodedata.category(shown[0]).startswith("M") else shown
+
+
+def visible_text(text: str) -> str:
+    """The same for a sentence, whose spaces are spaces."""
+    return visible(text).replace(SIGNS[" "], " ")
+
+
+class Words:
+    """Tokens of a payload as people see them."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        self._vocabulary = payload["vocabulary"]
+        self._probe = payload["probe"]["ids"]
+
+    def __call__(self, token_id: int) -> str:
+        """Bytes that are no whole character are shown as bytes: ⟨e2 80⟩."""
+        entry = self._vocabulary[str(token_id)]
+        return f"⟨{entry['hex']}⟩" if entry.get("hex") else visible(entry["text"])
+
+    def at(self, t: int) -> str:
+        """The token at a place of the probe."""
+        return self(self._probe[t])
+
+
+def number(x: float | int | None, digits: int = 3) -> str:
+    """As people read it: few digits behind the point, a dash where there is no number."""
+    if x is None:
+        return "–"
+    if isinstance(x, int) or abs(x) >= 1000:
+        text = f"{x:,.0f}"
+    elif x and abs(x) < 0.5 * 10**-digits:
+        text = f"{x:.1e}"
+    else:
+        text = f"{x:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in a fold of its own, open: the script folds it."""
+    return (
+        f"<details open><summary>Table: {escape(caption)}</summary>{grid(caption, columns, rows)}</details>"
+    )
+
+
+def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table. Cells are text, or numbers, which are formatted; the first of a row names it."""
+    numeric: set[int] = set()
+    lines = []
+    for row in rows:
+        cells = []
+        for c, cell in enumerate(row):
+            if not isinstance(cell, str):
+                numeric.add(c)
+                cell = number(cell)
+            kind = ' class="r"' if c in numeric else ""
+            cells.append(
+                f'<th scope="row"{kind}>{escape(cell)}</th>' if c == 0 else f"<td{kind}>{escape(cell)}</td>"
+            )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    kinds = [' class="r"' if c in numeric else "" for c in range(len(columns))]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds, strict=True)
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+# --- a section each -------------------------------------------------------------------------------------
+
+
+def summary(payload: dict[str, Any]) -> str:
+    """Facts of the run, and its losses beside guesses that need no network."""
+    figures = payload["summary"]
+    model = figures["model"]
+    facts = {
+        "text": figures["corpus"],
+        "tokenizer": f"{figures['tokenizer']}, {figures['vocab_size']:,} tokens",
+        "model": f"{model['num_layers']} layers, {model['num_heads']} heads, d_model {model['d_model']}",
+        "context": f"{model['context_length']:,} tokens",
+        "parameters": number(figures["num_params"]),
+        "trained on": figures["train_tokens"] and f"{figures['train_tokens']:,} tokens of text",
+        "step": f"{figures['step']:,} of {figures['num_steps']:,}",
+        "seed": number(figures["seed"]),
+        "commit": (figures["commit"] or "")[:12],
+    }
+    parts = [
+        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value
+    ]
+    return f'<dl class="facts">{"".join(parts)}</dl>'
+
+
+def measures(payload: dict[str, Any]) -> str:
+    """The model's loss in every unit beside bigram, unigram and uniform guesses."""
+    rows = [
+        [row["name"], *(row.get(who) for who in ("model", "bigram", "unigram", "uniform")), row["unit"]]
+        for row in payload["summary"]["measures"]
+    ]
+    columns = ["on the validation text", "this model", "bigram", "unigram", "uniform", "unit"]
+    return grid("how well the validation text is predicted", columns, rows)
+
+
+def probe(payload: dict[str, Any]) -> str:
+    """The probe, a row a token."""
+    words, figures = Words(payload), payload["tokens"]
+    rows = []
+    for t in range(len(payload["probe"]["ids"])):
+        known = t < len(figures["nats"])
+        names = ("nats", "bits", "probability", "rank", "entropy", "bigram_nats", "difference")
+        values = [figures[name][t] if known and figures[name] else None for name in names]
+        rows.append([number(t), words.at(t), words.at(t + 1) if known else "(the text ends)", *values])
+    columns = [
+        "at", "token", "what came", "loss, nats", "loss, bits", "probability", "rank", "entropy, nats", "bigram, nats",
+        "loss less the bigram's",
+    ]  # fmt: skip
+    return table("every token of the probe text", columns, rows)
+
+
+def next_tokens(payload: dict[str, Any], count: int = 3) -> str:
+    """The likeliest next tokens of every place, at temperature 1."""
+    words, figures = Words(payload), payload["next"]
+    one = figures["temperatures"].index(1.0)
+    rows = []
+    for t, (ids, logits) in enumerate(zip(figures["ids"], figures["logits"], strict=True)):
+        likely = [
+            f"{words(i)} {math.exp(x - figures['logsumexp'][t][one]):.3f}"
+            for i, x in list(zip(ids, logits, strict=True))[:count]
+        ]
+        rows.append([number(t), words.at(t), *likely])
+    return table(
+        "the likeliest next tokens", ["at", "token", *(f"guess {k + 1}" for k in range(count))], rows
+    )
+
+
+def attention(payload: dict[str, Any]) -> str:
+    """The statistics of every head."""
+    figures = payload["attention"]
+    names = list(figures["statistics"])
+    ablation = figures.get("ablation")
+    rows = []
+    for i in range(figures["layers"]):
+        for h in range(figures["heads"]):
+            values = []
+            for name in names:
+                values += [
+                    figures["statistics"][name]["value"][i][h],
+                    figures["statistics"][name]["untrained"][i][h],
+                ]
+            rows.append([f"{i}.{h}", *values, *([ablation["mean"]["difference"][i][h]] if ablation else [])])
+    columns = ["layer.head"]
+    for name in names:
+        columns += [name.replace("_", " "), "untrained"]
+    return table("every head", [*columns, *(["loss added without it"] if ablation else [])], rows)
+
+
+def ledger(payload: dict[str, Any]) -> str:
+    """Means over the probe of what each entry of the ledger adds to the true token's logit."""
+    figures = payload["ledger"]
+    rows = []
+    for n, name in enumerate(figures["contribution_entries"]):
+        norms = figures["norms"][n] if n < len(figures["norms"]) else None
+        values = figures["contributions"][n]
+        rows.append([name, norms and sum(norms) / len(norms), sum(values) / len(values)])
+    return table(
+        "means over the probe text",
+        ["written by (layer.head)", "norm", "added to the true token's logit"],
+        rows,
+    )
+
+
+def lens(payload: dict[str, Any]) -> str:
+    """p(true token) after every block."""
+    words, figures = Words(payload), payload["lens"]
+    rows = [
+        [number(t), words.at(t), words.at(t + 1), *(row[t] for row in figures["true_p"])]
+        for t in range(len(figures["true_p"][0]))
+    ]
+    return table("p(what came) after every block", ["at", "token", "what came", *figures["rows"]], rows)
+
+
+def embeddings(payload: dict[str, Any]) -> str:
+    """The nearest tokens of each, at the start and at the end."""
+    words = Words(payload)
+
+    def near(pairs: list) -> str:
+        return ", ".join(f"{words(i)} {score:.2f}" for i, score in pairs[:5])
+
+    rows = [
+        [words(one["id"]), near(one["start"]["raw"]), near(one["end"]["raw"])]
+        for one in payload["embeddings"]["neighbours"]
+    ]
+    return table("the nearest tokens by cosine, at the start and at the end", ["token", "start", "end"], rows)
+
+
+def contextual(payload: dict[str, Any]) -> str:
+    """The cosine of one token's vectors in two texts, by layer."""
+    figures = payload["contextual"]
+    rows = zip(figures["rows"], figures["cosine"], figures["others"], strict=True)
+    caption = f"cosine of ‘{Words(payload)(figures['id'])}’ in two texts, by layer"
+    return table(caption, ["the vector after", "the same token", "two different tokens"], rows)
+
+
+def positions(payload: dict[str, Any]) -> str:
+    """What kind of positions the model has, and how alike each is to the next."""
+    figures = payload["positions"]
+    if not figures["end"]:
+        kind = f"This model's positions are {escape(figures['kind'])}: it has no table of them, so there are no vectors to compare."
+        return f'<p class="empty">{kind}</p>'
+    rows = []
+    for a in range(1, len(figures["shown"])):
+        at = a * (a + 1) // 2 + a - 1
+        cosines = [figures[when] and figures[when][at] for when in ("start", "end")]
+        rows.append([f"{figures['shown'][a - 1]} and {figures['shown'][a]}", *cosines])
+    return table("cosine of each position and the next one shown", ["positions", "start", "end"], rows)
+
+
+def neurons(payload: dict[str, Any]) -> str:
+    """How many neurons each layer has, how often they are above 0, and how many never are."""
+    names = ("width", "share", "dead")
+    rows = [[number(one["layer"]), *(one[name] for name in names)] for one in payload["neurons"]["layers"]]
+    return table("neurons by layer", ["layer", "neurons", "mean share of tokens above 0", "dead"], rows)
+
+
+def compare(payload: dict[str, Any]) -> str:
+    """Both runs' losses, heads and embeddings, and what their configs say differently."""
+    other = payload["compare"]
+    columns = ["", payload["summary"]["title"], other["title"]]
+    theirs = {row["name"]: row for row in other["summary"]["measures"]}
+    rows: list[list[Any]] = [["parameters", payload["summary"]["num_params"], other["summary"]["num_params"]]]
+    for row in payload["summary"]["measures"]:
+        rows.append(
+            [f"{row['name']}, validation text", row["model"], theirs.get(row["name"], {}).get("model")]
+        )
+    means = [one["tokens"]["mean"]["nats"] for one in (payload, other)]
+    rows.append(["loss, this page's text", *means])
+    for name, statistic in payload["attention"]["statistics"].items():
+        both = [statistic["value"], other["attention"]["statistics"][name]["value"]]
+        most = [max((x for row in one for x in row if x is not None), default=None) for one in both]
+        rows.append([f"largest {name.replace('_', ' ')} of a head", *most])
+    found = {one["name"]: one["end"]["auc"] for one in other["embeddings"]["pairs"]}
+    for one in payload["embeddings"]["pairs"]:
+        rows.append([f"{one['name']} against random pairs, AUC", one["end"]["auc"], found.get(one["name"])])
+    differences = "".join(f"<li><code>{escape(visible_text(line))}</code></li>" for line in other["config"])
+    configs = f"<ul>{differences}</ul>" if differences else '<p class="empty">The configs are the same.</p>'
+    return grid("both runs", columns, rows) + f"<h3>What the configs say differently</h3>{configs}"
+
+
+def methods(payload: dict[str, Any]) -> str:
+    """Formula, function and source of every number."""
+    rows = [[one[name] for name in ("name", "formula", "function", "source")] for one in payload["methods"]]
+    return grid("how each number is computed", ["number", "how", "function", "source"], rows)
