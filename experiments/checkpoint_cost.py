@@ -64,10 +64,11 @@ def char(folder: Path) -> str:
         "train.embedding_snapshots": "0", "train.sample_tokens": "0", "train.eval_tokens": "4096",
     }  # fmt: skip
     cfg = config.from_config_dict(config.apply_overrides(values, overrides))
-    trainer = train.Trainer(cfg, folder)
-    save = trainer.checkpoints.save = Stopwatch(trainer.checkpoints.save)
+    trainer = train.Trainer([(cfg, folder)])
+    checkpoints = trainer.runs[0].checkpoints
+    save = checkpoints.save = Stopwatch(checkpoints.save)
     feed = trainer._batches = Stopwatch(trainer._batches)
-    state = trainer.run().state
+    state = trainer.run()[0].state
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     # The first batch is that of compiling; the last save is of the run's end.
     return told("char", feed.began[1:], save.seconds[:-1], nbytes)

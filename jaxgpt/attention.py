@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.layers import dense, drawn_later, normalize, record, rotate, soft_cap
+from jaxgpt.layers import Dropout, dense, drawn_later, normalize, record, rotate, soft_cap
 
 
 def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
@@ -152,7 +152,7 @@ class Attention(nn.Module):
                 )
             weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
             record(self, scores=scores_BHTS, mask=mask_BTS, weights=weights_BHTS)
-            weights_BHTS = nn.Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
+            weights_BHTS = Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
             heads_BTHK = weighted_values(weights_BHTS[..., -T:], v_BTGK)
             if past is not None:
                 heads_BTHK += weighted_values(weights_BHTS[..., :-T], values_BSGK)

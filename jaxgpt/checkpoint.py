@@ -12,6 +12,7 @@ import logging
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from jaxgpt.sharding import device_memory, fits_beside, whole
 from jaxgpt.steps import TrainState
 
 FOLDER = "checkpoints"
+# Orbax's managers of one process take each other's signals for their own when two of them save at once.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class DamagedCheckpoint(UserError):
@@ -151,7 +154,7 @@ class Checkpoints:
             trees["averaged"] = averaged
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
 
-        def write(trees: dict[str, Any]) -> None:
+        def write(trees: dict[str, Any], to_the_end: bool = False) -> None:
             before()
             # Of the copies: what reads the state itself holds up the next step, which takes its place.
             sums = {name: _jit_checksums(tree) for name, tree in trees.items()}
@@ -165,12 +168,14 @@ class Checkpoints:
                 meta=self._ocp.args.JsonSave(meta),
                 **{name: self._ocp.args.StandardSave(tree) for name, tree in trees.items()},
             )
-            with self._one_line_errors(f"save step {step}"):
+            with _ONE_AT_A_TIME, self._one_line_errors(f"save step {step}"):
                 self._manager.save(step, args=args, metrics=metrics, force=True)
+                if to_the_end:
+                    self._manager.wait_until_finished()
 
         # Several processes write together, and must say to each other in one order what they have to say.
         if processes.is_alone() and fits_beside(trees):
-            self._saving = self._pool.submit(write, _copied(trees))
+            self._saving = self._pool.submit(write, _copied(trees), to_the_end=True)
         else:
             write(trees)
 

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from ml_collections import ConfigDict
@@ -150,8 +151,13 @@ def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], lis
     return file, overrides, rest
 
 
-def load_config_dict(file: str) -> ConfigDict:
+def load_config_dict(file: str | Path) -> ConfigDict:
     """Run a config file's get_config(). `path.py:text` passes the text on as its argument."""
+    return load_config_file(str(file))[0]
+
+
+def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
+    """What a config file's get_config() gives, and the file as a module."""
     path, _, argument = file.partition(":")
     if not Path(path).is_file():
         raise UserError(f"no config file {path}: give one, such as configs/char.py")
@@ -170,7 +176,7 @@ def load_config_dict(file: str) -> ConfigDict:
         raise UserError(f"config file {path} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(values, ConfigDict):
         raise UserError(f"{path}: get_config() returned {type(values).__name__}, not a ConfigDict")
-    return values
+    return values, module
 
 
 def read_config(file: str | None, overrides: dict[str, str]) -> Config:

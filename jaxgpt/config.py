@@ -278,12 +278,14 @@ def find_problems(config: Config) -> list[str]:
         )
     between(0.0, 1.0, "model.dropout_rate")
     above(1.0, "model.rotary_base")
+    above(0.0, "model.init_scale")
     above(0.0, "model.attention_scale")
     at_least(0, "model.attention_softcap")
     at_least(0, "model.logit_softcap")
 
     at_least(1, "data.batch_size")
     at_least(1, "data.vocab_size")
+    at_least(0, "data.seed")
     if not 0.0 < data.valid_fraction < 1.0:
         problems.append(f"data.valid_fraction={data.valid_fraction}: give a number between 0 and 1")
     if not data.path and not data.corpus:
@@ -377,8 +379,8 @@ def find_problems(config: Config) -> list[str]:
         )
     if train.attention == "cudnn" and (obstacle := model.cudnn_obstacle):
         problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
-    if train.num_steps > 2**31 - 1 or train.seed > 2**31 - 1:
-        problems.append(f"train.num_steps and train.seed are 32-bit: the limit is {2**31 - 1}")
+    if max(train.num_steps, train.seed, config.order_seed) > 2**31 - 1:
+        problems.append(f"train.num_steps, train.seed and data.seed are 32-bit: the limit is {2**31 - 1}")
     if train.grad_accumulation_steps >= 1 and data.batch_size % train.grad_accumulation_steps:
         problems.append(
             f"data.batch_size={data.batch_size} is not a multiple of "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,22 +52,35 @@ def evaluate(
 
     `loss_chunk` as config.Train has it.
     """
+    return summarize(*_sums(lambda tokens: window_losses(model, params, tokens, loss_chunk), batches))
+
+
+def evaluate_lanes(
+    losses_of: Callable[[np.ndarray], jax.Array], batches: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> list[Evaluation]:
+    """`evaluate` for several models at once: `losses_of` gives the losses of windows by each of them, [N, B, T]."""
+    sums_NW, counts_W = _sums(losses_of, batches)
+    return [summarize(sums_W, counts_W) for sums_W in sums_NW]
+
+
+def _sums(losses_of: Callable, batches: Iterable[tuple[np.ndarray, np.ndarray]]):
+    """Each window's summed loss [..., W] and its number of tokens [W]."""
     sums, counts = [], []
     waiting = None  # one batch computes while the one before is read
 
     def read(losses: jax.Array, weights: np.ndarray) -> None:
-        sums.append((np.asarray(losses, np.float64) * weights).sum(axis=1))
+        sums.append((np.asarray(losses, np.float64) * weights).sum(axis=-1))
         counts.append(weights.sum(axis=1, dtype=np.float64))
 
     for tokens, weights in batches:
-        losses = window_losses(model, params, tokens, loss_chunk)
+        losses = losses_of(tokens)
         if waiting is not None:
             read(*waiting)
         waiting = (losses, weights)
     if waiting is None:
         raise UserError("nothing to evaluate: the text has fewer than 2 tokens")
     read(*waiting)
-    return summarize(np.concatenate(sums), np.concatenate(counts))
+    return np.concatenate(sums, axis=-1), np.concatenate(counts)
 
 
 def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:

@@ -19,6 +19,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def is_off(number: float) -> bool:
+    """Whether a number is the 0 that switches something off. One that a program takes as an argument is not: see members.py."""
+    return isinstance(number, int | float) and number == 0
+
+
 @dataclass(frozen=True)
 class Model:
     """The shape of the transformer. Sizes are counts; `None` means "follows from another field"."""
@@ -56,6 +61,7 @@ class Model:
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("query", "value")  # among query, key, value, out, up, gate, down
     init: Literal["gpt2", "fan_in"] = "gpt2"  # how matrices and tables start, see model.initial_std
+    init_scale: float = 1.0  # times all those standard deviations
     zero_init: bool = False  # what writes to the residual stream, and an untied head, start at 0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; params and softmax stay float32
 
@@ -98,7 +104,7 @@ class Model:
             return f"it takes head widths that are multiples of 8 up to 128, not {self.head_dim}"
         if self.attention_softcap:
             return "it has no model.attention_softcap"
-        if self.dropout_rate:
+        if not is_off(self.dropout_rate):
             return "it has no dropout of attention weights (model.dropout_rate)"
         return ""
 
@@ -123,6 +129,7 @@ class Data:
     vocab_size: int | None = None
     valid_fraction: float = 0.1  # the last part of the text, by characters
     batch_size: int = 64  # sequences a step, over all devices and accumulation steps
+    seed: int | None = None  # of the order in which the text is read; None: train.seed
     on_device: bool = False  # the training tokens live on the device, batches are cut there
 
 
@@ -222,3 +229,8 @@ class Config:
     # ones are turned to their principal axes; else they are as wide as the table (model.embedding_dim).
     init_vectors: str = ""
     init_bridge: Literal["none", "pca"] = "none"
+
+    @property
+    def order_seed(self) -> int:
+        """What the order of the batches is drawn from."""
+        return self.train.seed if self.data.seed is None else self.data.seed

@@ -15,7 +15,7 @@ from __future__ import annotations
 import codecs
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -166,20 +166,23 @@ def decode(
     cache, the tokens [B, size], of which the first `count` are set, and, where `scored`, their Scores (else None).
     """
 
+    B = token_B.shape[0]
+
     def one_more(i, carry):
-        cache, token_B, out_BT, scores = carry
+        cache, token_B, out_BT, kept_TBV = carry
         logits_BTV, cache = model.apply({"params": params}, token_B[:, None], cache=cache)
         token_B = sampler(logits_BTV[:, 0], keys_B, index_B + i)
-        if scored:
-            new = scores_of(logits_BTV[:, 0], token_B)
-            scores = Scores(*(kept.at[:, i].set(x) for kept, x in zip(scores, new, strict=True)))
-        return cache, token_B, out_BT.at[:, i].set(token_B), scores
+        if scored:  # all at once after the loop: that costs a token the least
+            kept_TBV = kept_TBV.at[i].set(logits_BTV[:, 0])
+        return cache, token_B, out_BT.at[:, i].set(token_B), kept_TBV
 
-    shape = (token_B.shape[0], size)
-    scores = Scores(jnp.zeros(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if scored else None
-    carry = (cache, token_B, jnp.zeros(shape, jnp.int32), scores)
-    cache, _, out_BT, scores = jax.lax.fori_loop(0, count, one_more, carry)
-    return cache, whole(out_BT), whole(scores) if scored else None
+    kept_TBV = jnp.zeros((size, B, model.cfg.vocab_size), jnp.float32) if scored else None
+    carry = (cache, token_B, jnp.zeros((B, size), jnp.int32), kept_TBV)
+    cache, _, out_BT, kept_TBV = jax.lax.fori_loop(0, count, one_more, carry)
+    if not scored:
+        return cache, whole(out_BT), None
+    scores = scores_of(kept_TBV.reshape(size * B, -1), out_BT.T.reshape(-1))
+    return cache, whole(out_BT), whole(Scores(*(x.reshape(size, B).T for x in scores)))
 
 
 def _power_of_two(n: int) -> int:
@@ -236,14 +239,19 @@ def generate_pieces(
     slots = min(T, _power_of_two(ids.shape[1]))
     size = min(chunk or T, _power_of_two(max_new_tokens))
 
-    def append(out_BT: jax.Array, scores: Scores | None, count: int) -> Piece:
-        piece = np.asarray(out_BT)[:, :count]
-        for row, new in enumerate(piece):
-            ids[row, lengths[row] : lengths[row] + len(new)] = new
+    def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
+        """The next tokens, as soon as they are asked for: the device need not have come to them yet."""
+        starts = lengths.copy()
         lengths[:] += count
-        return Piece(
-            piece, scores and Scores(*(np.asarray(x).reshape(len(rows), -1)[:, :count] for x in scores))
-        )
+
+        def piece() -> Piece:
+            new_BT = np.asarray(out_BT)[:, :count]
+            for row, start in enumerate(starts):
+                ids[row, start : start + count] = new_BT[row]
+            parts = scores and Scores(*(np.asarray(x).reshape(len(rows), -1)[:, :count] for x in scores))
+            return Piece(new_BT, parts)
+
+        return piece
 
     done = 0
     while done < max_new_tokens:
@@ -258,18 +266,20 @@ def generate_pieces(
             model, params, tokens_BT, jnp.asarray(widths, jnp.int32), keys_B,
             jnp.asarray(lengths, jnp.int32), sampler=sampler, slots=slots, scored=scored,
         )  # fmt: skip
-        yield append(token_B[:, None], scores, 1)
+        waiting = dispatched(token_B[:, None], scores, 1)
         made = 1
         while made < budget:
             count = min(size, budget - made)
             cache, out_BT, scores = decode(
                 model, params, cache, token_B, keys_B,
-                jnp.asarray(lengths, jnp.int32), count, sampler=sampler, size=size,
-                scored=scored,
+                jnp.asarray(lengths, jnp.int32), count, sampler=sampler, size=size, scored=scored,
             )  # fmt: skip
             token_B = out_BT[:, count - 1]
-            yield append(out_BT, scores, count)
+            # While the caller does something with these tokens, the device is busy with the next.
+            yield waiting()
+            waiting = dispatched(out_BT, scores, count)
             made += count
+        yield waiting()
         done += made
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.fields import is_off
 
 GPT2_STD = 0.02  # of GPT-2's tables and matrices before training
 EPSILON = 1e-5  # in every norm
@@ -32,6 +33,22 @@ def record(module: nn.Module, **values: jax.Array) -> None:
     """
     for name, value in values.items():
         module.sow("intermediates", name, value)
+
+
+class Dropout(nn.Module):
+    """Sets a share of x to 0 and scales the rest up by as much (Srivastava et al. 2014); flax's own, bit for bit.
+
+    Flax's looks at the rate while it traces, and so refuses one that is an argument of the program: see members.py.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or is_off(self.rate):
+            return x
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
 # --- activations ----------------------------------------------------------------------------------------

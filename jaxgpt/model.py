@@ -42,7 +42,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.attention import Attention
 from jaxgpt.config import UserError
-from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, drawn_later, record, soft_cap
+from jaxgpt.layers import GPT2_STD, MLP, NORMS, POSITIONS, Dropout, drawn_later, record, soft_cap
 from jaxgpt.sharding import AXES, BATCH, constrain, named_leaves, spec
 
 
@@ -106,7 +106,7 @@ class Block(nn.Module):
         if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
             mix = self.param("embedding_mix", drawn_later, (2,)).astype(x_BTD.dtype)
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
-        drop = nn.Dropout(cfg.dropout_rate, deterministic=not train)
+        drop = functools.partial(Dropout(cfg.dropout_rate), deterministic=not train)
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
         record(self, before=x_BTD, attention_input=normed_BTD)
         change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
@@ -166,7 +166,7 @@ class GPT(nn.Module):
         if cfg.factorised:
             self.embedding_projection = Matrix((cfg.table_width, cfg.d_model))
         self.position_embedding = POSITIONS[cfg.position](cfg)
-        self.embedding_dropout = nn.Dropout(cfg.dropout_rate)
+        self.embedding_dropout = Dropout(cfg.dropout_rate)
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(6,))  # train
@@ -289,6 +289,8 @@ def logits(cfg: config.Model, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Arra
 def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float | None:
     """The standard deviation that a matrix or table starts with; None: it is no draw (norms, biases, mixes).
 
+    What `init` says, times init_scale.
+
     "gpt2": 0.02, and 0.02 / sqrt(2 * num_layers) for what writes to the residual stream, where 2 * num_layers
     terms are summed (Radford et al. 2019, section 2.3). "fan_in": tables 1, matrices 1 / sqrt(3 * fan_in), so
     that their products neither grow nor vanish with width. With zero_init what writes to the stream, and an
@@ -297,6 +299,11 @@ def initial_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float |
     A projection of a narrow table: 1 / sqrt(E), so that the stream begins as large as with a whole one. LoRA's
     A: 1 / sqrt(3 * fan_in); its B starts at 0, and the layer as it was (Hu et al. 2021, section 4.1).
     """
+    std = _named_std(cfg, path, shape)
+    return None if std is None else cfg.init_scale * std
+
+
+def _named_std(cfg: config.Model, path: str, shape: tuple[int, ...]) -> float | None:
     owner, name = path.split("/")[-2:] if "/" in path else ("", path)
     if name == "lora_a":
         return float(1 / np.sqrt(3 * np.prod(shape[:-1])))

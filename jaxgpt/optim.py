@@ -13,6 +13,7 @@ import optax
 import optax.contrib
 
 from jaxgpt import config, muon, trainable
+from jaxgpt.fields import is_off
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -58,7 +59,7 @@ def make_schedule(cfg: config.Optim, num_steps: int) -> Schedule:
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         warmup = jnp.minimum(1.0, (step + 1) / (cfg.warmup_steps + 1))
-        t = jnp.clip((step - cfg.warmup_steps) / max(1, num_steps - cfg.warmup_steps), 0.0, 1.0)
+        t = jnp.clip((step - cfg.warmup_steps) / jnp.maximum(1, num_steps - cfg.warmup_steps), 0.0, 1.0)
         return warmup * SCHEDULES[cfg.schedule](cfg, t)
 
     return schedule
@@ -234,7 +235,8 @@ def average_params(decay: float) -> optax.GradientTransformation:
     def update(updates, state, params):
         count = optax.safe_increment(state.count)
         # (1 - decay) / (1 - decay^count) is the newest one's share; expm1 keeps its digits when decay is near 1.
-        share = (1.0 - decay) / -jnp.expm1(count * np.float32(np.log(decay)))
+        log = np.float32(np.log(decay)) if isinstance(decay, float) else jnp.log(decay)
+        share = (1.0 - decay) / -jnp.expm1(count * log)
         new_params = optax.apply_updates(params, updates)
         average = jax.tree.map(
             lambda old, new: old + share * (new.astype(jnp.float32) - old), state.average, new_params
@@ -246,7 +248,7 @@ def average_params(decay: float) -> optax.GradientTransformation:
 
 def averages(cfg: config.Optim) -> bool:
     """Whether `evaluation_params` differ from the params that training holds."""
-    return cfg.ema_decay > 0 or cfg.name == "schedule_free"
+    return not is_off(cfg.ema_decay) or cfg.name == "schedule_free"
 
 
 def evaluation_params(cfg: config.Optim, params: dict, opt_state: optax.OptState) -> dict:
@@ -270,9 +272,9 @@ def make_optimizer(cfg: config.Optim, schedule: Schedule) -> optax.GradientTrans
     links = [OPTIMIZERS[cfg.name](cfg, schedule)]
     if cfg.name != "schedule_free":  # it has them inside, where its fast iterate moves
         links += _own_rates(cfg)
-    if cfg.grad_clip_norm:
+    if not is_off(cfg.grad_clip_norm):
         links.insert(0, optax.clip_by_global_norm(cfg.grad_clip_norm))
-    if cfg.ema_decay:
+    if not is_off(cfg.ema_decay):
         links.append(average_params(cfg.ema_decay))
     inner = optax.chain(*links) if len(links) > 1 or averages(cfg) else links[0]
 

@@ -210,10 +210,16 @@ def using(mesh: jax.sharding.Mesh):
             yield
 
 
+def _mesh_in_use() -> jax.sharding.AbstractMesh | None:
+    """The mesh of `using`, or None; within members.spread there is another, whose lanes are whole models."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if AXES[0] in mesh.axis_names else None
+
+
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     """x with its axes spread over those of the mesh in use; an axis that does not divide stays whole."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    mesh = _mesh_in_use()
+    if mesh is None:
         return x
 
     def fits(size: int, axis: str | tuple[str, ...] | None) -> bool:
@@ -226,14 +232,14 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 def constrain_like(params: dict, tree: Any) -> Any:
     """A tree of arrays, each where `specs` has it: gradients and new states."""
-    if jax.sharding.get_abstract_mesh().empty:
+    if _mesh_in_use() is None:
         return tree
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(params, tree))
 
 
 def whole(tree: Any) -> Any:
     """A tree of arrays, each of them on every device: what the host reads."""
-    if jax.sharding.get_abstract_mesh().empty:
+    if _mesh_in_use() is None:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt import config, trainable
+from jaxgpt.fields import is_off
 from jaxgpt.model import GPT, init_params, logits, output_side, param_shapes
 from jaxgpt.optim import Schedule, make_optimizer, make_schedule
 from jaxgpt.sharding import constrain_like, whole
@@ -143,7 +144,7 @@ def make_train_step(
     """
 
     def loss_and_grads(params, batch, key):
-        key = None if model.cfg.dropout_rate == 0.0 else key
+        key = None if is_off(model.cfg.dropout_rate) else key
 
         def loss(part):
             return mean_loss(model, trainable.merge(params, part), batch, key, loss_chunk)

@@ -8,11 +8,13 @@ run gives bit for bit what it gives uninterrupted: a batch and a dropout mask ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -21,7 +23,6 @@ import numpy as np
 from jaxgpt import (
     baselines,
     batches,
-    checkpoint,
     cli,
     data,
     generate,
@@ -31,18 +32,21 @@ from jaxgpt import (
     records,
     sharding,
     starting,
-    tokenizers,
     trainable,
 )
 from jaxgpt.attention import uses_cudnn
-from jaxgpt.config import Config, UserError, to_json
-from jaxgpt.evaluate import Evaluation, evaluate
-from jaxgpt.guard import Guard, Watchdog
-from jaxgpt.model import count_params, param_shapes
+from jaxgpt.config import Config, UserError
+from jaxgpt.evaluate import Evaluation
+from jaxgpt.guard import Watchdog
+from jaxgpt.model import GPT, count_params
 from jaxgpt.profile_steps import ProfileSteps
+from jaxgpt.programs import Lanes, One
 from jaxgpt.progress import Interrupt, Progress, StepClock, conclusion, introduction, stopped
+from jaxgpt.run_folder import RunFolder
 from jaxgpt.starting import resolve
-from jaxgpt.steps import TrainState, build, init_state, make_dispatch, state_shapes, with_signals
+from jaxgpt.steps import (
+    TrainState,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +56,28 @@ class Result:
     state: TrainState
     valid_loss: float | None  # of the last evaluation, nats a token
     signal: int | None  # the signal that stopped it, or None: it came to its end
+    failed: str = ""  # of one of several: why it came to an early end
+
+
+class Uneven(UserError):
+    """Runs that are to go on together have come to different steps."""
 
 
 class Trainer:
-    """One run in one folder: `Trainer(cfg, workdir).run()`."""
+    """One run in one folder: `Trainer([(cfg, workdir)]).run()`; or several, as lanes of one program (see members.py).
 
-    def __init__(self, cfg: Config, workdir: str | Path, profile_steps: str | None = None) -> None:
+    For lanes give `width`, how many of them each device works on at once. They have one `members.program_of` and go on
+    from one step; one that comes to an early end disturbs no other.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[tuple[Config, str | Path]],
+        profile_steps: str | None = None,
+        width: int | None = None,
+    ) -> None:
+        (cfg, workdir), *_ = runs
+        self.alone = width is None
         self._profile = ProfileSteps(
             profile_steps if processes.is_first() else None, Path(workdir) / "profile"
         )
@@ -66,191 +86,137 @@ class Trainer:
         self.dataset = data.prepare(cfg.data)
         data.check_windows(self.dataset, cfg.model.context_length)
         self.tokenizer = self.dataset.tokenizer
-        self.cfg = cfg = resolve(cfg, self.tokenizer)
+        cfgs = [resolve(cfg, self.tokenizer) for cfg, _ in runs]
+        self.cfg = cfg = cfgs[0]
         preflight.check_memory(cfg)
-        self.mesh = sharding.make_mesh(cfg.mesh)
-        sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         if cfg.train.sample_tokens:
             T, first = cfg.model.context_length, int(self.dataset.valid.ids[0])
             self._sample_prompt = generate.prompt_ids(self.tokenizer, cfg.train.sample_prompt, T, first)
-        self.workdir = Path(workdir)
-        # A run that goes on does not read again what it began as.
-        self._start = None if starting.begun(workdir) else starting.prepare(cfg, self.tokenizer)
-        self._lock: records.FolderLock | None = None
+        uses_cudnn(cfg.model, cfg.train.attention)  # refuses what this machine can't do
+        self.program = One(cfg, self.dataset) if self.alone else Lanes(cfgs, self.dataset, width)
+        K = cfg.train.steps_per_dispatch
+        self._snapshots = [
+            {-(-step // K) * K for step in records.snapshot_steps(own.num_steps, own.embedding_snapshots)}
+            for own in (own.train for own in cfgs)
+        ]
+        self.runs: list[RunFolder] = []
         try:
-            processes.on_first(self._open_folder)
-            self.model, _, self.optimizer, train_step = build(cfg)
-            uses_cudnn(cfg.model, cfg.train.attention)  # refuses what this machine can't do
-            self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=cfg.train.keep_checkpoints)
+            for (_, workdir), own in zip(runs, cfgs, strict=True):
+                self.runs.append(RunFolder(own, workdir, self.dataset))
         except BaseException:
             self._release()
             raise
-        self._writes = processes.is_first()
-        K = cfg.train.steps_per_dispatch
-        snapshots = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
-        self._snapshots = {-(-step // K) * K for step in snapshots}
-        self._root_key = jax.random.key(cfg.train.seed)
-        self._dispatch = make_dispatch(train_step, K, cfg.model.context_length, cfg.data.on_device)
-        if not processes.is_alone():
-            self._dispatch = with_signals(self._dispatch)
-        shapes = state_shapes(self.model, self.optimizer)
-        self._shapes = sharding.placed(self.mesh, shapes.params, shapes)
-        self._ids = None
-        if cfg.data.on_device:
-            batches.check_on_device(self.dataset.train.ids)
-            self._ids = sharding.put_whole(self.mesh, self.dataset.train.ids)
-
-    def _open_folder(self) -> None:
-        """Take the folder for this run alone; refuse one that holds another; write what the run is."""
-        records.make_folder(self.workdir)
-        self._lock = records.FolderLock(self.workdir)
-        records.check_same_config(self.workdir, self.cfg)
-        records.check_same_text(
-            self.workdir, text_sha256=self.dataset.text_sha256, tokenizer_sha256=self.dataset.fingerprint
-        )
-        records.write_json(self.workdir / "config.json", to_json(self.cfg))
-        tokenizers.save(self.tokenizer, self.workdir / "tokenizer.json")
 
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        for run in self.runs:
+            run.release()
 
-    # --- state ------------------------------------------------------------------------------------------
-
-    def _fresh_state(self) -> TrainState:
-        key = jax.random.fold_in(self._root_key, 2**32 - 1)  # not a key that a step draws its masks with
-        start = self._start = self._start or starting.prepare(self.cfg, self.tokenizer)
-        if start is None:
-            return init_state(self.model, self.optimizer, key)
-        records.check_same_source(self.workdir, start.record)
-        return init_state(self.model, self.optimizer, key, start.params(self.model, key))
-
-    def _signals(self, number: int | None) -> tuple[jax.Array, ...]:
-        """What this process has to say to the others with the next dispatch: a signal that it got, or 0."""
-        return () if processes.is_alone() else (sharding.put_flag(self.mesh, number or 0),)
-
-    def _newest_state(self) -> TrainState:
-        """What the run goes on from: its newest whole checkpoint, or step 0."""
-        return self.checkpoints.newest(self.cfg, self.tokenizer, self._shapes) or self._fresh_state()
-
-    @functools.cached_property
-    def _compiled(self) -> Future:
-        """The dispatch, compiled in a thread beside what comes first: the first parameters, evaluation, sample."""
-
-        def compiled():
-            with sharding.using(self.mesh):
-                arguments = (self._shapes, self._ids, self._batches(0), self._root_key, *self._signals(0))
-                return jax.jit(self._dispatch, donate_argnums=0).lower(*arguments).compile()
-
-        pool = ThreadPoolExecutor(1)
-        future = pool.submit(compiled)
-        pool.shutdown(wait=False)
-        return future
+    @property
+    def _going(self) -> list[RunFolder]:
+        """The runs that have not come to an early end."""
+        return [run for run in self.runs if not run.failed]
 
     # --- the parts of the loop --------------------------------------------------------------------------
 
+    def _fresh_state(self) -> TrainState:
+        return self.program.fresh([run.first_params(GPT(run.cfg.model)) for run in self.runs])
+
+    def _newest_state(self) -> tuple[TrainState, int]:
+        """What is gone on from, the newest whole checkpoints or step 0; and its step."""
+        found = [run.newest(self.program.shapes) for run in self.runs]
+        steps = sorted({0 if state is None else int(state.step) for state in found})
+        if len(steps) > 1:
+            raise Uneven(f"the runs have come to different steps ({', '.join(map(str, steps))})")
+        return self._fresh_state() if found[0] is None else self.program.state(found), steps[0]
+
+    @functools.cached_property
+    def _compiled(self) -> Future:
+        return self.program.compile()
+
     def _batches(self, step: int) -> np.ndarray | jax.Array:
-        """What the next dispatch is fed: each step's batch, or where its windows begin."""
-        B, T = self.cfg.data.batch_size, self.cfg.model.context_length
-        count, on_device = self.cfg.train.steps_per_dispatch, self.cfg.data.on_device
-        cut = functools.partial(
-            batches.for_dispatch, self.dataset.train.ids, step, count, on_device,
-            seed=self.cfg.train.seed, batch_size=B, context_length=T,
-        )  # fmt: skip
-        shape = (count, B) if on_device else (count, B, T + 1)
-        return sharding.put_batch(self.mesh, shape, lambda rows: cut(rows=rows), axis=1)
+        """What the next dispatch is fed."""
+        return self.program.batches(step)
 
-    def evaluation_params(self, state: TrainState) -> dict:
-        """What is evaluated and kept for use: the parameters, or their average where the config has one."""
-        return optim.evaluation_params(self.cfg.optim, state.params, state.opt_state)
-
-    def _evaluate(self, params: dict) -> Evaluation:
-        return evaluate(
-            self.model,
-            params,
-            batches.eval_batches(
-                self.dataset.valid.ids,
-                context_length=self.cfg.model.context_length,
-                batch_size=self.cfg.train.eval_batch_size,
-                max_tokens=self.cfg.train.eval_tokens,
-            ),
-            self.cfg.train.loss_chunk,
+    def _evaluate(self, params: dict) -> list[Evaluation]:
+        """Of every run."""
+        train = self.cfg.train
+        windows = batches.eval_batches(
+            self.dataset.valid.ids,
+            context_length=self.cfg.model.context_length,
+            batch_size=train.eval_batch_size,
+            max_tokens=train.eval_tokens,
         )
+        return self.program.evaluate(params, windows)
 
-    def _sample(self, params: dict) -> str:
+    def _sample(self, params: dict, cfg: Config) -> str:
         pieces = generate.generate_ids(
-            self.model,
+            self.program.model,
             params,
             [self._sample_prompt],
-            self.cfg.train.sample_tokens,
+            cfg.train.sample_tokens,
             sampler=generate.Sampler(temperature=0.8),
-            seed=self.cfg.train.seed,
+            seed=cfg.train.seed,
         )
         return self.tokenizer.decode(np.concatenate([piece[0] for piece in pieces]))
 
-    def _last_checkpoint(self) -> str:
-        saved = self.checkpoints.steps()
-        return f"step {saved[-1]}" if saved else "none"
-
     # --- the loop ---------------------------------------------------------------------------------------
 
-    def run(self, stop_at: int | None = None) -> Result:
-        """Train to the end, or until `stop_at` steps are done, or until a signal; save; say what was reached."""
+    def run(self, stop_at: int | None = None) -> list[Result]:
+        """Train to the end, or until `stop_at` steps are done, or until a signal; save; say what was reached by each."""
         try:
-            with Interrupt() as interrupt, sharding.using(self.mesh):
-                if self.cfg.train.num_steps not in self.checkpoints.steps():
+            with Interrupt() as interrupt, self.program.context():
+                if self.cfg.train.num_steps not in self.runs[0].checkpoints.steps():
                     _ = self._compiled  # starts now
-                state = self._newest_state()
-                start = int(state.step)
-                seconds = self.cfg.train.watchdog_seconds
-                tensorboard, writes = self.cfg.train.tensorboard, processes.is_first()
-                with (
-                    records.MetricsLog(self.workdir, start, tensorboard, writes) as log,
-                    Watchdog(seconds) as watchdog,
-                ):
-                    return self._loop(state, log, interrupt, watchdog, stop_at)
+                state, step = self._newest_state()
+                for run in self.runs:
+                    run.open_log(step)
+                with Watchdog(self.cfg.train.watchdog_seconds) as watchdog:
+                    return self._loop(state, step, interrupt, watchdog, stop_at)
         finally:
-            try:
-                self.checkpoints.close()
-            finally:
-                self._release()
+            self._close()
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as stack:  # all are closed, whatever one of them raises
+            for run in self.runs:
+                stack.callback(run.close)
+
+    def _introduce(self, state: TrainState, step: int, progress: Progress) -> None:
+        """Write and say what each run is."""
+        cfg, params = self.cfg, self.program.shapes.params
+        losses = baselines.losses(
+            self.dataset.train.ids, self.dataset.valid.ids, cfg.model.vocab_size, cfg.train.eval_tokens
+        )
+        self._bigram = losses["bigram"]
+        facts = self.dataset.facts() | {
+            "num_params": count_params(params),
+            "num_trainable": count_params(trainable.select(cfg.optim, params)),
+            "baselines": losses,
+        }
+        progress.say(introduction(cfg.model, facts))
+        if self.alone and self.program.mesh.size > 1:
+            progress.say(f"{self.program.mesh.size} devices: {sharding.as_text(self.program.mesh.shape)}")
+        for run in self.runs:
+            if run.start is not None and self.alone:
+                progress.say(run.start.text)
+            run.write_facts(facts, step)
+        first = self.runs[0].workdir
+        place = f"{first}" if self.alone else f"{len(self.runs)} folders from {first} on"
+        progress.say(f"goes on from step {step} in {place}" if step else f"writes to {place}")
 
     def _loop(
-        self,
-        state: TrainState,
-        log: records.MetricsLog,
-        interrupt: Interrupt,
-        watchdog: Watchdog,
-        stop_at: int | None,
-    ) -> Result:
+        self, state: TrainState, start: int, interrupt: Interrupt, watchdog: Watchdog, stop_at: int | None
+    ) -> list[Result]:
         cfg = self.cfg.train
-        step = start = int(state.step)
-        baseline_losses = baselines.losses(
-            self.dataset.train.ids, self.dataset.valid.ids, self.cfg.model.vocab_size, cfg.eval_tokens
-        )
-        facts = self.dataset.facts() | {
-            "num_params": count_params(state.params),
-            "num_trainable": count_params(trainable.select(self.cfg.optim, state.params)),
-            "baselines": baseline_losses,
-        }
-        if self._start is not None:
-            facts["started_from"] = self._start.record
-        if self._writes:
-            records.write_run_json(self.workdir, facts, start)
-        progress = Progress(cfg.num_steps, start, self._writes)
-        progress.say(introduction(self.cfg.model, facts))
-        if self.mesh.size > 1:
-            progress.say(f"{self.mesh.size} devices: {sharding.as_text(self.mesh.shape)}")
-        if self._start is not None:
-            progress.say(self._start.text)
-            self._start = None  # the arrays need not be kept
-        progress.say(f"goes on from step {start} in {self.workdir}" if start else f"writes to {self.workdir}")
-
+        step = start
+        # Lanes may have ends of their own: all stop at the first.
+        end = min(run.cfg.train.num_steps for run in self.runs)
+        until = end if stop_at is None else min(stop_at, end)
+        progress = Progress(end, start, processes.is_first())
+        self._introduce(state, start, progress)
         tokens_a_step = self.cfg.data.batch_size * self.cfg.model.context_length
         count = cfg.steps_per_dispatch
         pending: tuple[int, dict] | None = None  # the last dispatch, read once the next is under way
         clock = StepClock(step)
-        guard = Guard(self.cfg)
         signalled: int | None = None  # what all processes know of
 
         def read_pending() -> None:
@@ -258,127 +224,175 @@ class Trainer:
             if pending is None:
                 return
             (done, metrics), pending = pending, None
-            losses, grad_norms, rates, bad = (
-                np.asarray(metrics[name]).tolist() for name in ("loss", "grad_norm", "learning_rate", "bad")
-            )
             if "signal" in metrics:
-                signalled = int(metrics["signal"]) or None
-            steps = range(done - count + 1, done + 1)
-            for i, at in enumerate(steps):
-                if not bad[i]:
-                    guard.good()
-                    continue
-                norms = np.asarray(metrics["grad_norms"][i])
-                progress.say(guard.bad(at, losses[i], norms, state.params, self._last_checkpoint()))
-            logged = [
-                i
-                for i, at in enumerate(steps)
-                if at % cfg.log_every == 0 or at in (1, cfg.num_steps) or bad[i]
-            ]
-            if not logged:
-                return
-            seconds = clock.seconds_a_step(done)
-            for i in logged:
-                log.write(
-                    steps[i],
-                    "train",
-                    loss=losses[i] if math.isfinite(losses[i]) else None,  # JSON has no nan
-                    learning_rate=rates[i],
-                    grad_norm=grad_norms[i] if math.isfinite(grad_norms[i]) else None,
-                    tokens_per_second=round(tokens_a_step / seconds, 1),
-                    time=round(time.time(), 3),
-                    **({"skipped": True} if bad[i] else {}),
-                )
-            if done > start + count:  # the first dispatch's time is that of compiling
-                progress.losses(done, losses[-1], tokens_a_step / seconds, seconds)
-
-        def due(every: int) -> bool:
-            return step == cfg.num_steps or (every > 0 and step % every == 0)
+                signalled = int(metrics.pop("signal")) or None
+            metrics = self.program.on_host(metrics)
+            steps = np.arange(done - count + 1, done + 1)
+            logged = (steps % cfg.log_every == 0) | np.isin(steps, (1, end))
+            seconds = clock.seconds_a_step(done) if (logged | metrics["bad"]).any() else 1.0
+            for n, run in enumerate(self.runs):
+                for i, at in enumerate(steps.tolist()):
+                    bad = bool(metrics["bad"][n, i])
+                    if bad and not run.failed:
+                        self._bad_step(n, at, metrics, i, state, progress)
+                    elif not bad:
+                        run.guard.good()
+                    if (logged[i] or bad) and not run.failed:
+                        facts = (
+                            float(metrics[name][n, i]) for name in ("loss", "learning_rate", "grad_norm")
+                        )
+                        run.log_step(at, *facts, bad, tokens_a_step / seconds)
+            if logged.any() and done > start + count:  # the first dispatch's time is that of compiling
+                going = [n for n, run in enumerate(self.runs) if not run.failed]
+                loss = float(metrics["loss"][going, -1].mean()) if going else math.nan
+                progress.losses(done, loss, len(self.runs) * tokens_a_step / seconds, seconds)
 
         try:
             while True:
                 if processes.is_alone():
                     signalled = interrupt.signal
-                stopping = signalled is not None or (stop_at is not None and step >= stop_at)
-                evaluated = log.valid_losses()
-                improved = False
-                if due(cfg.eval_every) and step not in evaluated and not stopping:
+                stopping = signalled is not None or step >= until or not self._going
+                improved: set[RunFolder] = set()
+                if signalled is None and (due := self._due("eval_every", step, again=False)):
                     read_pending()
                     clock.pause()
                     watchdog.doing(f"the evaluation at step {step}")
-                    improved = self._evaluate_and_sample(self.evaluation_params(state), step, log, progress)
+                    improved = self._evaluate_and_sample(
+                        self.program.evaluation_params(state), step, due, progress
+                    )
                     clock.go_on()
-                    evaluated = log.valid_losses()
-                if step in self._snapshots:
-                    tables = sharding.gathered(records.embedding_tables(self.evaluation_params(state)))
-                    if self._writes:
-                        records.write_embeddings(self.workdir, step, tables, self.cfg.model.vocab_size)
-                if (due(cfg.checkpoint_every) and step > 0) or improved or stopping or step == cfg.num_steps:
+                self._keep_tables(state, step)
+                due = self._due("checkpoint_every", step) if step > 0 else []
+                if stopping or due or improved:
                     read_pending()
                     clock.pause()
                     watchdog.doing(f"saving step {step}")
-                    averaged = self.evaluation_params(state) if optim.averages(self.cfg.optim) else None
-                    self.checkpoints.save(
-                        state, self.cfg, self.tokenizer, evaluated.get(step), averaged, before=log.sync
-                    )
+                    self._save(state, step, self._going if stopping else {*due, *improved})
                     clock.go_on()
-                if stopping or step == cfg.num_steps:
+                if stopping:
                     break
                 self._profile.at(step)
                 watchdog.doing(f"step {step + 1}" + (" (with compiling)" if step == start else ""))
                 dispatch = self._compiled.result()
-                arguments = (self._ids, self._batches(step), self._root_key, *self._signals(interrupt.signal))
+                arguments = self.program.feed(interrupt.signal or 0, self._batches(step))
                 state, metrics = dispatch(state, *arguments)
                 step += count
                 read_pending()
                 pending = (step, metrics)
                 progress.step(count)
             watchdog.doing("the end of saving")
-            self.checkpoints.wait()
+            for run in self.runs:
+                run.checkpoints.wait()
         finally:
             self._profile.close()
             progress.close()
-        if signalled is not None and self._writes:
-            print(stopped(signalled, step, self.workdir))
-        elif step == cfg.num_steps and evaluated and self._writes:
-            print(conclusion(evaluated, baseline_losses["bigram"], self.workdir))
-        last = evaluated[max(evaluated)] if evaluated else None
-        return Result(state, last, signalled)
+        if self.alone and processes.is_first():
+            self._conclude(step, signalled)
+        results, states = [], self.program.split(state)
+        for n, run in enumerate(self.runs):
+            evaluated = run.log.valid_losses()
+            last = evaluated[max(evaluated)] if evaluated else None
+            results.append(Result(states[n], last, signalled, run.failed))
+        return results
 
-    def _evaluate_and_sample(self, params, step: int, log: records.MetricsLog, progress: Progress) -> bool:
-        """Add a "valid" line; show a sample. True where the loss is the run's lowest so far, step 0 apart."""
-        earlier = [loss for at, loss in log.valid_losses().items() if at > 0]
+    def _conclude(self, step: int, signalled: int | None) -> None:
+        """The last word of a run."""
+        (run,) = self.runs
+        evaluated = run.log.valid_losses()
+        if signalled is not None:
+            print(stopped(signalled, step, run.workdir))
+        elif step == self.cfg.train.num_steps and evaluated:
+            print(conclusion(evaluated, self._bigram, run.workdir))
+
+    def _due(self, every: str, step: int, again: bool = True) -> list[RunFolder]:
+        """The runs whose field of this name says that now is the time, or that are at their end."""
+        return [
+            run
+            for run in self._going
+            if step == run.cfg.train.num_steps or ((n := getattr(run.cfg.train, every)) and step % n == 0)
+            if again or step not in run.log.valid_losses()
+        ]
+
+    def _bad_step(
+        self, n: int, at: int, metrics: dict, i: int, state: TrainState, progress: Progress
+    ) -> None:
+        """Raises UserError where a bad step is the end of the run; of one of several it is the end of that one."""
+        run = self.runs[n]
+        params = self.program.split(state.params)[n]
+        norms = np.asarray(metrics["grad_norms"][n, i])
+        try:
+            said = run.guard.bad(at, float(metrics["loss"][n, i]), norms, params, run.last_checkpoint())
+        except UserError as error:
+            said = self._end_early(run, error)
+        progress.say(f"{run.workdir}: {said}" if not self.alone else said)
+
+    def _end_early(self, run: RunFolder, error: UserError) -> str:
+        """One run alone raises its error; one of several is left out from now on."""
+        if self.alone:
+            raise error
+        run.failed = str(error)
+        return run.failed
+
+    def _keep_tables(self, state: TrainState, step: int) -> None:
+        """The embedding tables, of the runs that want them at this step."""
+        if wanted := [n for n, run in enumerate(self.runs) if step in self._snapshots[n] and not run.failed]:
+            params = self.program.evaluation_params(state)
+            tables = self.program.split(sharding.gathered(records.embedding_tables(params)))
+            for n in wanted:
+                self.runs[n].keep_tables(step, tables[n])
+
+    def _save(self, state: TrainState, step: int, runs: Collection[RunFolder]) -> None:
+        averaged = self.program.evaluation_params(state) if optim.averages(self.cfg.optim) else None
+        parts = self.program.split((state, averaged))
+        for run, (own, average) in zip(self.runs, parts, strict=True):
+            if run in runs and not run.failed:
+                run.save(own, step, average)
+
+    def _evaluate_and_sample(
+        self, params: dict, step: int, due: list[RunFolder], progress: Progress
+    ) -> set[RunFolder]:
+        """Add "valid" lines; show a sample. The runs whose loss is their lowest so far, step 0 apart."""
         began = time.perf_counter()
-        result = self._evaluate(params)
-        if not math.isfinite(result.loss):
-            raise UserError(
-                f"the validation loss of step {step} is {result.loss}; the last good checkpoint is "
-                f"{self._last_checkpoint()}. Lower optim.learning_rate (now "
-                f"{self.cfg.optim.learning_rate}) in another --workdir"
-            )
-        log.write(
-            step,
-            "valid",
-            loss=result.loss,
-            standard_error=result.standard_error,
-            tokens=result.tokens,
-            seconds=round(time.perf_counter() - began, 3),
-            time=round(time.time(), 3),
-        )
-        progress.say(f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {result.perplexity:.2f}")
-        if self.cfg.train.sample_tokens:
-            text = self._sample(params)
-            if self._writes:
-                records.write_sample(self.workdir, step, text)
-            progress.say("    " + text.strip("\n").replace("\n", "\n    "))
-        return step > 0 and result.loss < min(earlier, default=math.inf)
+        results = dict(zip(self.runs, self._evaluate(params), strict=False))
+        seconds = time.perf_counter() - began
+        improved, losses = set(), []
+        for n, run in enumerate(self.runs):
+            if run not in due or run.failed:
+                continue
+            result = results[run]
+            if not math.isfinite(result.loss):
+                text = (
+                    f"the validation loss of step {step} is {result.loss}; the last good checkpoint is "
+                    f"{run.last_checkpoint()}. Lower optim.learning_rate (now {run.cfg.optim.learning_rate}) in another "
+                    "--workdir"
+                )
+                progress.say(f"{run.workdir}: {self._end_early(run, UserError(text))}")
+                continue
+            losses.append((result.loss, run))
+            if run.log_evaluation(step, result, seconds):
+                improved.add(run)
+            if self.alone:
+                perplexity = result.perplexity
+                progress.say(
+                    f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {perplexity:.2f}"
+                )
+            if run.cfg.train.sample_tokens:
+                text = self._sample(self.program.split(params)[n], run.cfg)
+                run.keep_sample(step, text)
+                if self.alone:
+                    progress.say("    " + text.strip("\n").replace("\n", "\n    "))
+        if losses and not self.alone:
+            losses.sort(key=lambda found: found[0])
+            (low, best), (high, _) = losses[0], losses[-1]
+            progress.say(f"step {step:>6}  validation loss {low:.4f} ({best.workdir.name}) to {high:.4f}")
+        return improved
 
 
 def train(
     cfg: Config, workdir: str | Path, stop_at: int | None = None, profile_steps: str | None = None
 ) -> Result:
     """Train, or go on training, the run in `workdir`. Raises UserError for whatever the user can mend."""
-    result = Trainer(cfg, workdir, profile_steps).run(stop_at)
+    result = Trainer([(cfg, workdir)], profile_steps).run(stop_at)[0]
     if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
         from jaxgpt.report.write import write_or_warn
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, evaluate, explain, generate, lora, serve, train
+from jaxgpt import cli, evaluate, explain, generate, lora, serve, sweep, train
 from jaxgpt.model import named_leaves
 from jaxgpt.report import __main__ as report_command
 from tests.runs import metrics
@@ -25,6 +25,7 @@ MAINS = {
     "explain": explain.main,
     "report": report_command.main,
     "serve": serve.main,
+    "sweep": sweep.main,
 }
 KEPT = ("checkpoints", "config.json", "tokenizer.json", "metrics.jsonl", "run.json", "embeddings", "samples")
 

@@ -255,7 +255,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     text = write_text(folder / "text.txt")
     cfg = small_config(text, data__tokenizer="word", train__embedding_snapshots=3, model__num_layers=1)
-    train.Trainer(cfg, folder / "run").run()
+    train.Trainer([(cfg, folder / "run")]).run()
     return folder / "run"
 
 

@@ -270,7 +270,7 @@ def source(base, **overrides):
 
 
 def first_params(cfg: Config, tmp_path) -> tuple[Trainer, dict[str, np.ndarray]]:
-    trainer = Trainer(cfg, tmp_path)
+    trainer = Trainer([(cfg, tmp_path)])
     trainer._release()
     return trainer, leaves(trainer._fresh_state().params)
 
@@ -298,10 +298,10 @@ def test_rows_go_by_token_where_the_tokenizer_is_new(base, tmp_path):
         if here.token(i) in there.characters:
             assert same(new[TABLE][i], old[there.characters.index(here.token(i))])
             kept += 1
-    assert trainer._start.record["token_rows_kept"] == kept < here.vocab_size
+    assert trainer.runs[0].start.record["token_rows_kept"] == kept < here.vocab_size
     assert (
         f"token rows: {kept} of {here.vocab_size} by token, {here.vocab_size - kept} new"
-        in trainer._start.text
+        in trainer.runs[0].start.text
     )
     _, again = first_params(cfg, tmp_path / "again")
     assert all(same(new[path], again[path]) for path in new)
@@ -332,10 +332,10 @@ def test_a_run_that_goes_on_does_not_read_its_source_again(base, tmp_path):
 
 
 def test_a_source_that_has_changed_before_the_first_checkpoint_is_told(base, tmp_path):
-    trainer = Trainer(source(base), tmp_path)
+    trainer = Trainer([(source(base), tmp_path)])
     trainer._release()
     (tmp_path / "run.json").write_text(
-        json.dumps({"starts": [], "started_from": trainer._start.record | {"step": 2}})
+        json.dumps({"starts": [], "started_from": trainer.runs[0].start.record | {"step": 2}})
     )
     with pytest.raises(UserError, match="when it was another"):
         trainer._fresh_state()
@@ -358,7 +358,7 @@ def test_a_source_that_has_changed_before_the_first_checkpoint_is_told(base, tmp
 )
 def test_what_does_not_fit_is_refused_in_one_line(base, tmp_path, overrides, words):
     with pytest.raises(UserError) as error:
-        Trainer(source(base, **overrides), tmp_path / "run")
+        Trainer([(source(base, **overrides), tmp_path / "run")])
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
@@ -415,7 +415,7 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     ids = [trainer.tokenizer.encode(word)[0] for word in words[:5]]
     found = params[TABLE][ids]
     np.testing.assert_allclose(found / found.std(), rows[:5] / rows[:5].std(), rtol=1e-4)
-    assert f"5 of {trainer.tokenizer.vocab_size} tokens have a vector" in trainer._start.text
+    assert f"5 of {trainer.tokenizer.vocab_size} tokens have a vector" in trainer.runs[0].start.text
     narrow = small_config(base / "text.txt", **fields, model__embedding_dim=3, init_bridge="pca")
     trainer, params = first_params(narrow, tmp_path / "narrow")
     centred = rows[:5] - rows[:5].mean(axis=0)
@@ -423,9 +423,9 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     # The axes may point either way: what is kept is how far words are from each other.
     near, far = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (params[TABLE][ids], projected))
     np.testing.assert_allclose(near / near.max(), far / far.max(), atol=1e-4)
-    assert "4 numbers each by their principal axes" in trainer._start.text
+    assert "4 numbers each by their principal axes" in trainer.runs[0].start.text
     with pytest.raises(UserError, match=r"fewer than the width 8.*embedding_dim=4"):
-        Trainer(small_config(base / "text.txt", **fields), tmp_path / "wide")
+        Trainer([(small_config(base / "text.txt", **fields), tmp_path / "wide")])
 
 
 # --- the repository's config and experiment -------------------------------------------------------------

@@ -290,6 +290,15 @@ def test_words_that_the_tokenizer_lacks_are_named(words_run):
         subject.probe_of(subject.open_subject(words_run), "the dragon sees")
 
 
+def test_what_a_model_has_written_is_read_back_with_its_unknown_words(words_run):
+    one = subject.open_subject(words_run)
+    encode = one.run.tokenizer.encode
+    probe = subject.probe_of(one, "the <unk> sees the dragon", lenient=True)
+    np.testing.assert_array_equal(probe.ids_T, [*encode("the "), 0, *encode(" sees the "), 0])
+    assert probe.cut == ("2 of the text's words are unknown to the tokenizer: the model reads <unk>.",)
+    assert probe.text == "the <unk> sees the <unk>"
+
+
 def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
     shutil.copytree(words_run, tmp_path / "run")
     one = subject.open_subject(tmp_path / "run")

@@ -84,16 +84,16 @@ def test_the_newest_and_the_best_checkpoints_are_kept(run_folder):
 def test_best_survives_when_the_loss_rises_again(text, tmp_path):
     """Saved with made-up losses: the lowest stays, whatever comes after."""
     cfg = small_config(text)
-    trainer = Trainer(cfg, tmp_path)
+    trainer = Trainer([(cfg, tmp_path)])
     state = trainer._fresh_state()
     for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, None), (6, 2.2)]:
         state = state._replace(step=np.int32(step))
-        trainer.checkpoints.save(state, trainer.cfg, trainer.tokenizer, loss)
-    trainer.checkpoints.wait()
-    assert trainer.checkpoints.steps() == [2, 5, 6]
-    assert trainer.checkpoints.best_step() == 2
-    assert trainer.checkpoints.valid_loss(5) is None
-    trainer.checkpoints.close()
+        trainer.runs[0].checkpoints.save(state, trainer.cfg, trainer.tokenizer, loss)
+    trainer.runs[0].checkpoints.wait()
+    assert trainer.runs[0].checkpoints.steps() == [2, 5, 6]
+    assert trainer.runs[0].checkpoints.best_step() == 2
+    assert trainer.runs[0].checkpoints.valid_loss(5) is None
+    trainer.runs[0].checkpoints.close()
 
 
 def test_embedding_tables_are_kept_at_log_spaced_steps(run_folder):
@@ -202,7 +202,7 @@ def test_a_dry_run_says_what_the_run_would_be_and_writes_no_run(text, tmp_path, 
     )
     main(["--config", "tiny.py", "--dry_run"])
     said = capsys.readouterr().out
-    params = init_params(GPT(Trainer(cfg, tmp_path / "run").cfg.model), jax.random.key(0))
+    params = init_params(GPT(Trainer([(cfg, tmp_path / "run")]).cfg.model), jax.random.key(0))
     assert f"{count_params(params):,}" in said
     assert "token_embedding/embedding" in said and "64 a step x 60 steps" in said
     assert not (tmp_path / "runs").exists()

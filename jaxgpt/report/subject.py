@@ -16,6 +16,7 @@ from jaxgpt.checkpoint import Run, load
 from jaxgpt.config import UserError
 from jaxgpt.lora import merge_lora
 from jaxgpt.model import GPT, count_params, init_params
+from jaxgpt.tokenizers import Tokenizer
 
 OPERATIONS = 1.5e11  # that one part of a report should take at most, about: seconds on two cores
 MOST_TOKENS = 128  # of a probe: pictures of attention grow with its square
@@ -84,34 +85,51 @@ class Probe:
     cut: tuple[str, ...] = ()
 
 
-def probe_of(subject: Subject, text: str | None) -> Probe:
+def probe_of(subject: Subject, text: str | None, lenient: bool = False) -> Probe:
     """A given text, or the beginning of a line of the validation text. Raises UserError for one that can't be used.
 
-    Tokens past the model's context, or past `MOST_TOKENS`, are cut.
+    Tokens past the model's context, or past `MOST_TOKENS`, are cut. Words that the tokenizer lacks are refused; with
+    `lenient` they are <unk>, as is what a model has written as "<unk>".
     """
     most = min(subject.cfg.context_length, MOST_TOKENS)
     if text is None:
         return _own_probe(subject, min(most, 64))
-    tokenizer = subject.run.tokenizer
-    ids = tokenizer.encode(text)
+    tokenizer, cut = subject.run.tokenizer, []
+    unk_id = getattr(tokenizer, "unk_id", None)
+    ids = (encode_written if lenient else _encode_known)(tokenizer, text)
     if len(ids) < 2:
         raise UserError(
             f"the text {text[:40]!r} has {len(ids)} tokens: give 2 or more, so that there is a next one"
         )
+    if len(ids) > most:
+        why = "the model looks at no more" if most < MOST_TOKENS else "a report shows no more"
+        cut.append(f"The text has {len(ids):,} tokens; the first {most} are shown, {why} at once.")
+        ids = ids[:most]
+    if unk_id is not None and (unknown := int((ids == unk_id).sum())):
+        cut.append(f"{unknown} of the text's words are unknown to the tokenizer: the model reads <unk>.")
+    return Probe(text if not cut else tokenizer.decode(ids), "given", ids, tuple(cut))
+
+
+def encode_written(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The ids of a text that a model may have written: a literal "<unk>" is that token, where the tokenizer has it."""
     unk_id = getattr(tokenizer, "unk_id", None)
-    if unk_id is not None and (ids[:most] == unk_id).any():
+    if unk_id is None:
+        return tokenizer.encode(text)
+    pieces = [tokenizer.encode(piece) for piece in text.split(tokenizer.token(unk_id))]
+    parts = [part for piece in pieces for part in (piece, [unk_id])][:-1]
+    return np.concatenate(parts).astype(np.int32)
+
+
+def _encode_known(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The ids of a text of known words. Raises UserError that names some of the others."""
+    ids, unk_id = tokenizer.encode(text), getattr(tokenizer, "unk_id", None)
+    if unk_id is not None and (ids == unk_id).any():
         lacking = [word for word in text.split() if (tokenizer.encode(word) == unk_id).any()][:5]
         raise UserError(
             f"the text has {', '.join(map(repr, lacking)) or 'white space'}, which the tokenizer lacks: "
             f"use others of its {tokenizer.vocab_size - 1:,} words and marks"
         )
-    cut = ()
-    if len(ids) > most:
-        why = "the model looks at no more" if most < MOST_TOKENS else "a report shows no more"
-        cut = (f"The text has {len(ids):,} tokens; the first {most} are shown, {why} at once.",)
-        ids = ids[:most]
-        text = tokenizer.decode(ids)
-    return Probe(text, "given", ids, cut)
+    return ids
 
 
 def probe_of_ids(subject: Subject, ids: list[int]) -> Probe:

@@ -1,0 +1,143 @@
+"""What training many models in one program is worth: runs an hour, against the same runs one by one.
+
+    python -m experiments.sweep_speed [--members 1 8 32] [--sizes tiny small char] [--steps 100]
+    python -m experiments.sweep_speed --quick    # seconds: that it runs, not a result
+
+Each is measured as its user would see it, from the start of the command to its end: a sweep with nothing compiled, the
+single runs with what the first of them compiled (it is not counted). Of the single runs at most three are timed, and so
+many members are taken to cost as much each. Then a member's step, by how many lanes a core works on at once, and what the
+sweep chooses by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jaxgpt import cli, config, data, sweep
+from jaxgpt.sweep_members import Sweep
+
+# Each: the fields that make it.
+SIZES = {
+    "tiny": {"model.d_model": 32, "model.num_layers": 2, "model.num_heads": 2, "model.context_length": 32, "data.batch_size": 8},
+    "small": {"model.d_model": 64, "model.num_layers": 2, "model.num_heads": 2, "model.context_length": 64, "data.batch_size": 16},
+    "char": {"model.d_model": 128, "model.num_layers": 4, "model.num_heads": 4, "model.context_length": 64, "data.batch_size": 16},
+}  # fmt: skip
+TIMED_ALONE = 3
+WIDTHS = (1, 2, 4, 8)
+
+FILE = """
+from jaxgpt.config import default_config
+
+FIELDS = {fields!r}
+
+def get_config():
+    config = default_config()
+    for name, value in FIELDS.items():
+        group, name = name.split(".")
+        config[group][name] = value
+    return config
+
+def sweep():
+    for seed in range({count}):
+        yield {{"optim.learning_rate": 1e-3 * (1 + seed), "train.seed": seed}}
+"""
+
+
+def fields(size: str, steps: int) -> dict:
+    return SIZES[size] | {
+        "model.activation": "relu", "optim.warmup_steps": 10, "train.num_steps": steps, "train.eval_every": 0,
+        "train.eval_tokens": 16_384, "train.checkpoint_every": 0, "train.sample_tokens": 0, "train.embedding_snapshots": 0,
+        "train.steps_per_dispatch": 10,
+    }  # fmt: skip
+
+
+def seconds_of(arguments: list[str], cache: Path) -> float:
+    """How long a command takes, from its start to its end."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def compare(size: str, counts: list[int], steps: int, folder: Path) -> list[dict]:
+    """Runs an hour in a sweep and alone, for each number of members."""
+    file, rows = folder / f"{size}.py", []
+    file.write_text(FILE.format(fields=fields(size, steps), count=1))
+    alone = ["jaxgpt.train", "--config", str(file)]
+    seconds_of([*alone, "--workdir", str(folder / f"{size}-first")], folder / "cache-alone")
+    times = [
+        seconds_of(
+            [*alone, "--workdir", str(folder / f"{size}-{i}"), f"--config.train.seed={i}"],
+            folder / "cache-alone",
+        )
+        for i in range(min(TIMED_ALONE, max(counts)))
+    ]
+    each = sum(times) / len(times)
+    for count in counts:
+        file.write_text(FILE.format(fields=fields(size, steps), count=count))
+        command = ["jaxgpt.sweep", "--config", str(file), "--workdir", str(folder / f"{size}-sweep-{count}")]
+        together = seconds_of(command, folder / f"cache-{size}-{count}")
+        rows.append(
+            {
+                "size": size,
+                "members": count,
+                "alone_runs_an_hour": 3600 / each,
+                "sweep_runs_an_hour": 3600 * count / together,
+                "ratio": count * each / together,
+            }
+        )
+        row = rows[-1]
+        print(f"{size:6} {count:3} members: {row['alone_runs_an_hour']:7.0f} runs an hour alone, "
+              f"{row['sweep_runs_an_hour']:7.0f} in a sweep, {row['ratio']:.2f} x", flush=True)  # fmt: skip
+    return rows
+
+
+def widths(size: str, count: int, folder: Path) -> dict:
+    """Milliseconds of a member's step, by lanes at once; and the width that the sweep chooses."""
+    values = config.default_config()
+    for name, value in fields(size, 500).items():
+        group, name = name.split(".")
+        values[group][name] = value
+    found = Sweep(values, [{"train.seed": i} for i in range(count)], folder / f"{size}-widths")
+    dataset = data.prepare(found.members[0].cfg.data)
+    cfgs = [sweep.resolve(member.cfg, dataset.tokenizer) for member in found.members]
+    per_step = count * cfgs[0].train.steps_per_dispatch
+    times = {w: 1e3 * sweep.seconds_a_dispatch(cfgs, dataset, w) / per_step for w in WIDTHS if 2 * w <= count}
+    chosen = sweep.best_width(found.members, dataset)
+    text = ", ".join(f"{w}: {ms:.2f}" for w, ms in times.items())
+    print(
+        f"{size:6} {count} lanes, ms a member's step by lanes at once: {text}; chosen: {chosen}", flush=True
+    )
+    return {"size": size, "lanes": count, "ms_a_step": times, "chosen": chosen}
+
+
+def main(argv: list[str]) -> None:
+    """The command line: see the module."""
+    parser = cli.Parser(prog="python -m experiments.sweep_speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--members", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--quick", action="store_true")
+    args: argparse.Namespace = parser.parse_args(argv)
+    if args.quick:
+        args.members, args.sizes, args.steps = [2], ["tiny"], 10
+    cli.set_up_process()
+    sweep.use_all_cores()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = [row for size in args.sizes for row in compare(size, args.members, args.steps, folder)]
+        steps = [widths(size, 4 if args.quick else 16, folder) for size in args.sizes]
+    if args.out:
+        args.out.write_text(json.dumps({"runs": runs, "steps": steps}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
