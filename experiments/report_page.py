@@ -3,7 +3,7 @@
     python -m experiments.report_page --workdir runs/char [--gpt2] [--json FILE] [--picture docs/report.png]
 
 In headless Chromium, from a file, with no network. Interactive: from the start of loading until the page's script has
-run and everything in sight is drawn and can be used. Click: from a click on a token until everything in sight has
+run and everything in sight is drawn and can be used. Click: from a click on the token before or after until everything in sight has
 followed, layout included; of 60 clicks, with each section in sight in turn. Hover: a pointer over the table of weights.
 --gpt2 takes a model of GPT-2's shape too (12 layers x 12 heads, 50,257 tokens; fresh parameters, 64 tokens), which needs
 no run. --picture writes what the page of --workdir looks like, for the README.
@@ -40,11 +40,11 @@ WIDTH = 1100  # of the picture
 
 # Times in the page itself: what a reader waits for, without the way of a command through the driver.
 CLICK = """
-const cells = document.querySelectorAll('#probe .strip .cell');
+const [before, after] = document.querySelectorAll('#selection .step');
 const times = [];
 for (let i = 0; i < arguments[0]; i++) {
   const start = performance.now();
-  cells[(7 * i) % cells.length].click();
+  (i % 2 ? after : before).click();
   document.body.getBoundingClientRect();
   times.push(performance.now() - start);
 }
@@ -113,10 +113,11 @@ def measure(name: str, make) -> dict[str, Any]:
                 chromium.run("document.getElementById(arguments[0]).scrollIntoView()", one)
                 time.sleep(0.3)  # what comes into sight is drawn
                 times[one] = chromium.run(CLICK, CLICKS)
-            worst = max(times, key=lambda one: np.percentile(times[one], 95))
+            worst = max(times, key=lambda one: np.median(times[one]))
             found |= {
                 "click_median_ms": float(np.median(np.concatenate(list(times.values())))),
-                "click_worst_p95_ms": float(np.percentile(times[worst], 95)), "click_worst_at": worst,
+                "click_slowest_at": worst, "click_slowest_median_ms": float(np.median(times[worst])),
+                "click_slowest_p95_ms": float(np.percentile(times[worst], 95)),
             }  # fmt: skip
             chromium.run("document.getElementById('attention').scrollIntoView()")
             time.sleep(0.3)
@@ -184,8 +185,9 @@ def main(argv: list[str]) -> None:
         )
         print(f"  interactive after {one['interactive_ms']:.0f} ms (the script {one['script_ms']:.0f} ms)")
         print(
-            f"  a click {one['click_median_ms']:.1f} ms in the median; 95 % within {one['click_worst_p95_ms']:.1f} ms where it is "
-            f"slowest ({one['click_worst_at']}); hover 95 % within {one['hover_p95_ms']:.1f} ms"
+            f"  a click {one['click_median_ms']:.1f} ms in the median; at its slowest ({one['click_slowest_at']} in sight) "
+            f"{one['click_slowest_median_ms']:.1f} ms, 95 % within {one['click_slowest_p95_ms']:.1f} ms; hover 95 % within "
+            f"{one['hover_p95_ms']:.1f} ms"
         )
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

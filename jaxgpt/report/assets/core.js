@@ -88,7 +88,7 @@ const watcher = new IntersectionObserver(
     }
     refresh();
   },
-  { rootMargin: "300px" },
+  { rootMargin: "100px" },
 );
 
 /** Draw what is due and near; `all` draws what is far too (for a printer). */
