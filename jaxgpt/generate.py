@@ -13,6 +13,7 @@ context_length tokens before it, as soon as there are so many.
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ class Scores(NamedTuple):
 
     p: jax.Array  # probability
     rank: jax.Array  # 1 for the most probable
-    entropy: jax.Array  # nats, of the distribution that the token was drawn from
+    entropy: jax.Array  # of the prediction, in nats
 
 
 def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
@@ -122,11 +123,12 @@ def prefill(
     sampler: Sampler,
     slots: int,
     scored: bool = False,
+    temperature: jax.Array | float = 1.0,
 ):
     """Read windows [B, T], padded at the right, in one pass; draw the token after each row's last.
 
     Returns the cache (`slots` slots a row, none of the padding counted), the tokens [B] and, where `scored`, their
-    Scores (else None).
+    Scores (else None). `temperature` divides the logits besides the sampler's own: another one needs no other program.
     """
     cache = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
     x_BTD, cache = model.apply(
@@ -134,7 +136,7 @@ def prefill(
     )
     last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     logits_BV = model.apply({"params": params}, last_BD, method=GPT.unembed)
-    token_B = sampler(logits_BV, keys_B, index_B)
+    token_B = sampler(logits_BV / temperature, keys_B, index_B)
     scores = whole(scores_of(logits_BV, token_B)) if scored else None
     return cache._replace(length_B=length_B), whole(token_B), scores
 
@@ -159,19 +161,19 @@ def decode(
     sampler: Sampler,
     size: int,
     scored: bool = False,
+    temperature: jax.Array | float = 1.0,
 ):
     """`count` (at most `size`) more tokens a row, without a word to the host.
 
     token_B is the last token drawn, not yet seen by the cache; index_B the index of the next one. Returns the
     cache, the tokens [B, size], of which the first `count` are set, and, where `scored`, their Scores (else None).
     """
-
     B = token_B.shape[0]
 
     def one_more(i, carry):
         cache, token_B, out_BT, kept_TBV = carry
         logits_BTV, cache = model.apply({"params": params}, token_B[:, None], cache=cache)
-        token_B = sampler(logits_BTV[:, 0], keys_B, index_B + i)
+        token_B = sampler(logits_BTV[:, 0] / temperature, keys_B, index_B + i)
         if scored:  # all at once after the loop: that costs a token the least
             kept_TBV = kept_TBV.at[i].set(logits_BTV[:, 0])
         return cache, token_B, out_BT.at[:, i].set(token_B), kept_TBV
@@ -238,6 +240,11 @@ def generate_pieces(
         ids[row, : len(prompt)] = prompt
     slots = min(T, _power_of_two(ids.shape[1]))
     size = min(chunk or T, _power_of_two(max_new_tokens))
+    drawn = {
+        "sampler": dataclasses.replace(sampler, temperature=1.0) if sampler.temperature else sampler,
+        "temperature": jnp.float32(sampler.temperature or 1.0),
+        "scored": scored,
+    }
 
     def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
         """The next tokens, as soon as they are asked for: the device need not have come to them yet."""
@@ -264,7 +271,7 @@ def generate_pieces(
             tokens_BT[row, : widths[row]] = ids[row, starts[row] : lengths[row]]
         cache, token_B, scores = prefill(
             model, params, tokens_BT, jnp.asarray(widths, jnp.int32), keys_B,
-            jnp.asarray(lengths, jnp.int32), sampler=sampler, slots=slots, scored=scored,
+            jnp.asarray(lengths, jnp.int32), slots=slots, **drawn,
         )  # fmt: skip
         waiting = dispatched(token_B[:, None], scores, 1)
         made = 1
@@ -272,7 +279,7 @@ def generate_pieces(
             count = min(size, budget - made)
             cache, out_BT, scores = decode(
                 model, params, cache, token_B, keys_B,
-                jnp.asarray(lengths, jnp.int32), count, sampler=sampler, size=size, scored=scored,
+                jnp.asarray(lengths, jnp.int32), count, size=size, **drawn,
             )  # fmt: skip
             token_B = out_BT[:, count - 1]
             # While the caller does something with these tokens, the device is busy with the next.

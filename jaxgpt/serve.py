@@ -17,8 +17,8 @@ Host, and Origin where there is one, are its own: no other page that is open in 
                            or, when something fails on the way, {"error": a line} last. `p` and `rank` are the model's own
                            (temperature 1, all tokens); the `piece`s, joined, are the text: a character that comes in several
                            tokens is in the last one's.
-    POST /api/report       {text, text2?}: the payload of a report for this text (report.payload), application/json; words that
-                           the tokenizer lacks are <unk>. Or {ids}: of these tokens, as they are
+    POST /api/report       {text, text2?}: the payload of a report for this text (report.payload), application/json; or {ids}
+                           of tokens instead of a text, which may be what no text has, such as an unknown word
     POST /api/report.html  the same as the page of a report, text/html
 
 What is wrong with a request is one line, {"error": ...}: 400 for a mistake that the user can mend (a character that the
@@ -189,10 +189,10 @@ class Playground:
         """The payload of /api/report. What holds for every text is found once."""
         settings = checked(given, REPORT_DEFAULTS)
         if settings["ids"] is None:
-            probe = probe_of(self.subject, settings["text"], lenient=True)
+            probe = probe_of(self.subject, settings["text"])
         else:
             probe = probe_of_ids(self.subject, settings["ids"])
-        other = None if settings["text2"] is None else probe_of(self.subject, settings["text2"], lenient=True)
+        other = None if settings["text2"] is None else probe_of(self.subject, settings["text2"])
         with self._reporting:
             known = self._ground or ground(self.subject, probe)
             if self.subject.dataset is not None:  # else heads are measured on the probe

@@ -12,6 +12,7 @@ from jaxgpt import generate
 from jaxgpt.config import Model, UserError
 from jaxgpt.generate import Sampler, generate_ids, window_start
 from jaxgpt.model import GPT, init_params
+from tests.test_model import TINY, random_params
 
 CFG = Model(vocab_size=61, context_length=32, d_model=32, num_layers=2, num_heads=4)
 PROMPT_LENGTHS = (1, 3, 8, 17, 31)
@@ -179,3 +180,21 @@ def test_streamed_text_never_shows_half_a_character(monkeypatch):
     pieces = list(generate.stream(None, None, Bytes(), "x", 1))
     assert "".join(pieces) == text
     assert pieces == list(text)
+
+
+def test_another_temperature_needs_no_other_program():
+    """Somebody who turns it should not wait for a compiler; what is drawn is what the sampler alone would draw."""
+    params, found = random_params(TINY), {}
+    for temperature in (0.5, 1.3):
+        pieces = generate_ids(GPT(TINY), params, [[1, 2]], 6, sampler=Sampler(temperature), seed=4, chunk=3)
+        found[temperature] = np.concatenate(list(pieces), axis=1)[0]
+        if temperature == 0.5:
+            programs = generate.decode._cache_size(), generate.prefill._cache_size()
+    assert (generate.decode._cache_size(), generate.prefill._cache_size()) == programs
+    logits = jax.jit(GPT(TINY).apply)
+    for temperature, ids in found.items():
+        key, text = jax.random.fold_in(jax.random.key(4), 0), np.array([1, 2, *ids])
+        logits_TV = logits({"params": params}, text[None])[0]
+        for t, new in enumerate(ids, start=2):
+            drawn = Sampler(temperature)(logits_TV[t - 1][None], key[None], jnp.array([t]))
+            assert int(drawn[0]) == new

@@ -85,29 +85,26 @@ class Probe:
     cut: tuple[str, ...] = ()
 
 
-def probe_of(subject: Subject, text: str | None, lenient: bool = False) -> Probe:
+def probe_of(subject: Subject, text: str | None) -> Probe:
     """A given text, or the beginning of a line of the validation text. Raises UserError for one that can't be used.
 
-    Tokens past the model's context, or past `MOST_TOKENS`, are cut. Words that the tokenizer lacks are refused; with
-    `lenient` they are <unk>, as is what a model has written as "<unk>".
+    Tokens past the model's context, or past `MOST_TOKENS`, are cut. Words that the tokenizer lacks are refused.
     """
     most = min(subject.cfg.context_length, MOST_TOKENS)
     if text is None:
         return _own_probe(subject, min(most, 64))
-    tokenizer, cut = subject.run.tokenizer, []
-    unk_id = getattr(tokenizer, "unk_id", None)
-    ids = (encode_written if lenient else _encode_known)(tokenizer, text)
+    tokenizer, cut = subject.run.tokenizer, ()
+    ids = _encode_known(tokenizer, text)
     if len(ids) < 2:
         raise UserError(
             f"the text {text[:40]!r} has {len(ids)} tokens: give 2 or more, so that there is a next one"
         )
     if len(ids) > most:
         why = "the model looks at no more" if most < MOST_TOKENS else "a report shows no more"
-        cut.append(f"The text has {len(ids):,} tokens; the first {most} are shown, {why} at once.")
+        cut = (f"The text has {len(ids):,} tokens; the first {most} are shown, {why} at once.",)
         ids = ids[:most]
-    if unk_id is not None and (unknown := int((ids == unk_id).sum())):
-        cut.append(f"{unknown} of the text's words are unknown to the tokenizer: the model reads <unk>.")
-    return Probe(text if not cut else tokenizer.decode(ids), "given", ids, tuple(cut))
+        text = tokenizer.decode(ids)
+    return Probe(text, "given", ids, cut)
 
 
 def encode_written(tokenizer: Tokenizer, text: str) -> np.ndarray:
