@@ -29,6 +29,8 @@ def nasty(figures: dict[str, Any]) -> dict[str, Any]:
     figures = copy.deepcopy(figures)
     tokens = list(dict.fromkeys([*figures["probe"]["ids"], *map(int, figures["vocabulary"])]))
     entries = [{"text": text, "count": 1} for text in NASTY] + [LONE_BYTE]
+    for name in ("title", "workdir", "corpus", "command", "tokenizer"):
+        figures["summary"][name] = f"{name} {NASTY[0]} \u202e \0"
     for token_id, entry in zip(tokens, entries, strict=False):
         figures["vocabulary"][str(token_id)] = entry
     return figures

@@ -182,9 +182,12 @@ def _findings(payload: dict[str, Any]) -> str:
 
 
 def _footer(payload: dict[str, Any]) -> str:
+    def shown(text: str) -> str:
+        return escape(tables.visible_text(text))
+
     command = payload["summary"].get("command")
-    made = f"Made {escape(payload['generated'])} from {escape(payload['summary']['workdir'])}."
-    return made + (f" Trained with <code>{escape(command)}</code>." if command else "")
+    made = f"Made {shown(payload['generated'])} from {shown(payload['summary']['workdir'])}."
+    return made + (f" Trained with <code>{shown(command)}</code>." if command else "")
 
 
 def asset(name: str) -> str:

@@ -30,7 +30,7 @@ def render(about: dict[str, Any]) -> str:
         title=title,
         contents="".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in links),
         main=_form(about) + '<div id="inside" hidden>' + "\n".join(map(_empty, sections)) + "</div>",
-        footer=f"{escape(about['workdir'])}, {about['num_params']:,} parameters. Everything stays on this machine.",
+        footer=f"{escape(static_tables.visible_text(about['workdir']))}, {about['num_params']:,} parameters. Everything stays on this machine.",
         data=about,
         script=_script(),
         connects=True,

@@ -115,7 +115,9 @@ def summary(payload: dict[str, Any]) -> str:
         "commit": (figures["commit"] or "")[:12],
     }
     parts = [
-        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value
+        f"<div><dt>{name}</dt><dd>{escape(visible_text(str(value)))}</dd></div>"
+        for name, value in facts.items()
+        if value
     ]
     return f'<dl class="facts">{"".join(parts)}</dl>'
 
@@ -254,7 +256,7 @@ def neurons(payload: dict[str, Any]) -> str:
 def compare(payload: dict[str, Any]) -> str:
     """Both runs' losses, heads and embeddings, and what their configs say differently."""
     other = payload["compare"]
-    columns = ["", payload["summary"]["title"], other["title"]]
+    columns = ["figure", payload["summary"]["title"], other["title"]]
     theirs = {row["name"]: row for row in other["summary"]["measures"]}
     rows: list[list[Any]] = [["parameters", payload["summary"]["num_params"], other["summary"]["num_params"]]]
     for row in payload["summary"]["measures"]:

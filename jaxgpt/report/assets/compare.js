@@ -33,7 +33,7 @@ function drawCompared(root) {
       );
     }
     place.replaceChildren(
-      table(["", ...names], rows, {
+      table(["figure", ...names], rows, {
         caption: known
           ? `After ${placed(t)}, where ‘${word(ids[t + 1])}’ came`
           : `After ${placed(t)}, where the text ends`,

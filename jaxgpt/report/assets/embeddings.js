@@ -56,7 +56,7 @@ function drawNeighbours(root) {
         const others = side ? before : after;
         const top = Math.max(0.01, ...lists.flat().map(([, score]) => score));
         return table(
-          ["token", ["cosine", "r"], "bar", ["times in the text", "r"], ""],
+          ["token", ["cosine", "r"], "bar", ["times in the text", "r"], "change"],
           lists[side].map(([id, score]) => [
             tokenOf(id),
             format(score),

@@ -103,7 +103,10 @@ function colourStrip(cells, key) {
     number.textContent =
       ramp === "signed" && x > 0 ? `+${fixed(x)}` : Number.isInteger(x) ? format(x) : fixed(x);
   });
-  key.replaceChildren(legend(ramp, typeof low === "function" ? low(far) : low, high(far)));
+  key.replaceChildren(
+    legend(ramp, typeof low === "function" ? low(far) : low, high(far)),
+    el("p", { class: "legend" }, "Framed: the selected token. Underlined: the one that came next."),
+  );
 }
 
 /** The places where the model was most surprised, with what it expected instead. */
@@ -155,7 +158,7 @@ function drawSelection(root) {
       known ? " → " : ", where the text ends",
       known ? el("span", { class: "true" }, "‘", tokenOf(ids[t + 1]), "’") : "",
       known
-        ? ` p ${format(data.tokens.probability[t])}, number ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats`
+        ? ` p ${format(data.tokens.probability[t])}, rank ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats`
         : "",
     );
   };
