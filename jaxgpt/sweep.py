@@ -24,6 +24,7 @@ import jax
 from jaxgpt import cli, costs, data, launchers, members, sharding, sweep_members, sweep_results
 from jaxgpt.config import Config, UserError, apply_overrides, first_line
 from jaxgpt.programs import Lanes
+from jaxgpt.report.write import write_or_warn
 from jaxgpt.search_space import Overrides
 from jaxgpt.starting import resolve
 from jaxgpt.sweep_members import Member, Row, Sweep
@@ -192,6 +193,8 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
             sweep.end(member, "failed", result.failed)
         elif int(result.state.step) >= member.cfg.train.num_steps:
             sweep.end(member, "done")
+            if member.cfg.train.report:
+                write_or_warn(member.workdir)
     if any(result.signal is not None for result in results):
         raise KeyboardInterrupt(results[0].signal)
 

@@ -11,10 +11,10 @@ from jaxgpt.search_space import grid
 
 def get_config():
     config = load_config_dict(Path(__file__).parents[1] / "char.py")
-    config.train.num_steps = 300
-    config.train.eval_every = 100
+    config.train.num_steps = 200
+    config.train.eval_every = 50
     config.train.eval_tokens = 16_384
-    config.train.checkpoint_every = 100
+    config.train.checkpoint_every = 50
     config.train.keep_checkpoints = 1
     config.train.sample_tokens = 0
     config.train.embedding_snapshots = 0
