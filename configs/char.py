@@ -31,4 +31,5 @@ def get_config():
     config.train.eval_every = 250
     config.train.eval_tokens = 65_536
     config.train.checkpoint_every = 250
+    config.train.report = True  # runs/char/report.html: what it learned
     return config

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, launchers, search_space, sweep, sweep_results
+from jaxgpt import cli, config, launchers, search_space, sweep, sweep_results
 from jaxgpt.config import UserError
 from jaxgpt.sweep import Options, plan
 from jaxgpt.sweep_members import Sweep
@@ -349,3 +349,24 @@ def test_draws_are_the_same_for_a_seed_and_within_their_bounds():
     below = sum(d["rate"] < 10**-2.5 for d in found)  # half of the powers of ten
     assert 70 < below < 130
     assert random.Random(0).random() == random.Random(0).random()
+
+
+# --- the sweeps of the repository -----------------------------------------------------------------------
+
+SMALL = {
+    "model.context_length": "8", "model.d_model": "16", "model.num_layers": "1", "model.num_heads": "2", "data.corpus": "",
+    "data.path": "text.txt", "data.batch_size": "2", "train.num_steps": "2", "train.eval_every": "0", "train.eval_tokens": "32",
+    "train.checkpoint_every": "0", "train.steps_per_dispatch": "2", "optim.warmup_steps": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parent.parent / "configs/sweeps").glob("*.py")), ids=lambda f: f.stem
+)
+def test_every_sweep_is_right_and_its_first_members_train(folder, file):
+    values, module = cli.load_config_file(str(file))
+    everyone = Sweep(values, module.sweep(), folder / "all")
+    assert len({member.cfg for member in everyone.members}) == len(everyone.members) > 1
+    small = config.apply_overrides(values, SMALL)
+    rows = sweep.run(type(values)(small), list(module.sweep())[:2], folder / "found", Options(width=1))
+    assert [row.status for row in rows] == ["done", "done"]

@@ -19,6 +19,7 @@ def get_config():
     config.train.sample_tokens = 0
     config.train.embedding_snapshots = 0
     config.train.steps_per_dispatch = 10
+    config.train.report = False
     config.optim.warmup_steps = 50
     return config
 
