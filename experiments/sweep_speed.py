@@ -108,8 +108,7 @@ def widths(size: str, count: int, folder: Path) -> dict:
     found = Sweep(values, [{"train.seed": i} for i in range(count)], folder / f"{size}-widths")
     dataset = data.prepare(found.members[0].cfg.data)
     cfgs = [sweep.resolve(member.cfg, dataset.tokenizer) for member in found.members]
-    per_step = count * cfgs[0].train.steps_per_dispatch
-    times = {w: 1e3 * sweep.seconds_a_dispatch(cfgs, dataset, w) / per_step for w in WIDTHS if 2 * w <= count}
+    times = {w: 1e3 * sweep.seconds_a_step(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
     chosen = sweep.best_width(found.members, dataset)
     text = ", ".join(f"{w}: {ms:.2f}" for w, ms in times.items())
     print(

@@ -99,25 +99,27 @@ def best_width(group: Sequence[Member], dataset: data.Dataset) -> int:
     1 where the group's steps are too few for measuring to pay.
     """
     cfgs = [resolve(member.cfg, dataset.tokenizer) for member in group]
-    dispatches = max(cfg.train.num_steps for cfg in cfgs) / cfgs[0].train.steps_per_dispatch
+    steps, devices = max(cfg.train.num_steps for cfg in cfgs), jax.local_device_count()
     best, fastest, width = 1, math.inf, 1
-    while width * jax.local_device_count() <= len(group) or width == 1:
+    while width * devices < len(group):
         began = time.perf_counter()
-        seconds = seconds_a_dispatch(cfgs, dataset, width)
+        seconds = seconds_a_step(cfgs, dataset, width)
         cost = time.perf_counter() - began
         if seconds > WORTH * fastest:
             break
         best, fastest = width, seconds
-        if GAIN * dispatches * seconds < 2 * cost or width >= most_lanes(cfgs[0], 2 * width):
+        if GAIN * len(cfgs) * steps * seconds < 2 * cost or width >= most_lanes(cfgs[0], 2 * width):
             break
         width *= 2
     return best
 
 
-def seconds_a_dispatch(cfgs: list[Config], dataset: data.Dataset, width: int) -> float:
-    """How long these configs' lanes take for one dispatch, the best of three."""
-    program = Lanes(cfgs, dataset, width)
-    first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(cfgs)
+def seconds_a_step(cfgs: Sequence[Config], dataset: data.Dataset, width: int) -> float:
+    """How long one lane's step takes, `width` at once on each device: the best of three, of a few lanes."""
+    few = [members.with_values(cfg, {"train.steps_per_dispatch": 1}) for cfg in cfgs]
+    few = few[: 2 * width * jax.local_device_count()]
+    program = Lanes(few, dataset, width)
+    first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(few)
     step, state = program.compile().result(), program.fresh(first)
     best = math.inf
     for i in range(3):
@@ -126,7 +128,7 @@ def seconds_a_dispatch(cfgs: list[Config], dataset: data.Dataset, width: int) ->
         state, metrics = step(state, *arguments)
         jax.block_until_ready(metrics)
         best = min(best, time.perf_counter() - began)
-    return best
+    return best / len(few)
 
 
 # --- running --------------------------------------------------------------------------------------------
