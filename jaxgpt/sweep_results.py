@@ -174,8 +174,10 @@ def draw(sweep: Sweep, rows: list[Row]) -> None:
     axes.set(xlabel="step", ylabel="validation loss, nats a token", title=f"{len(rows)} members")
     figure.savefig(sweep.folder / "curves.png", dpi=110)
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
     fields = [name for name in sweep.fields if len({_short(r.overrides.get(name, "")) for r in rows}) > 1]
+    if not fields:
+        return
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
     if len(fields) == 2:
         _heat_map(figure.subplots(), rows, *fields, high)
     else:
