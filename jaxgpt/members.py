@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -126,13 +125,3 @@ def make_lane_dispatch(cfg: Config) -> Callable:
         return one(state, ids, batches, root_key)
 
     return dispatch
-
-
-def stack(trees: Sequence[Any]) -> Any:
-    """Trees of arrays of one shape as one tree, with a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def lane(tree: Any, i: int) -> Any:
-    """One lane of a stacked tree."""
-    return jax.tree.map(lambda x: x[i], tree)

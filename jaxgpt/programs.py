@@ -159,6 +159,10 @@ class Lanes:
         """With as many more lanes, like the last, as make the devices' shares equal."""
         return np.concatenate([lanes, np.repeat(lanes[-1:], self._padding, axis=0)])
 
+    def _stacked(self, trees: Sequence[Any]) -> Any:
+        """The runs' trees as one of lanes, on the host."""
+        return jax.tree.map(lambda *leaves: self._padded(np.stack(leaves)), *jax.device_get(list(trees)))
+
     def _put(self, lanes: Any) -> Any:
         return members.put(self.mesh, lanes)
 
@@ -180,12 +184,11 @@ class Lanes:
         return self._ids, rows, self._root_keys, self._numbers
 
     def state(self, found: Sequence[TrainState]) -> TrainState:
-        stacked = jax.tree.map(lambda *leaves: self._padded(np.stack(leaves)), *jax.device_get(list(found)))
-        return self._put(stacked)
+        return self._put(self._stacked(found))
 
     def fresh(self, params: Sequence[dict]) -> TrainState:
-        stacked = jax.tree.map(lambda *leaves: self._padded(np.stack(leaves)), *jax.device_get(list(params)))
-        return self._put(jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))(stacked))
+        init = jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))
+        return self._put(init(self._stacked(params)))
 
     def evaluation_params(self, state: TrainState) -> dict:
         if not optim.averages(self._cfg.optim):

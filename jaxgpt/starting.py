@@ -236,5 +236,4 @@ def _from_vectors(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
 
 def begun(workdir: str | Path) -> bool:
     """Whether a run's folder has a checkpoint to go on from."""
-    folder = Path(workdir) / checkpoint.FOLDER
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(checkpoint.saved_steps(workdir))

@@ -171,8 +171,9 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
     try:
         cfg = group[0].cfg
         dataset = data.prepare(cfg.data)
-        most = options.group_size or most_lanes(resolve(cfg, dataset.tokenizer), options.width or 1)
-        group = group[:most]
+        if len(group) > jax.local_device_count():  # so many fit, or none does
+            most = options.group_size or most_lanes(resolve(cfg, dataset.tokenizer), options.width or 1)
+            group = group[:most]
         width = options.width or best_width(group, dataset)
         trainer = Trainer([(member.cfg, member.workdir) for member in group], width=width)
     except UserError as error:

@@ -7,7 +7,6 @@ SWEEP/outcomes/003.json  how it ended: status "done", "failed" or "stopped", and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +34,11 @@ class Member:
     @property
     def step(self) -> int:
         """The newest step with a checkpoint; 0 where there is none."""
-        folder = self.workdir / checkpoint.FOLDER
-        saved = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-        return max(saved, default=0)
+        return max(checkpoint.saved_steps(self.workdir), default=0)
 
     def losses(self) -> dict[int, float]:
         """Validation loss by step."""
-        path = self.workdir / "metrics.jsonl"
-        if not path.exists():
-            return {}
-        lines = []
-        for text in path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:  # cut off by a kill
-                break
+        lines = records.read_metrics(self.workdir, self.cfg.train.num_steps)
         return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
 
 

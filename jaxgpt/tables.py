@@ -66,7 +66,7 @@ def open_run(workdir: Path, step: int | str | None = None, kind: str = "token") 
     if not workdir.is_dir():
         raise UserError(f"no run folder {workdir}: train one first, or give the right --workdir")
     steps = saved_steps(workdir)
-    saved = sorted(int(p.name) for p in (workdir / checkpoint.FOLDER).glob("*") if p.name.isdigit())
+    saved = checkpoint.saved_steps(workdir)
     if step is None:
         step = max([*steps, *saved], default=None)
     if step is None:

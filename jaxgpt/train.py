@@ -356,6 +356,7 @@ class Trainer:
         results = dict(zip(self.runs, self._evaluate(params), strict=False))
         seconds = time.perf_counter() - began
         improved, losses = set(), []
+        own_params = self.program.split(params) if self.cfg.train.sample_tokens else []
         for n, run in enumerate(self.runs):
             if run not in due or run.failed:
                 continue
@@ -377,7 +378,7 @@ class Trainer:
                     f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {perplexity:.2f}"
                 )
             if run.cfg.train.sample_tokens:
-                text = self._sample(self.program.split(params)[n], run.cfg)
+                text = self._sample(own_params[n], run.cfg)
                 run.keep_sample(step, text)
                 if self.alone:
                     progress.say("    " + text.strip("\n").replace("\n", "\n    "))

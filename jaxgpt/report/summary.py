@@ -29,9 +29,7 @@ def summary(subject: Subject, bigram: Bigram | None) -> dict[str, Any]:
         "title": f"{run.workdir.name}, step {run.step:,}",
         "workdir": str(run.workdir),
         "step": run.step,
-        "saved_steps": sorted(
-            int(p.name) for p in (run.workdir / checkpoint.FOLDER).glob("*") if p.name.isdigit()
-        ),
+        "saved_steps": checkpoint.saved_steps(run.workdir),
         **{name: facts.get(name) for name in names},
         "vocab_size": subject.cfg.vocab_size,
         "num_params": count_params(run.params),
