@@ -156,7 +156,7 @@ def measure(setting: Setting) -> Result:
     says += (
         f" Backward the product was faster at V = {', '.join(f'{V:,}' for V in dearer)}."
         if dearer
-        else " At no V was it measurably faster."
+        else " At no V was the product measurably faster."
     )
     parts = (
         Check("largest difference of rows, all V", max(row["difference"] for row in rows), 0.0),

@@ -31,6 +31,7 @@ SIZES = {
 }  # fmt: skip
 TIMED_ALONE = 3
 WIDTHS = (1, 2, 4, 8)
+LONG = 10_000  # steps of a sweep for which it pays to measure every width
 
 FILE = """
 from jaxgpt.config import default_config
@@ -102,7 +103,7 @@ def compare(size: str, counts: list[int], steps: int, folder: Path) -> list[dict
 def widths(size: str, count: int, folder: Path) -> dict:
     """Milliseconds of a member's step, by lanes at once; and the width that the sweep chooses."""
     values = config.default_config()
-    for name, value in fields(size, 500).items():
+    for name, value in fields(size, LONG).items():
         group, name = name.split(".")
         values[group][name] = value
     found = Sweep(values, [{"train.seed": i} for i in range(count)], folder / f"{size}-widths")

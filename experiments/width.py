@@ -75,8 +75,8 @@ def measure(setting: Setting) -> Result:
             f"From d_model {small} to {large} the loss after {common} steps falls by {claim.show(won, 'nats a character')}, a "
             f"step takes {claim.show(slower, 'times')} as long, parameters grow from {sizes[small]['parameters']:,} to "
             f"{sizes[large]['parameters']:,} and memory from {sizes[small]['bytes'] / 1e6:.1f} to "
-            f"{sizes[large]['bytes'] / 1e6:.1f} MB. In the same {budget:.1f} s of training the narrowest is "
-            f"{claim.show(in_time, 'nats')} above the widest, and {best} is the best."
+            f"{sizes[large]['bytes'] / 1e6:.1f} MB. In the same {budget:.1f} s of training the narrowest less the "
+            f"widest is {claim.show(in_time, 'nats')}, and {best} is the best."
         ),
         measurements={
             "sizes": sizes, "milliseconds": {label: 1000 * s for label, s in seconds.items()}, "steps": common,

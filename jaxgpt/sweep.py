@@ -15,7 +15,7 @@ import math
 import os
 import signal as signals
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,10 +145,7 @@ def run(
     found = Sweep(base, overrides, folder)
     found.open()
     check_halving(found, options.halving)
-    for rung in [*options.halving, None]:
-        train_members(found, options, rung)
-        if rung is not None:
-            halve(found, rung)
+    with_halving(found, options.halving, lambda until: train_members(found, options, until))
     return found.rows()
 
 
@@ -228,6 +225,16 @@ def check_halving(sweep: Sweep, rungs: Sequence[int]) -> None:
                     f"--halving {step}: member {member.name} is evaluated every train.eval_every={train.eval_every} of "
                     f"train.num_steps={train.num_steps} steps: give multiples below its end"
                 )
+
+
+def with_halving(
+    sweep: Sweep, rungs: Sequence[int], train: Callable[[int | None], None], until: int | None = None
+) -> None:
+    """Train to each of these steps and halve there, then to a last step, or to the end."""
+    for rung in rungs:
+        train(rung)
+        halve(sweep, rung)
+    train(until)
 
 
 def halve(sweep: Sweep, rung: int) -> None:
@@ -318,19 +325,20 @@ def _train_all(
     if here:
         cli.set_up_process()
         use_all_cores(args.cores)
-    for rung in [*rungs, args.until]:
+
+    def train(until: int | None) -> None:
         if here:
-            try:
-                train_members(sweep, options, rung)
-            except KeyboardInterrupt as stop:
-                return stop.args[0] if stop.args else int(signals.SIGINT)
+            train_members(sweep, options, until)
         else:
             parts = len(plan(sweep.members, args.group_size, args.workers))
-            signal = launchers.launch(args, argv, parts, sweep.folder, rung)
-            if signal is not None or args.launcher == "slurm":
-                return signal
-        if rung in rungs:
-            halve(sweep, rung)
+            signal = launchers.launch(args, argv, parts, sweep.folder, until)
+            if signal is not None:
+                raise KeyboardInterrupt(signal)
+
+    try:
+        with_halving(sweep, rungs, train, args.until)
+    except KeyboardInterrupt as stop:
+        return stop.args[0] if stop.args else int(signals.SIGINT)
     return None
 
 
