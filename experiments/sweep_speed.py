@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ SIZES = {
 }  # fmt: skip
 TIMED_ALONE = 3
 WIDTHS = (1, 2, 4, 8)
+ROUNDS = 20
 LONG = 10_000  # steps of a sweep for which it pays to measure every width
 
 FILE = """
@@ -101,7 +103,7 @@ def compare(size: str, counts: list[int], steps: int, folder: Path) -> list[dict
 
 
 def widths(size: str, count: int, folder: Path) -> dict:
-    """Milliseconds of a member's step, by lanes at once; and the width that the sweep chooses."""
+    """Milliseconds of a member's step, by lanes at once (medians, in turns); and the width that the sweep chooses."""
     values = config.default_config()
     for name, value in fields(size, LONG).items():
         group, name = name.split(".")
@@ -109,12 +111,14 @@ def widths(size: str, count: int, folder: Path) -> dict:
     found = Sweep(values, [{"train.seed": i} for i in range(count)], folder / f"{size}-widths")
     dataset = data.prepare(found.members[0].cfg.data)
     cfgs = [sweep.resolve(member.cfg, dataset.tokenizer) for member in found.members]
-    times = {w: 1e3 * sweep.seconds_a_step(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
+    timers = {w: sweep.step_timer(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
+    rounds = [{w: 1e3 * timed() for w, timed in timers.items()} for _ in range(ROUNDS + 1)][1:]  # in turns
+    times = {w: statistics.median(times[w] for times in rounds) for w in timers}
     chosen = sweep.best_width(found.members, dataset)
     text = ", ".join(f"{w}: {ms:.2f}" for w, ms in times.items())
-    print(
-        f"{size:6} {count} lanes, ms a member's step by lanes at once: {text}; chosen: {chosen}", flush=True
-    )
+    cost = times[chosen] / min(times.values())
+    print(f"{size:6} {count} lanes, ms a member's step by lanes at once on each core: {text}; chosen: {chosen}, "
+          f"{cost:.2f} x the least", flush=True)  # fmt: skip
     return {"size": size, "lanes": count, "ms_a_step": times, "chosen": chosen}
 
 

@@ -32,6 +32,8 @@ from jaxgpt.train import Trainer, Uneven
 
 MEMORY_SHARE = 0.7  # of a device's memory that a group may be predicted to take
 WORTH = 0.9  # a width is taken where a step takes less than this of the time at half of it
+TIMED = 0.3  # seconds of steps by which a width is judged: little beside compiling it
+FEW = 4  # lanes a device, at least, by which a width is judged: each step has a cost of its own
 GAIN = 0.3  # the share of a group's time that a better width may save: measuring must cost less
 
 
@@ -115,20 +117,31 @@ def best_width(group: Sequence[Member], dataset: data.Dataset) -> int:
 
 
 def seconds_a_step(cfgs: Sequence[Config], dataset: data.Dataset, width: int) -> float:
-    """How long one lane's step takes, `width` at once on each device: the best of three, of a few lanes."""
+    """How long one lane's step takes, `width` at once on each device: the best of three or more."""
+    timed, times = step_timer(cfgs, dataset, width), []
+    began = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - began < TIMED:
+        times.append(timed())
+    return min(times)
+
+
+def step_timer(cfgs: Sequence[Config], dataset: data.Dataset, width: int) -> Callable[[], float]:
+    """A function that makes one step of a few lanes, and says how many seconds of it were one lane's."""
     few = [members.with_values(cfg, {"train.steps_per_dispatch": 1}) for cfg in cfgs]
-    few = few[: 2 * width * jax.local_device_count()]
+    few = few[: max(2 * width, FEW) * jax.local_device_count()]
     program = Lanes(few, dataset, width)
     first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(few)
     step, state = program.compile().result(), program.fresh(first)
-    best = math.inf
-    for i in range(3):
-        arguments = program.feed(0, program.batches(i))
+
+    def timed() -> float:
+        nonlocal state
+        arguments = program.feed(0, program.batches(0))
         began = time.perf_counter()
         state, metrics = step(state, *arguments)
         jax.block_until_ready(metrics)
-        best = min(best, time.perf_counter() - began)
-    return best / len(few)
+        return (time.perf_counter() - began) / len(few)
+
+    return timed
 
 
 # --- running --------------------------------------------------------------------------------------------
