@@ -8,7 +8,7 @@ Muon for the matrices, Adam for the rest; a short warm-up, then a line down.
 
 Cost: 24 to 36 s from command to loss on 2 cores of a shared 2.5 GHz Xeon, nothing compiled before.
 Result on tiny Shakespeare, whole split, seeds 0 to 4: 1.8822 1.8621 1.8769 1.8584 1.8688 nats a character; nanoGPT
-after 2,000 steps 1.8923. What each ingredient is worth: the table in README.md, from experiments/recipe.py.
+after 2,000 steps 1.8923. What each ingredient is worth: the table in docs/fast.md, from experiments/recipe.py.
 """
 
 from jaxgpt.config import default_config

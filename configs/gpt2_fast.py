@@ -4,7 +4,7 @@
 
 What differs from configs/gpt2.py: rotary positions, RMSNorm without parameters, query-key norm, ReLU squared,
 output projections that start at zero, a head of its own, Muon for the matrices; a constant rate that falls to zero
-over the last 40 %. Each ingredient was measured on characters (the table in README.md); at this size it rests on
+over the last 40 %. Each ingredient was measured on characters (the table in docs/fast.md); at this size it rests on
 the records of modded-nanogpt, which use all of them.
 
 Cost and result: not yet measured on a GPU. 162 million parameters, 38 of them the head's; half a million tokens a

@@ -6,7 +6,7 @@ In headless Chromium, from a file, with no network. Interactive: from the start 
 run and everything in sight is drawn and can be used. Click: from a click on the token before or after until everything in sight has
 followed, layout included; of 60 clicks, with each section in sight in turn. Hover: a pointer over the table of weights.
 --gpt2 takes a model of GPT-2's shape too (12 layers x 12 heads, 50,257 tokens; fresh parameters, 64 tokens), which needs
-no run. --picture writes what the page of --workdir looks like, for the README.
+no run. --picture writes what the page of --workdir looks like, for docs/report.png.
 """
 
 from __future__ import annotations
