@@ -125,7 +125,9 @@ def widths(size: str, count: int, folder: Path) -> dict:
 def main(argv: list[str]) -> None:
     """The command line: see the module."""
     parser = cli.Parser(prog="python -m experiments.sweep_speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--members", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--members", type=int, nargs="*", default=[1, 8, 32], help="none: only what a width is worth"
+    )
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -137,7 +139,9 @@ def main(argv: list[str]) -> None:
     sweep.use_all_cores()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = [row for size in args.sizes for row in compare(size, args.members, args.steps, folder)]
+        runs = []
+        for size in args.sizes if args.members else ():
+            runs += compare(size, args.members, args.steps, folder)
         steps = [widths(size, 4 if args.quick else 16, folder) for size in args.sizes]
     if args.out:
         args.out.write_text(json.dumps({"runs": runs, "steps": steps}, indent=2) + "\n")

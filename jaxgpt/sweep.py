@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import signal as signals
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from jaxgpt.train import Trainer, Uneven
 
 MEMORY_SHARE = 0.7  # of a device's memory that a group may be predicted to take
 WORTH = 0.9  # a width is taken where a step takes less than this of the time at half of it
-TIMED = 0.3  # seconds of steps by which a width is judged: little beside compiling it
+TIMED = 0.5  # seconds by which two widths are compared: little beside compiling them
 FEW = 4  # lanes a device, at least, by which a width is judged: each step has a cost of its own
 GAIN = 0.3  # the share of a group's time that a better width may save: measuring must cost less
 
@@ -102,27 +103,34 @@ def best_width(group: Sequence[Member], dataset: data.Dataset) -> int:
     """
     cfgs = [resolve(member.cfg, dataset.tokenizer) for member in group]
     steps, devices = max(cfg.train.num_steps for cfg in cfgs), jax.local_device_count()
-    best, fastest, width = 1, math.inf, 1
-    while width * devices < len(group):
+
+    def may_be_wider(width: int) -> bool:
+        return width * devices < len(group) and width < most_lanes(cfgs[0], 2 * width)
+
+    if not may_be_wider(1):
+        return 1
+    began = time.perf_counter()
+    best, timer = 1, step_timer(cfgs, dataset, 1)
+    seconds, cost = timer(), time.perf_counter() - began
+    while may_be_wider(best) and GAIN * len(cfgs) * steps * seconds > 2 * cost:
         began = time.perf_counter()
-        seconds = seconds_a_step(cfgs, dataset, width)
-        cost = time.perf_counter() - began
-        if seconds > WORTH * fastest:
+        wider = step_timer(cfgs, dataset, 2 * best)
+        if _relative_time(wider, timer) > WORTH:
             break
-        best, fastest = width, seconds
-        if GAIN * len(cfgs) * steps * seconds < 2 * cost or width >= most_lanes(cfgs[0], 2 * width):
-            break
-        width *= 2
+        best, timer = 2 * best, wider
+        seconds, cost = timer(), time.perf_counter() - began
     return best
 
 
-def seconds_a_step(cfgs: Sequence[Config], dataset: data.Dataset, width: int) -> float:
-    """How long one lane's step takes, `width` at once on each device: the best of three or more."""
-    timed, times = step_timer(cfgs, dataset, width), []
+def _relative_time(one: Callable[[], float], other: Callable[[], float]) -> float:
+    """The time of one over that of another, in turns: a busy machine slows both. The median of three turns or more."""
+    for timed in (one, other):
+        timed()  # the first step also fetches pages
+    ratios: list[float] = []
     began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < TIMED:
-        times.append(timed())
-    return min(times)
+    while len(ratios) < 3 or time.perf_counter() - began < TIMED:
+        ratios.append(one() / other())
+    return statistics.median(ratios)
 
 
 def step_timer(cfgs: Sequence[Config], dataset: data.Dataset, width: int) -> Callable[[], float]:
