@@ -129,7 +129,11 @@ def in_ray(commands: list[list[str]], args: argparse.Namespace) -> int | None:
     if started:
         ray.init(log_to_driver=True, logging_level="ERROR", include_dashboard=False)
     try:
-        cpus = args.cores or max(1, int(ray.cluster_resources().get("CPU", 1)) // args.workers)
+        # A task runs on one host: it can't ask for more than the largest has.
+        largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
+        share = ray.cluster_resources().get("CPU", 1) // args.workers
+        cpus = args.cores or max(1, int(min(share, largest)))
+        commands = [[*command, f"--cores={cpus}"] for command in commands]
         task = ray.remote(num_cpus=cpus, num_gpus=args.gpus, max_retries=3)(subprocess.run)
         here = {"cwd": os.getcwd(), "env": {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}}
         codes = [done.returncode for done in ray.get([task.remote(command, **here) for command in commands])]
