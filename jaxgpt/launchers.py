@@ -34,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where")
     group.add_argument("--launcher", default="local", help=f"one of {', '.join(LAUNCHERS)}")
     group.add_argument(
-        "--workers", type=int, default=1, help="processes, Ray tasks or jobs of the array at least"
+        "--workers", type=int, default=1, help="processes; Ray tasks or jobs of the array at least"
     )
     group.add_argument("--cores", type=int, help="CPU cores of this process; by default its share of all")
     group.add_argument("--gpus", type=float, default=0, help="ray: GPUs of a task")
@@ -131,7 +131,7 @@ def in_ray(commands: list[list[str]], args: argparse.Namespace) -> int | None:
     try:
         # A task runs on one host: it can't ask for more than the largest has.
         largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
-        share = ray.cluster_resources().get("CPU", 1) // args.workers
+        share = ray.cluster_resources().get("CPU", 1) // min(args.workers, len(commands))
         cpus = args.cores or max(1, int(min(share, largest)))
         commands = [[*command, f"--cores={cpus}"] for command in commands]
         task = ray.remote(num_cpus=cpus, num_gpus=args.gpus, max_retries=3)(subprocess.run)
@@ -176,12 +176,17 @@ LAUNCHERS: dict[str, Callable[[list[list[str]], argparse.Namespace], int | None]
 
 
 def launch(
-    args: argparse.Namespace, argv: Sequence[str], parts: int, folder: Path, until: int | None = None
+    args: argparse.Namespace, argv: Sequence[str], groups: int, folder: Path, until: int | None = None
 ) -> int | None:
-    """Train all parts in processes of their own, to their end or to a step; the signal that stopped them, or None."""
-    cores = args.cores
+    """Train all groups in processes of their own, to their end or to a step; the signal that stopped them, or None.
+
+    Ray and SLURM queue what is more than they have room for; on this machine `--workers` processes share the groups.
+    """
+    parts, cores = groups, args.cores
+    if args.launcher == "local":
+        parts = min(groups, args.workers)
     if args.launcher == "local" and not cores:
-        cores = max(1, len(os.sched_getaffinity(0)) // args.workers)
+        cores = max(1, len(os.sched_getaffinity(0)) // parts)
     until = until or args.until
     commands = [_command(argv, part, parts, cores, until) for part in range(parts)]
     if args.launcher == "slurm":

@@ -74,7 +74,8 @@ def most_lanes(cfg: Config, width: int = 1) -> int:
     devices = jax.local_device_count()
     room = sharding.device_memory() * MEMORY_SHARE
     if jax.default_backend() == "cpu":
-        room /= devices  # they share the machine's
+        # Devices share the machine's, and so do processes that a launcher gave some of its cores each.
+        room /= max(devices, len(os.sched_getaffinity(0)))
     state = memory.params + memory.opt_state + memory.batch
     return devices * max(1, int((room - width * (memory.total - state)) / (2 * state)))
 
@@ -351,8 +352,8 @@ def _train_all(
         if here:
             train_members(sweep, options, until)
         else:
-            parts = len(plan(sweep.members, args.group_size, args.workers))
-            signal = launchers.launch(args, argv, parts, sweep.folder, until)
+            groups = len(plan(sweep.members, args.group_size, args.workers))
+            signal = launchers.launch(args, argv, groups, sweep.folder, until)
             if signal is not None:
                 raise KeyboardInterrupt(signal)
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, config, launchers, search_space, sweep, sweep_results
+from jaxgpt import cli, config, data, launchers, search_space, sweep, sweep_results
 from jaxgpt.config import UserError
 from jaxgpt.sweep import Options, plan
 from jaxgpt.sweep_members import Sweep
@@ -249,10 +251,52 @@ def test_parts_have_every_member_once(folder):
             assert plan(everyone, most, len(groups)) == groups
 
 
+@pytest.mark.parametrize(
+    "times, steps, found",
+    [
+        ({1: 1.0, 2: 0.8, 4: 0.6, 8: 0.59}, 100, 4),  # it ends where the double is less than a tenth faster
+        ({1: 1.0, 2: 1.1, 4: 0.1}, 100, 1),
+        ({1: 1.0, 2: 0.8, 4: 0.6, 8: 0.4, 16: 0.3}, 100, 8),  # no more lanes than there are
+        ({1: 1e-9, 2: 1e-10}, 1, 1),  # measuring would cost more than it could save
+    ],
+)
+def test_the_width_is_the_one_that_pays(folder, monkeypatch, times, steps, found):
+    monkeypatch.setattr(sweep, "step_timer", lambda cfgs, dataset, width: lambda: times[width])
+    monkeypatch.setattr(sweep, "TIMED", 0.0)
+    cfg = small_config(folder / "text.txt", train__num_steps=steps)
+    count = 8 * jax.local_device_count()
+    group = Sweep(cfg, [{"train.seed": seed} for seed in range(count)], folder / "found").members
+    assert sweep.best_width(group, data.prepare(cfg.data)) == found
+
+
 def test_local_processes_share_a_sweep(folder, monkeypatch, capfd):
     assert execute(monkeypatch, "sweep --config sweep.py --workdir found --width 1 --workers 2") == 0
     assert [row["status"] for row in read(folder / "found/results.csv")] == ["done"] * 4
     assert capfd.readouterr().out.count("2 in one program") == 2
+
+
+def test_more_groups_than_processes_are_shared_among_them(folder, monkeypatch):
+    started = []
+    monkeypatch.setitem(
+        launchers.LAUNCHERS, "local", lambda commands, args: started.extend(c[-2:] for c in commands)
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    (folder / "sweep.py").write_text(
+        CONFIG + "\ndef sweep():\n    return [{'model.d_model': 2 * n} for n in range(1, 6)]\n"
+    )
+    assert execute(monkeypatch, COMMAND + " --workers 2") == 0
+    assert started == [["--part=0/2", "--cores=4"], ["--part=1/2", "--cores=4"]]
+
+
+def test_a_process_with_half_of_the_cores_takes_half_of_the_memory(folder, monkeypatch):
+    cfg = small_config(folder / "text.txt", model__vocab_size=64)
+    devices, memory = jax.local_device_count(), 2**30
+    monkeypatch.setattr(sweep.sharding, "device_memory", lambda: memory)
+    found = []
+    for cores in (devices, 2 * devices):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
+        found.append(sweep.most_lanes(cfg))
+    assert found[0] == pytest.approx(2 * found[1], rel=0.01)
 
 
 def test_slurms_script_runs_every_part(folder, monkeypatch, capsys):
@@ -277,6 +321,31 @@ def test_a_missing_ray_is_one_line(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert execute(monkeypatch, COMMAND + " --launcher ray") == 2
     assert 'pip install "jaxgpt[ray]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers, cores", [(1, 8), (2, 8), (4, 4), (100, 4)])
+def test_a_ray_task_asks_for_its_share_of_the_hosts(folder, monkeypatch, workers, cores):
+    """A stand-in for Ray with two hosts of 8 CPUs: what would be asked of it, and run."""
+    asked, run = [], []
+
+    def remote(**resources):
+        asked.append(resources)
+        return lambda function: SimpleNamespace(remote=lambda command, **options: run.append(command))
+
+    stand_in = SimpleNamespace(
+        is_initialized=lambda: True,
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}] * 2 + [{"Alive": False, "Resources": {}}],
+        cluster_resources=lambda: {"CPU": 16.0},
+        remote=remote,
+        get=lambda tasks: [SimpleNamespace(returncode=0) for _ in tasks],
+    )
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    assert execute(monkeypatch, COMMAND + f" --launcher ray --workers {workers}") == 0
+    assert asked == [{"num_cpus": cores, "num_gpus": 0, "max_retries": 3}]
+    parts = min(workers, 4)  # there are four members
+    assert [command[-2:] for command in run] == [
+        [f"--part={i}/{parts}", f"--cores={cores}"] for i in range(parts)
+    ]
 
 
 def test_own_flags_leave_out_who_launches():
