@@ -106,7 +106,9 @@ def best_width(group: Sequence[Member], dataset: data.Dataset) -> int:
     steps, devices = max(cfg.train.num_steps for cfg in cfgs), jax.local_device_count()
 
     def may_be_wider(width: int) -> bool:
-        return width * devices < len(group) and width < most_lanes(cfgs[0], 2 * width)
+        # To be compared, both programs are there at once.
+        both = 2 * min(len(group), _judged_by(2 * width))
+        return width * devices < len(group) and both <= most_lanes(cfgs[0], 2 * width)
 
     if not may_be_wider(1):
         return 1
@@ -134,10 +136,15 @@ def _relative_time(one: Callable[[], float], other: Callable[[], float]) -> floa
     return statistics.median(ratios)
 
 
+def _judged_by(width: int) -> int:
+    """How many lanes a width is measured with."""
+    return max(2 * width, FEW) * jax.local_device_count()
+
+
 def step_timer(cfgs: Sequence[Config], dataset: data.Dataset, width: int) -> Callable[[], float]:
     """A function that makes one step of a few lanes, and says how many seconds of it were one lane's."""
     few = [members.with_values(cfg, {"train.steps_per_dispatch": 1}) for cfg in cfgs]
-    few = few[: max(2 * width, FEW) * jax.local_device_count()]
+    few = few[: _judged_by(width)]
     program = Lanes(few, dataset, width)
     first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(few)
     step, state = program.compile().result(), program.fresh(first)

@@ -267,6 +267,10 @@ def test_the_width_is_the_one_that_pays(folder, monkeypatch, times, steps, found
     count = 8 * jax.local_device_count()
     group = Sweep(cfg, [{"train.seed": seed} for seed in range(count)], folder / "found").members
     assert sweep.best_width(group, data.prepare(cfg.data)) == found
+    # Nothing is tried where two programs do not fit beside each other.
+    monkeypatch.setattr(sweep, "step_timer", None)
+    monkeypatch.setattr(sweep, "most_lanes", lambda cfg, width: count - 1)
+    assert sweep.best_width(group, data.prepare(cfg.data)) == 1
 
 
 def test_local_processes_share_a_sweep(folder, monkeypatch, capfd):
