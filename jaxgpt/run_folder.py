@@ -139,7 +139,10 @@ class RunFolder:
     def save(self, state: TrainState, step: int, averaged: dict | None) -> None:
         """A checkpoint."""
         loss = self.log.valid_losses().get(step)
-        state, averaged = jax.device_put((state, averaged))  # of several runs they come from the host
+        # Those of several runs come from the host; those of several processes stay where they are.
+        state, averaged = jax.tree.map(
+            lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), (state, averaged)
+        )
         self.checkpoints.save(state, self.cfg, self._dataset.tokenizer, loss, averaged, before=self.log.sync)
 
     def last_checkpoint(self) -> str:

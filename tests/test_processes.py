@@ -108,9 +108,12 @@ def assert_near(one: Path, other: Path) -> None:
         assert np.linalg.norm(x - y) < 1e-5 * np.linalg.norm(x), path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "devices", "mesh"), [(2, 2, ("--config.mesh.fsdp=2",)), (4, 1, ("--config.mesh.tensor=2",))]
+    ("count", "devices", "mesh"),
+    [
+        (2, 2, ("--config.mesh.fsdp=2",)),
+        pytest.param(4, 1, ("--config.mesh.tensor=2",), marks=pytest.mark.slow),
+    ],
 )
 def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, count, devices, mesh):
     folder = place / f"{count}x{devices}"
