@@ -178,8 +178,7 @@ def test_arrow_keys_select_a_head(chromium, pages, payload):
 def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages, payload):
     """Weights that the script makes from the scores are the softmax, row by row."""
     chromium.open(pages / "sharp.html")
-    chromium.run("document.getElementById('attention').scrollIntoView()")
-    chromium.wait("return document.querySelectorAll('#attention .matrix').length === 3")
+    draw_all(chromium)
     chromium.click("#attention .head", 1)
     figures = payload["attention"]
     T = len(payload["probe"]["ids"])
@@ -188,6 +187,9 @@ def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages
     assert np.ptp(scores_TS[5, :6]) > 0.5, "weights that differ"
     weights_TS = np.exp(scores_TS) / np.exp(scores_TS).sum(axis=-1, keepdims=True)
     chromium.click("#probe .strip .cell", 5)
+    # A section that was pushed out of sight while those above it were drawn is drawn anew a little later.
+    chromium.run("document.getElementById('attention').scrollIntoView()")
+    chromium.wait("return document.getElementById('attention').textContent.includes(' at 5 attends to')")
     matrix = chromium.driver.find_elements(By.CSS_SELECTOR, "#attention .matrix")[2]
     chromium.run("arguments[0].focus()", matrix)
     readout = chromium.driver.find_element(By.CSS_SELECTOR, "#attention [role=status]")
