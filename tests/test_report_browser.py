@@ -187,11 +187,12 @@ def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages
     assert np.ptp(scores_TS[5, :6]) > 0.5, "weights that differ"
     weights_TS = np.exp(scores_TS) / np.exp(scores_TS).sum(axis=-1, keepdims=True)
     chromium.click("#probe .strip .cell", 5)
-    # A section that was pushed out of sight while those above it were drawn is drawn anew a little later.
-    chromium.run("document.getElementById('attention').scrollIntoView()")
-    chromium.wait("return document.getElementById('attention').textContent.includes(' at 5 attends to')")
+    # What is out of sight when a token is selected follows when it comes into sight, a moment later.
+    chromium.wait(
+        "const matrix = document.querySelectorAll('#attention .matrix')[2]; matrix.scrollIntoView(); matrix.focus();"
+        "return document.querySelector('#attention [role=status]').textContent.includes('at 5, key')"
+    )
     matrix = chromium.driver.find_elements(By.CSS_SELECTOR, "#attention .matrix")[2]
-    chromium.run("arguments[0].focus()", matrix)
     readout = chromium.driver.find_element(By.CSS_SELECTOR, "#attention [role=status]")
     said = chromium.run("return arguments[0].textContent", readout)
     s = int(weights_TS[5].argmax())
