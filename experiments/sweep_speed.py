@@ -113,7 +113,7 @@ def widths(size: str, count: int, folder: Path) -> dict:
     cfgs = [sweep.resolve(member.cfg, dataset.tokenizer) for member in found.members]
     timers = {w: sweep.step_timer(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
     rounds = [{w: 1e3 * timed() for w, timed in timers.items()} for _ in range(ROUNDS + 1)][1:]  # in turns
-    times = {w: statistics.median(times[w] for times in rounds) for w in timers}
+    times = {w: statistics.median(turn[w] for turn in rounds) for w in timers}
     chosen = sweep.best_width(found.members, dataset)
     text = ", ".join(f"{w}: {ms:.2f}" for w, ms in times.items())
     cost = times[chosen] / min(times.values())

@@ -185,8 +185,7 @@ def launch(
     parts, cores = groups, args.cores
     if args.launcher == "local":
         parts = min(groups, args.workers)
-    if args.launcher == "local" and not cores:
-        cores = max(1, len(os.sched_getaffinity(0)) // parts)
+        cores = cores or max(1, len(os.sched_getaffinity(0)) // parts)
     until = until or args.until
     commands = [_command(argv, part, parts, cores, until) for part in range(parts)]
     if args.launcher == "slurm":
