@@ -3,14 +3,14 @@
     python -m jaxgpt.train --config configs/gpt2.py --config.data.path=my_text/
     python -m jaxgpt.train --config configs/gpt2.py:gpt2-medium --config.data.path=my_text/
 
-The argument after the colon is any shape of jaxgpt.presets.PRESETS.
+The argument after the colon is any shape of jaxgpt.config.presets.PRESETS.
 
 Cost: 124,439,808 parameters (and 47 rows that pad the table); half a million tokens a step, 19,000 steps, 10 billion tokens: for a GPU. Result: not
 yet measured on one. The usual rates and schedule of this size (Radford et al. 2019; Brown et al. 2020, table 2.1).
 """
 
 from jaxgpt.config import default_config
-from jaxgpt.presets import preset
+from jaxgpt.config.presets import preset
 
 
 def get_config(shape: str = "gpt2"):

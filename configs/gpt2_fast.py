@@ -12,7 +12,7 @@ step in 8 parts of 64 windows (for a GPU of 24 GiB: --config.train.grad_accumula
 """
 
 from jaxgpt.config import default_config
-from jaxgpt.presets import preset
+from jaxgpt.config.presets import preset
 
 
 def get_config():

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import claim
-from jaxgpt import cli, records
+from jaxgpt.common import cli
+from jaxgpt.common.files import write_atomically
 from jaxgpt.config import UserError
-from jaxgpt.files import write_atomically
+from jaxgpt.runs import records
 
 # The modules, in the order of the notes.
 CLAIMS = [

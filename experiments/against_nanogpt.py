@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from jaxgpt import cli
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
 
 # A step's shapes: layers, heads, width, context, batch, vocabulary.

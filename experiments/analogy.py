@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import tables, vectors, word_tests
-from jaxgpt.nearest import rank_of
+from jaxgpt.vectors import tables, word_tests, word_vectors
+from jaxgpt.vectors.nearest import rank_of
 
 CLAIM = "In a well trained table king - man + woman is near queen."
 DESIGN = (
@@ -87,7 +87,7 @@ def real_tables() -> list[tables.Table]:
     """Those whose packages are installed."""
     return [
         tables.open_vectors(name, None, None)
-        for name, package in vectors.PACKAGES.items()
+        for name, package in word_vectors.PACKAGES.items()
         if importlib.util.find_spec(package.module)
         and (name != "glove" or importlib.util.find_spec("pyarrow"))
     ]

@@ -14,10 +14,11 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Check, Effect, Result, Setting
-from jaxgpt import batches, data
-from jaxgpt.checkpoint import Run
-from jaxgpt.evaluate import window_losses
-from jaxgpt.steps import token_losses
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.runs.checkpoint import Run
+from jaxgpt.training.evaluation import window_losses
+from jaxgpt.training.steps import token_losses
 
 CLAIM = "The loss of a character is -log of the probability that the model gave it, and falls as the model learns."
 DESIGN = (
@@ -49,7 +50,7 @@ def history(run: Run) -> list[tuple[int, float]]:
 def by_position(run: Run, tokens: int) -> list[float]:
     """Mean validation loss [T] at each position of the window."""
     windows = batches.eval_batches(
-        data.prepare(run.config.data).valid.ids, context_length=run.config.model.context_length, batch_size=64,
+        prepare_dataset(run.config.data).valid.ids, context_length=run.config.model.context_length, batch_size=64,
         max_tokens=tokens,
     )  # fmt: skip
     # Whole windows alone: positions then have equally many.

@@ -20,9 +20,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt import checkpoint, cli, config, tokenizers, train
-from jaxgpt.presets import PRESETS
-from jaxgpt.steps import build, init_state
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.config.presets import PRESETS
+from jaxgpt.data import tokenizers
+from jaxgpt.runs import checkpoint
+from jaxgpt.training import loop
+from jaxgpt.training.steps import build, init_state
 
 EVERY = 50
 
@@ -64,7 +68,7 @@ def char(folder: Path) -> str:
         "train.embedding_snapshots": "0", "train.sample_tokens": "0", "train.eval_tokens": "4096",
     }  # fmt: skip
     cfg = config.from_config_dict(config.apply_overrides(values, overrides))
-    trainer = train.Trainer([(cfg, folder)])
+    trainer = loop.Trainer([(cfg, folder)])
     checkpoints = trainer.runs[0].checkpoints
     save = checkpoints.save = Stopwatch(checkpoints.save)
     feed = trainer._batches = Stopwatch(trainer._batches)

@@ -36,9 +36,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt import cli, records
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.word_tests import Estimate
+from jaxgpt.runs import records
+from jaxgpt.vectors.word_tests import Estimate
 
 HOLDS, NOISE, UNTOLD, FAILS = "holds", "inside noise", "cannot be told at this size", "does not hold"
 VERDICTS = (FAILS, UNTOLD, NOISE, HOLDS)  # the worst first

@@ -15,22 +15,16 @@ import numpy as np
 
 from experiments import trained
 from experiments.claim import Setting, mean
-from jaxgpt import (
-    batches,
-    checkpoint,
-    config,
-    corpora,
-    costs,
-    data,
-    evaluate,
-    records,
-    starting,
-    steps,
-    sweep,
-)
+from jaxgpt import config
 from jaxgpt.config import Config, UserError
-from jaxgpt.model import GPT, init_params
-from jaxgpt.sweep_members import Row
+from jaxgpt.data import batches, corpora
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.runs import checkpoint, records
+from jaxgpt.sweeps import groups
+from jaxgpt.sweeps.members import Row
+from jaxgpt.training import costs, evaluation, starting, steps
 
 # For all that compares widths: rates that stand still when d_model grows (Yang et al. 2022), so that no width is
 # compared at a rate that suits another.
@@ -48,15 +42,15 @@ def base(setting: Setting, **overrides: Any) -> Config:
     """
     pick = setting.pick
     small = Config(
-        model=config.Model(
+        model=config.ModelConfig(
             context_length=pick(8, 32, 256), d_model=pick(8, 64, 384), num_layers=pick(1, 2, 6), num_heads=pick(2, 4, 6),
             activation="relu", position="rotary",
         ),
         data=dataclasses.replace(
             trained.text_of(setting, "shakespeare", pick(40_000, None, None)), batch_size=pick(2, 16, 64)
         ),
-        optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(1, 20, 100)),
-        train=config.Train(
+        optim=config.OptimConfig(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(1, 20, 100)),
+        train=config.TrainConfig(
             num_steps=pick(3, 300, 3_000), eval_every=0, eval_tokens=pick(64, 16_384, 65_536), eval_batch_size=pick(8, 64, 64),
             log_every=pick(1, 20, 100), checkpoint_every=0, keep_checkpoints=1, sample_tokens=0, embedding_snapshots=0,
         ),
@@ -85,11 +79,11 @@ def train(
     ]
     what = json.dumps([config.to_json(base), members], sort_keys=True)
     folder = setting.folder / f"{name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
-    options = sweep.Options()
+    options = groups.Options()
     if jax.default_backend() == "cpu":
         # One lane after another: a small model's matrices, batched, take longer there. As many as there are: they fit.
-        options = sweep.Options(width=1, group_size=len(members))
-    rows = sweep.run(base, members, folder, options)
+        options = groups.Options(width=1, group_size=len(members))
+    rows = groups.run(base, members, folder, options)
     if failed := [f"{row.workdir}: {row.status}" for row in rows if row.status != "done"]:
         raise UserError(f"training failed: {'; '.join(failed)}")
     each = iter(rows)
@@ -109,7 +103,7 @@ def curve(row: Row) -> dict[int, float]:
 
 def resolved(cfg: Config) -> Config:
     """The config with what its text decides: the vocabulary's size."""
-    return starting.resolve(cfg, data.prepare(cfg.data).tokenizer)
+    return starting.resolve(cfg, prepare_dataset(cfg.data).tokenizer)
 
 
 def size(cfg: Config) -> dict[str, int]:
@@ -120,12 +114,12 @@ def size(cfg: Config) -> dict[str, int]:
 
 def loss_on(
     model: GPT, params: dict, ids: np.ndarray, tokens: int, batch_size: int = 64
-) -> evaluate.Evaluation:
+) -> evaluation.Evaluation:
     """The evaluation of the first so many tokens."""
     windows = batches.eval_batches(
         ids, context_length=model.cfg.context_length, batch_size=batch_size, max_tokens=tokens
     )
-    return evaluate.evaluate(model, params, windows)
+    return evaluation.evaluate(model, params, windows)
 
 
 def load(row: Row) -> checkpoint.Run:
@@ -139,7 +133,7 @@ def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]
     calls, times = {}, {label: [] for label in configs}
     for label, cfg in configs.items():
         cfg = resolved(cfg)
-        ids, parts = data.prepare(cfg.data).train.ids, steps.build(cfg)
+        ids, parts = prepare_dataset(cfg.data).train.ids, steps.build(cfg)
         params = init_params(parts.model, jax.random.key(0))
         state = steps.init_state(parts.model, parts.optimizer, jax.random.key(0), params)
         batch = batches.batch_at(

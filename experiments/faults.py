@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.torture import same
-from jaxgpt import cli
+from jaxgpt.common import cli
 
 ROOT = Path(__file__).parent.parent
 HALF, WHOLE = 20, 40  # steps; checkpoints at 10, 20, ...
@@ -310,7 +310,7 @@ def flipped_bytes(place: Path, half: Path, count: int, rng: random.Random) -> st
 
     import jaxgpt
     from jaxgpt.config import UserError
-    from jaxgpt.model import named_leaves
+    from jaxgpt.model.sharding import named_leaves
 
     folder = place / "bytes"
     good = [np.asarray(leaf) for _, leaf in named_leaves(jaxgpt.load(half, step=HALF).params)]

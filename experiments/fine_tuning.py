@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
-from jaxgpt import data
-from jaxgpt.nearest import unit
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.vectors.nearest import unit
 
 CLAIM = (
     "Fine-tuning can update everything, keep the embeddings as they are, or train embeddings alone: each learns the new text, "
@@ -55,7 +55,7 @@ def measure(setting: Setting) -> Result:
     rows = comparing.train(
         setting, "fine_tuning", base, variants, [{"init_from": str(run.workdir)} for run in bases]
     )
-    old_ids = data.prepare(first.data).valid.ids  # known tokens keep their ids
+    old_ids = prepare_dataset(first.data).valid.ids  # known tokens keep their ids
     old = {"before": [comparing.loss_on(run.model, run.params, old_ids, tokens).loss for run in bases]}
     new: dict[str, list[float]] = {}
     cosines: dict[str, list[float]] = {}

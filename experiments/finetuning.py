@@ -22,10 +22,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt import batches, checkpoint, cli, config, corpora, costs, data, optim, starting, steps, trainable
-from jaxgpt.evaluate import evaluate
-from jaxgpt.model import init_params, named_leaves
-from jaxgpt.train import train
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.data import batches, corpora
+from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.model.parameters import init_params
+from jaxgpt.model.sharding import named_leaves
+from jaxgpt.runs import checkpoint
+from jaxgpt.training import costs, optim, starting, steps, trainable
+from jaxgpt.training.evaluation import evaluate
+from jaxgpt.training.loop import train
 
 MODES = ("all", "frozen", "new_embeddings", "lora")
 TABLE = "token_embedding/embedding"
@@ -53,7 +59,7 @@ def loss_on(model, params: dict, ids: np.ndarray, tokens: int) -> float:
 class Training:
     """A config's training, compiled once for all seeds."""
 
-    def __init__(self, cfg: config.Config, dataset: data.Dataset) -> None:
+    def __init__(self, cfg: config.Config, dataset: Dataset) -> None:
         self.cfg, self.ids = cfg, dataset.train.ids
         self.parts = steps.build(cfg)
         self._step = jax.jit(self.parts.train_step, donate_argnums=0)
@@ -86,14 +92,14 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
 
 
-def mode_config(mode: str, base: Path, new_text: str, args) -> tuple[config.Config, data.Dataset]:
+def mode_config(mode: str, base: Path, new_text: str, args) -> tuple[config.Config, Dataset]:
     """A mode of configs/finetune.py from a base run, resolved, and its data."""
     overrides = {
         "init_from": str(base), "data.tokenizer_path": str(base / "tokenizer.json"), "train.num_steps": str(args.steps),
         "data.path": new_text,
     }  # fmt: skip
     cfg = cli.read_config(f"configs/finetune.py:{mode}", overrides | (QUICK if args.quick else {}))
-    dataset = data.prepare(cfg.data)
+    dataset = prepare_dataset(cfg.data)
     return starting.resolve(cfg, dataset.tokenizer), dataset
 
 
@@ -114,7 +120,7 @@ def fine_tune(mode: str, base: Path, new_text: str, seeds: int, args) -> dict[st
     cfg, dataset = mode_config(mode, base, new_text, args)
     run = checkpoint.load(base)
     known = run.tokenizer.vocab_size
-    old_ids = data.prepare(run.config.data).valid.ids  # ids of known tokens are the same
+    old_ids = prepare_dataset(run.config.data).valid.ids  # ids of known tokens are the same
     training, rows = Training(cfg, dataset), []
     for seed in range(seeds):
         seeded = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, seed=seed))
@@ -165,7 +171,7 @@ def word_vectors(folder: Path, seeds: int, args) -> dict[str, list[list[float]]]
     found: dict[str, list[list[float]]] = {}
     for name, given in (("vectors", vectors), ("drawn", "")):
         cfg = cli.read_config("configs/word.py", overrides | {"init_vectors": given})
-        dataset = data.prepare(cfg.data)
+        dataset = prepare_dataset(cfg.data)
         cfg = starting.resolve(cfg, dataset.tokenizer)
         training = Training(cfg, dataset)
         found[name] = []

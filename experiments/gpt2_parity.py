@@ -27,12 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgpt
-from jaxgpt import cli, corpora, gpt2, tokenizers, train
-from jaxgpt.config import Config, Data, Model, Optim, Train, UserError
-from jaxgpt.generate import Sampler, generate_ids
-from jaxgpt.model import count_params
-from jaxgpt.steps import token_losses
-from jaxgpt.tensor_files import open_tensors
+from jaxgpt.common import cli
+from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxgpt.data import corpora, tokenizers
+from jaxgpt.model.generation import Sampler, generate_ids
+from jaxgpt.model.parameters import count_params
+from jaxgpt.runs import gpt2
+from jaxgpt.runs.tensor_files import open_tensors
+from jaxgpt.training import loop
+from jaxgpt.training.steps import token_losses
 
 LIMIT = 1e-4  # on logits, float32
 NEW_TOKENS = 50
@@ -192,15 +195,17 @@ def exporting(report: Report, python: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "text.txt").write_text(text, "utf-8")
             cfg = Config(
-                model=Model(**{"context_length": 64, "d_model": 64, "num_layers": 2, "num_heads": 4} | model),
-                data=Data(path=str(Path(folder, "text.txt")), batch_size=16, **data),
-                optim=Optim(warmup_steps=10, learning_rate=3e-3),
-                train=Train(
+                model=ModelConfig(
+                    **{"context_length": 64, "d_model": 64, "num_layers": 2, "num_heads": 4} | model
+                ),
+                data=DataConfig(path=str(Path(folder, "text.txt")), batch_size=16, **data),
+                optim=OptimConfig(warmup_steps=10, learning_rate=3e-3),
+                train=TrainConfig(
                     num_steps=steps, eval_every=0, checkpoint_every=0, sample_tokens=0, embedding_snapshots=0
                 ),
             )
             print(f"export: {name}, after {steps} steps", flush=True)
-            train.train(cfg, Path(folder, "run"))
+            loop.train(cfg, Path(folder, "run"))
             run = jaxgpt.load(Path(folder, "run"))
             for note in gpt2.export_run(run, Path(folder, "out")):
                 print(f"  note: {note}")

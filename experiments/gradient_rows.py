@@ -15,8 +15,13 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Check, Result, Setting
-from jaxgpt import batches, config, data, steps
-from jaxgpt.model import GPT, init_params, named_leaves
+from jaxgpt import config
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.model.sharding import named_leaves
+from jaxgpt.training import steps
 
 CLAIM = (
     "Backpropagation updates embeddings like any weight, and of a table that is not the head as well only the rows that "
@@ -35,7 +40,7 @@ def base_config(setting: Setting, **model: Any) -> config.Config:
     """The models whose first steps are looked at."""
     pick = setting.pick
     text = trained.text_of(setting, "shakespeare", pick(40_000, 1_000_000, None))
-    sizes = config.Model(
+    sizes = config.ModelConfig(
         context_length=pick(16, 64, 64),
         d_model=pick(16, 64, 256),
         num_layers=2,
@@ -48,8 +53,8 @@ def base_config(setting: Setting, **model: Any) -> config.Config:
         data=dataclasses.replace(
             text, tokenizer="word", vocab_size=pick(512, 4_096, 8_192), batch_size=pick(4, 16, 16)
         ),
-        optim=config.Optim(warmup_steps=0),
-        train=config.Train(num_steps=100),
+        optim=config.OptimConfig(warmup_steps=0),
+        train=config.TrainConfig(num_steps=100),
     )
 
 
@@ -135,7 +140,7 @@ def measure(setting: Setting) -> Result:
     num_steps = setting.pick(2, 20, 20)
     for kind, tied in (("untied", False), ("tied", True)):
         cfg = base_config(setting, tie_embeddings=tied)
-        dataset = data.prepare(cfg.data)
+        dataset = prepare_dataset(cfg.data)
         cfg = trained.changed(cfg, {"model.vocab_size": dataset.tokenizer.vocab_size})
         ids = dataset.train.ids
         found[kind] = gradients(cfg, ids, setting.seeds)

@@ -12,10 +12,11 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Check, Effect, Result, Setting
-from jaxgpt import batches, data
-from jaxgpt.checkpoint import Run
-from jaxgpt.evaluate import window_losses
-from jaxgpt.report.capture import capture
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.inspect.capture import capture
+from jaxgpt.runs.checkpoint import Run
+from jaxgpt.training.evaluation import window_losses
 
 CLAIM = "Heads work in parallel, each proposes a change, and the changes add up to what attention adds to the stream."
 DESIGN = (
@@ -75,7 +76,7 @@ def ablate(run: Run, windows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 def measure(setting: Setting) -> Result:
     """See DESIGN."""
     runs = trained.characters(setting)
-    ids = data.prepare(runs[0].config.data).valid.ids
+    ids = prepare_dataset(runs[0].config.data).valid.ids
     T = runs[0].config.model.context_length
     windows = list(
         batches.eval_batches(ids, context_length=T, batch_size=64, max_tokens=T * setting.pick(16, 256, 256))

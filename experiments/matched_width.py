@@ -10,7 +10,7 @@ from typing import Any
 from experiments import claim, comparing
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.config import Config
-from jaxgpt.model import count_params, param_shapes
+from jaxgpt.model.parameters import count_params, param_shapes
 
 CLAIM = "The width of the embedding should match the hidden size of the transformer."
 DESIGN = (

@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import tables, word_tests
-from jaxgpt.nearest import unit
+from jaxgpt.vectors import tables, word_tests
+from jaxgpt.vectors.nearest import unit
 
 CLAIM = "Embeddings start random, and training makes tokens that are used alike alike."
 DESIGN = (

@@ -17,8 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt import batches, cli, config, data, optim, steps
-from jaxgpt.model import GPT
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.model.gpt import GPT
+from jaxgpt.training import optim, steps
 
 BASE_WIDTH = 64
 POWERS = range(-12, -3)  # of two: the rates that are tried
@@ -93,7 +97,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", default=None, type=Path, help="a file for the scores")
     args = parser.parse_args(argv)
     cli.set_up_process()
-    dataset = data.prepare(config.Data(path=args.text))
+    dataset = prepare_dataset(config.DataConfig(path=args.text))
     widths = [int(width) for width in args.widths.split(",")]
     result: dict[str, dict[int, list[float]]] = {}
     for parametrization in ("standard", "mup"):

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgpt import cli
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.nearest import nearest
+from jaxgpt.vectors.nearest import nearest
 
 
 def _ours(table_ND: np.ndarray, Q: int, k: int) -> Callable[[], np.ndarray]:

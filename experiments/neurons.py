@@ -13,10 +13,11 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import data
-from jaxgpt.checkpoint import Run
-from jaxgpt.model import GPT, init_params
-from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.data.tokenizers import Tokenizer
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.runs.checkpoint import Run
 
 CLAIM = "The MLP's ReLU neurons recognise patterns: a neuron fires on some contexts and not on others."
 DESIGN = (
@@ -115,7 +116,7 @@ def measure(setting: Setting) -> Result:
     runs = trained.characters(setting)
     T = runs[0].config.model.context_length
     count = setting.pick(120, 512, 1024)
-    ids = np.asarray(data.prepare(runs[0].config.data).valid.ids[: count * T], np.int32)
+    ids = np.asarray(prepare_dataset(runs[0].config.data).valid.ids[: count * T], np.int32)
     texts = [x[: len(x) // T * T].reshape(-1, T) for x in (ids, np.random.default_rng(0).permutation(ids))]
     found = [look(run, *texts, seed) for seed, run in enumerate(runs)]
 

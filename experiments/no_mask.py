@@ -14,10 +14,11 @@ import numpy as np
 
 from experiments import claim, comparing
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import baselines, data
-from jaxgpt.evaluate import window_losses
-from jaxgpt.model import GPT
-from jaxgpt.steps import token_losses
+from jaxgpt.data import baselines
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.model.gpt import GPT
+from jaxgpt.training.evaluation import window_losses
+from jaxgpt.training.steps import token_losses
 
 CLAIM = "Without the triangular mask a model cheats: it reads the answer, and has learned nothing that it could write with."
 DESIGN = (
@@ -61,7 +62,7 @@ def measure(setting: Setting) -> Result:
     variants = {"mask": {"model.causal": True}, "no mask": {"model.causal": False}}
     rows = comparing.train(setting, "no_mask", base, variants)
     apparent = {label: comparing.losses(found) for label, found in rows.items()}
-    dataset = data.prepare(base.data)
+    dataset = prepare_dataset(base.data)
     T, count = base.model.context_length, setting.pick(2, 256, 512)
     ids = dataset.valid.ids.astype(np.int32)
     windows = ids[: count * (T + 1)].reshape(count, T + 1)

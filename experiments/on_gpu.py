@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from jaxgpt import cli
+from jaxgpt.common import cli
 
 # By name: seconds that it may take, the module, its arguments ({nanogpt}, {text}, {python} filled in), and
 # what makes it small.

@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import data, tokenizers
+from jaxgpt.data import tokenizers
+from jaxgpt.data.dataset import prepare_dataset
 
 CLAIM = "Too large a dimension on little data overfits."
 DESIGN = (
@@ -25,7 +26,7 @@ def measure(setting: Setting) -> Result:
     widths = setting.pick((8, 16), (16, 64, 192), (64, 256, 768))
     amounts = setting.pick((3_000, 12_000), (4_000, 16_000, 64_000), (16_000, 128_000, 1_000_000))
     tokens = setting.pick(64, 16_384, 65_536)
-    whole = data.prepare(trained.text_of(setting, "shakespeare", setting.pick(40_000, None, None)))
+    whole = prepare_dataset(trained.text_of(setting, "shakespeare", setting.pick(40_000, None, None)))
     letters = setting.folder / "letters.json"
     setting.folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(
@@ -48,7 +49,7 @@ def measure(setting: Setting) -> Result:
     gaps: dict[str, list[float]] = {}
     for label, found in rows.items():
         runs = [comparing.load(row) for row in found]
-        seen_ids = data.prepare(runs[0].config.data).train.ids
+        seen_ids = prepare_dataset(runs[0].config.data).train.ids
         unseen[label] = [
             comparing.loss_on(run.model, run.params, whole.valid.ids, tokens).loss for run in runs
         ]

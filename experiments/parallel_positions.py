@@ -16,7 +16,8 @@ import numpy as np
 from experiments import claim
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt import config
-from jaxgpt.model import GPT, KVCache, init_params
+from jaxgpt.model.gpt import GPT, KVCache
+from jaxgpt.model.parameters import init_params
 
 CLAIM = "All positions of a text are processed in parallel: one pass gives what a step for each token gives, and sooner."
 DESIGN = (
@@ -71,7 +72,7 @@ def measure(setting: Setting) -> Result:
     """See DESIGN."""
     lengths = setting.pick([4, 16], [4, 16, 64, 256, 1024], [16, 64, 256, 1024, 4096])
     size = setting.pick(32, 128, 768)
-    cfg = config.Model(
+    cfg = config.ModelConfig(
         vocab_size=256, context_length=max(lengths), d_model=size, num_layers=setting.pick(1, 4, 12), num_heads=4,
         position="rotary", init="fan_in",
     )  # fmt: skip

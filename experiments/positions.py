@@ -18,10 +18,12 @@ import numpy as np
 
 from experiments import claim, comparing
 from experiments.claim import Check, Effect, Estimate, Result, Setting, difference, mean
-from jaxgpt import config, optim
+from jaxgpt import config
 from jaxgpt.config import Config
-from jaxgpt.model import GPT, init_params
-from jaxgpt.steps import token_losses
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.training import optim
+from jaxgpt.training.steps import token_losses
 
 CLAIM = (
     "Token embeddings alone do not hold the order of the tokens; a table of positions adds it, and a causal mask alone "
@@ -54,12 +56,12 @@ def questions(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 def order_config(setting: Setting, position: str, causal: bool) -> Config:
     """The model that is asked."""
     return Config(
-        model=config.Model(
+        model=config.ModelConfig(
             vocab_size=LETTERS, context_length=LETTERS + 2, d_model=setting.pick(8, 32, 64), num_layers=setting.pick(1, 2, 2),
             num_heads=setting.pick(1, 4, 4), activation="relu", position=position, causal=causal,
         ),
-        optim=config.Optim(learning_rate=4e-3, warmup_steps=setting.pick(1, 50, 50)),
-        train=config.Train(num_steps=setting.pick(3, 400, 3_000), sample_tokens=0),
+        optim=config.OptimConfig(learning_rate=4e-3, warmup_steps=setting.pick(1, 50, 50)),
+        train=config.TrainConfig(num_steps=setting.pick(3, 400, 3_000), sample_tokens=0),
     )  # fmt: skip
 
 

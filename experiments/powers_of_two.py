@@ -13,8 +13,9 @@ import numpy as np
 
 from experiments import claim
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import config, costs, steps
-from jaxgpt.model import count_params, param_shapes
+from jaxgpt import config
+from jaxgpt.model.parameters import count_params, param_shapes
+from jaxgpt.training import costs, steps
 
 CLAIM = "A d_model that is a power of two makes training faster than one a little smaller that is none."
 DESIGN = (
@@ -35,12 +36,12 @@ def make_config(d_model: int, setting: Setting) -> config.Config:
     """The run whose steps are timed."""
     pick = setting.pick
     return config.Config(
-        model=config.Model(
+        model=config.ModelConfig(
             vocab_size=256, context_length=pick(16, 64, 512), d_model=d_model, num_layers=pick(1, 2, 8), num_heads=2,
             activation="relu", dtype=pick("float32", "float32", "bfloat16"),
         ),
-        data=config.Data(batch_size=pick(2, 8, 32)),
-        train=config.Train(num_steps=100, attention="explicit"),  # cuDNN's takes some head widths alone
+        data=config.DataConfig(batch_size=pick(2, 8, 32)),
+        train=config.TrainConfig(num_steps=100, attention="explicit"),  # cuDNN's takes some head widths alone
     )  # fmt: skip
 
 

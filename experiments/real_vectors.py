@@ -11,7 +11,8 @@ import json
 import time
 from pathlib import Path
 
-from jaxgpt import cli, embeddings
+from jaxgpt import embeddings
+from jaxgpt.common import cli
 
 
 def main(argv: list[str]) -> None:

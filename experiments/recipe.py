@@ -17,9 +17,13 @@ from pathlib import Path
 
 import jax
 
-from jaxgpt import batches, cli, config, data, optim, steps
-from jaxgpt.evaluate import evaluate
-from jaxgpt.train import resolve
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.training import optim, steps
+from jaxgpt.training.evaluation import evaluate
+from jaxgpt.training.loop import resolve
 
 CONFIG = "configs/char_fast.py"
 # The recipe before anything was taken out of it: the config, and what turned out to be within the noise.
@@ -51,7 +55,7 @@ VARIANTS = {
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
-def losses(cfg: config.Config, dataset: data.Dataset, seeds: list[int]) -> list[float]:
+def losses(cfg: config.Config, dataset: Dataset, seeds: list[int]) -> list[float]:
     """The validation loss after training, for each seed; compiled once."""
     model, _, optimizer, train_step = steps.build(cfg)
     step = jax.jit(train_step, donate_argnums=0)
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", default=None, type=Path, help="a file for the losses; those in it are kept")
     args = parser.parse_args(argv)
     cli.set_up_process()
-    dataset = data.prepare(config.Data(path=args.text))
+    dataset = prepare_dataset(config.DataConfig(path=args.text))
     found: dict[str, list[float]] = {}
     if args.json and args.json.is_file():
         found = json.loads(args.json.read_text())

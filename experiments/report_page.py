@@ -21,15 +21,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt import cli, config, tokenizers
-from jaxgpt.checkpoint import Run
+from jaxgpt import config
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.model import GPT, init_params
-from jaxgpt.presets import PRESETS
-from jaxgpt.report import page
-from jaxgpt.report.payload import payload
-from jaxgpt.report.subject import Probe, Subject
-from jaxgpt.report.write import report
+from jaxgpt.config.presets import PRESETS
+from jaxgpt.data import tokenizers
+from jaxgpt.inspect import page
+from jaxgpt.inspect.payload import payload
+from jaxgpt.inspect.subject import Probe, Subject
+from jaxgpt.inspect.write import report
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.runs.checkpoint import Run
 
 TEXT = (
     "The report of a model shows what it has learned, and how: the text is read from left to right, and at every place the "

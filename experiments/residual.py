@@ -15,10 +15,13 @@ import numpy as np
 
 from experiments import claim, comparing
 from experiments.claim import Effect, Result, Setting
-from jaxgpt import batches, config, data
-from jaxgpt.model import GPT, init_params
-from jaxgpt.report.capture import capture
-from jaxgpt.steps import mean_loss
+from jaxgpt import config
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.inspect.capture import capture
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.training.steps import mean_loss
 
 CLAIM = "With a residual, x + f(x), a layer only has to learn a change; without one, f(x), a deep model hardly learns."
 DESIGN = (
@@ -33,13 +36,13 @@ DRAWS = 8  # of first parameters, a seed
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _block_norms(cfg: config.Model, params: dict, batch: jax.Array) -> jax.Array:
+def _block_norms(cfg: config.ModelConfig, params: dict, batch: jax.Array) -> jax.Array:
     grads = jax.grad(lambda p: mean_loss(GPT(cfg), p, batch))(params)
     blocks = [grads[f"block_{i}"] for i in range(cfg.num_layers)]
     return jnp.stack([jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(b))) for b in blocks])
 
 
-def gradient_norms(cfg: config.Model, params: dict, ids: np.ndarray) -> list[float]:
+def gradient_norms(cfg: config.ModelConfig, params: dict, ids: np.ndarray) -> list[float]:
     """The norm of each block's gradient [L] on the same 16 windows."""
     batch = batches.batch_at(ids, 0, seed=99, batch_size=16, context_length=cfg.context_length)
     return np.asarray(_block_norms(cfg, params, batch)).tolist()
@@ -74,7 +77,7 @@ def measure(setting: Setting) -> Result:
         for rate in rates
     }  # fmt: skip
     rows = comparing.train(setting, "residual", base, variants)
-    ids = data.prepare(base.data).train.ids
+    ids = prepare_dataset(base.data).train.ids
     losses: dict[str, dict[str, list[float]]] = {"with": {}, "without": {}}
     chosen: dict[str, float] = {}
     shares: dict[str, dict[str, dict[str, list[float]]]] = {"start": {}, "end": {}}

@@ -12,9 +12,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from jaxgpt import cli, config, costs, sharding, traffic
-from jaxgpt.model import param_shapes
-from jaxgpt.presets import PRESETS
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.config.presets import PRESETS
+from jaxgpt.model import sharding
+from jaxgpt.model.parameters import param_shapes
+from jaxgpt.training import costs, traffic
 
 FLOPS = 0.45 * 989e12
 ROWS = 8  # windows a device
@@ -24,7 +27,7 @@ MESHES = {
 }
 
 
-def shape(name: str) -> config.Model:
+def shape(name: str) -> config.ModelConfig:
     """A preset as it would be trained on GPUs."""
     return dataclasses.replace(PRESETS[name], dtype="bfloat16", vocab_multiple=128, use_bias=False)
 
@@ -47,8 +50,8 @@ d_model x 2 in bfloat16. Then a step sends, from each device,
 | fsdp | their gradients are summed into shares | (fsdp - 1) / fsdp x P / tensor |
 | tensor | the stream is summed twice a layer forward and twice backward, once for the embedding and once for the head's gradient | (4 layers + 2) x 2 (tensor - 1) / tensor x A |
 
-With gradient accumulation the two rows of fsdp come once a part. The code is [`jaxgpt/traffic.py`](../jaxgpt/traffic.py); `--dry_run` prints it
-for any config. [`tests/test_sharding.py`](../tests/test_sharding.py) compiles the step for eight simulated devices and adds up the collectives that
+With gradient accumulation the two rows of fsdp come once a part. The code is [`jaxgpt/training/traffic.py`](../jaxgpt/training/traffic.py); `--dry_run` prints it
+for any config. [`tests/model/test_sharding.py`](../tests/model/test_sharding.py) compiles the step for eight simulated devices and adds up the collectives that
 XLA put in: the formula agrees with them within 1 % along each axis, less two differences of XLA's CPU backend: it sums gradients whole
 where a GPU's sums them into shares, and it sums what comes back through query, key and value apart (2 sums a layer more).
 
@@ -73,7 +76,7 @@ the least over the slow links.
 def example() -> str:
     """The first row that has all three axes at work, with its numbers put in."""
     model, sizes = shape("gpt3-6.7b"), {"data": 4, "fsdp": 8, "tensor": 2}
-    cfg = config.Config(model=model, data=config.Data(batch_size=ROWS * 64))
+    cfg = config.Config(model=model, data=config.DataConfig(batch_size=ROWS * 64))
     sent = traffic.traffic(cfg, sizes)
     stream = ROWS * 64 // (4 * 8) * model.context_length * model.d_model * 2
     params = param_shapes(model)
@@ -101,7 +104,7 @@ def table(name: str) -> str:
     for count, meshes in MESHES.items():
         for mesh in meshes:
             sizes = dict(zip(sharding.AXES, mesh, strict=True))
-            cfg = config.Config(model=model, data=config.Data(batch_size=ROWS * count))
+            cfg = config.Config(model=model, data=config.DataConfig(batch_size=ROWS * count))
             try:
                 sharding.check(sizes, param_shapes(model), cfg)
             except config.UserError:

@@ -15,9 +15,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxgpt import batches, cli, data, steps, vectors
-from jaxgpt.evaluate import evaluate
-from jaxgpt.train import resolve
+from jaxgpt.common import cli
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.training import steps
+from jaxgpt.training.evaluation import evaluate
+from jaxgpt.training.loop import resolve
+from jaxgpt.vectors import word_vectors
 
 
 def main(argv: list[str]) -> None:
@@ -38,9 +42,9 @@ def main(argv: list[str]) -> None:
         "optim.warmup_steps": "20",
     }
     cfg = cli.read_config("configs/word.py", overrides)
-    dataset = data.prepare(cfg.data)
+    dataset = prepare_dataset(cfg.data)
     cfg = resolve(cfg, dataset.tokenizer)
-    source, tokens = vectors.load(args.vectors), vectors.tokens_of(dataset.tokenizer)
+    source, tokens = word_vectors.load(args.vectors), word_vectors.tokens_of(dataset.tokenizer)
     known = sum(source.row(token) is not None for token in tokens)
     print(f"{known:,} of {len(tokens):,} tokens are words of {args.vectors}")
     model, _, optimizer, train_step = steps.build(cfg)
@@ -51,7 +55,7 @@ def main(argv: list[str]) -> None:
         label = "random rows, 0.02"
         if name != "random":
             std = {"as_it_is": None, "unit": "unit"}.get(name) if name.isidentifier() else float(name)
-            rows_VD, matched_V = vectors.rows_for(source, tokens, args.width, 0, "pca", std=std)
+            rows_VD, matched_V = word_vectors.rows_for(source, tokens, args.width, 0, "pca", std=std)
             state.params["token_embedding"]["embedding"] = jnp.asarray(rows_VD)
             label = f"{args.vectors}, {rows_VD[matched_V].std():.3f}"
         losses = {}

@@ -14,8 +14,9 @@ import numpy as np
 
 from experiments import claim, trained
 from experiments.claim import Check, Effect, Result, Setting
-from jaxgpt import data
-from jaxgpt.model import GPT, init_params
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
 
 CLAIM = "A word's embedding is the same in every sentence; attention makes of it a vector that depends on the sentence."
 DESIGN = (
@@ -88,7 +89,7 @@ def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[st
 def measure(setting: Setting) -> Result:
     """See DESIGN."""
     runs = trained.words(setting)
-    dataset = data.prepare(runs[0].config.data)
+    dataset = prepare_dataset(runs[0].config.data)
     ids = np.concatenate([dataset.train.ids, dataset.valid.ids])
     length, count = setting.pick(8, 32, 64), setting.pick(4, 24, 24)
     vocabulary = {runs[0].tokenizer.token(i): i for i in range(runs[0].tokenizer.vocab_size)}

@@ -21,8 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from jaxgpt import cli, config, data, sweep
-from jaxgpt.sweep_members import Sweep
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.sweeps import groups
+from jaxgpt.sweeps.members import Sweep
+from jaxgpt.training.starting import resolve
 
 # Each: the fields that make it.
 SIZES = {
@@ -109,12 +113,12 @@ def widths(size: str, count: int, folder: Path) -> dict:
         group, name = name.split(".")
         values[group][name] = value
     found = Sweep(values, [{"train.seed": i} for i in range(count)], folder / f"{size}-widths")
-    dataset = data.prepare(found.members[0].cfg.data)
-    cfgs = [sweep.resolve(member.cfg, dataset.tokenizer) for member in found.members]
-    timers = {w: sweep.step_timer(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
+    dataset = prepare_dataset(found.members[0].cfg.data)
+    cfgs = [resolve(member.cfg, dataset.tokenizer) for member in found.members]
+    timers = {w: groups.step_timer(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
     rounds = [{w: 1e3 * timed() for w, timed in timers.items()} for _ in range(ROUNDS + 1)][1:]  # in turns
     times = {w: statistics.median(turn[w] for turn in rounds) for w in timers}
-    chosen = sweep.best_width(found.members, dataset)
+    chosen = groups.best_width(found.members, dataset)
     text = ", ".join(f"{w}: {ms:.2f}" for w, ms in times.items())
     cost = times[chosen] / min(times.values())
     print(f"{size:6} {count} lanes, ms a member's step by lanes at once on each core: {text}; chosen: {chosen}, "
@@ -136,7 +140,7 @@ def main(argv: list[str]) -> None:
     if args.quick:
         args.members, args.sizes, args.steps = [2], ["tiny"], 10
     cli.set_up_process()
-    sweep.use_all_cores()
+    groups.use_all_cores()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs = []

@@ -34,13 +34,13 @@ CODES = {0, *(-number for number in SIGNALS), *(128 + number for number in SIGNA
 
 def config(num_steps: int):
     """A run of milliseconds a step on a text that comes with Python, with dropout, evaluations and samples."""
-    from jaxgpt.config import Config, Data, Model, Optim, Train
+    from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 
     return Config(
-        model=Model(context_length=16, d_model=16, num_layers=2, num_heads=2, dropout_rate=0.1),
-        data=Data(corpus="python_docs", batch_size=4),
-        optim=Optim(learning_rate=3e-3, warmup_steps=5),
-        train=Train(
+        model=ModelConfig(context_length=16, d_model=16, num_layers=2, num_heads=2, dropout_rate=0.1),
+        data=DataConfig(corpus="python_docs", batch_size=4),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=5),
+        train=TrainConfig(
             num_steps=num_steps, eval_every=8, log_every=1, checkpoint_every=4, sample_tokens=8, eval_tokens=512
         ),
     )  # fmt: skip
@@ -87,19 +87,20 @@ def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number
 
     threading.Thread(target=end, daemon=True).start()
     begin("start-up")
-    from jaxgpt import checkpoint, train
-    from jaxgpt.cli import set_up_process
+    from jaxgpt.common.cli import set_up_process
+    from jaxgpt.runs import checkpoint
+    from jaxgpt.training import loop
 
     for phase, owner, name in (
-        ("restore", train.Trainer, "_newest_state"),
-        ("step", train.Trainer, "_batches"),
-        ("evaluation", train.Trainer, "_evaluate"),
+        ("restore", loop.Trainer, "_newest_state"),
+        ("step", loop.Trainer, "_batches"),
+        ("evaluation", loop.Trainer, "_evaluate"),
         ("save", checkpoint.Checkpoints, "save"),
         ("save", checkpoint.Checkpoints, "wait"),
     ):
         setattr(owner, name, telling(phase, getattr(owner, name)))
     set_up_process()
-    result = train.train(config(num_steps), folder)
+    result = loop.train(config(num_steps), folder)
     sys.exit(0 if result.signal is None else 128 + result.signal)
 
 
@@ -154,7 +155,7 @@ def same(one: Path, other: Path) -> dict:
     import numpy as np
 
     import jaxgpt
-    from jaxgpt.model import named_leaves
+    from jaxgpt.model.sharding import named_leaves
     from jaxgpt.reproduce import curve
 
     a, b = (named_leaves(jaxgpt.load(folder).params) for folder in (one, other))

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claim import Setting
-from jaxgpt import checkpoint, config, corpora, records, sweep
+from jaxgpt import config
 from jaxgpt.config import Config, UserError
-from jaxgpt.sweep_members import Row
+from jaxgpt.data import corpora
+from jaxgpt.runs import checkpoint, records
+from jaxgpt.sweeps import groups
+from jaxgpt.sweeps.members import Row
 
 
 def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
@@ -20,7 +23,7 @@ def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
     few = (
         base.train.num_steps < 100
     )  # then finding out how many lanes at once pay would take longer than training
-    return sweep.run(base, members, folder, sweep.Options(width=1) if few else None)
+    return groups.run(base, members, folder, groups.Options(width=1) if few else None)
 
 
 def changed(base: Config, overrides: dict[str, Any]) -> Config:
@@ -32,15 +35,15 @@ def changed(base: Config, overrides: dict[str, Any]) -> Config:
     return config.from_config_dict(values)
 
 
-def text_of(setting: Setting, corpus: str, characters: int | None) -> config.Data:
+def text_of(setting: Setting, corpus: str, characters: int | None) -> config.DataConfig:
     """A corpus, or its first so many characters, as where a config reads its text."""
     if characters is None:
-        return config.Data(corpus=corpus)
+        return config.DataConfig(corpus=corpus)
     path = setting.folder / f"{corpus}_{characters}.txt"
     if not path.exists():
         records.make_folder(path.parent)
         path.write_text("".join(corpora.open_corpus(corpus, "").read())[:characters], "utf-8")
-    return config.Data(path=str(path))
+    return config.DataConfig(path=str(path))
 
 
 def folder_of(setting: Setting, kind: str, base: Config) -> Path:
@@ -63,13 +66,13 @@ def characters(setting: Setting) -> list[checkpoint.Run]:
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick
     base = Config(
-        model=config.Model(
+        model=config.ModelConfig(
             context_length=pick(32, 64, 256), d_model=pick(16, 64, 384), num_layers=pick(2, 4, 6), num_heads=pick(2, 4, 6),
             activation="relu",
         ),
         data=dataclasses.replace(data, batch_size=pick(4, 16, 64)),
-        optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(2, 50, 100)),
-        train=config.Train(
+        optim=config.OptimConfig(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(2, 50, 100)),
+        train=config.TrainConfig(
             num_steps=pick(20, 600, 3_000), eval_every=pick(10, 100, 500), eval_tokens=pick(512, 16_384, 65_536),
             log_every=pick(5, 20, 50), checkpoint_every=0, sample_tokens=0,
         ),
@@ -82,13 +85,13 @@ def words(setting: Setting) -> list[checkpoint.Run]:
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick
     base = Config(
-        model=config.Model(
+        model=config.ModelConfig(
             context_length=pick(16, 64, 128), d_model=pick(16, 64, 256), num_layers=pick(2, 3, 4), num_heads=pick(2, 4, 4),
             activation="relu",
         ),
         data=dataclasses.replace(data, tokenizer="word", vocab_size=pick(512, 5_000, 8_192), batch_size=pick(4, 16, 64)),
-        optim=config.Optim(learning_rate=pick(1e-2, 4e-3, 2e-3), warmup_steps=pick(2, 50, 100)),
-        train=config.Train(
+        optim=config.OptimConfig(learning_rate=pick(1e-2, 4e-3, 2e-3), warmup_steps=pick(2, 50, 100)),
+        train=config.TrainConfig(
             num_steps=pick(20, 600, 4_000), eval_every=pick(10, 200, 500), eval_tokens=pick(512, 16_384, 65_536),
             log_every=pick(5, 20, 50), checkpoint_every=0, sample_tokens=0,
         ),

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgpt import cli, nearest, tables, train, word_tests
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
+from jaxgpt.training import loop
+from jaxgpt.vectors import nearest, tables, word_tests
 
 CONFIG = "configs/word.py"
 WORDS = "king man father day two good hand sword house great come thou".split()
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> None:
         cfg = cli.read_config(file or CONFIG, {"data.corpus": corpus} | overrides)
         if cfg.data.tokenizer != "word":
             raise UserError(f"data.tokenizer={cfg.data.tokenizer!r}: words are asked for, choose 'word'")
-        result = train.Trainer(cfg, args.workdir / corpus).run()
+        result = loop.Trainer(cfg, args.workdir / corpus).run()
         if result.signal is not None:
             raise UserError(f"training on {corpus} was stopped: the same command goes on")
         figures[corpus] = report(args.workdir / corpus)

@@ -6,11 +6,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     # Lazy, so that `import jaxgpt` (and with it every command's --help) does not pay for JAX and Orbax.
     if name == "load":
-        from jaxgpt.checkpoint import load
+        from jaxgpt.runs.checkpoint import load
 
         return load
     if name == "capture":
-        from jaxgpt.report.capture import of_run
+        from jaxgpt.inspect.capture import of_run
 
         return of_run
     raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt import cli, geometry, nearest, tables, word_tests
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.tables import Table
-from jaxgpt.word_tests import Estimate
+from jaxgpt.vectors import geometry, nearest, tables, word_tests
+from jaxgpt.vectors.tables import Table
+from jaxgpt.vectors.word_tests import Estimate
 
 Figures = dict[str, Any]
 

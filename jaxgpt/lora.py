@@ -13,26 +13,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import jax.numpy as jnp
-
-from jaxgpt import cli, config
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
-
-
-def merge_lora(cfg: config.Model, params: dict) -> tuple[config.Model, dict]:
-    """The same function without low-rank matrices: (cfg with lora_rank 0, params); as given where there are none."""
-    if not cfg.lora_rank:
-        return cfg, params
-
-    def merged(tree: dict) -> dict:
-        found = {name: merged(x) if isinstance(x, dict) else x for name, x in tree.items()}
-        if "lora_a" in found:
-            a, b = found.pop("lora_a"), found.pop("lora_b")
-            found["kernel"] = found["kernel"] + cfg.lora_alpha / cfg.lora_rank * jnp.tensordot(a, b, 1)
-        return found
-
-    plain = {name: getattr(config.Model, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
-    return dataclasses.replace(cfg, **plain), merged(params)
+from jaxgpt.model.lora import merge_lora
 
 
 def main(argv: list[str]) -> None:
@@ -48,7 +31,7 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     cli.set_up_process()
-    from jaxgpt import checkpoint
+    from jaxgpt.runs import checkpoint
 
     run, to = checkpoint.load(args.workdir, step=args.step), Path(args.to_workdir)
     if not run.config.model.lora_rank:

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt import cli, config, data, records
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
-from jaxgpt.files import read_json
-from jaxgpt.train import train
+from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.runs import records
+from jaxgpt.training.loop import train
 
 TOLERANCE = 1e-3  # nats a token
 
@@ -120,7 +123,7 @@ def main(argv: list[str]) -> int:
     cli.set_up_process()
     done = max((step for step, _ in old), default=0)
     steps = min(done, args.steps or done)
-    dataset = data.prepare(cfg.data)
+    dataset = prepare_dataset(cfg.data)
     records.check_same_text(
         args.workdir, text_sha256=dataset.text_sha256, tokenizer_sha256=dataset.fingerprint
     )

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, evaluate, explain, generate, lora, serve, sweep, train
-from jaxgpt.model import named_leaves
-from jaxgpt.report import __main__ as report_command
-from tests.runs import metrics
+from jaxgpt import evaluate, explain, generate, lora, serve, sweep, train
+from jaxgpt import report as report_command
+from jaxgpt.common import cli
+from jaxgpt.model.sharding import named_leaves
+from tests.small_runs import metrics
 
 MAINS = {
     "train": train.main,

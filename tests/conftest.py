@@ -25,10 +25,10 @@ def _remove_cache():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder with text.txt, config.py and run/: 20 steps, saved at 10 and 20."""
-    from tests import commands, runs  # they import JAX
+    from tests import commands, small_runs  # they import JAX
 
     here = tmp_path_factory.mktemp("trained")
-    runs.write_text(here / "text.txt")
+    small_runs.write_text(here / "text.txt")
     (here / "config.py").write_text(commands.CONFIG)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(here)

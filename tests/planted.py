@@ -5,21 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.model import param_shapes
+from jaxgpt.model.parameters import param_shapes
 
 SHARP = 100.0  # a score so far above the others is all of the weight
 
 PREVIOUS, INDUCTION = (0, 0), (1, 0)  # layer, head
 
 
-def induction_model(vocab_size: int = 64, context_length: int = 32) -> tuple[config.Model, dict]:
+def induction_model(vocab_size: int = 64, context_length: int = 32) -> tuple[config.ModelConfig, dict]:
     """Two layers of two heads and no MLP: 0.0 looks at the token before, 1.0 at what followed the same token before.
 
     The stream has three parts: the token (one-hot), the position (one-hot), and the token before, which head 0.0
     writes there. Head 1.0 looks for a place whose token before is this token. Heads 0.1 and 1.1 look at all alike.
     """
     V, T = vocab_size, context_length
-    cfg = config.Model(
+    cfg = config.ModelConfig(
         vocab_size=V, context_length=T, d_model=2 * V + T, num_layers=2, num_heads=2, d_ff=8,
         norm="rmsnorm_plain", use_bias=False, attention_scale=1.0, activation="relu",
     )  # fmt: skip

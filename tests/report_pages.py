@@ -7,8 +7,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.report.payload import payload
-from jaxgpt.report.subject import open_subject, probe_of
+from jaxgpt.inspect.payload import payload
+from jaxgpt.inspect.subject import open_subject, probe_of
 
 NASTY = [
     '</script><img src=x onerror="window.broken = 1">', "</style><b>", "<!--", "]]>", "&lt;script&gt;", "\u2028", "\u2029",

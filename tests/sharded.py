@@ -1,4 +1,4 @@
-"""What tests/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line.
+"""What tests/model/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line.
 
 JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [frozen] [everything] [plain] [traffic] [elastic] [elastic4]
 """
@@ -12,8 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt import checkpoint, config, model, sharding, steps, traffic, train
-from tests.runs import metrics, small_config, write_text
+from jaxgpt import config
+from jaxgpt.model import parameters, sharding
+from jaxgpt.runs import checkpoint
+from jaxgpt.training import loop, steps, traffic
+from tests.small_runs import metrics, small_config, write_text
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
 FEW = [(1, 8, 1), (2, 2, 2)]
@@ -23,22 +26,22 @@ TURNS = {
     "elastic4": [(6, (8, 1, 1)), (12, (1, 1, 1)), (18, (2, 1, 2)), (None, (1, 2, 1))],
 }
 CFG = config.Config(
-    model=config.Model(
+    model=config.ModelConfig(
         vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1,
         tie_embeddings=False, position="rotary", qk_norm=True, activation="swiglu", use_bias=False, norm="rmsnorm_plain",
     ),
-    data=config.Data(batch_size=16),
-    optim=config.Optim(name="muon", learning_rate=3e-3, warmup_steps=5, ema_decay=0.9),
-    train=config.Train(num_steps=20, grad_accumulation_steps=2, loss_chunk=8),
+    data=config.DataConfig(batch_size=16),
+    optim=config.OptimConfig(name="muon", learning_rate=3e-3, warmup_steps=5, ema_decay=0.9),
+    train=config.TrainConfig(num_steps=20, grad_accumulation_steps=2, loss_chunk=8),
 )  # fmt: skip
 PLAIN = dataclasses.replace(
     CFG,
     # No biases: a key's has no effect on the softmax, its gradient is noise, and Adam makes steps of it.
-    model=config.Model(
+    model=config.ModelConfig(
         vocab_size=64, context_length=16, d_model=64, num_layers=2, num_heads=8, use_bias=False
     ),
-    optim=config.Optim(learning_rate=3e-3, warmup_steps=5),
-    train=config.Train(num_steps=20),
+    optim=config.OptimConfig(learning_rate=3e-3, warmup_steps=5),
+    train=config.TrainConfig(num_steps=20),
 )
 # A narrow table of which only the last rows move, low-rank changes, and one block of two.
 FROZEN = dataclasses.replace(
@@ -46,7 +49,7 @@ FROZEN = dataclasses.replace(
     model=dataclasses.replace(
         PLAIN.model, embedding_dim=32, lora_rank=4, lora_targets=("query", "out", "up", "down")
     ),
-    optim=config.Optim(
+    optim=config.OptimConfig(
         # eps: Adam makes steps of the noise in gradients as small as those of A while B is near 0.
         learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, train_rows_from=32, eps=1e-4,
         trainable=("block_1/*", "*/lora_?", "token_embedding/*"), rates=("*/lora_b=0.5",),
@@ -60,7 +63,7 @@ RUNS = {
 }
 TRAFFIC = dataclasses.replace(
     PLAIN,
-    model=config.Model(
+    model=config.ModelConfig(
         vocab_size=128, context_length=64, d_model=64, num_layers=3, num_heads=8, use_bias=False, position="rotary",
         norm="rmsnorm_plain", tie_embeddings=False,
     ),
@@ -69,8 +72,8 @@ TRAFFIC = dataclasses.replace(
 
 def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
     """20 steps: the losses, the parameters, and the bytes of the state that one device is given."""
-    mesh = sharding.make_mesh(config.Mesh(*sizes))
-    shapes = model.param_shapes(cfg.model)
+    mesh = sharding.make_mesh(config.MeshConfig(*sizes))
+    shapes = parameters.param_shapes(cfg.model)
     sharding.check(mesh.shape, shapes, cfg)
     parts = steps.build(cfg)
     B, T = cfg.data.batch_size, cfg.model.context_length
@@ -104,8 +107,8 @@ def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
 
 def sent(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
     """Of a step: the bytes of the arrays in the compiled program's collectives, by kind; and the formula's traffic."""
-    mesh = sharding.make_mesh(config.Mesh(*sizes))
-    shapes, parts = model.param_shapes(cfg.model), steps.build(cfg)
+    mesh = sharding.make_mesh(config.MeshConfig(*sizes))
+    shapes, parts = parameters.param_shapes(cfg.model), steps.build(cfg)
     B, T = cfg.data.batch_size, cfg.model.context_length
     with sharding.using(mesh):
         places = sharding.placed(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
@@ -142,11 +145,11 @@ def elastic(folder: Path, turns: list) -> dict:
     )  # fmt: skip
 
     def under(*sizes: int) -> config.Config:
-        return dataclasses.replace(cfg, mesh=config.Mesh(*sizes))
+        return dataclasses.replace(cfg, mesh=config.MeshConfig(*sizes))
 
-    train.train(under(1, 1, 1), folder / "one")
+    loop.train(under(1, 1, 1), folder / "one")
     for stop, sizes in turns:
-        train.train(under(*sizes), folder / "many", stop_at=stop)
+        loop.train(under(*sizes), folder / "many", stop_at=stop)
     losses = [[line["loss"] for line in metrics(folder / name)] for name in ("one", "many")]
     params = [jax.tree.leaves(checkpoint.load(folder / name).params) for name in ("one", "many")]
     return {"losses": losses, "params": apart(*(list(map(np.asarray, leaves)) for leaves in params))}

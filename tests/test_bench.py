@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt import bench, costs, preflight
+from jaxgpt import bench
 from jaxgpt.config import UserError
+from jaxgpt.training import benchmark, costs, preflight
 
 ROOT = Path(__file__).parent.parent
 CHAR = str(ROOT / "configs" / "char.py")
@@ -21,9 +22,9 @@ TOY = [
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     """Ceilings in a moment: what they are is the machine's business."""
-    speed, bandwidth = preflight.matmul_speed, bench.memory_bandwidth
+    speed, bandwidth = preflight.matmul_speed, benchmark.memory_bandwidth
     monkeypatch.setattr(preflight, "matmul_speed", lambda dtype, size: speed(dtype, 64, seconds=0.01))
-    monkeypatch.setattr(bench, "memory_bandwidth", lambda _: bandwidth(2**20, seconds=0.01))
+    monkeypatch.setattr(benchmark, "memory_bandwidth", lambda _: bandwidth(2**20, seconds=0.01))
 
 
 def measured(arguments: list[str], tmp_path: Path) -> dict:
@@ -94,7 +95,7 @@ def test_mistakes_are_told_before_anything_is_measured(arguments, word):
 
 
 def test_the_vocabulary_is_the_presets_or_the_tokenizers():
-    from jaxgpt.cli import read_config
+    from jaxgpt.common.cli import read_config
 
     gpt2 = str(ROOT / "configs" / "gpt2.py")
     assert bench.with_vocabulary(read_config(gpt2, {}), gpt2, None).model.vocab_size == 50_257
@@ -119,8 +120,8 @@ def test_the_vocabulary_is_the_presets_or_the_tokenizers():
     ],
 )
 def test_the_data_sheets_peak_is_known_or_said_to_be_unknown(kind, peak):
-    assert bench.datasheet_peak(kind, "bfloat16") == peak
-    assert bench.datasheet_peak(kind, "float32") is None
+    assert benchmark.datasheet_peak(kind, "bfloat16") == peak
+    assert benchmark.datasheet_peak(kind, "float32") is None
 
 
 def test_the_command_exits_with_2_and_one_line():

@@ -10,11 +10,13 @@ import pytest
 
 from experiments import comparing, matched_width, meaning, no_mask, positions, residual, width
 from experiments.claim import Setting
-from jaxgpt import config, model, tables
-from jaxgpt.evaluate import window_losses
-from jaxgpt.model import GPT
-from jaxgpt.vectors import Vectors
-from tests.test_model import TINY, random_params
+from jaxgpt import config
+from jaxgpt.model import parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.training.evaluation import window_losses
+from jaxgpt.vectors import tables
+from jaxgpt.vectors.word_vectors import Vectors
+from tests.model.test_gpt import TINY, random_params
 
 
 def test_the_question_of_order_has_the_letter_that_came_first_for_an_answer():
@@ -67,7 +69,7 @@ def test_the_width_of_equal_parameters_is_the_nearest(embedding_dim):
 
     def count(d_model: int, rows: int = embedding_dim) -> int:
         cfg = dataclasses.replace(base.model, d_model=d_model, embedding_dim=rows)
-        return model.count_params(model.param_shapes(cfg))
+        return parameters.count_params(parameters.param_shapes(cfg))
 
     target = count(8, 8)
     found = matched_width.with_width(base, embedding_dim, target)

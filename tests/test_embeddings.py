@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt import cli, embeddings, geometry, nearest, tables, train, vectors, word_tests
+from jaxgpt import embeddings
+from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from tests.runs import small_config, write_text
+from jaxgpt.training import loop
+from jaxgpt.vectors import geometry, nearest, tables, word_tests, word_vectors
+from tests.small_runs import small_config, write_text
 
 TABLE = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32) + 0.5
 
@@ -255,7 +258,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     text = write_text(folder / "text.txt")
     cfg = small_config(text, data__tokenizer="word", train__embedding_snapshots=3, model__num_layers=1)
-    train.Trainer([(cfg, folder / "run")]).run()
+    loop.Trainer([(cfg, folder / "run")]).run()
     return folder / "run"
 
 
@@ -396,6 +399,6 @@ def test_damaged_tables_get_one_line(run, tmp_path):
 
 def test_tests_look_for_whole_words_first():
     table = tables.Table(
-        "", vectors.Vectors(["king", " king", " the", " of", "xq"], np.eye(5, dtype=np.float32))
+        "", word_vectors.Vectors(["king", " king", " the", " of", "xq"], np.eye(5, dtype=np.float32))
     )
     assert tables.finder(table)("king") == 1 and table.row("king") == 0

@@ -28,7 +28,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxgpt import cli, config, corpora, data
+from jaxgpt import config
+from jaxgpt.common import cli
+from jaxgpt.common.files import cache_dir
+from jaxgpt.data.dataset import prepare_dataset
 from tests.commands import EVALUATE, GENERATE, NEW, RUN, execute, flip_bits, saved, truncate_array
 
 # --- what is done to the folder before the command runs -------------------------------------------------
@@ -96,8 +99,8 @@ def pipe(path: str) -> None:
 
 def truncate_cached_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXGPT_CACHE", "cache")
-    data.prepare(config.Data(path="text.txt"))
-    (ids,) = corpora.cache_dir().glob("data/*/train.bin")
+    prepare_dataset(config.DataConfig(path="text.txt"))
+    (ids,) = cache_dir().glob("data/*/train.bin")
     os.truncate(ids, 1000)
 
 
@@ -159,7 +162,7 @@ CASES = [
     ),
     case(
         "unknown preset", "train --config gpt.py:gpt5", "no preset named 'gpt5'", "gpt2-medium",
-        prepare=write("gpt.py", "from jaxgpt.presets import preset\ndef get_config(name):\n    return preset(name)"),
+        prepare=write("gpt.py", "from jaxgpt.config.presets import preset\ndef get_config(name):\n    return preset(name)"),
     ),
     case("unknown field", f"{NEW} --config.model.d_modl=8", "unknown field model.d_modl", "did you mean model.d_model?"),
     case("unknown group", f"{NEW} --config.modle.d_model=8", "unknown field modle.d_model", "did you mean model.d_model?"),
@@ -385,7 +388,7 @@ CASES = [
 
 
 def corrupt_merges() -> None:
-    from jaxgpt.byte_pairs import BYTE_ALPHABET
+    from jaxgpt.data.byte_pairs import BYTE_ALPHABET
 
     write("gpt2/vocab.json", json.dumps({c: i for i, c in enumerate([*BYTE_ALPHABET, "<|endoftext|>"])}))(
         None

@@ -14,10 +14,10 @@ import pytest
 from experiments import __main__ as every
 from experiments import analogy, claim, heads_add_up, neurons, static_dynamic
 from experiments.claim import FAILS, HOLDS, NOISE, UNTOLD, Check, Effect, Result, Setting
-from jaxgpt import tables
 from jaxgpt.config import UserError
-from jaxgpt.vectors import Vectors
-from jaxgpt.word_tests import Estimate
+from jaxgpt.vectors import tables
+from jaxgpt.vectors.word_tests import Estimate
+from jaxgpt.vectors.word_vectors import Vectors
 
 # --- intervals ------------------------------------------------------------------------------------------
 

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import attention, config, model, steps
-from jaxgpt.model import GPT
-from jaxgpt.presets import PRESETS
+from jaxgpt import config
+from jaxgpt.config.presets import PRESETS
+from jaxgpt.model import attention, gpt, parameters
+from jaxgpt.model.attention import Attention
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.layers import MLP
+from jaxgpt.training import steps
 
 # "The cat sat on the mat": small enough to print, deep enough to be a transformer.
-CFG = config.Model(vocab_size=12, context_length=6, d_model=8, num_layers=1, num_heads=2, d_ff=16)
+CFG = config.ModelConfig(vocab_size=12, context_length=6, d_model=8, num_layers=1, num_heads=2, d_ff=16)
 TOKENS = np.array([[5, 1, 7, 2, 5, 3]])
 POSITIONS = np.arange(6)[None]
 
@@ -23,11 +27,11 @@ def params() -> dict:
     """Random everywhere: fresh biases are 0, which would hide mistakes."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), leaf.dtype), model.param_shapes(CFG)
+        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), leaf.dtype), parameters.param_shapes(CFG)
     )
 
 
-def embed(cfg: config.Model, params: dict, tokens_BT: np.ndarray) -> np.ndarray:
+def embed(cfg: config.ModelConfig, params: dict, tokens_BT: np.ndarray) -> np.ndarray:
     positions_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
     return np.asarray(GPT(cfg).apply({"params": params}, tokens_BT, positions_BT, method="embed"))
 
@@ -58,9 +62,9 @@ def test_india_is_great():
 
 def test_gpt2_smalls_token_table_has_38_597_376_numbers():
     """50,257 tokens x 768 dimensions = 38,597,376."""
-    table = model.param_shapes(PRESETS["gpt2"])["token_embedding"]["embedding"]
+    table = parameters.param_shapes(PRESETS["gpt2"])["token_embedding"]["embedding"]
     assert table.shape == (50_257, 768)
-    assert model.count_params(table) == 50_257 * 768 == 38_597_376
+    assert parameters.count_params(table) == 50_257 * 768 == 38_597_376
 
 
 def test_position_vectors_are_added_to_token_vectors(params):
@@ -75,7 +79,7 @@ def test_the_same_token_starts_the_same_and_ends_by_its_context(params):
     a block as "bank of this sentence"."""
     river, money = np.array([[1, 2, 9, 3, 4, 0]]), np.array([[6, 7, 9, 3, 4, 0]])
     np.testing.assert_array_equal(embed(CFG, params, river)[:, 2], embed(CFG, params, money)[:, 2])
-    block = model.Block(CFG)
+    block = gpt.Block(CFG)
     outputs = [
         block.apply({"params": params["block_0"]}, embed(CFG, params, sentence), POSITIONS)[0][0, 2]
         for sentence in (river, money)
@@ -86,7 +90,7 @@ def test_the_same_token_starts_the_same_and_ends_by_its_context(params):
 def test_embeddings_start_random_and_unrelated():
     """Before training: mean 0, std 0.02, and no word nearer to one word than to another."""
     cfg = dataclasses.replace(CFG, vocab_size=400, d_model=64)
-    table_VD = np.asarray(model.init_params(GPT(cfg), jax.random.key(0))["token_embedding"]["embedding"])
+    table_VD = np.asarray(parameters.init_params(GPT(cfg), jax.random.key(0))["token_embedding"]["embedding"])
     assert abs(table_VD.mean()) < 5 * 0.02 / math.sqrt(table_VD.size)
     assert table_VD.std() == pytest.approx(0.02, rel=5 / math.sqrt(2 * table_VD.size))
     unit_VD = table_VD / np.linalg.norm(table_VD, axis=1, keepdims=True)
@@ -143,12 +147,12 @@ def test_the_triangular_mask_of_five_tokens():
 def test_512_dimensions_are_split_into_8_heads_of_64():
     """Each head works in 64 dimensions, and what comes out together has 512 again."""
     cfg = dataclasses.replace(CFG, d_model=512, num_heads=8)
-    attention = model.param_shapes(cfg)["block_0"]["attention"]
+    attention = parameters.param_shapes(cfg)["block_0"]["attention"]
     for name in ("query", "key", "value"):
         assert attention[name]["kernel"].shape == (512, 8, 64)
     assert attention["out"]["kernel"].shape == (8, 64, 512)
     change, (keys, values), _ = jax.eval_shape(
-        lambda x, positions: model.Attention(cfg).init_with_output(jax.random.key(0), x, positions)[0],
+        lambda x, positions: Attention(cfg).init_with_output(jax.random.key(0), x, positions)[0],
         jax.ShapeDtypeStruct((2, 6, 512), jnp.float32),
         jax.ShapeDtypeStruct((2, 6), jnp.int32),
     )
@@ -182,7 +186,7 @@ def test_concatenated_heads_times_w_o_are_the_sum_of_the_heads_changes(params):
     """MultiHead = Concat(head_1, ..., head_h) W_O: every head proposes a change, and they are summed."""
     kernels = params["block_0"]["attention"]
     x_BTD = embed(CFG, params, TOKENS)
-    change_BTD, (k_BSHK, v_BSHK), _ = model.Attention(CFG).apply({"params": kernels}, x_BTD, POSITIONS)
+    change_BTD, (k_BSHK, v_BSHK), _ = Attention(CFG).apply({"params": kernels}, x_BTD, POSITIONS)
     query = kernels["query"]
     q_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, query["kernel"]) + query["bias"]
     weights_BHTS = attention.attention_weights(
@@ -208,12 +212,12 @@ def test_a_block_adds_two_changes_to_its_input(params):
     """x + f(x): a layer only has to learn the delta."""
     block = params["block_0"]
     x_BTD = embed(CFG, params, TOKENS)
-    output_BTD, _, _ = model.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
-    attention_change_BTD, _, _ = model.Attention(CFG).apply(
+    output_BTD, _, _ = gpt.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
+    attention_change_BTD, _, _ = Attention(CFG).apply(
         {"params": block["attention"]}, layernorm(x_BTD, block["attention_norm"]), POSITIONS
     )
     between_BTD = x_BTD + np.asarray(attention_change_BTD)
-    mlp_change_BTD = model.MLP(CFG).apply({"params": block["mlp"]}, layernorm(between_BTD, block["mlp_norm"]))
+    mlp_change_BTD = MLP(CFG).apply({"params": block["mlp"]}, layernorm(between_BTD, block["mlp_norm"]))
     np.testing.assert_allclose(
         output_BTD - x_BTD, attention_change_BTD + mlp_change_BTD, rtol=1e-4, atol=1e-5
     )
@@ -225,7 +229,7 @@ def test_a_block_whose_changes_are_zero_hands_its_input_on(params):
     block["attention"]["out"] = jax.tree.map(jnp.zeros_like, block["attention"]["out"])
     block["mlp"]["down"] = jax.tree.map(jnp.zeros_like, block["mlp"]["down"])
     x_BTD = embed(CFG, params, TOKENS)
-    output_BTD, _, _ = model.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
+    output_BTD, _, _ = gpt.Block(CFG).apply({"params": block}, x_BTD, POSITIONS)
     np.testing.assert_array_equal(output_BTD, x_BTD)
 
 
@@ -233,9 +237,11 @@ def test_original_plus_mlp_output_is_the_result():
     """The notes' "bank": [0.5, 0.3, 0.4, 0.6] + [0.8, 0.1, 0.7, 0.9], from a block whose MLP says just that."""
     original, mlp_output = np.array([0.5, 0.3, 0.4, 0.6]), np.array([0.8, 0.1, 0.7, 0.9])
     cfg = dataclasses.replace(CFG, d_model=4, num_heads=1)
-    block = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), model.param_shapes(cfg)["block_0"])
+    block = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parameters.param_shapes(cfg)["block_0"]
+    )
     block["mlp"]["down"]["bias"] = jnp.asarray(mlp_output, jnp.float32)
-    result, _, _ = model.Block(cfg).apply(
+    result, _, _ = gpt.Block(cfg).apply(
         {"params": block}, original.astype(np.float32)[None, None], np.array([[0]])
     )
     np.testing.assert_allclose(result[0, 0], [1.3, 0.4, 1.1, 1.5], rtol=1e-6)
@@ -244,7 +250,7 @@ def test_original_plus_mlp_output_is_the_result():
 def test_the_mlp_widens_512_to_2048_and_comes_back():
     """512 -> 2048 (four times) -> ReLU -> 512, each position by itself."""
     cfg = PRESETS["transformer-2017"]
-    mlp = model.param_shapes(cfg)["block_0"]["mlp"]
+    mlp = parameters.param_shapes(cfg)["block_0"]["mlp"]
     assert (mlp["up"]["kernel"].shape, mlp["up"]["bias"].shape) == ((512, 2048), (2048,))
     assert (mlp["down"]["kernel"].shape, mlp["down"]["bias"].shape) == ((2048, 512), (512,))
     assert cfg.activation == "relu"
@@ -259,7 +265,7 @@ def test_a_relu_neuron_is_activated_by_the_pattern_it_recognises_else_not():
         "down": {"kernel": np.ones((1, 4), np.float32), "bias": np.zeros(4, np.float32)},
     }
     x_BTD = np.stack([pattern, -pattern, 0.25 * pattern])[None]
-    output_BTD = model.MLP(cfg).apply({"params": mlp}, x_BTD)
+    output_BTD = MLP(cfg).apply({"params": mlp}, x_BTD)
     np.testing.assert_array_equal(output_BTD[0], np.array([[2.0] * 4, [0.0] * 4, [0.0] * 4]))
 
 
@@ -291,5 +297,5 @@ def test_an_untrained_model_guesses_evenly(vocab_size):
     """Before training every token is about as likely as any other: the loss is ln V."""
     cfg = dataclasses.replace(CFG, vocab_size=vocab_size)
     tokens = np.random.default_rng(0).integers(0, vocab_size, (8, 7))
-    loss = steps.mean_loss(GPT(cfg), model.init_params(GPT(cfg), jax.random.key(0)), tokens)
+    loss = steps.mean_loss(GPT(cfg), parameters.init_params(GPT(cfg), jax.random.key(0)), tokens)
     assert loss == pytest.approx(math.log(vocab_size), rel=0.05)

@@ -5,15 +5,16 @@ import shutil
 
 import pytest
 
-from jaxgpt import reproduce, train
+from jaxgpt import reproduce
 from jaxgpt.config import UserError
-from tests.runs import small_config, write_text
+from jaxgpt.training import loop
+from tests.small_runs import small_config, write_text
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduce")
-    train.train(small_config(write_text(folder / "text.txt")), folder / "run")
+    loop.train(small_config(write_text(folder / "text.txt")), folder / "run")
     return folder / "run"
 
 

@@ -5,8 +5,8 @@ python -m jaxgpt.sweep --config configs/sweeps/char_lr.py --workdir runs/char_lr
 
 from pathlib import Path
 
-from jaxgpt.cli import load_config_dict
-from jaxgpt.search_space import grid
+from jaxgpt.common.cli import load_config_dict
+from jaxgpt.sweeps.search_space import grid
 
 
 def get_config():

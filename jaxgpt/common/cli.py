@@ -1,0 +1,186 @@
+"""What every command shares: config flags, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from ml_collections import ConfigDict
+
+from jaxgpt.common.files import cache_dir
+from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, as everywhere else in jaxgpt."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Run a command's main(argv) and exit: 0, 2 for a user's mistake, 128 + n for signal n."""
+    sys.unraisablehook = _report_unraisable
+    # It would tell Orbax's errors, which are raised, a second time.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(describe_os_error(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # XLA's word for it
+            raise
+        _fail(
+            f"out of memory ({first_line(error)}): lower the batch size (data.batch_size or --batch_size), "
+            "model.context_length or the size of the model"
+        )
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _report_unraisable(unraisable) -> None:
+    """All but what Orbax leaves behind: it raises one array's error and abandons the reads of the others."""
+    code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+    abandoned = code is not None and "orbax" in code.co_filename
+    if not abandoned and str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line that names the file and what to do."""
+    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    advice = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EPERM: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder that can be written",
+        errno.EFBIG: "the system limits the size of files: raise the limit, see ulimit -f",
+        errno.ENOTDIR: "a part of this path is a file, not a folder",
+    }.get(error.errno, "")
+    return f"{what} ({advice})" if advice else what
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def step(text: str) -> int | str:
+    """The value of a --step flag: a number, or `best`."""
+    if text == "best":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
+
+
+def set_up_process() -> None:
+    """What every command wants of its process, before JAX starts: see the two functions."""
+    keep_freed_memory()
+    _enable_compilation_cache()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of giving it back to the kernel.
+
+    XLA's CPU backend allocates a step's buffers anew each time. Given back and fetched again, page by page, they
+    cost a small model a third of its step.
+    """
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not Linux, or not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _enable_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
+    import jax
+
+    # Where the folder is full or can't be written, nothing is lost but time at the next start.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR has the first word
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """Take `--config FILE[:ARGUMENT]` and `--config.GROUP.FIELD VALUE` out of the arguments.
+
+    Returns the file, the overrides by dotted name (the last one counts) and all other arguments. `=` and a
+    space both separate a flag from its value; the order does not matter.
+    """
+    file, overrides, rest = None, {}, []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag != "--config" and not flag.startswith("--config."):
+            rest.append(argument)
+            continue
+        if not equals:
+            value = next(arguments, None)
+            if value is None or value.startswith("--"):
+                raise UserError(f"{flag} needs a value: {flag}=VALUE")
+        if flag == "--config":
+            file = value
+        else:
+            overrides[flag.removeprefix("--config.")] = value
+    return file, overrides, rest
+
+
+def load_config_dict(file: str | Path) -> ConfigDict:
+    """Run a config file's get_config(). `path.py:text` passes the text on as its argument."""
+    return load_config_file(str(file))[0]
+
+
+def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
+    """What a config file's get_config() gives, and the file as a module."""
+    path, _, argument = file.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path}: give one, such as configs/char.py")
+    try:
+        spec = importlib.util.spec_from_file_location("jaxgpt_user_config", path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} is no Python file: a config is a .py file with get_config()")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} has no get_config(): it must return a ConfigDict")
+        values = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"config file {path} failed: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(values, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(values).__name__}, not a ConfigDict")
+    return values, module
+
+
+def read_config(file: str | None, overrides: dict[str, str]) -> Config:
+    """The checked Config of a config file and the command line's overrides. Raises UserError where none is given."""
+    if file is None:
+        raise UserError("--config is missing: give a config file, such as --config configs/char.py")
+    return from_config_dict(apply_overrides(load_config_dict(file), overrides))

@@ -1,0 +1,96 @@
+"""Files that are there as a whole or not at all; and files that anybody may have written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LARGEST_JSON = 64 << 20  # bytes: some 30 times what GPT-2's tokenizer takes
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: $JAXGPT_CACHE, else jaxgpt in $XDG_CACHE_HOME or ~/.cache."""
+    if folder := os.environ.get("JAXGPT_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "jaxgpt"
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` at the end: a reader sees the old file or the new one.
+
+    An OSError carries the file's name, which those of writing do not by themselves.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill, which becomes `path` at the end: complete or not at all.
+
+    `path` is absent or empty; else OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path, most: int | None = None) -> Any:
+    """The value in a JSON file. Raises OSError, and ValueError where it is no JSON or larger than `most` bytes (None:
+    LARGEST_JSON)."""
+    most = LARGEST_JSON if most is None else most
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def check_tree(folder: Path, data_folder: str = "d") -> None:
+    """Raises ValueError where a folder holds what no program should follow or read whole.
+
+    That is a link, which may lead anywhere; a pipe or device, which may never end; and, outside folders of the name
+    `data_folder`, a file larger than LARGEST_JSON.
+    """
+    for parent, folders, names in os.walk(folder):
+        for name in folders + names:
+            path = Path(parent, name)
+            facts = path.lstat()
+            if stat.S_ISDIR(facts.st_mode):
+                continue
+            if not stat.S_ISREG(facts.st_mode):
+                raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
+            if facts.st_size > LARGEST_JSON and path.parent.name != data_folder:
+                raise ValueError(f"{path.relative_to(folder)} is larger than {LARGEST_JSON >> 20} MiB")

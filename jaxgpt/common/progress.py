@@ -1,0 +1,132 @@
+"""What a loop shows and hears while it runs: a bar or lines, a clock without the pauses, signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxgpt import config
+
+
+class Progress:
+    """A bar in a terminal, plain lines elsewhere; nothing where it is not to speak."""
+
+    def __init__(self, num_steps: int, step: int, speaks: bool = True) -> None:
+        self._bar = None
+        self._num_steps = num_steps
+        self._speaks = speaks
+        if speaks and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
+        self._next_line = time.monotonic()
+
+    def step(self, count: int) -> None:
+        """So many more steps are on their way."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def losses(self, step: int, loss: float, tokens_per_second: float, seconds_a_step: float) -> None:
+        """Show a logged step; elsewhere than in a terminal at most one line every ten seconds."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+        elif time.monotonic() >= self._next_line:
+            left = (self._num_steps - step) * seconds_a_step
+            self.say(
+                f"step {step:>6}/{self._num_steps}  loss {loss:.4f}  "
+                f"{tokens_per_second:>9,.0f} tokens/s  {_clock(left)} left"
+            )
+            self._next_line = time.monotonic() + 10
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif self._speaks:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
+    """What is about to be trained, on which text, and what there is to beat."""
+    losses, moving = facts["baselines"], facts["num_trainable"]
+    trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
+    return (
+        f"{facts['num_params']:,} parameters{trained}: {model.num_layers} layers, {model.num_heads} heads, "
+        f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
+        f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
+        f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
+        f"bigram {losses['bigram']:.3f} nats a token"
+    )
+
+
+def stopped(signal_number: int, step: int, workdir: Path) -> str:
+    """The last word of a run that a signal ended."""
+    name = signal.Signals(signal_number).name
+    return f"stopped by {name}: saved step {step} in {workdir}; the same command goes on from there"
+
+
+def conclusion(valid_losses: dict[int, float], bigram: float, workdir: Path) -> str:
+    """The last word of a run that came to its end."""
+    last, best = max(valid_losses), min(valid_losses, key=valid_losses.__getitem__)
+    return (
+        f"done: step {last}, validation loss {valid_losses[last]:.4f} "
+        f"(best {valid_losses[best]:.4f} at step {best}; bigram {bigram:.4f})\n"
+        f'try: python -m jaxgpt.generate --workdir {workdir} --prompt "ROMEO:"'
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Interrupt:
+    """Turns the first SIGTERM or Ctrl-C into a flag, so that the step under way comes to its end.
+
+    A second Ctrl-C stops at once. Use as a context manager; the old handlers come back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class StepClock:
+    """Seconds a step since the last reading, pauses (evaluation, saving) left out."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._since, self._paused_at = step, time.perf_counter(), 0.0
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def go_on(self) -> None:
+        self._since += time.perf_counter() - self._paused_at
+
+    def seconds_a_step(self, step: int) -> float:
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9) / max(1, step - self._step)
+        self._step, self._since = step, now
+        return seconds

@@ -1,0 +1,93 @@
+"""What a model must beat: guesses that need no network, fitted on the training ids.
+
+All losses are means of -log p(next id) in nats over the ids evaluated, as the model's own are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_IDS = 20_000_000  # that they are fitted and measured on
+
+
+def uniform_loss(vocab_size: int) -> float:
+    """log V: every token equally likely, which is what an untrained model says."""
+    return float(np.log(vocab_size))
+
+
+def unigram_probs(train_ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Each token's share of the text, one added to every count so that none is impossible: [V]."""
+    counts = np.bincount(train_ids, minlength=vocab_size)
+    return (counts + 1) / (len(train_ids) + vocab_size)
+
+
+def unigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -> float:
+    """How often a token occurs is all that is known; every id but the first is predicted."""
+    return float(-np.log(unigram_probs(train_ids, vocab_size)[valid_ids[1:]]).mean())
+
+
+@dataclass(frozen=True)
+class Bigram:
+    """Only the one token before is known. Pairs are counted sparsely, so any vocabulary will do.
+
+    p(b | a) = (count(ab) + t(a) p(b)) / (count(a) + t(a)) with t(a) the number of different followers of a:
+    Witten and Bell 1991, which needs no tuning.
+    """
+
+    unigram_V: np.ndarray
+    pairs: np.ndarray  # codes a * V + b of the pairs that occur, sorted
+    counts: np.ndarray  # how often each
+    starts_V: np.ndarray  # how often each token is followed by one
+    followers_V: np.ndarray  # by how many different ones
+
+    def nats(self, ids_N: np.ndarray) -> np.ndarray:
+        """-log p of every id but the first: [N - 1]."""
+        V = len(self.unigram_V)
+        wanted = _pair_codes(ids_N, V)
+        place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
+        count = np.where(self.pairs[place] == wanted, self.counts[place], 0)
+        before, after = wanted // V, wanted % V
+        # A token never seen before another: fall back on the unigram (0 + 1 p(b)) / (0 + 1).
+        weight = np.maximum(self.followers_V[before], 1)
+        return -np.log((count + weight * self.unigram_V[after]) / (self.starts_V[before] + weight))
+
+
+def _pair_codes(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    ids = ids.astype(np.int64)
+    return ids[:-1] * vocab_size + ids[1:]
+
+
+def fit_bigram(train_ids: np.ndarray, vocab_size: int) -> Bigram:
+    """The bigram baseline of a training text of 2 ids or more."""
+    if len(train_ids) < 2:
+        raise ValueError(f"{len(train_ids)} ids: a pair needs 2")
+    pairs, counts = np.unique(_pair_codes(train_ids, vocab_size), return_counts=True)
+    return Bigram(
+        unigram_V=unigram_probs(train_ids, vocab_size),
+        pairs=pairs,
+        counts=counts,
+        starts_V=np.bincount(train_ids[:-1], minlength=vocab_size),
+        followers_V=np.bincount(pairs // vocab_size, minlength=vocab_size),
+    )
+
+
+def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -> float:
+    """The mean loss of the `Bigram` of the training ids; every id but the first is predicted."""
+    if len(train_ids) < 2 or len(valid_ids) < 2:
+        raise ValueError(f"{len(train_ids)} and {len(valid_ids)} ids: a pair needs 2 of each")
+    return float(fit_bigram(train_ids, vocab_size).nats(valid_ids).mean())
+
+
+def losses(
+    train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int, eval_tokens: int | None
+) -> dict[str, float]:
+    """All three, on the validation tokens that evaluation uses (config.TrainConfig's eval_tokens)."""
+    train_ids = np.asarray(train_ids[:MOST_IDS])
+    valid_ids = np.asarray(valid_ids[: min((eval_tokens or len(valid_ids)) + 1, MOST_IDS)])
+    return {
+        "uniform": uniform_loss(vocab_size),
+        "unigram": unigram_loss(train_ids, valid_ids, vocab_size),
+        "bigram": bigram_loss(train_ids, valid_ids, vocab_size),
+    }

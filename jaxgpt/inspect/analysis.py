@@ -1,0 +1,171 @@
+"""Plain functions of a Capture: numbers in, numbers out, in NumPy.
+
+Dimensions as in model.py, for one text; N entries of a ledger, L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxgpt.inspect.capture import Capture
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The stream before the final norm as a sum of what was written to it.
+
+    Entries: token, position (where one is added), and for each layer its heads, W_O's bias (where there is one) and
+    the MLP. With model.embedding_residual a layer scales all that stands in the stream and adds some of the embedding
+    again: entries are as large as they are in the end.
+    """
+
+    names: list[str]  # "token", "position", "0.0" (layer.head), "0.bias", "0.mlp", ...
+    values_NTD: np.ndarray
+    error: float  # largest difference between the sum of the entries and the stream
+
+
+def ledger(capture: Capture) -> Ledger:
+    """Who wrote what to the residual stream (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits")."""
+    entries = {"token": capture.token_vectors_TD.astype(np.float64)}
+    if capture.position_vectors_TD.any():
+        entries["position"] = capture.position_vectors_TD.astype(np.float64)
+    for i, layer in enumerate(capture.layers):
+        start = {"token": capture.token_vectors_TD, "position": capture.position_vectors_TD}
+        for name in entries:
+            entries[name] = layer.mix[0] * entries[name] + layer.mix[1] * start.get(name, 0.0)
+        for h, change_TD in enumerate(layer.head_changes_HTD):
+            entries[f"{i}.{h}"] = change_TD
+        if layer.attention_bias_D.any():
+            entries[f"{i}.bias"] = np.broadcast_to(layer.attention_bias_D, layer.before_TD.shape)
+        entries[f"{i}.mlp"] = layer.mlp_change_TD
+    values_NTD = np.stack([np.asarray(value, np.float64) for value in entries.values()])
+    error = np.abs(values_NTD.sum(axis=0) - capture.end).max()
+    return Ledger(list(entries), values_NTD, float(error))
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """The logit of one token at each position as a sum over a ledger's entries and the final norm's bias.
+
+    The final norm is taken as linear, with the scale that it has at the whole stream's value, position by position
+    (so a change of an entry, which would change the scale too, is not what this is about). Logits are before the soft
+    cap.
+    """
+
+    names: list[str]  # the ledger's, then "final bias"
+    values_NT: np.ndarray
+    logits_T: np.ndarray  # their sum
+    error: float  # largest difference to the logits that the model gives (to its uncapped ones)
+
+
+def contributions(capture: Capture, book: Ledger, ids_T: np.ndarray) -> Contributions:
+    """What each entry adds to the logit of token ids_T[t] at position t: direct logit attribution."""
+    readout = capture.readout
+    direction_TD = readout.directions(np.asarray(ids_T)).astype(np.float64)
+    end_TD = capture.end.astype(np.float64)
+    normed_NTD = readout.linear(book.values_NTD, readout.norm_scale(end_TD))
+    values_NT = np.einsum("NTD,TD->NT", normed_NTD, direction_TD)
+    values_NT = np.concatenate([values_NT, (direction_TD @ readout.bias_D)[None]])
+    logits_T = values_NT.sum(axis=0)
+    own_T = np.einsum("TD,TD->T", capture.features_TD.astype(np.float64), direction_TD)
+    return Contributions(
+        [*book.names, "final bias"], values_NT, logits_T, float(np.abs(logits_T - own_T).max())
+    )
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What the model would say after each block, were it the last (nostalgebraist 2020, "the logit lens")."""
+
+    names: list[str]  # "embedding", "block 0", ...; the last is the output
+    top_ids_RTk: np.ndarray  # the k most probable tokens, the most probable first
+    top_probs_RTk: np.ndarray
+    true_probs_RT: np.ndarray  # [R, T - 1]: p(token t + 1)
+
+
+def logit_lens(capture: Capture, k: int = 5) -> Lens:
+    """The final norm and the output table after the embedding and after every block; the last row is the output."""
+    streams = [capture.start_TD, *(layer.after_TD for layer in capture.layers)]
+    targets = capture.tokens_T[1:]
+    ids, probs, true = [], [], []
+    for x_TD in streams:
+        p_TV = softmax(capture.readout.logits(x_TD))
+        top_Tk = most_probable(p_TV, k)
+        ids.append(top_Tk)
+        probs.append(np.take_along_axis(p_TV, top_Tk, axis=-1))
+        true.append(p_TV[np.arange(len(targets)), targets])
+    names = ["embedding", *(f"block {i}" for i in range(len(capture.layers)))]
+    return Lens(names, np.stack(ids), np.stack(probs), np.stack(true))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(x) over its sum along the last axis, in float64."""
+    logits = np.asarray(logits, np.float64)
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """The log of the sum of exp(x) along the last axis, in float64."""
+    logits = np.asarray(logits, np.float64)
+    largest = logits.max(axis=-1)
+    return largest + np.log(np.exp(logits - largest[..., None]).sum(axis=-1))
+
+
+def entropies(capture: Capture) -> np.ndarray:
+    """The entropy of every position's prediction in nats: [T]; log V where all tokens are equally likely."""
+    p_TV = softmax(capture.logits_TV)
+    return -(p_TV * np.log(p_TV, out=np.zeros_like(p_TV), where=p_TV > 0)).sum(axis=-1)
+
+
+def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
+    """The ids of the k most probable tokens (all where V is less), the most probable first: [T, k]."""
+    k = min(k, p_TV.shape[-1])
+    ids_Tk = np.sort(np.argpartition(-p_TV, k - 1, axis=-1)[:, :k], axis=-1)
+    order_Tk = np.argsort(-np.take_along_axis(p_TV, ids_Tk, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(ids_Tk, order_Tk, axis=-1)
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """How each head spreads its weights, mean over the positions that have a choice of keys; nan where none has."""
+
+    relative_entropy_LH: np.ndarray  # entropy over log(keys in sight): 0 one key, 1 all alike
+    mean_distance_LH: np.ndarray  # tokens back, weighted
+    previous_token_LH: np.ndarray  # weight of the key just before
+
+
+def head_statistics(capture: Capture) -> HeadStatistics:
+    """Entropy relative to uniform, mean distance, and previous-token score of every head: each [L, H]."""
+    shape = (len(capture.layers), capture.config.num_heads)
+    entropy_LH, distance_LH, previous_LH = (np.full(shape, np.nan) for _ in range(3))
+    for i, layer in enumerate(capture.layers):
+        keys_T = layer.mask_TS.sum(axis=-1)
+        chooses_T = keys_T > 1
+        if not chooses_T.any():
+            continue
+        w_HTS = layer.weights_HTS[:, chooses_T].astype(np.float64)
+        logs = np.log(w_HTS, out=np.zeros_like(w_HTS), where=w_HTS > 0)
+        entropy_LH[i] = (-(w_HTS * logs).sum(axis=-1) / np.log(keys_T[chooses_T])).mean(axis=-1)
+        t = np.flatnonzero(chooses_T)
+        back_TS = t[:, None] - np.arange(w_HTS.shape[-1])
+        distance_LH[i] = (w_HTS * back_TS).sum(axis=-1).mean(axis=-1)
+        previous_LH[i] = w_HTS[:, np.arange(len(t)), t - 1].mean(axis=-1)
+    return HeadStatistics(entropy_LH, distance_LH, previous_LH)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """-log p of every token but the first."""
+
+    nats: np.ndarray  # [T - 1]
+    bits: np.ndarray
+    probabilities: np.ndarray
+
+
+def losses(capture: Capture) -> Losses:
+    """Loss per token in nats and bits, and the probability that it is the -log of."""
+    nats = capture.losses.astype(np.float64)
+    return Losses(nats, nats / np.log(2), np.exp(-nats))

@@ -1,0 +1,220 @@
+"""Every intermediate of one forward pass, by name, as NumPy arrays.
+
+The model itself shows them (`layers.record`, at a few named sites) to a program of their own, here; training never
+asks for them and stays the program that it was. Dimensions as in model.py, for one text: no B.
+
+All is computed in float32, whatever model.dtype is (parameters are float32): what is added up then adds up.
+Weights are formed by formula, never by a fused kernel, which has none to show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxgpt import config
+from jaxgpt.config import UserError
+from jaxgpt.data import tokenizers
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.layers import EPSILON
+from jaxgpt.model.lora import merge_lora
+from jaxgpt.runs.checkpoint import Run
+from jaxgpt.training.steps import token_losses
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What happens in one block. Heads of keys and values that several heads share are repeated: head h has its own."""
+
+    # How the stream and the embedding are mixed before the block, x = mix[0] x + mix[1] start: (1, 0) where there is no
+    # model.embedding_residual.
+    mix: np.ndarray  # [2]
+    before_TD: np.ndarray  # the residual stream as the block reads it, mixed
+    attention_input_TD: np.ndarray  # normed
+    # As the scores use them: after query-key norm and rotary positions.
+    q_THK: np.ndarray
+    k_SHK: np.ndarray
+    v_SHK: np.ndarray  # mixed with the first layer's where model.value_residual
+    scores_HTS: np.ndarray  # q k times the scale, within the soft cap; before the mask
+    mask_TS: np.ndarray  # bool: whether position t may see key s
+    weights_HTS: np.ndarray  # softmax of the masked scores: rows sum to 1
+    heads_THK: np.ndarray  # each head's weighted mean of the values
+    head_changes_HTD: np.ndarray  # each head's output through its part of W_O
+    attention_bias_D: np.ndarray  # W_O's bias; 0 where there is none
+    between_TD: np.ndarray  # the stream after attention
+    mlp_input_TD: np.ndarray  # normed
+    hidden_TF: np.ndarray  # after the activation (and, gated, after the product)
+    mlp_change_TD: np.ndarray
+    after_TD: np.ndarray  # the stream after the block
+
+    @property
+    def masked_scores(self) -> np.ndarray:
+        """[H, T, S]: the scores with -inf at keys that a position may not see."""
+        return np.where(self.mask_TS, self.scores_HTS, -np.inf).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How the stream becomes logits: the final norm, and the table that its result is matched with."""
+
+    centered: bool  # LayerNorm subtracts the mean
+    scale_D: np.ndarray
+    bias_D: np.ndarray
+    table_VE: np.ndarray  # rows of an untied head, or of the token table
+    projection_ED: np.ndarray | None  # of a narrow token table; None: E is D
+    softcap: float  # 0: none
+
+    def directions(self, ids_N: np.ndarray) -> np.ndarray:
+        """What the normed stream is multiplied with for the logits of these tokens: [N, D]."""
+        rows = self.table_VE[ids_N]
+        return rows if self.projection_ED is None else rows @ self.projection_ED
+
+    def norm_scale(self, x_TD: np.ndarray) -> np.ndarray:
+        """1 / the root mean square (the standard deviation, where centred) that the final norm divides by: [T, 1]."""
+        x_TD = x_TD - x_TD.mean(-1, keepdims=True) if self.centered else x_TD
+        return 1 / np.sqrt(np.square(x_TD).mean(-1, keepdims=True) + EPSILON)
+
+    def linear(self, x_TD: np.ndarray, norm_scale_T1: np.ndarray) -> np.ndarray:
+        """The final norm without its bias, at a given scale, at which it is linear: [..., T, D]."""
+        x_TD = x_TD - x_TD.mean(-1, keepdims=True) if self.centered else x_TD
+        return x_TD * norm_scale_T1 * self.scale_D
+
+    def logits(self, x_TD: np.ndarray) -> np.ndarray:
+        """Logits [T, V] of any point of the stream: final norm, table, soft cap."""
+        normed_TD = self.linear(x_TD, self.norm_scale(x_TD)) + self.bias_D
+        if self.projection_ED is not None:
+            normed_TD = normed_TD @ self.projection_ED.T
+        logits_TV = normed_TD @ self.table_VE.T
+        return self.softcap * np.tanh(logits_TV / self.softcap) if self.softcap else logits_TV
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One text through one model: all between its ids and the loss of each of its tokens."""
+
+    config: config.ModelConfig
+    tokens_T: np.ndarray  # int32 ids
+    token_rows_TE: np.ndarray  # rows of the token table
+    token_vectors_TD: np.ndarray  # the same through the projection, where the table is narrow
+    position_vectors_TD: np.ndarray  # what is added for the position; 0 where nothing is (rotary, none)
+    start_TD: np.ndarray  # their sum: the stream before the first block
+    layers: tuple[Layer, ...]
+    features_TD: np.ndarray  # after the final norm
+    logits_TV: np.ndarray
+    losses: np.ndarray  # [T - 1] nats: -log p(token t + 1), given the tokens 0 to t
+    readout: Readout
+
+    @property
+    def end(self) -> np.ndarray:
+        """The stream before the final norm: [T, D]."""
+        return self.layers[-1].after_TD if self.layers else self.start_TD
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _forward(model: GPT, params: dict, tokens_BT: jax.Array):
+    """Logits [B, T, V], losses [B, T - 1] and all recorded values, in a program of its own."""
+    logits_BTV, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
+    return logits_BTV, token_losses(logits_BTV[:, :-1], tokens_BT[:, 1:]), shown["intermediates"]
+
+
+def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capture:
+    """Run one text [T] through a model and keep everything. Raises UserError for 0 or too many tokens."""
+    tokens_T = np.asarray(tokens_T, np.int32)
+    if not 1 <= len(tokens_T) <= cfg.context_length:
+        raise UserError(
+            f"{len(tokens_T)} tokens: this model looks at 1 to {cfg.context_length} at once "
+            "(model.context_length), give as many"
+        )
+    if tokens_T.min() < 0 or tokens_T.max() >= cfg.vocab_size:
+        raise UserError(f"token ids must be 0 to {cfg.vocab_size - 1}")
+    if not cfg.residual or not cfg.mlp_width:
+        raise UserError(
+            "what is shown here is a stream to which attention and MLPs are added: this model has "
+            f"model.residual={str(cfg.residual).lower()} and model.d_ff={cfg.mlp_width}"
+        )
+    cfg, params = merge_lora(dataclasses.replace(cfg, dtype="float32"), params)
+    with jax.default_matmul_precision("highest"):  # a GPU would round to fewer bits
+        logits, losses, shown = jax.device_get(
+            _forward(GPT(cfg, attention="explicit"), params, tokens_T[None])
+        )
+    params = jax.device_get(params)
+    top = {name: value[0][0] for name, value in shown.items() if not name.startswith("block_")}
+    zeros_D = np.zeros(cfg.d_model, np.float32)
+    return Capture(
+        config=cfg,
+        tokens_T=tokens_T,
+        token_rows_TE=top["token_rows"],
+        token_vectors_TD=top["token_vectors"],
+        position_vectors_TD=np.broadcast_to(top.get("position_vectors", zeros_D), top["start"].shape),
+        start_TD=top["start"],
+        layers=tuple(_layer(cfg, params[f"block_{i}"], shown[f"block_{i}"]) for i in range(cfg.num_layers)),
+        features_TD=top["features"],
+        logits_TV=logits[0],
+        losses=losses[0],
+        readout=_readout(cfg, params),
+    )
+
+
+def of_run(run: Run, tokens: str | Sequence[int]) -> Capture:
+    """What happens inside a run's model on a text, given as text or as ids: `jaxgpt.capture`.
+
+        run = jaxgpt.load("runs/char")
+        seen = jaxgpt.capture(run, "ROMEO:")
+        seen.layers[0].weights_HTS[1]     # layer 0, head 1: [T, S]
+        seen.layers[-1].hidden_TF         # neurons of the last MLP
+        jaxgpt.inspect.analysis.ledger(seen)
+
+    Raises UserError for text that the tokenizer does not have, and for 0 or too many tokens.
+    """
+    ids = run.tokenizer.encode(tokens) if isinstance(tokens, str) else np.asarray(tokens)
+    return capture(run.config.model, run.params, ids)
+
+
+def _layer(cfg: config.ModelConfig, params: dict, shown: dict) -> Layer:
+    block = {name: value[0][0] for name, value in shown.items() if isinstance(value, tuple)}
+    attention = {name: value[0][0] for name, value in shown["attention"].items()}
+    k_SHK, v_SHK = (np.repeat(attention[x], cfg.num_heads // cfg.kv_heads, axis=1) for x in "kv")
+    out = params["attention"]["out"]
+    return Layer(
+        mix=params.get("embedding_mix", np.array([1.0, 0.0], np.float32)),
+        before_TD=block["before"],
+        attention_input_TD=block["attention_input"],
+        q_THK=attention["q"],
+        k_SHK=k_SHK,
+        v_SHK=v_SHK,
+        scores_HTS=attention["scores"],
+        mask_TS=attention["mask"],
+        weights_HTS=attention["weights"],
+        heads_THK=attention["heads"],
+        head_changes_HTD=np.einsum("THK,HKD->HTD", attention["heads"], out["kernel"]),
+        attention_bias_D=out.get("bias", np.zeros(cfg.d_model, np.float32)),
+        between_TD=block["between"],
+        mlp_input_TD=block["mlp_input"],
+        hidden_TF=shown["mlp"]["hidden"][0][0],
+        mlp_change_TD=block["mlp_change"],
+        after_TD=block["after"],
+    )
+
+
+def _readout(cfg: config.ModelConfig, params: dict) -> Readout:
+    norm = params.get("final_norm", {})
+    table_VE = params["token_embedding"]["embedding"] if cfg.tie_embeddings else params["head"]["kernel"].T
+    projected = cfg.factorised and cfg.tie_embeddings
+    return Readout(
+        centered=cfg.norm == "layernorm",
+        scale_D=norm.get("scale", np.ones(cfg.d_model, np.float32)),
+        bias_D=norm.get("bias", np.zeros(cfg.d_model, np.float32)),
+        table_VE=table_VE[: cfg.vocab_size],  # without the rows that pad it
+        projection_ED=params["embedding_projection"]["kernel"] if projected else None,
+        softcap=cfg.logit_softcap,
+    )
+
+
+def names_of(tokens_T: np.ndarray, tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """Each token as text in quotes, with white space and control characters visible."""
+    return [repr(tokenizer.token(int(i))) for i in tokens_T]

@@ -1,0 +1,113 @@
+"""The parts of a report that come from one forward pass over the probe: tokens, next token, attention, ledger, lens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.data.baselines import Bigram
+from jaxgpt.inspect import analysis
+from jaxgpt.inspect.capture import Capture
+from jaxgpt.inspect.plain import Names, plain
+
+TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
+NEXT = 20  # most probable next tokens
+LENS = 5
+ENTRIES = 25_000  # numbers of a ledger: entries times tokens
+SCORE_UNIT = 1e-4
+AHEAD_UNIT = 1e-2  # of scores that the mask removes: they are only looked at
+WEIGHT_UNIT = 1e-3
+
+
+def tokens(seen: Capture, bigram: Bigram | None) -> dict[str, Any]:
+    """Loss, probability and rank of every token but the first, and the entropy of every prediction."""
+    loss, targets = analysis.losses(seen), seen.tokens_T[1:]
+    logits_TV = seen.logits_TV[:-1].astype(np.float64)
+    true_T = logits_TV[np.arange(len(targets)), targets]
+    figures: dict[str, Any] = {
+        "nats": plain(loss.nats),
+        "bits": plain(loss.bits),
+        "probability": plain(loss.probabilities),
+        "rank": (1 + (logits_TV > true_T[:, None]).sum(axis=-1)).tolist(),
+        "entropy": plain(analysis.entropies(seen)),
+        "bigram_nats": None,
+        "difference": None,
+        "mean": {"nats": loss.nats.mean(), "bits": loss.bits.mean(), "bigram_nats": None},
+    }
+    if bigram is not None:
+        guess = bigram.nats(seen.tokens_T)
+        figures |= {"bigram_nats": plain(guess), "difference": plain(loss.nats - guess)}
+        figures["mean"]["bigram_nats"] = guess.mean()
+    return figures | {"mean": plain(figures["mean"])}
+
+
+def next_tokens(seen: Capture, names: Names, count: int = NEXT) -> dict[str, Any]:
+    """The most probable next tokens of every position, and what their probabilities at any temperature follow from.
+
+    p(token) at temperature s is exp(logit / s - logsumexp): the sum is over the whole vocabulary, so that it is exact
+    for every token shown.
+    """
+    logits_TV = seen.logits_TV.astype(np.float64)
+    ids_Tk = analysis.most_probable(logits_TV, count)
+    targets = seen.tokens_T[1:]
+    return {
+        "ids": names.ids(ids_Tk),
+        "logits": plain(np.take_along_axis(logits_TV, ids_Tk, axis=-1), 6),
+        "temperatures": list(TEMPERATURES),
+        "logsumexp": plain(np.stack([analysis.log_sum_exp(logits_TV / s) for s in TEMPERATURES], axis=-1), 7),
+        "true_logit": plain(logits_TV[np.arange(len(targets)), targets], 6),
+    }
+
+
+def triangles(values_HTS: np.ndarray, unit: float) -> list[list[int]]:
+    """The lower triangle of each head's table, row by row, as whole numbers of a unit."""
+    t, s = np.tril_indices(values_HTS.shape[-1])
+    return np.rint(values_HTS[:, t, s] / unit).astype(int).tolist()
+
+
+def ahead(scores_HTS: np.ndarray) -> list[list[int]]:
+    """What stands above the diagonal, which the mask removes: row by row, as whole numbers of `AHEAD_UNIT`."""
+    t, s = np.triu_indices(scores_HTS.shape[-1], 1)
+    return np.rint(scores_HTS[:, t, s] / AHEAD_UNIT).astype(int).tolist()
+
+
+def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:
+    """Who wrote the stream, and what each entry says about the true token's logit.
+
+    Where there are very many entries a layer's heads are taken together, which `cut` then says.
+    """
+    book = analysis.ledger(seen)
+    if book.values_NTD.shape[0] * len(seen.tokens_T) > ENTRIES:
+        book = _by_layer(book)
+        cut.append("The ledger takes the heads of a layer together: it has many.")
+    given = analysis.contributions(seen, book, np.append(seen.tokens_T[1:], seen.tokens_T[-1]))
+    return {
+        "entries": book.names,
+        "norms": plain(np.linalg.norm(book.values_NTD, axis=-1), 4),
+        "contribution_entries": given.names,
+        "contributions": plain(given.values_NT[:, :-1]),
+        "logit": plain(given.logits_T[:-1], 6),
+        "stream_norm": plain(np.linalg.norm(seen.end, axis=-1)),
+        "error": plain({"stream": book.error, "logit": given.error}, 2),
+    }
+
+
+def _by_layer(book: analysis.Ledger) -> analysis.Ledger:
+    sums: dict[str, np.ndarray] = {}
+    for name, value_TD in zip(book.names, book.values_NTD, strict=True):
+        layer, _, part = name.partition(".")
+        name = f"{layer}.heads" if part.isdigit() else name
+        sums[name] = sums.get(name, 0.0) + value_TD
+    return analysis.Ledger(list(sums), np.stack(list(sums.values())), book.error)
+
+
+def lens(seen: Capture, names: Names) -> dict[str, Any]:
+    """What the model would say after each block, were it the last."""
+    found = analysis.logit_lens(seen, LENS)
+    return {
+        "rows": found.names,
+        "ids": names.ids(found.top_ids_RTk),
+        "p": plain(found.top_probs_RTk, 4),
+        "true_p": plain(found.true_probs_RT, 4),
+    }

@@ -1,0 +1,99 @@
+"""What each attention head looks at, measured over many texts, beside the same of models that were never trained."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.model.gpt import GPT
+from jaxgpt.training.steps import token_losses
+
+STATISTICS = ("relative_entropy", "mean_distance", "previous_token", "induction")
+_WEIGHTS_BYTES = 1 << 28  # of all heads' weights at once
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Statistics of every head [L, H], and the loss on random tokens that come twice, in nats.
+
+    relative_entropy: a position's entropy over log(keys in sight), 0 one key, 1 all alike. mean_distance: tokens back,
+    weighted. previous_token: the weight of the key just before. These are means over positions with a choice of keys.
+
+    induction: on random tokens followed by the same tokens again, the mean weight that a token of the second part gives
+    to the one after its own first occurrence: Olsson et al. 2022, "In-context Learning and Induction Heads", the prefix
+    matching score, with one repetition.
+    """
+
+    relative_entropy_LH: np.ndarray
+    mean_distance_LH: np.ndarray
+    previous_token_LH: np.ndarray
+    induction_LH: np.ndarray
+    first_loss: float  # of the first copy's tokens but the first
+    second_loss: float  # of the second copy's but the first: lower where the model sees that they come again
+
+    def of(self, name: str) -> np.ndarray:
+        return getattr(self, f"{name}_LH")
+
+
+def _spread(weights_BHTS: jax.Array, mask_TS: jax.Array) -> list[jax.Array]:
+    """Relative entropy, mean distance and previous-token weight: each [H]."""
+    T = mask_TS.shape[0]
+    keys_T = mask_TS.sum(axis=-1)
+    chooses_T = keys_T > 1
+
+    def mean(values_BHT: jax.Array) -> jax.Array:
+        return jnp.where(chooses_T, values_BHT, 0.0).sum(axis=-1).mean(axis=0) / chooses_T.sum()
+
+    entropy_BHT = jax.scipy.special.entr(weights_BHTS).sum(axis=-1)
+    distance_TS = jnp.arange(T)[:, None] - jnp.arange(T)
+    distance_BHT = (weights_BHTS * distance_TS).sum(axis=-1)
+    before_BHT = jnp.pad(jnp.diagonal(weights_BHTS, -1, axis1=2, axis2=3), ((0, 0), (0, 0), (1, 0)))
+    return [mean(entropy_BHT / jnp.log(jnp.maximum(keys_T, 2))), mean(distance_BHT), mean(before_BHT)]
+
+
+def _attention(shown: dict, i: int) -> tuple[jax.Array, jax.Array]:
+    attention = shown["intermediates"][f"block_{i}"]["attention"]
+    return attention["weights"][0], attention["mask"][0][0]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _spreads(model: GPT, params: dict, tokens_BT: jax.Array) -> jax.Array:
+    _, shown = model.apply({"params": params}, tokens_BT, method=GPT.features, mutable="intermediates")
+    return jnp.stack([jnp.stack(_spread(*_attention(shown, i))) for i in range(model.cfg.num_layers)], axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _repeated(model: GPT, params: dict, tokens_BT: jax.Array):
+    logits_BTV, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
+    R = tokens_BT.shape[1] // 2
+    t = np.arange(R, 2 * R)
+    scores_LH = jnp.stack(
+        [_attention(shown, i)[0][:, :, t, t - R + 1].mean(axis=(0, 2)) for i in range(model.cfg.num_layers)]
+    )
+    losses_BT = token_losses(logits_BTV[:, :-1], tokens_BT[:, 1:])
+    return scores_LH, losses_BT[:, : R - 1].mean(), losses_BT[:, R:].mean()
+
+
+def repeated_tokens(vocab_size: int, length: int, count: int, seed: int = 0) -> np.ndarray:
+    """`count` texts of `length` random tokens (each of the vocabulary equally likely) twice: [count, 2 * length]."""
+    tokens = np.random.default_rng(seed).integers(vocab_size, size=(count, length)).astype(np.int32)
+    return np.concatenate([tokens, tokens], axis=1)
+
+
+def most_texts(model: GPT, length: int) -> int:
+    """How many texts of a length fit into the memory that is meant for weights, at least 1."""
+    return max(1, _WEIGHTS_BYTES // (4 * model.cfg.num_layers * model.cfg.num_heads * length**2))
+
+
+def measure(model: GPT, params: dict, texts_BT: np.ndarray, repeated_BT: np.ndarray | None) -> Heads:
+    """All statistics of a model: on texts, and on `repeated_tokens`, at least 2 of them. nan is what can't be had."""
+    with jax.default_matmul_precision("highest"):
+        spread_3LH = np.asarray(_spreads(model, params, texts_BT), np.float64)
+        if repeated_BT is None:  # the context holds none
+            return Heads(*spread_3LH, np.full_like(spread_3LH[0], np.nan), np.nan, np.nan)
+        induction_LH, first, second = _repeated(model, params, repeated_BT)
+    return Heads(*spread_3LH, np.asarray(induction_LH, np.float64), float(first), float(second))

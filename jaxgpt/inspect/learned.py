@@ -1,0 +1,230 @@
+"""The part of a report about the token table: what it was at the start, what it is, and how it got there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.inspect import word_lists
+from jaxgpt.inspect.plain import Names, plain
+from jaxgpt.inspect.subject import Subject
+from jaxgpt.vectors import geometry, nearest, tables, word_tests, word_vectors
+from jaxgpt.vectors.word_vectors import Vectors
+
+NEIGHBOURS = 8
+ASKED = 60  # tokens whose neighbours are given
+SCATTERED = 200  # tokens on the map
+ANALOGIES = 8  # questions that are given one by one
+FOLLOWED = 400  # rows whose neighbours are followed over the steps
+DRAWS = 1000  # of a bootstrap
+
+
+class History(Mapping):
+    """The token tables of RUN/embeddings up to a step, each read when it is asked for; and the run's own at that step."""
+
+    def __init__(self, subject: Subject) -> None:
+        run = subject.run
+        self._workdir, self._tokenizer = Path(run.workdir), run.tokenizer
+        self._end = run.step
+        self._steps = sorted(
+            {step for step in tables.saved_steps(self._workdir) if step < run.step} | {run.step}
+        )
+        self.end_ND = np.asarray(run.params["token_embedding"]["embedding"], np.float32)[
+            : subject.cfg.vocab_size
+        ]
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        if step == self._end:
+            return self.end_ND
+        return tables.read_snapshot(self._workdir, step, "token", self._tokenizer).values
+
+    def __contains__(self, step: object) -> bool:
+        return step in self._steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[str]) -> dict[str, Any]:
+    """Neighbours, map, tests and drift of the token table. Says in `missing` what can't be had."""
+    history = History(subject)
+    end_ND = history.end_ND
+    start_ND, start_is = _start(subject, history)
+    words = Vectors(word_vectors.tokens_of(subject.run.tokenizer), end_ND)
+    asked = _asked(subject, names, probe_T)
+    both = {"start": start_ND, "end": end_ND}
+    figures = {
+        "rows": len(end_ND),
+        "width": end_ND.shape[1],
+        "steps": list(history),
+        "start": 0,
+        "end": subject.run.step,
+        "start_is": start_is,
+        "neighbours": _neighbours(both, asked[:ASKED], names),
+        "scatter": _scatter(both, asked[:SCATTERED], names),
+        "pairs": _pairs(both, words, names),
+        **analogies(both, words, names),
+        "drift": None,
+    }
+    if len(history) < 2 or 0 not in history:
+        missing.append(
+            "No drift of the embeddings: the run kept no table of step 0 (train.embedding_snapshots)."
+        )
+        return figures
+    return figures | {"drift": drift(history, names)}
+
+
+def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
+    if 0 in history:
+        return history[0], "the table that the run kept at step 0"
+    table = np.asarray(subject.untrained()[1]["token_embedding"]["embedding"], np.float32)
+    return table[: subject.cfg.vocab_size], "fresh parameters of the run's seed: it kept no table of step 0"
+
+
+def _asked(subject: Subject, names: Names, probe_T: np.ndarray) -> np.ndarray:
+    """The probe's tokens in their order, then the most frequent of the training text, each once."""
+    first = list(dict.fromkeys(probe_T.tolist()))
+    others = names.most_frequent(SCATTERED + len(first))
+    return np.array(list(dict.fromkeys([*first, *others])), np.int64)
+
+
+def _neighbours(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for when, table_ND in both.items():
+        centre_D = nearest.mean_row(table_ND)
+        for kind, mean_D in (("raw", None), ("centred", centre_D)):
+            found.setdefault(when, {})[kind] = nearest.nearest(
+                table_ND, table_ND[asked], NEIGHBOURS, aside_QE=asked[:, None], mean_D=mean_D
+            )
+    rows = []
+    for i, token in enumerate(asked):
+        row: dict[str, Any] = {"id": names.ids(token)}
+        for when, kinds in found.items():
+            row[when] = {kind: _listed(ids[i], scores[i], names) for kind, (ids, scores) in kinds.items()}
+        start, end = (set(found[when]["raw"][0][i].tolist()) for when in ("start", "end"))
+        rows.append(row | {"kept": plain(len(start & end) / max(len(end), 1), 3)})
+    return rows
+
+
+def _listed(ids: np.ndarray, scores: np.ndarray, names: Names) -> list[list]:
+    return [[names.ids(i), plain(score, 3)] for i, score in zip(ids, scores, strict=True)]
+
+
+def _scatter(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) -> dict[str, Any] | None:
+    """Start and end on the same two axes: the principal axes of the shown rows at the end."""
+    if len(asked) < 3 or both["end"].shape[1] < 2:
+        return None
+    _, axes_2D, _ = geometry.principal_axes(both["end"][asked], 2)
+    figures: dict[str, Any] = {"ids": names.ids(asked), "variance": {}}
+    for when, table_ND in both.items():
+        rows_PD = table_ND[asked].astype(np.float64)
+        rows_PD -= rows_PD.mean(axis=0)
+        xy_P2 = rows_PD @ axes_2D.T
+        figures[when] = plain(xy_P2, 4)
+        figures["variance"][when] = plain(np.square(xy_P2).sum(axis=0) / np.square(rows_PD).sum(), 4)
+    return figures | {
+        "axes": f"the first two principal axes of these {len(asked)} rows at the end; each table less its own mean"
+    }
+
+
+def _estimate(found: word_tests.Estimate) -> dict[str, Any]:
+    return plain({"auc": found.value, "low": found.low, "high": found.high}, 4)
+
+
+def auc(table_ND: np.ndarray, test: word_lists.Test) -> word_tests.Estimate:
+    """How well a table does in a test of pairs or of a group."""
+    if test.others is None:
+        return word_tests.related_auc(table_ND, np.array(test.rows), DRAWS)
+    return word_tests.group_auc(table_ND, np.array(test.rows), np.array(test.others), DRAWS)
+
+
+def _pairs(both: dict[str, np.ndarray], words: Vectors, names: Names) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": test.name,
+            "what": test.what,
+            "rows": names.ids(np.array(test.rows[:40])),
+            "count": len(test.rows),
+            **{when: _estimate(auc(table_ND, test)) for when, table_ND in both.items()},
+        }
+        for test in word_lists.tests(words.row_of_whole, names.count)
+    ]
+
+
+def analogies(both: dict[str, np.ndarray], words: Vectors, names: Names) -> dict[str, Any]:
+    """Questions one by one, and the share of all that are right, by family."""
+    families, shown = [], []
+    V = len(both["end"])
+    for name, pairs in word_lists.families(words.row_of_whole, names.count).items():
+        abcd_Q4 = np.array([[*one, *other[::-1]] for one in pairs for other in pairs if one != other])
+        family: dict[str, Any] = {
+            "name": name,
+            "questions": len(abcd_Q4),
+            "chance": plain(1 / max(V - 3, 1), 3),
+        }
+        for when, table_ND in both.items():
+            aside_Q, all_Q = word_tests.analogies(table_ND, abcd_Q4)
+            family[when] = plain(
+                {
+                    "aside": word_tests.proportion(int(aside_Q.sum()), len(aside_Q)).__dict__,
+                    "all": all_Q.mean(),
+                },
+                4,
+            )
+        families.append(family)
+        shown += [(name, abcd) for abcd in abcd_Q4[:: len(pairs)][: max(2, ANALOGIES // 3)]]
+    return {
+        "analogies": [_analogy(both, name, abcd, names) for name, abcd in shown[:ANALOGIES]],
+        "analogy_families": families,
+    }
+
+
+def _analogy(both: dict[str, np.ndarray], name: str, abcd_4: np.ndarray, names: Names) -> dict[str, Any]:
+    abc, answer = abcd_4[None, :3], int(abcd_4[3])
+    figures: dict[str, Any] = {
+        "family": name,
+        "question": names.ids(abcd_4[:3]),
+        "answer": names.ids(answer),
+        "candidates": len(both["end"]) - 3,
+        "chance": plain(1 / max(len(both["end"]) - 3, 1), 3),
+    }
+    for when, table_ND in both.items():
+        query = word_tests.analogy_queries(table_ND, abc)
+        figures[when] = {}
+        for how, aside in (("aside", abc), ("all", None)):
+            ids, scores = nearest.nearest(table_ND, query, 5, aside_QE=aside)
+            rank = word_tests.answer_rank(table_ND, abcd_4[None], aside is not None)
+            figures[when][how] = {"rank": int(rank[0]), "top": _listed(ids[0], scores[0], names)}
+    return figures | {"found": figures["end"]["aside"]["rank"] == 1}
+
+
+def drift(tables_by_step: Mapping[int, np.ndarray], names: Names) -> dict[str, Any]:
+    """How rows and their neighbourhoods moved over the steps; rows that never did are counted apart."""
+    found = geometry.drift(tables_by_step, NEIGHBOURS, FOLLOWED)
+    last = found[-1]
+    still_N = np.stack([at.distance_N for at in found]).max(axis=0) == 0
+    order = np.argsort(last.cosine_N, kind="stable")
+    low, high = np.percentile([at.cosine_N for at in found], [10, 90], axis=1)
+    moved = [i for i in order if not still_N[i]]
+
+    def listed(ids: list) -> list[list]:
+        return [[names.ids(i), plain(last.cosine_N[i], 3)] for i in ids[:NEIGHBOURS]]
+
+    return {
+        "steps": [at.step for at in found],
+        "cosine": plain({"mean": [at.cosine_N.mean() for at in found], "p10": low, "p90": high}, 4),
+        "distance": plain([at.distance_N.mean() for at in found], 4),
+        "kept_start": plain([at.kept_start for at in found], 4),
+        "kept_end": plain([at.kept_end for at in found], 4),
+        "k": NEIGHBOURS,
+        "followed": min(FOLLOWED, len(still_N)),
+        "moved_most": listed(moved),
+        "moved_least": listed(moved[::-1]),
+        "still": int(still_N.sum()),
+    }

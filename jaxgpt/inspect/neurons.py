@@ -1,0 +1,96 @@
+"""The part of a report about MLP neurons: what each fires on, how often, and which never do."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.inspect.plain import Names, plain
+from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
+from jaxgpt.model.gpt import GPT
+
+CONTEXTS = 5
+SHOWN = 6  # neurons of a layer
+BEFORE, AFTER = 10, 3  # tokens around the one that a neuron fires on
+LENGTH = 128  # tokens of a window, at most
+MOST_TOKENS = 8_192
+_HIDDEN_BYTES = 1 << 28  # all layers' activations at once
+
+
+@functools.partial(jax.jit, static_argnames=("model", "k"))
+def fire(model: GPT, params: dict, tokens_BT: jax.Array, k: int):
+    """What every neuron does on some texts, for each layer: the k largest activations and where they are [L, F, k],
+    the share of tokens on which it is above 0 [L, F], and its largest absolute activation [L, F].
+
+    Where counts through the texts: text * T + position.
+    """
+    _, shown = model.apply({"params": params}, tokens_BT, method=GPT.features, mutable="intermediates")
+    found = []
+    for i in range(model.cfg.num_layers):
+        hidden_BTF = shown["intermediates"][f"block_{i}"]["mlp"]["hidden"][0]
+        hidden_FN = hidden_BTF.reshape(-1, hidden_BTF.shape[-1]).T
+        values_Fk, where_Fk = jax.lax.top_k(hidden_FN, k)
+        found.append((values_Fk, where_Fk, (hidden_FN > 0).mean(axis=1), jnp.abs(hidden_FN).max(axis=1)))
+    return tuple(jnp.stack(parts) for parts in zip(*found, strict=True))
+
+
+def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
+    """For each layer the neurons that write most at their strongest, with the texts that excite them; and how many are
+    dead: never above 0 (of a gated MLP, whose product may have either sign: never other than 0)."""
+    model, params = subject.plain()
+    cfg, length = model.cfg, min(subject.cfg.context_length, LENGTH)
+    if subject.dataset is None or len(subject.dataset.valid.ids) < length:
+        return None
+    most = min(MOST_TOKENS, affordable_tokens(params), _HIDDEN_BYTES // (4 * cfg.num_layers * cfg.mlp_width))
+    texts_BT = windows(subject.dataset.valid.ids, max(1, most // length), length)
+    k = min(CONTEXTS, texts_BT.size)
+    values_LFk, where_LFk, active_LF, largest_LF = map(np.asarray, fire(model, params, texts_BT, k))
+    layers = []
+    for i in range(cfg.num_layers):
+        down_FD = np.asarray(params[f"block_{i}"]["mlp"]["down"]["kernel"])
+        written_F = values_LFk[i, :, 0] * np.linalg.norm(down_FD, axis=1)
+        dead_F = largest_LF[i] == 0 if cfg.gated else active_LF[i] == 0
+        shown = [int(f) for f in np.argsort(-written_F, kind="stable")[:SHOWN]]
+        layers.append(
+            {
+                "layer": i,
+                "width": cfg.mlp_width,
+                "dead": int(dead_F.sum()),
+                "share": plain(active_LF[i].mean(), 4),
+                "histogram": np.histogram(active_LF[i], bins=10, range=(0, 1))[0].tolist(),
+                "shown": [
+                    {
+                        "neuron": f,
+                        "active": plain(active_LF[i, f], 4),
+                        "written": plain(written_F[f], 4),
+                        "contexts": [
+                            _context(texts_BT, int(at), value, names)
+                            for at, value in zip(where_LFk[i, f], values_LFk[i, f], strict=True)
+                        ],
+                    }
+                    for f in shown
+                ],
+            }
+        )
+    on = f"{len(texts_BT)} windows of {length} tokens, evenly spread over the validation split"
+    return {
+        "on": on,
+        "tokens": int(texts_BT.size),
+        "activation": cfg.activation,
+        "gated": cfg.gated,
+        "layers": layers,
+    }
+
+
+def _context(texts_BT: np.ndarray, at: int, value: float, names: Names) -> dict[str, Any]:
+    text, t = divmod(at, texts_BT.shape[1])
+    start = max(0, t - BEFORE)
+    return {
+        "ids": names.ids(texts_BT[text, start : t + 1 + AFTER]),
+        "at": t - start,
+        "value": plain(value, 4),
+    }

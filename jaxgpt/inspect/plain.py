@@ -1,0 +1,92 @@
+"""Numbers and tokens as JSON has them: rounded, small, and the same every time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.data import tokenizers
+
+DIGITS = 5  # significant ones
+
+
+def rounded(value: float, digits: int = DIGITS) -> float | None:
+    """A number to so many significant digits; None for what is not finite."""
+    value = float(value)
+    if not math.isfinite(value):
+        return None
+    if value == 0:
+        return 0.0
+    value = float(f"{value:.{digits}g}")
+    return int(value) if value.is_integer() and abs(value) < 1e6 else value
+
+
+def plain(values: Any, digits: int = DIGITS) -> Any:
+    """An array, or nested lists and dictionaries of numbers, as lists with every float `rounded`."""
+    if isinstance(values, dict):
+        return {name: plain(value, digits) for name, value in values.items()}
+    if values is None or isinstance(values, str | bool | np.bool_):
+        return bool(values) if isinstance(values, np.bool_) else values
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        values = values.item()
+    if isinstance(values, int | np.integer):
+        return int(values)
+    if isinstance(values, float | np.floating):
+        return rounded(values, digits)
+    return [plain(value, digits) for value in (values.tolist() if isinstance(values, np.ndarray) else values)]
+
+
+def token_entry(tokenizer: tokenizers.Tokenizer, i: int) -> dict[str, Any]:
+    """A token's text, and its bytes as `hex` where they are no UTF-8."""
+    content = tokenizer.decode_bytes([i])
+    try:
+        return {"text": content.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"text": content.decode("utf-8", "backslashreplace"), "hex": content.hex(" ")}
+
+
+class Names:
+    """The tokens that a payload speaks of: every id that it is asked for gets an entry in `vocabulary`."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, counts_V: np.ndarray | None) -> None:
+        self._tokenizer, self._counts_V = tokenizer, counts_V
+        self._known: dict[int, dict[str, Any]] = {}
+
+    def copy(self) -> Names:
+        """The same, to go on from."""
+        other = Names(self._tokenizer, self._counts_V)
+        other._known = dict(self._known)
+        return other
+
+    def count(self, i: int) -> int | None:
+        """How often a token stands in the training text; None where that can't be had."""
+        return None if self._counts_V is None else int(self._counts_V[i])
+
+    def most_frequent(self, count: int) -> list[int]:
+        """The ids that stand most often in the training text, of those that do; the first ids where it can't be had."""
+        if self._counts_V is None:
+            return list(range(min(count, self._tokenizer.vocab_size)))
+        order = np.argsort(-self._counts_V, kind="stable")[:count]
+        return [int(i) for i in order if self._counts_V[i] > 0]
+
+    def text(self, i: int) -> str:
+        """One token, for a sentence: in quotes, with white space and control characters visible."""
+        return repr(self._tokenizer.token(int(i)))
+
+    def ids(self, ids: Any) -> Any:
+        """Ids as plain ints in nested lists, remembered."""
+        if isinstance(ids, int | np.integer):
+            self._add(int(ids))
+            return int(ids)
+        return [self.ids(i) for i in (ids.tolist() if isinstance(ids, np.ndarray) else ids)]
+
+    def _add(self, i: int) -> None:
+        if i in self._known:
+            return
+        self._known[i] = token_entry(self._tokenizer, i) | {"count": self.count(i)}
+
+    def vocabulary(self) -> dict[str, dict[str, Any]]:
+        """By id as text: the token's text, how often it stands in the training text, its bytes where they are no UTF-8."""
+        return {str(i): self._known[i] for i in sorted(self._known)}

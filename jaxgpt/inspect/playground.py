@@ -1,0 +1,73 @@
+"""The page of `jaxgpt.serve`: a text that the model goes on with, and the report's views of every token of it.
+
+The same script, style and policy as a report's page, but that it may ask the server that it came from.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from jaxgpt.inspect import page, static_tables
+
+SETTINGS = (  # of POST /api/generate: name, label, least, step; what is empty is left out
+    ("max_new_tokens", "tokens", 1, 1),
+    ("temperature", "temperature", 0, 0.1),
+    ("top_k", "top k", 1, 1),
+    ("top_p", "top p", 0, 0.05),
+    ("seed", "seed", 0, 1),
+)
+# Sections of the report that are about a text, or about the model beside it.
+SHOWN = ("probe", "next", "attention", "ledger", "lens", "embeddings", "contextual", "positions", "neurons")
+
+
+def render(about: dict[str, Any]) -> str:
+    """The page, from what GET /api/run answers."""
+    sections = [one for one in page.SECTIONS if one.id in SHOWN]
+    title = static_tables.visible_text(about["title"])
+    links = [("write", "Write"), *((one.id, one.title) for one in sections)]
+    return page.document(
+        title=title,
+        contents="".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in links),
+        main=_form(about) + '<div id="inside" hidden>' + "\n".join(map(_empty, sections)) + "</div>",
+        footer=f"{escape(static_tables.visible_text(about['workdir']))}, {about['num_params']:,} parameters. Everything stays on this machine.",
+        data=about,
+        script=_script(),
+        connects=True,
+    )
+
+
+def _script() -> str:
+    own = "\n".join(page.asset(f"{name}.js") for name in ("text", "colour", "playground"))
+    return f'const inspect = {page.views()};\n(() => {{\n"use strict";\n{own}\n}})();\n'
+
+
+def _form(about: dict[str, Any]) -> str:
+    defaults = about["defaults"]
+    fields = []
+    for name, label, least, step in SETTINGS:
+        value = defaults.get(name)
+        most = f' max="{about["limits"]["max_new_tokens"]}"' if name == "max_new_tokens" else ""
+        shown = "" if value is None else escape(str(value))
+        fields.append(
+            f'<label>{label} <input type="number" name="{name}" min="{least}" step="{step}"{most} value="{shown}"></label>'
+        )
+    return (
+        '<section id="write" aria-labelledby="write-title"><h2 id="write-title">Write</h2>'
+        '<p class="lead">The model goes on with your text, one token at a time. Each box is a token that it drew, coloured by '
+        "how little it expected it, with its probability and its rank among all tokens. Select one to see how it came about.</p>"
+        '<form><label class="wide">Your text <textarea name="prompt" rows="3" spellcheck="false">'
+        f'\n{escape(defaults.get("prompt") or "")}</textarea></label><div class="controls">{"".join(fields)}</div>'
+        '<div class="controls"><button type="submit" class="main">Go on</button>'
+        '<button type="button" class="quiet" id="stop" disabled>Stop</button></div></form>'
+        '<p class="said" id="status" role="status"></p><div id="written"></div>'
+        "<noscript><p>Writing needs the page's script.</p></noscript></section>\n"
+    )
+
+
+def _empty(one: page.Section) -> str:
+    """A section that the script fills."""
+    return (
+        f'<section id="{one.id}" aria-labelledby="{one.id}-title"><h2 id="{one.id}-title">{escape(one.title)}</h2>'
+        f'<p class="lead">{escape(one.lead)}</p><div class="tables"></div></section>'
+    )

@@ -1,0 +1,110 @@
+"""The head of a report: what the run is, and how well it predicts beside guesses that need no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.data import baselines, batches
+from jaxgpt.data.baselines import Bigram
+from jaxgpt.inspect.plain import plain
+from jaxgpt.inspect.subject import Subject, affordable_tokens
+from jaxgpt.model.parameters import count_params
+from jaxgpt.runs import checkpoint
+from jaxgpt.training import evaluation
+
+GUESSES = ("uniform", "unigram", "bigram")
+MOST_POINTS = 400  # of a curve
+EVALUATED = 16_384  # tokens, where the run has no validation loss of the step
+
+
+def summary(subject: Subject, bigram: Bigram | None) -> dict[str, Any]:
+    """The run's facts, its validation loss in several units beside baselines, and its curves."""
+    run, facts = subject.run, subject.facts
+    first = facts["starts"][0] if facts["starts"] else {}
+    valid = _valid(subject)
+    names = ("corpus", "tokenizer", "vocab_size", "train_tokens", "valid_tokens", "text_sha256")
+    return {
+        "title": f"{run.workdir.name}, step {run.step:,}",
+        "workdir": str(run.workdir),
+        "step": run.step,
+        "saved_steps": checkpoint.saved_steps(run.workdir),
+        **{name: facts.get(name) for name in names},
+        "vocab_size": subject.cfg.vocab_size,
+        "num_params": count_params(run.params),
+        "seed": run.config.train.seed,
+        "num_steps": run.config.train.num_steps,
+        "commit": first.get("commit"),
+        "command": first.get("command"),
+        "started": first.get("time"),
+        "device": first.get("device"),
+        "model": dataclasses.asdict(subject.cfg),
+        "valid": None if valid is None else plain(valid, 6),
+        "measures": _measures(subject, valid, bigram),
+        "curves": _curves(subject.metrics),
+    }
+
+
+def _valid(subject: Subject) -> dict[str, Any] | None:
+    """The validation loss of the step, as training wrote it down; measured now where it did not."""
+    run = subject.run
+    for line in subject.metrics:
+        if line["split"] == "valid" and line["step"] == run.step:
+            figures = {name: line.get(name) for name in ("loss", "standard_error", "tokens")}
+            return {**figures, "step": run.step, "from": "metrics.jsonl"}
+    if subject.dataset is None:
+        return None
+    T = subject.cfg.context_length
+    windows = batches.eval_batches(
+        subject.dataset.valid.ids, context_length=T, batch_size=max(1, min(16, (1 << 26) // (T * subject.cfg.vocab_size))),
+        max_tokens=max(T, min(EVALUATED, affordable_tokens(run.params))),
+    )  # fmt: skip
+    found = evaluation.evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
+    figures = {"loss": found.loss, "standard_error": found.standard_error, "tokens": found.tokens}
+    return {**figures, "step": run.step, "from": "evaluated now"}
+
+
+def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | None) -> list[dict[str, Any]]:
+    """Loss, bits a character, bits a byte and perplexity: of the model and of each baseline, on the same tokens."""
+    losses: dict[str, float | None] = dict.fromkeys(("model", *GUESSES))
+    losses["uniform"] = baselines.uniform_loss(subject.cfg.vocab_size)
+    a_char = a_byte = math.nan
+    if valid is not None:
+        losses["model"] = valid["loss"]
+    if valid is not None and subject.dataset is not None:
+        ids = subject.dataset.valid.ids[: valid["tokens"] + 1]
+        unigram_V = baselines.unigram_probs(subject.train_ids(), subject.cfg.vocab_size)
+        losses["unigram"] = float(-np.log(unigram_V[ids[1:]]).mean())
+        losses["bigram"] = None if bigram is None else float(bigram.nats(ids).mean())
+        num_bytes, num_chars = subject.run.tokenizer.token_lengths()
+        bits = len(ids[1:]) / math.log(2)
+        a_char = bits / max(1, int(num_chars[ids[1:]].sum()))
+        a_byte = bits / max(1, int(num_bytes[ids[1:]].sum()))
+    units = [
+        ("loss", "nats a token", lambda x: x),
+        ("bits a character", "bits", lambda x: x * a_char),
+        ("bits a byte", "bits", lambda x: x * a_byte),
+        ("perplexity", "equally likely tokens", lambda x: math.exp(min(x, 700.0))),
+    ]
+    return [
+        {
+            "name": name,
+            "unit": unit,
+            **{who: None if x is None else plain(turned(x)) for who, x in losses.items()},
+        }
+        for name, unit, turned in units
+    ]
+
+
+def _curves(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Losses by step: of training batches, thinned evenly to `MOST_POINTS`, and of every evaluation."""
+    curves = {}
+    for split, names in (("train", ("step", "loss")), ("valid", ("step", "loss", "standard_error"))):
+        lines = [line for line in metrics if line["split"] == split and line.get("loss") is not None]
+        if len(lines) > MOST_POINTS:
+            lines = [lines[i] for i in np.linspace(0, len(lines) - 1, MOST_POINTS).astype(int)]
+        curves[split] = {name: plain([line.get(name) for line in lines]) for name in names}
+    return curves

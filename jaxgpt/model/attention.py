@@ -1,0 +1,166 @@
+"""Causally masked multi-head attention (model.causal=False: not masked), by formula and fused.
+
+Dimensions as in model.py, and G heads of keys and values, each for R = H / G heads of queries.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt import config
+from jaxgpt.config import UserError
+from jaxgpt.model.layers import Dropout, dense, drawn_later, normalize, record, rotate, soft_cap
+
+
+def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
+    """[B, T, S], true where the query at a position may see key s: exactly the keys 0..position.
+
+    With a window only the last so many of them (Child et al. 2019; Beltagy et al. 2020).
+    """
+    keys = jnp.arange(num_keys)
+    mask = keys <= positions_BT[..., None]
+    return mask if window is None else mask & (keys > positions_BT[..., None] - window)
+
+
+def attention_scores(
+    q_BTHK: jax.Array, k_BSGK: jax.Array, scale: float | None = None, softcap: float = 0.0
+) -> jax.Array:
+    """q k / sqrt(K), how well each query matches each key: [B, H, T, S], float32 whatever the inputs are.
+
+    Head h of the queries meets head h // R of the keys (Ainslie et al. 2023).
+    """
+    B, T, H, K = q_BTHK.shape
+    G = k_BSGK.shape[2]
+    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
+    scores_BGRTS = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
+    scores_BHTS = scores_BGRTS.reshape(B, H, T, -1) * (1 / np.sqrt(K) if scale is None else scale)
+    return soft_cap(scores_BHTS, softcap)
+
+
+@jax.custom_vjp
+def attention_weights(scores_BHTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """softmax over the keys that the mask allows: [B, H, T, S], rows sum to 1. Vaswani et al. 2017, equation 1."""
+    return jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BHTS, -jnp.inf), axis=-1)
+
+
+def _weights_forward(scores_BHTS: jax.Array, mask_BTS: jax.Array):
+    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+    return weights_BHTS, weights_BHTS
+
+
+def _weights_backward(weights_BHTS: jax.Array, dweights_BHTS: jax.Array):
+    """From the weights alone, which are 0 where the mask is: nothing else need be kept."""
+    mean_BHT1 = (weights_BHTS * dweights_BHTS).sum(axis=-1, keepdims=True)
+    return weights_BHTS * (dweights_BHTS - mean_BHT1), None
+
+
+attention_weights.defvjp(_weights_forward, _weights_backward)
+
+
+def weighted_values(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
+    """Each query's mean of the values by its weights: [B, T, H, K]."""
+    B, H, T, S = weights_BHTS.shape
+    G = v_BSGK.shape[2]
+    weights_BGRTS = weights_BHTS.reshape(B, G, H // G, T, S).astype(v_BSGK.dtype)
+    return jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, v_BSGK).reshape(B, T, H, -1)
+
+
+def fused_attention(
+    cfg: config.ModelConfig,
+    q_BTHK: jax.Array,
+    k_BTGK: jax.Array,
+    v_BTGK: jax.Array,
+    implementation: str = "cudnn",
+) -> jax.Array:
+    """The same mean in one kernel that never forms the weights (Dao et al. 2022): [B, T, H, K].
+
+    All windows start at position 0. `implementation` is jax.nn.dot_product_attention's: "cudnn" on a GPU;
+    "xla" is the same call for tests on any device.
+    """
+    window = None if cfg.attention_window is None else (cfg.attention_window - 1, 0)
+    return jax.nn.dot_product_attention(
+        q_BTHK, k_BTGK, v_BTGK, scale=cfg.attention_scale, is_causal=cfg.causal, local_window_size=window,
+        implementation=implementation,
+    )  # fmt: skip
+
+
+def uses_cudnn(cfg: config.ModelConfig, attention: str) -> bool:
+    """Whether training runs fused. Raises UserError where that is asked for and the machine has no GPU."""
+    on_gpu = jax.default_backend() == "gpu"
+    if attention == "cudnn" and not on_gpu:
+        raise UserError(
+            f"train.attention='cudnn' needs an NVIDIA GPU, JAX's backend here is {jax.default_backend()!r}: "
+            "choose 'auto' or 'explicit'"
+        )
+    return attention == "cudnn" or (attention == "auto" and on_gpu and not cfg.cudnn_obstacle)
+
+
+class Attention(nn.Module):
+    """Causally masked multi-head attention: every head proposes a change, W_O mixes them into one.
+
+    concat(heads) W_O is the same as the sum over heads of head_h W_O[h]: the kernel of `out` is kept as
+    [H, K, D] so that each head's own part can be read off.
+    """
+
+    cfg: config.ModelConfig
+    attention: str = "auto"  # as config.TrainConfig.attention
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array | np.ndarray,
+        past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+        first_values: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
+        """Returns the change [B, T, D]; these tokens' keys and values [B, T, G, K], for a cache; and their values
+        before any mixing, which later layers take as `first_values`.
+
+        `past` are the keys, values and lengths [B] that a layer's cache holds.
+        """
+        cfg = self.cfg
+        q_BTHK = dense(cfg, "query", cfg.num_heads, cfg.head_dim)(x_BTD)
+        k_BTGK = dense(cfg, "key", cfg.kv_heads, cfg.head_dim)(x_BTD)
+        v_BTGK = own_values = dense(cfg, "value", cfg.kv_heads, cfg.head_dim)(x_BTD)
+        if cfg.qk_norm:
+            # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck.
+            q_BTHK, k_BTGK = normalize(q_BTHK, False), normalize(k_BTGK, False)
+        if cfg.position == "rotary":
+            q_BTHK, k_BTGK = (
+                rotate(x, positions_BT, cfg.rotary_base, cfg.context_length) for x in (q_BTHK, k_BTGK)
+            )
+        if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
+            mix = self.param("value_mix", drawn_later, (2,)).astype(v_BTGK.dtype)
+            v_BTGK = mix[0] * v_BTGK + mix[1] * first_values
+        if past is None and uses_cudnn(cfg, self.attention):
+            heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
+        else:
+            scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
+            # These tokens among themselves: what counts is how far apart they are.
+            T = x_BTD.shape[1]
+            seen_by = np.arange(T) if cfg.causal else np.full(T, T - 1)
+            mask_BTS = causal_mask(seen_by[None], T, cfg.attention_window)
+            if past is not None:
+                # Beside those of the cache, which is only read here: it is written after the last layer.
+                keys_BSGK, values_BSGK, length_B = past
+                kept = attention_scores(q_BTHK, keys_BSGK, cfg.attention_scale, cfg.attention_softcap)
+                S = keys_BSGK.shape[1]
+                seen_BTS = causal_mask(positions_BT, S, cfg.attention_window)
+                seen_BTS &= jnp.arange(S) < length_B[:, None, None]
+                scores_BHTS = jnp.concatenate([kept, scores_BHTS], axis=-1)
+                mask_BTS = jnp.concatenate(
+                    [seen_BTS, jnp.broadcast_to(mask_BTS, (len(length_B), T, T))], axis=-1
+                )
+            weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+            record(self, scores=scores_BHTS, mask=mask_BTS, weights=weights_BHTS)
+            weights_BHTS = Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
+            heads_BTHK = weighted_values(weights_BHTS[..., -T:], v_BTGK)
+            if past is not None:
+                heads_BTHK += weighted_values(weights_BHTS[..., :-T], values_BSGK)
+        record(self, q=q_BTHK, k=k_BTGK, v=v_BTGK, heads=heads_BTHK)
+        change_BTD = dense(cfg, "out", cfg.d_model, inputs=2)(heads_BTHK)
+        return change_BTD, (k_BTGK, v_BTGK), own_values

@@ -1,0 +1,347 @@
+"""Text from a trained model: batched prefill, then one token after another with a cache, on the device.
+
+    python -m jaxgpt.generate --workdir runs/char --prompt "ROMEO:" --max_new_tokens 400
+
+A sample is a function of (params, prompt, settings, seed, sample number) alone: the same alone and in a batch
+with others, cached or not.
+
+Past context_length the window slides in jumps: when it is full, the older half is dropped and the rest is
+read anew, from position 0 (`window_start`). Every token so sees between context_length / 2 and
+context_length tokens before it, as soon as there are so many.
+"""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.config import UserError
+from jaxgpt.model.gpt import GPT, KVCache
+from jaxgpt.model.sharding import whole
+
+STREAM_TOKENS = 16  # tokens a dispatch while text is streamed: a screen wants them soon, a device wants many
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the next token is drawn from the logits.
+
+    temperature divides the logits first; 0 takes the most probable token. Then top_k keeps the k most probable
+    tokens, then top_p the fewest most probable ones that together have at least that probability (Holtzman
+    et al. 2020).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.temperature < float("inf"):
+            problems.append(f"temperature={self.temperature}: give 0 (greedy) or a number above it")
+        if self.top_k is not None and self.top_k < 1:
+            problems.append(f"top_k={self.top_k}: give 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            problems.append(f"top_p={self.top_p}: give a number above 0 and at most 1")
+        if problems:
+            raise UserError("; ".join(problems))
+
+    def filtered(self, logits_BV: jax.Array) -> jax.Array:
+        """Logits over the temperature, -inf for tokens that top_k and top_p leave out."""
+        logits_BV = logits_BV / self.temperature
+        if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
+            lowest_kept = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]
+            logits_BV = jnp.where(logits_BV < lowest_kept, -jnp.inf, logits_BV)
+        if self.top_p is not None and self.top_p < 1.0:
+            ordered_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+            probs_BV = jax.nn.softmax(ordered_BV, axis=-1)
+            before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
+            # The most probable token always stays: nothing stands before it.
+            lowest_kept = jnp.min(
+                jnp.where(before_BV < self.top_p, ordered_BV, jnp.inf), axis=-1, keepdims=True
+            )
+            logits_BV = jnp.where(logits_BV < lowest_kept, -jnp.inf, logits_BV)
+        return logits_BV
+
+    def __call__(self, logits_BV: jax.Array, keys_B: jax.Array, index_B: jax.Array) -> jax.Array:
+        """One token a row [B]. The draw depends on the row's key and on the token's index in its text."""
+        if self.temperature == 0:
+            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        keys_B = jax.vmap(jax.random.fold_in)(keys_B, index_B)
+        return jax.vmap(jax.random.categorical)(keys_B, self.filtered(logits_BV)).astype(jnp.int32)
+
+
+class Scores(NamedTuple):
+    """What the model itself (temperature 1, all tokens) thought of tokens that were drawn."""
+
+    p: jax.Array  # probability
+    rank: jax.Array  # 1 for the most probable
+    entropy: jax.Array  # of the prediction, in nats
+
+
+def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
+    """Each [B]."""
+    log_p_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32), axis=-1)
+    own_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
+    p_BV = jnp.exp(log_p_BV)
+    # 0 log 0 is 0: rows beyond the vocabulary have -inf.
+    entropy_B = -jnp.where(p_BV > 0, p_BV * log_p_BV, 0.0).sum(axis=-1)
+    return Scores(jnp.exp(own_B1[:, 0]), 1 + (log_p_BV > own_B1).sum(axis=-1), entropy_B)
+
+
+def window_start(length: int, context_length: int) -> int:
+    """The first token that the model sees when a text of `length` tokens is to go on.
+
+    0 up to context_length; then jumps such that the window holds context_length // 2 tokens (at least 1) after
+    a jump and context_length before the next.
+    """
+    if length <= context_length:
+        return 0
+    jump = context_length + 1 - max(1, context_length // 2)
+    return ((length - context_length - 1) // jump + 1) * jump
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampler", "slots", "scored"))
+def prefill(
+    model: GPT,
+    params,
+    tokens_BT,
+    length_B,
+    keys_B,
+    index_B,
+    *,
+    sampler: Sampler,
+    slots: int,
+    scored: bool = False,
+    temperature: jax.Array | float = 1.0,
+):
+    """Read windows [B, T], padded at the right, in one pass; draw the token after each row's last.
+
+    Returns the cache (`slots` slots a row, none of the padding counted), the tokens [B] and, where `scored`, their
+    Scores (else None). `temperature` divides the logits besides the sampler's own: another one needs no other program.
+    """
+    cache = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
+    x_BTD, cache = model.apply(
+        {"params": params}, tokens_BT, cache=cache, cache_is_empty=True, method=GPT.features
+    )
+    last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
+    logits_BV = model.apply({"params": params}, last_BD, method=GPT.unembed)
+    token_B = sampler(logits_BV / temperature, keys_B, index_B)
+    scores = whole(scores_of(logits_BV, token_B)) if scored else None
+    return cache._replace(length_B=length_B), whole(token_B), scores
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "sampler", "size", "scored"),
+    donate_argnames="cache",
+    # Without it XLA's CPU backend copies the whole cache for every token, as it does not see that a layer's keys
+    # are read before the new one is written. It halves the tokens a second.
+    compiler_options={"xla_cpu_copy_insertion_use_region_analysis": True},
+)
+def decode(
+    model: GPT,
+    params,
+    cache,
+    token_B,
+    keys_B,
+    index_B,
+    count,
+    *,
+    sampler: Sampler,
+    size: int,
+    scored: bool = False,
+    temperature: jax.Array | float = 1.0,
+):
+    """`count` (at most `size`) more tokens a row, without a word to the host.
+
+    token_B is the last token drawn, not yet seen by the cache; index_B the index of the next one. Returns the
+    cache, the tokens [B, size], of which the first `count` are set, and, where `scored`, their Scores (else None).
+    """
+    B = token_B.shape[0]
+
+    def one_more(i, carry):
+        cache, token_B, out_BT, kept_TBV = carry
+        logits_BTV, cache = model.apply({"params": params}, token_B[:, None], cache=cache)
+        token_B = sampler(logits_BTV[:, 0] / temperature, keys_B, index_B + i)
+        if scored:  # all at once after the loop: that costs a token the least
+            kept_TBV = kept_TBV.at[i].set(logits_BTV[:, 0])
+        return cache, token_B, out_BT.at[:, i].set(token_B), kept_TBV
+
+    kept_TBV = jnp.zeros((size, B, model.cfg.vocab_size), jnp.float32) if scored else None
+    carry = (cache, token_B, jnp.zeros((B, size), jnp.int32), kept_TBV)
+    cache, _, out_BT, kept_TBV = jax.lax.fori_loop(0, count, one_more, carry)
+    if not scored:
+        return cache, whole(out_BT), None
+    scores = scores_of(kept_TBV.reshape(size * B, -1), out_BT.T.reshape(-1))
+    return cache, whole(out_BT), whole(Scores(*(x.reshape(size, B).T for x in scores)))
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+class Piece(NamedTuple):
+    """Some more tokens of every row [B, n]."""
+
+    ids: np.ndarray
+    scores: Scores | None  # NumPy arrays [B, n]
+
+
+def generate_ids(*args, **settings) -> Iterator[np.ndarray]:
+    """The ids of `generate_pieces`, which has the same arguments: arrays [B, n]."""
+    return (piece.ids for piece in generate_pieces(*args, **settings))
+
+
+def generate_pieces(
+    model: GPT,
+    params: dict,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    sampler: Sampler = Sampler(),
+    num_samples: int = 1,
+    seed: int = 0,
+    chunk: int | None = None,
+    scored: bool = False,
+) -> Iterator[Piece]:
+    """New ids in pieces [B, n], n >= 1, in sum max_new_tokens; B = prompts x samples, samples side by side.
+
+    Prompts may differ in length. `chunk` bounds the tokens a piece after the first, for streaming. `scored` pieces
+    also say what the model thought of each token.
+    """
+    T = model.cfg.context_length
+    if max_new_tokens < 1 or num_samples < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: give 1 or more of each")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: give a number from 0 to {2**32 - 1}")
+    for prompt in prompts:
+        if len(prompt) == 0:
+            raise UserError("empty prompt: give at least one character to go on from")
+        if len(prompt) > T:
+            raise UserError(f"the prompt has {len(prompt)} tokens, context_length={T}: shorten the prompt")
+    rows = [(np.asarray(p, np.int32), s) for p in prompts for s in range(num_samples)]
+    # By sample number, not by row: a prompt's samples do not depend on what else is in the batch.
+    root = jax.random.key(seed)
+    keys_B = jnp.stack([jax.random.fold_in(root, sample) for _, sample in rows])
+    lengths = np.array([len(prompt) for prompt, _ in rows])
+    ids = np.zeros((len(rows), lengths.max() + max_new_tokens), np.int32)
+    for row, (prompt, _) in enumerate(rows):
+        ids[row, : len(prompt)] = prompt
+    slots = min(T, _power_of_two(ids.shape[1]))
+    size = min(chunk or T, _power_of_two(max_new_tokens))
+    drawn = {
+        "sampler": dataclasses.replace(sampler, temperature=1.0) if sampler.temperature else sampler,
+        "temperature": jnp.float32(sampler.temperature or 1.0),
+        "scored": scored,
+    }
+
+    def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
+        """The next tokens, as soon as they are asked for: the device need not have come to them yet."""
+        starts = lengths.copy()
+        lengths[:] += count
+
+        def piece() -> Piece:
+            new_BT = np.asarray(out_BT)[:, :count]
+            for row, start in enumerate(starts):
+                ids[row, start : start + count] = new_BT[row]
+            parts = scores and Scores(*(np.asarray(x).reshape(len(rows), -1)[:, :count] for x in scores))
+            return Piece(new_BT, parts)
+
+        return piece
+
+    done = 0
+    while done < max_new_tokens:
+        starts = np.array([window_start(length, T) for length in lengths])
+        widths = lengths - starts
+        # Until the fullest row has to slide; all rows are read anew then, which costs one pass.
+        budget = min(max_new_tokens - done, T + 1 - int(widths.max()))
+        tokens_BT = np.zeros((len(rows), min(slots, _power_of_two(max(16, int(widths.max()))))), np.int32)
+        for row in range(len(rows)):
+            tokens_BT[row, : widths[row]] = ids[row, starts[row] : lengths[row]]
+        cache, token_B, scores = prefill(
+            model, params, tokens_BT, jnp.asarray(widths, jnp.int32), keys_B,
+            jnp.asarray(lengths, jnp.int32), slots=slots, **drawn,
+        )  # fmt: skip
+        waiting = dispatched(token_B[:, None], scores, 1)
+        made = 1
+        while made < budget:
+            count = min(size, budget - made)
+            cache, out_BT, scores = decode(
+                model, params, cache, token_B, keys_B,
+                jnp.asarray(lengths, jnp.int32), count, size=size, **drawn,
+            )  # fmt: skip
+            token_B = out_BT[:, count - 1]
+            # While the caller does something with these tokens, the device is busy with the next.
+            yield waiting()
+            waiting = dispatched(out_BT, scores, count)
+            made += count
+        yield waiting()
+        done += made
+
+
+def prompt_ids(tokenizer, prompt: str, context_length: int, fallback: int) -> list[int]:
+    """What samples go on from while training: train.sample_prompt; or a new line; or, where there is none, a token."""
+    if prompt:
+        ids = tokenizer.encode(prompt)
+        if len(ids) > context_length:
+            raise UserError(
+                f"train.sample_prompt has {len(ids)} tokens, model.context_length={context_length}: shorten the prompt"
+            )
+        return list(ids)
+    try:
+        return list(tokenizer.encode("\n"))[:1]
+    except UserError:
+        return [fallback]
+
+
+def stream(
+    model: GPT,
+    params: dict,
+    tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    sampler: Sampler = Sampler(),
+    seed: int = 0,
+    chunk: int = STREAM_TOKENS,
+) -> Iterator[str]:
+    """One sample's text as it comes, without the prompt. A character cut in its bytes waits for the rest."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces = generate_ids(
+        model, params, [tokenizer.encode(prompt)], max_new_tokens, sampler=sampler, seed=seed, chunk=chunk
+    )
+    for piece in pieces:
+        if text := decoder.decode(tokenizer.decode_bytes(piece[0])):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+def generate(
+    model: GPT,
+    params: dict,
+    tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    sampler: Sampler = Sampler(),
+    num_samples: int = 1,
+    seed: int = 0,
+) -> list[list[str]]:
+    """num_samples texts for each prompt, without the prompt: result[prompt][sample]."""
+    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    pieces = generate_ids(
+        model, params, encoded, max_new_tokens, sampler=sampler, num_samples=num_samples, seed=seed
+    )
+    ids = np.concatenate(list(pieces), axis=1)
+    texts = [tokenizer.decode(row) for row in ids]
+    return [texts[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]

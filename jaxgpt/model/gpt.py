@@ -1,0 +1,293 @@
+"""The decoder-only transformer: a pure function of (params, tokens).
+
+Legend of dimensions, used as suffixes of names and as letters in einsum strings:
+
+    B batch   T query position   S key position   D d_model   H heads   K head width (D / H)
+    G heads of keys and values (H unless num_kv_heads says otherwise)   F width of the MLP's hidden layer
+    V vocabulary; of the tables, rounded up to vocab_multiple
+    E width of the token table (D unless embedding_dim says otherwise)   r rank of a low-rank change
+
+Parameter paths, which optimizers and other tables refer to:
+
+    token_embedding/embedding                      [V, E]
+    embedding_projection/kernel                    [E, D]                embedding_dim, where it is not D
+    position_embedding/embedding                   [context_length, D]   position="learned"
+    block_<i>/attention_norm/{scale,bias}          [D]
+    block_<i>/attention/query/kernel               [D, H, K], bias [H, K]
+    block_<i>/attention/{key,value}/kernel         [D, G, K], bias [G, K]
+    block_<i>/attention/out/kernel                 [H, K, D], bias [D]
+    block_<i>/attention/value_mix                  [2]                   value_residual, but block_0
+    block_<i>/embedding_mix                        [2]                   embedding_residual
+    block_<i>/mlp_norm/{scale,bias}                [D]                   with d_ff=0 neither this nor the MLP
+    block_<i>/mlp/{up,gate}/kernel                 [D, F], bias [F]      gate: swiglu and geglu only
+    block_<i>/mlp/down/kernel                      [F, D], bias [D]
+    final_norm/{scale,bias}                        [D]
+    head/kernel                                    [D, V]                tie_embeddings=False
+
+With a lora_rank the layers of lora_targets also have lora_a [in..., r] and lora_b [r, out...], beside their kernels.
+Biases are there with use_bias=True (rmsnorm has none); rmsnorm_plain has no parameters at all.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt import config
+from jaxgpt.config import UserError
+from jaxgpt.model.attention import Attention
+from jaxgpt.model.layers import MLP, NORMS, POSITIONS, Dropout, drawn_later, record, soft_cap
+from jaxgpt.model.sharding import BATCH, constrain
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens seen so far, so that one more token costs one position's work.
+
+    Rows of a batch may hold different numbers of tokens. Slots at and past a row's length weigh nothing: the
+    mask hides them, and the next tokens overwrite them.
+    """
+
+    keys: tuple[jax.Array, ...]  # one [B, G, S, K] a layer, S = slots
+    values: tuple[jax.Array, ...]  # one [B, G, K, S] a layer
+    length_B: jax.Array  # int32: tokens seen by each row; the next token's position
+
+    @property
+    def slots(self) -> int:
+        """S: tokens that there is room for."""
+        return self.keys[0].shape[2]
+
+    @classmethod
+    def empty(cls, cfg: config.ModelConfig, batch_size: int, slots: int) -> KVCache:
+        """A cache for `slots` tokens (at most context_length) a row, none seen yet, in the model's dtype."""
+        heads = (batch_size, cfg.kv_heads)
+        keys, values = (
+            tuple(jnp.zeros((*heads, *shape), cfg.dtype) for _ in range(cfg.num_layers))
+            for shape in ((slots, cfg.head_dim), (cfg.head_dim, slots))
+        )
+        return cls(keys, values, jnp.zeros((batch_size,), jnp.int32))
+
+    def layer(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Keys and values [B, S, G, K] of a layer, and how many slots of each row count [B].
+
+        Kept, their axes are in the order in which attention's two products read them; in another XLA's CPU
+        backend would copy all of them into it for every token.
+        """
+        return jnp.moveaxis(self.keys[i], 2, 1), jnp.moveaxis(self.values[i], 3, 1), self.length_B
+
+    def append(self, new: list[tuple[jax.Array, jax.Array]]) -> KVCache:
+        """With each layer's keys and values [B, T, G, K] of T more tokens a row."""
+        T = new[0][0].shape[1]
+        rows_B1 = jnp.arange(len(self.length_B))[:, None]
+        slots_BT = self.length_B[:, None] + jnp.arange(T)
+        keys, values = [], []
+        for kept_BGSK, kept_BGKS, (k_BTGK, v_BTGK) in zip(self.keys, self.values, new, strict=True):
+            keys.append(kept_BGSK.at[rows_B1, :, slots_BT].set(k_BTGK.astype(kept_BGSK.dtype)))
+            values.append(kept_BGKS.at[rows_B1, :, :, slots_BT].set(v_BTGK.astype(kept_BGKS.dtype)))
+        return KVCache(tuple(keys), tuple(values), self.length_B + T)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): each layer only has to learn a change.
+
+    With residual=False the sums are gone, and x with them: attention(norm(x)), then mlp(norm(x)).
+    """
+
+    cfg: config.ModelConfig
+    attention: str = "auto"
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, past=None, start_BTD=None, first_values=None, train=False):
+        """Returns the residual stream [B, T, D] after both changes, and these tokens' keys and values and own
+        values as Attention does. `start_BTD` is the embedding, `first_values` are the first layer's values."""
+        cfg = self.cfg
+        if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
+            mix = self.param("embedding_mix", drawn_later, (2,)).astype(x_BTD.dtype)
+            x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
+        drop = functools.partial(Dropout(cfg.dropout_rate), deterministic=not train)
+        normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
+        record(self, before=x_BTD, attention_input=normed_BTD)
+        change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
+            normed_BTD, positions_BT, past, first_values, train
+        )
+        x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)
+        record(self, between=x_BTD)
+        if cfg.mlp_width:
+            normed_BTD = NORMS[cfg.norm](cfg, name="mlp_norm")(x_BTD)
+            record(self, mlp_input=normed_BTD)
+            change_BTD = MLP(cfg, name="mlp")(normed_BTD)
+            x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)
+            record(self, mlp_change=change_BTD)
+        record(self, after=x_BTD)
+        return x_BTD, new, own_values
+
+
+# What the backward pass finds kept; the rest it computes again (Chen et al. 2016).
+REMATS = {
+    "none": None,
+    # Results of matrix products with parameters stay, all between them (scores, norms, activations) goes.
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Matrix(nn.Module):
+    """A kernel alone: an untied head, which is a table of its own, and the projection of a narrow token table."""
+
+    shape: tuple[int, int]
+
+    def setup(self) -> None:
+        self.kernel = self.param("kernel", drawn_later, self.shape)
+
+
+class GPT(nn.Module):
+    """Tokens in, logits of the next token out.
+
+    `model.apply({"params": params}, tokens_BT)` gives logits [B, T, V], float32; with `cache=` it gives
+    (logits, cache), where the tokens go on from what the cache has seen; with `train=True` dropout is on and
+    `rngs={"dropout": key}` is needed. Parameters come from `init_params`.
+
+    `attention` and `remat` change how a result is computed, not what it is: see config.TrainConfig.
+
+    Layers are unrolled, `block_0`, `block_1`, ...: every parameter has a path of its own that reads like the
+    architecture. Stacked and scanned they were no better: on a CPU (seconds to compile, milliseconds a step, one
+    core) 4 x 128 took 5.4 and 80 against 4.5 and 69, and 12 x 768 took 4.2 and 3105 against 5.0 and 2633, as XLA
+    compiles equal kernels once anyway.
+    """
+
+    cfg: config.ModelConfig
+    attention: str = "auto"
+    remat: str = "none"
+
+    def setup(self) -> None:
+        cfg = self.cfg
+        self.token_embedding = nn.Embed(
+            cfg.table_rows, cfg.table_width, dtype=cfg.dtype, embedding_init=drawn_later
+        )
+        if cfg.factorised:
+            self.embedding_projection = Matrix((cfg.table_width, cfg.d_model))
+        self.position_embedding = POSITIONS[cfg.position](cfg)
+        self.embedding_dropout = Dropout(cfg.dropout_rate)
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(6,))  # train
+        self.block = [block(cfg, self.attention) for _ in range(cfg.num_layers)]
+        self.final_norm = NORMS[cfg.norm](cfg)
+        if not cfg.tie_embeddings:
+            self.head = Matrix((cfg.d_model, cfg.table_rows))
+
+    def __call__(self, tokens_BT: jax.Array, *, cache: KVCache | None = None, train: bool = False):
+        x_BTD, cache = self.features(tokens_BT, cache=cache, train=train)
+        logits_BTV = self.unembed(x_BTD)
+        return logits_BTV if cache is None else (logits_BTV, cache)
+
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """The start of the residual stream: the token's row, projected where it is narrow, plus the position's vector."""
+        # Rows are looked up in a table that is whole along E (where it is spread over fsdp, it is gathered first).
+        table_VE = constrain(self.token_embedding.embedding, "tensor", None)
+        x_BTD = rows_BTE = jnp.take(table_VE.astype(self.cfg.dtype), tokens_BT, axis=0)
+        if self.cfg.factorised:
+            x_BTD = x_BTD @ self.embedding_projection.kernel.astype(self.cfg.dtype)
+        record(self, token_rows=rows_BTE, token_vectors=x_BTD)
+        if self.position_embedding is not None:
+            vectors = self.position_embedding(positions_BT)
+            record(self, position_vectors=vectors)
+            x_BTD = x_BTD + vectors
+        return x_BTD
+
+    def features(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        cache: KVCache | None = None,
+        cache_is_empty: bool = False,
+        train: bool = False,
+    ):
+        """The residual stream after all blocks and the final norm [B, T, D], and the cache (or None).
+
+        `cache_is_empty` says that the cache holds nothing yet and need not be read: a prefill, at the cost of a
+        pass without a cache.
+        """
+        if cache is not None and not self.cfg.causal:
+            raise UserError(
+                "this model has no causal mask (model.causal=false): every new token changes what all tokens before it "
+                "are, and no cache can hold that; text is generated by models with model.causal=true"
+            )
+        room = self.cfg.context_length if cache is None else cache.slots
+        num_tokens = tokens_BT.shape[1]
+        if num_tokens > room:
+            what = f"context_length={room}" if cache is None else f"a cache of {room}"
+            raise UserError(f"{num_tokens} tokens do not fit into {what}: give fewer")
+        reads = cache is not None and not cache_is_empty
+        # Without a past positions are known now, the same for all rows: what follows from them is a constant.
+        positions_BT = np.arange(num_tokens)[None]
+        if reads:
+            positions_BT = cache.length_B[:, None] + positions_BT
+        start_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
+        x_BTD = start_BTD = constrain(start_BTD, BATCH)
+        news, first_values = [], None
+        for i, block in enumerate(self.block):
+            past = cache.layer(i) if reads else None
+            x_BTD, new, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
+            x_BTD = constrain(x_BTD, BATCH)
+            first_values = own_values if i == 0 else first_values
+            news.append(new)
+        features_BTD = self.final_norm(x_BTD)
+        record(self, start=start_BTD, features=features_BTD)
+        return features_BTD, cache.append(news) if cache else None
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Logits [..., V], float32: how well the stream's vector matches each row of the (tied) table."""
+        cfg, params = self.cfg, {"token_embedding": {"embedding": self.token_embedding.embedding}}
+        if cfg.factorised:
+            params["embedding_projection"] = {"kernel": self.embedding_projection.kernel}
+        if not cfg.tie_embeddings:
+            params["head"] = {"kernel": self.head.kernel}
+        return logits(cfg, *output_side(cfg, params, x_BTD))[..., : cfg.vocab_size]
+
+
+def output_side(cfg: config.ModelConfig, params: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the logits are the products of: the stream's vectors, and the table's rows that they are matched with.
+
+    The head's table [V, D] where it is its own; else the token table [V, E], for which the stream goes back through
+    the projection, x P^T [B, T, E], so that no table [V, D] is ever formed.
+    """
+    if not cfg.tie_embeddings:
+        return x_BTD, params["head"]["kernel"].T
+    if cfg.factorised:
+        x_BTD = jnp.einsum("BTD,ED->BTE", x_BTD, params["embedding_projection"]["kernel"].astype(x_BTD.dtype))
+    return x_BTD, params["token_embedding"]["embedding"]
+
+
+@jax.custom_vjp
+def _match(x_ND: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """x E^T [N, V] with inputs in x's dtype and sums in float32."""
+    return jnp.einsum("ND,VD->NV", x_ND, table_VD.astype(x_ND.dtype), preferred_element_type=jnp.float32)
+
+
+def _match_forward(x_ND, table_VD):
+    return _match(x_ND, table_VD), (x_ND, table_VD)
+
+
+def _match_backward(kept, dlogits_NV):
+    """By hand: the derivative of a bfloat16 product that gives float32 would be two slow float32 products."""
+    x_ND, table_VD = kept
+    dlogits_NV = dlogits_NV.astype(x_ND.dtype)
+    dx_ND = jnp.einsum("NV,VD->ND", dlogits_NV, table_VD.astype(x_ND.dtype))
+    return dx_ND, jnp.einsum("NV,ND->VD", dlogits_NV, x_ND, preferred_element_type=table_VD.dtype)
+
+
+_match.defvjp(_match_forward, _match_backward)
+
+
+def logits(cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
+    scores = _match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD).reshape(*x_BTD.shape[:-1], -1)
+    scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")
+    if cfg.table_rows == cfg.vocab_size:
+        return scores
+    return jnp.where(jnp.arange(cfg.table_rows) < cfg.vocab_size, scores, -jnp.inf)

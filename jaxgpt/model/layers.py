@@ -1,0 +1,266 @@
+"""The small parts of a block, each a table entry: activations, norms, positions; and the MLP."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt import config
+from jaxgpt.config import is_off
+
+GPT2_STD = 0.02  # of GPT-2's tables and matrices before training
+EPSILON = 1e-5  # in every norm
+
+
+def drawn_later(_key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """The initializer of every parameter here: not a number, until `model.init_params` has set it.
+
+    One draw for all of them compiles in a tenth of the time that one a parameter takes.
+    """
+    return jnp.full(shape, jnp.nan, dtype)
+
+
+def record(module: nn.Module, **values: jax.Array) -> None:
+    """Shows values of a forward pass by name to a caller that asks for the collection "intermediates".
+
+    Where nobody asks (training, evaluation, generation) nothing is kept, and the traced program is the same to the
+    last equation. report/capture.py asks.
+    """
+    for name, value in values.items():
+        module.sow("intermediates", name, value)
+
+
+class Dropout(nn.Module):
+    """Sets a share of x to 0 and scales the rest up by as much (Srivastava et al. 2014); flax's own, bit for bit.
+
+    Flax's looks at the rate while it traces, and so refuses one that is an argument of the program: see members.py.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or is_off(self.rate):
+            return x
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+# --- activations ----------------------------------------------------------------------------------------
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), with the normal distribution's Phi; Hendrycks and Gimpel 2016.
+
+    By erf, as PyTorch has it, not by erfc as jax.nn.gelu: a gradient in a third less time on a CPU. They differ by
+    less than 2e-7 |x|.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,  # max(x, 0); Vaswani et al. 2017
+    "gelu": gelu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # its tanh approximation; GPT-2
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
+    # Of the gate in a gated MLP, Shazeer 2020.
+    "swiglu": jax.nn.silu,
+    "geglu": gelu,
+}
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """Within +- cap, as tanh bends it; near 0 it is x itself. Gemma 2 (2024), section 2. 0: off."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+# --- norms ----------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def normalize(x: jax.Array, centered: bool) -> jax.Array:
+    """x over its root mean square along the last axis, less its mean first where `centered`; in x's dtype.
+
+    Computed in float32. The gradient is the textbook's: derived by JAX, a step on a CPU takes a tenth longer. (So
+    only reverse-mode derivatives go through: jax.grad and jax.vjp, not jax.jvp.)
+    """
+    return _normalize_forward(x, centered)[0]
+
+
+def _standardized(x: jax.Array, mean: jax.Array | float, scale: jax.Array) -> jax.Array:
+    return (x.astype(jnp.float32) - mean) * scale
+
+
+def _normalize_forward(x: jax.Array, centered: bool):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=-1, keepdims=True) if centered else 0.0
+    scale = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + EPSILON)
+    return _standardized(x, mean, scale).astype(x.dtype), (x, mean, scale)
+
+
+def _normalize_backward(centered: bool, kept, dy: jax.Array):
+    y, scale, dy = _standardized(*kept), kept[2], dy.astype(jnp.float32)
+    dx = dy - y * (dy * y).mean(axis=-1, keepdims=True)
+    if centered:
+        dx = dx - dy.mean(axis=-1, keepdims=True)
+    return ((scale * dx).astype(kept[0].dtype),)
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+class Norm(nn.Module):
+    """`normalize`, then times a scale and plus a bias where there are such parameters [D]."""
+
+    centered: bool = False
+    use_scale: bool = True
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = normalize(x, self.centered)
+        if self.use_scale:
+            y = y * self.param("scale", drawn_later, x.shape[-1:]).astype(x.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", drawn_later, x.shape[-1:]).astype(x.dtype)
+        return y
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    # Ba et al. 2016: subtract the mean, divide by the standard deviation, scale (and shift).
+    "layernorm": lambda cfg, name=None: Norm(centered=True, use_bias=cfg.use_bias, name=name),
+    # Zhang and Sennrich 2019: divide by the root mean square, scale.
+    "rmsnorm": lambda cfg, name=None: Norm(name=name),
+    # Without parameters: what follows is a matrix, which can scale by itself.
+    "rmsnorm_plain": lambda cfg, name=None: Norm(use_scale=False, name=name),
+}
+
+
+# --- positions ------------------------------------------------------------------------------------------
+
+
+def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
+    """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines beside cosines.
+
+    Times GPT2_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which comes to the same
+    ratio of token to position at the start.
+    """
+    frequencies = 10_000.0 ** (-jnp.arange(0, d_model, 2) / d_model)
+    angles = positions[..., None] * frequencies
+    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return GPT2_STD * pairs.reshape(*positions.shape, d_model)
+
+
+class Sinusoidal(nn.Module):
+    """Positions without parameters; see `sinusoids`."""
+
+    cfg: config.ModelConfig
+
+    def __call__(self, positions_BT: jax.Array) -> jax.Array:
+        return sinusoids(positions_BT, self.cfg.d_model).astype(self.cfg.dtype)
+
+
+def _no_table(cfg: config.ModelConfig) -> None:
+    """Nothing is added: "rotary" turns queries and keys instead, "none" has the mask alone."""
+    return None
+
+
+# Each entry makes what turns positions [B, T] into a vector [B, T, D] that is added to the token's, or None.
+POSITIONS: dict[str, Callable[[config.ModelConfig], nn.Module | None]] = {
+    "learned": lambda cfg: nn.Embed(
+        cfg.context_length, cfg.d_model, dtype=cfg.dtype, embedding_init=drawn_later
+    ),
+    "sinusoidal": lambda cfg: Sinusoidal(cfg),
+    "rotary": _no_table,
+    "none": _no_table,
+}
+
+
+def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float, slots: int) -> jax.Array:
+    """Rotary positions: turn the pairs (x_i, x_{i + K/2}) by position * base^(-2i/K).
+
+    A query's product with a key then depends on how far apart the two are, not on where they stand. Su et al.
+    2021, section 3.2.2, with the halves of a head as pairs. `slots` bounds the positions.
+    """
+    half = x_BTHK.shape[-1] // 2
+    # A table of constants: XLA would otherwise compute sines in every loop that they are fused into. Where the
+    # positions are NumPy's (no cache), so is what is read from it.
+    angles = np.arange(slots)[:, None] * base ** (-np.arange(half) / half)
+    cos_BTK, sin_BTK = (
+        table.astype(np.float32)[positions_BT]
+        if isinstance(positions_BT, np.ndarray)
+        else jnp.asarray(table, jnp.float32)[positions_BT]
+        for table in (np.cos(angles), np.sin(angles))
+    )
+    cos_BTHK, sin_BTHK = cos_BTK[:, :, None], sin_BTK[:, :, None]
+    a, b = x_BTHK[..., :half], x_BTHK[..., half:]
+    turned = jnp.concatenate([a * cos_BTHK - b * sin_BTHK, b * cos_BTHK + a * sin_BTHK], axis=-1)
+    return turned.astype(x_BTHK.dtype)
+
+
+# --- the MLP --------------------------------------------------------------------------------------------
+
+
+class Dense(nn.Module):
+    """A linear layer from x's last `inputs` axes to `features` axes: kernel [in..., out...], bias [out...].
+
+    With a lora_rank r it also has x A B times lora_scale, with lora_a [in..., r] and lora_b [r, out...] (Hu et al. 2021).
+
+    As one matrix product [B * T, in] x [in, out], computed in `dtype`. With the axes left apart XLA's CPU
+    backend copies the transposed gradient for the kernel's, and computes anew in that copy all that the gradient
+    came from: a step then takes 1.6 times as long.
+    """
+
+    features: tuple[int, ...]
+    inputs: int = 1
+    use_bias: bool = True
+    dtype: str = "float32"
+    lora_rank: int = 0
+    lora_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        in_shape, rest = x.shape[x.ndim - self.inputs :], x.shape[: x.ndim - self.inputs]
+        fan_in, fan_out = int(np.prod(in_shape)), int(np.prod(self.features))
+        kernel = self.param("kernel", drawn_later, (*in_shape, *self.features)).astype(self.dtype)
+        x = x.reshape(-1, fan_in).astype(self.dtype)
+        y = x @ kernel.reshape(fan_in, fan_out)
+        if self.lora_rank:
+            a = self.param("lora_a", drawn_later, (*in_shape, self.lora_rank)).astype(self.dtype)
+            b = self.param("lora_b", drawn_later, (self.lora_rank, *self.features)).astype(self.dtype)
+            y = y + self.lora_scale * (x @ a.reshape(fan_in, -1)) @ b.reshape(-1, fan_out)
+        if self.use_bias:
+            y = y + self.param("bias", drawn_later, self.features).astype(self.dtype).reshape(-1)
+        return y.reshape(*rest, *self.features)
+
+
+def dense(cfg: config.ModelConfig, name: str, *features: int, inputs: int = 1) -> Dense:
+    """A linear layer as the config wants it."""
+    rank = cfg.lora_rank if name in cfg.lora_targets else 0
+    scale = cfg.lora_alpha / rank if rank else 1.0
+    return Dense(features, inputs, cfg.use_bias, cfg.dtype, rank, scale, name=name)
+
+
+class MLP(nn.Module):
+    """d_model -> d_ff -> d_model, at each position by itself: neurons that fire on what they recognise.
+
+    The gated kinds let a second projection say how much of each neuron passes (Shazeer 2020).
+    """
+
+    cfg: config.ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        cfg, activation = self.cfg, ACTIVATIONS[self.cfg.activation]
+        h_BTF = dense(cfg, "up", cfg.mlp_width)(x_BTD)
+        if cfg.gated:
+            h_BTF = activation(dense(cfg, "gate", cfg.mlp_width)(x_BTD)) * h_BTF
+        else:
+            h_BTF = activation(h_BTF)
+        record(self, hidden=h_BTF)
+        return dense(cfg, "down", cfg.d_model)(h_BTF)

@@ -1,0 +1,276 @@
+"""Which device holds what: a mesh of devices, and a place on it for every parameter.
+
+A mesh has three axes. `data`: copies of the parameters, parts of the batch. `fsdp`: parts of the batch and parts of
+every matrix, which is gathered where it is used (Rajbhandari et al. 2020, ZeRO stage 3). `tensor`: parts of the
+heads, of the MLP's width and of the vocabulary (Shoeybi et al. 2019, Megatron-LM). What follows from a place is left
+to XLA (Xu et al. 2021, GSPMD): the model is the same function on one device and on many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgpt import config
+from jaxgpt.config import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")  # the axes that the rows of a batch are spread over
+
+# Of every parameter, by its path without `block_<i>/`, the mesh axis that each axis of the array is spread over.
+SPECS: dict[str, P] = {
+    "token_embedding/embedding": P("tensor", "fsdp"),  # [V, E]
+    "embedding_projection/kernel": P(None, "fsdp"),  # [E, D]
+    "position_embedding/embedding": P(None, "fsdp"),  # [T, D]
+    "attention_norm/scale": P(),
+    "attention_norm/bias": P(),
+    "attention/query/kernel": P("fsdp", "tensor", None),  # [D, H, K]
+    "attention/query/bias": P("tensor", None),
+    "attention/key/kernel": P("fsdp", "tensor", None),  # [D, G, K]
+    "attention/key/bias": P("tensor", None),
+    "attention/value/kernel": P("fsdp", "tensor", None),
+    "attention/value/bias": P("tensor", None),
+    "attention/out/kernel": P("tensor", None, "fsdp"),  # [H, K, D]
+    "attention/out/bias": P(),
+    "attention/value_mix": P(),
+    "embedding_mix": P(),
+    "mlp_norm/scale": P(),
+    "mlp_norm/bias": P(),
+    "mlp/up/kernel": P("fsdp", "tensor"),  # [D, F]
+    "mlp/up/bias": P("tensor"),
+    "mlp/gate/kernel": P("fsdp", "tensor"),
+    "mlp/gate/bias": P("tensor"),
+    "mlp/down/kernel": P("tensor", "fsdp"),  # [F, D]
+    "mlp/down/bias": P(),
+    "final_norm/scale": P(),
+    "final_norm/bias": P(),
+    "head/kernel": P("fsdp", "tensor"),  # [D, V]
+}
+# Low-rank changes lie as the kernels that they change, their ranks whole: A [in..., r], B [r, out...].
+for _layer, _inputs in (("attention/query", 1), ("attention/key", 1), ("attention/value", 1), ("attention/out", 2),
+                        ("mlp/up", 1), ("mlp/gate", 1), ("mlp/down", 1)):  # fmt: skip
+    _axes = SPECS[f"{_layer}/kernel"]
+    SPECS[f"{_layer}/lora_a"] = P(*_axes[:_inputs], None)
+    SPECS[f"{_layer}/lora_b"] = P(None, *_axes[_inputs:])
+
+
+def _name(path: str) -> str:
+    return re.sub(r"^block_\d+/", "", path)
+
+
+def spec(path: str) -> P:
+    """Where a parameter lies, by its path. Raises KeyError for one that has no row: the table is complete."""
+    return SPECS[_name(path)]
+
+
+def mesh_sizes(cfg: config.MeshConfig, count: int) -> dict[str, int]:
+    """The three sizes, the one that is -1 filled in from `count` devices. Raises UserError where that can't be."""
+    sizes = {name: getattr(cfg, name) for name in AXES}
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values():
+        if count % given:
+            raise UserError(
+                f"mesh {as_text(sizes)}: {given} does not divide this run's {count} devices: choose sizes that do"
+            )
+        sizes = {name: count // given if size == -1 else size for name, size in sizes.items()}
+    return sizes
+
+
+def make_mesh(cfg: config.MeshConfig) -> jax.sharding.Mesh:
+    """The mesh of a config on this machine's devices. Raises UserError where they are too few."""
+    count = jax.device_count()
+    sizes = mesh_sizes(cfg, count)
+    total = math.prod(sizes.values())
+    if total > count or (total != count and jax.process_count() > 1):
+        raise UserError(
+            f"mesh {as_text(sizes)} is {total} devices, this run has {count}: choose sizes whose product is {count}"
+        )
+    devices = jax.devices()[:total]
+    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def as_text(sizes: Mapping[str, int]) -> str:
+    """The sizes of a mesh: `data 2 x fsdp 4 x tensor 1`."""
+    return " x ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
+    """Raises UserError with every size that does not divide over a mesh of such sizes, and the numbers."""
+    rows = math.prod(sizes[axis] for axis in BATCH)
+    part = cfg.data.batch_size // cfg.train.grad_accumulation_steps
+    problems = []
+    if part % rows:
+        problems.append(
+            f"data.batch_size={cfg.data.batch_size} over train.grad_accumulation_steps="
+            f"{cfg.train.grad_accumulation_steps} is {part} rows, not a multiple of data x fsdp = {rows}"
+        )
+    wrong = {
+        f"{_name(path)} {list(leaf.shape)}: {size} is not a multiple of mesh.{axis}={sizes[axis]}"
+        for path, leaf in named_leaves(params)
+        for size, axis in zip(leaf.shape, spec(path), strict=False)
+        if axis and size % sizes[axis]
+    }
+    if problems := problems + sorted(wrong):
+        raise UserError(
+            "the mesh does not fit: "
+            + "; ".join(problems)
+            + " (model.vocab_multiple rounds the vocabulary up)"
+        )
+
+
+def device_memory() -> int:
+    """Bytes that the first device may use: what it says, or the machine's memory where it says nothing (CPU)."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def fits_beside(tree: Any) -> bool:
+    """Whether there is room on the devices for a second copy of these arrays.
+
+    As a device tells it; on a CPU, which does not, where they take at most a quarter of the machine's memory.
+    """
+    sizes: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            sizes[shard.device] += shard.data.nbytes
+    for device, size in sizes.items():
+        stats = device.memory_stats() or {}
+        free = (
+            stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else device_memory() // 4
+        )
+        if size > free * 0.9:
+            return False
+    return True
+
+
+# --- whole trees ----------------------------------------------------------------------------------------
+
+
+def specs(params: dict, tree: Any) -> Any:
+    """A PartitionSpec for every array of a tree that holds parameters, or what an optimizer keeps of each.
+
+    An array with a parameter's path at the end of its own, and with its shape, lies as the parameter does; all else
+    (counts, factored moments) is on every device.
+    """
+    shapes = {path: leaf.shape for path, leaf in named_leaves(params)}
+
+    def one(path: str, leaf: Any) -> P:
+        words = path.split("/")
+        names = ("/".join(words[start:]) for start in range(len(words)))
+        return next((spec(name) for name in names if shapes.get(name) == leaf.shape), P())
+
+    return jax.tree.unflatten(jax.tree.structure(tree), [one(*named) for named in named_leaves(tree)])
+
+
+def bytes_a_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
+    """What each device of a mesh of such sizes holds of a tree of arrays or shapes that `specs` places."""
+
+    def one(leaf: Any, where: P) -> int:
+        return leaf.size * leaf.dtype.itemsize // math.prod(sizes[axis] for axis in where if axis)
+
+    return sum(jax.tree.leaves(jax.tree.map(one, tree, specs(params, tree))))
+
+
+def placed(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
+    """The shapes of a tree with where each array lies; as they are where there is one device."""
+    if mesh.size == 1:
+        return tree
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, where)),
+        tree,
+        specs(params, tree),
+    )
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(`block_0/mlp/up/kernel`, leaf) for every leaf, in the tree's own order."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+# --- within a traced function ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def using(mesh: jax.sharding.Mesh):
+    """What is traced within is spread over the mesh, where the functions below say so. On one device they say nothing."""
+    if mesh.size == 1:
+        yield
+    else:
+        with jax.set_mesh(mesh):
+            yield
+
+
+def _mesh_in_use() -> jax.sharding.AbstractMesh | None:
+    """The mesh of `using`, or None; within members.spread there is another, whose lanes are whole models."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if AXES[0] in mesh.axis_names else None
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """x with its axes spread over those of the mesh in use; an axis that does not divide stays whole."""
+    mesh = _mesh_in_use()
+    if mesh is None:
+        return x
+
+    def fits(size: int, axis: str | tuple[str, ...] | None) -> bool:
+        names = (axis,) if isinstance(axis, str) else axis or ()
+        return size % math.prod(mesh.shape[name] for name in names) == 0
+
+    kept = [axis if fits(size, axis) else None for size, axis in zip(x.shape, axes, strict=False)]
+    return jax.lax.with_sharding_constraint(x, P(*kept))
+
+
+def constrain_like(params: dict, tree: Any) -> Any:
+    """A tree of arrays, each where `specs` has it: gradients and new states."""
+    if _mesh_in_use() is None:
+        return tree
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(params, tree))
+
+
+def whole(tree: Any) -> Any:
+    """A tree of arrays, each of them on every device: what the host reads."""
+    if _mesh_in_use() is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
+
+
+@jax.jit
+def gathered(tree: Any) -> Any:
+    """A tree of arrays, brought together from wherever they lie; also from other processes."""
+    return whole(tree)
+
+
+# --- batches --------------------------------------------------------------------------------------------
+
+
+def put_batch(
+    mesh: jax.sharding.Mesh, shape: tuple[int, ...], cut: Callable[[slice], np.ndarray], axis: int
+) -> jax.Array | np.ndarray:
+    """A batch whose rows lie along `axis`: `cut(rows)` gives any of them. Each process cuts only its devices' rows."""
+    if mesh.size == 1:
+        return cut(slice(None))
+    where = NamedSharding(mesh, P(*(None,) * axis, BATCH))
+    return jax.make_array_from_callback(shape, where, lambda index: cut(index[axis]))
+
+
+def put_whole(mesh: jax.sharding.Mesh, x: np.ndarray) -> jax.Array:
+    """An array of the host, on every device of the mesh."""
+    if mesh.size == 1:
+        return jax.device_put(x)
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, P()), lambda index: x[index])
+
+
+def put_flag(mesh: jax.sharding.Mesh, flag: int) -> jax.Array:
+    """This process's flag as its devices' part of an array [devices], for a traced function to look at all of them."""
+    where = NamedSharding(mesh, P(AXES))
+    return jax.make_array_from_callback((mesh.size,), where, lambda _: np.full((1,), flag, np.int32))

@@ -1,0 +1,42 @@
+"""A page about a run: what it learned, and how.
+
+python -m jaxgpt.report --workdir runs/char [--text "ROMEO:"] [--step 1000] [--compare runs/other] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxgpt.common import cli
+
+
+def main(argv: list[str]) -> None:
+    """The command line: see --help."""
+    parser = cli.Parser(
+        prog="python -m jaxgpt.report", description="A page about a run: what it learned, and how."
+    )
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument(
+        "--text", default=None, help="the text to look at; default: a piece of the validation split"
+    )
+    parser.add_argument("--text2", default=None, help="a second text, which shares a token with the first")
+    parser.add_argument(
+        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
+    )
+    parser.add_argument("--compare", default=None, metavar="RUN", help="another run, to be laid beside it")
+    parser.add_argument("--out", default=None, help="the folder to write to; default: the run's")
+    args = parser.parse_args(argv)
+    cli.set_up_process()
+    from jaxgpt.inspect.write import report, write
+
+    figures = report(args.workdir, args.text, args.text2, args.step, args.compare)
+    for path in write(figures, Path(args.out or args.workdir)):
+        print(f"{path}  {path.stat().st_size / 1e3:,.0f} kB")
+    for finding in figures["summary"]["findings"]:
+        print(f"- {finding['text']}")
+    for sentence in (*figures["cut"], *figures["missing"]):
+        print(f"note: {sentence}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

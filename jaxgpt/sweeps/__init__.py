@@ -1,0 +1,1 @@
+"""Many runs: members, groups that one program trains, launchers, results."""

@@ -1,0 +1,317 @@
+"""How fast a config trains and decodes on this machine, and how far that is from what the machine can do.
+
+    python -m jaxgpt.bench --config configs/gpt2.py [--config.data.batch_size=16 ...] [--steps 10] [--json -]
+    python -m jaxgpt.bench --config configs/char.py --decode
+    python -m jaxgpt.bench --config configs/char.py --sweep model.context_length=64,128,256
+
+It runs the very step that train.py runs, on random tokens and fresh parameters: no text is needed. Times are
+medians of steps that were waited for, after warm-up steps that are not counted. Ceilings (matrix products, memory)
+are measured in the same run, so that a noisy machine is compared with itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.config import Config
+from jaxgpt.data import batches
+from jaxgpt.model import generation, sharding
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import count_params, init_params, param_shapes
+from jaxgpt.training import costs, preflight
+from jaxgpt.training.steps import build, init_state, make_dispatch
+
+# Dense bfloat16 FLOP/s by NVIDIA's data sheets, without sparsity. The first name that a device's kind contains
+# counts; no other device gets a number.
+DATASHEET = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,  # SXM: "NVIDIA H100 80GB HBM3"
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+}
+GPT2_VOCABULARY = 50_257
+OTHER_VOCABULARY = 256  # of a tokenizer that only the text would tell: the order of what characters give
+DECODE_BATCHES = (1, 64)
+
+
+def datasheet_peak(device_kind: str, dtype: str) -> float | None:
+    """FLOP/s that the maker promises for a device in bfloat16; None where it is unknown."""
+    if dtype != "bfloat16":
+        return None
+    words = device_kind.replace("-", " ").split()
+    names = [n for n in DATASHEET if all(any(w == part for w in words) for part in n.split())]
+    return DATASHEET[names[0]] if names else None
+
+
+# --- timing ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one thing done again and again."""
+
+    median: float
+    quartile_range: float  # between the first and the third quartile
+    count: int
+
+
+def timed(once: Callable[[], Any], count: int, warmup: int) -> Timing:
+    """The timing of a call whose result is waited for each time."""
+    for _ in range(warmup):
+        jax.block_until_ready(once())
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        jax.block_until_ready(once())
+        seconds.append(time.perf_counter() - began)
+    low, _, high = statistics.quantiles(seconds, n=4) if count > 1 else (seconds[0],) * 3
+    return Timing(statistics.median(seconds), high - low, count)
+
+
+def memory_bandwidth(num_bytes: int, seconds: float = 0.5) -> float:
+    """Bytes a second that a sum over a large array reads, the best of several."""
+    x = jax.jit(lambda: jnp.ones((num_bytes // 4,), jnp.float32))()
+    total = jax.jit(jnp.sum)
+    jax.block_until_ready(total(x))
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == math.inf:
+        began = time.perf_counter()
+        jax.block_until_ready(total(x))
+        best = min(best, time.perf_counter() - began)
+    return num_bytes / best
+
+
+# --- what is measured -----------------------------------------------------------------------------------
+
+
+def machine(dtype: str) -> dict[str, Any]:
+    """The device and its ceilings, measured: matrix products in the compute dtype, and reading memory."""
+    on_cpu = jax.default_backend() == "cpu"
+    kind = jax.devices()[0].device_kind
+    sizes = (1024, 2048) if on_cpu else (4096, 8192)
+    return {
+        "device": kind,
+        "backend": jax.default_backend(),
+        "jax": jax.__version__,
+        "matmul_dtype": dtype,
+        "matmul_flops_per_second": max(preflight.matmul_speed(dtype, size) for size in sizes),
+        "datasheet_flops_per_second": datasheet_peak(kind, dtype),
+        "read_bytes_per_second": memory_bandwidth(2**28 if on_cpu else 2**30),
+    }
+
+
+def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
+    """Time, speed and memory of the training step of a config, on its mesh of this machine's devices."""
+    mesh = sharding.make_mesh(cfg.mesh)
+    sharding.check(mesh.shape, param_shapes(cfg.model), cfg)
+    with sharding.using(mesh):
+        return _bench_training(cfg, limits, steps, warmup, mesh)
+
+
+def _bench_training(
+    cfg: Config, limits: dict[str, Any], steps: int, warmup: int, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    model, _, optimizer, step = build(cfg)
+    count, T = cfg.train.steps_per_dispatch, cfg.model.context_length
+    dispatch = jax.jit(make_dispatch(step, count, T, cfg.data.on_device), donate_argnums=0)
+    key = jax.random.key(cfg.train.seed)
+    ids = np.random.default_rng(0).integers(
+        0, cfg.model.vocab_size, max(2**16, 64 * (T + 1)), dtype=np.uint32
+    )
+    device_ids = sharding.put_whole(mesh, ids) if cfg.data.on_device else None
+    B = cfg.data.batch_size
+
+    def feed(at: int) -> jax.Array:
+        cut = functools.partial(
+            batches.for_dispatch, ids, at * count, count, cfg.data.on_device,
+            seed=0, batch_size=B, context_length=T,
+        )  # fmt: skip
+        shape = (count, B) if cfg.data.on_device else (count, B, T + 1)
+        return jax.device_put(sharding.put_batch(mesh, shape, lambda rows: cut(rows=rows), axis=1))
+
+    began = time.perf_counter()
+    state = jax.block_until_ready(init_state(model, optimizer, key))
+    init_seconds = time.perf_counter() - began
+    num_params = count_params(state.params)
+
+    seconds = {}
+    began = time.perf_counter()
+    traced = dispatch.trace(state, device_ids, feed(0), key)
+    seconds["trace"] = time.perf_counter() - began
+    began = time.perf_counter()
+    lowered = traced.lower()
+    seconds["lower"] = time.perf_counter() - began
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds["compile"] = time.perf_counter() - began
+
+    batch = feed(0)
+
+    def once() -> Any:
+        nonlocal state
+        state, metrics = compiled(state, device_ids, batch, key)
+        return metrics["loss"]
+
+    timing = timed(once, max(1, steps // count), warmup)
+    feeding = timed(lambda: feed(1), 5, 1)
+    step_seconds = timing.median / count
+    tokens = B * T
+    cost = costs.step_cost(cfg)
+    # Of a device. Those of a CPU are the same cores, and so is their ceiling.
+    shared = jax.default_backend() == "cpu"
+    flops_per_second = cost.model_flops / step_seconds / (1 if shared else mesh.size)
+    peak = limits["datasheet_flops_per_second"]
+    analysis, planned = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "devices": sharding.as_text(mesh.shape),
+        "num_params": num_params,
+        "tokens_per_step": tokens,
+        "init_seconds": init_seconds,
+        **{f"{name}_seconds": value for name, value in seconds.items()},
+        "step_seconds": step_seconds,
+        "step_quartile_range_seconds": timing.quartile_range / count,
+        "steps_timed": timing.count * count,
+        "tokens_per_second": tokens / step_seconds,
+        "model_flops_per_step": cost.model_flops,
+        "hardware_flops_per_step": cost.hardware_flops,
+        # XLA counts elementwise work too, a loop's body once, and nothing inside kernels of others (cuDNN).
+        "xla_flops_per_step": analysis.get("flops", math.nan),
+        "model_flops_per_second": flops_per_second,
+        "share_of_matmul_ceiling": flops_per_second / limits["matmul_flops_per_second"],
+        "share_of_datasheet": None if peak is None else flops_per_second / peak,
+        "predicted_bytes": costs.memory_a_device(cfg, cost.memory, mesh.shape).total,
+        "compiled_bytes": (
+            planned.argument_size_in_bytes
+            + planned.output_size_in_bytes
+            - planned.alias_size_in_bytes
+            + planned.temp_size_in_bytes
+        ),
+        # Of the process so far, the measuring of ceilings included (1 GiB); None on CPU, which does not count.
+        "peak_bytes": stats.get("peak_bytes_in_use"),
+        "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "data_seconds": feeding.median / count,
+        "data_share": feeding.median / timing.median,
+    }
+
+
+def bench_decoding(
+    cfg: Config, limits: dict[str, Any], batch_size: int, new_tokens: int, repeats: int
+) -> dict[str, Any]:
+    """Prefill and tokens a second of generate.py's own programs, greedy, with fresh parameters.
+
+    The bound is that of main memory: a model that fits into a CPU's caches may beat it.
+    """
+    model, T = GPT(cfg.model), cfg.model.context_length
+    params = init_params(model, jax.random.key(0))
+    new_tokens = min(new_tokens, T // 2)
+    prompt = T - new_tokens
+    sampler = generation.Sampler(temperature=0)
+    tokens_BT = jnp.zeros((batch_size, prompt), jnp.int32)
+    length_B = jnp.full((batch_size,), prompt, jnp.int32)
+    keys_B = jax.random.split(jax.random.key(0), batch_size)
+
+    def prefill() -> Any:
+        return generation.prefill(
+            model, params, tokens_BT, length_B, keys_B, length_B, sampler=sampler, slots=T
+        )
+
+    first = timed(prefill, repeats, 1)
+    seconds = []
+    for _ in range(repeats + 1):
+        cache, token_B, _ = jax.block_until_ready(prefill())
+        began = time.perf_counter()
+        jax.block_until_ready(
+            generation.decode(
+                model, params, cache, token_B, keys_B, length_B, new_tokens, sampler=sampler, size=new_tokens
+            )
+        )
+        seconds.append((time.perf_counter() - began) / new_tokens)
+    token_seconds = statistics.median(seconds[1:])  # the first one compiled
+    bound = costs.decode_cost(cfg.model, batch_size)
+    possible = bound.tokens_per_second(batch_size, limits["read_bytes_per_second"])
+    return {
+        "batch_size": batch_size,
+        "prompt_tokens": prompt,
+        "new_tokens": new_tokens,
+        "prefill_seconds": first.median,
+        "prefill_tokens_per_second": batch_size * prompt / first.median,
+        "decode_tokens_per_second": batch_size / token_seconds,
+        "decode_seconds_per_token": token_seconds,
+        "bandwidth_bound_tokens_per_second": possible,
+        "share_of_bandwidth_bound": batch_size / token_seconds / possible,
+    }
+
+
+# --- text -----------------------------------------------------------------------------------------------
+
+
+def training_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
+    """A training measurement as lines to read."""
+    ms, T = 1e3, 1e12
+    share, peak = found["share_of_datasheet"], limits["datasheet_flops_per_second"]
+    rows = [
+        ("parameters", f"{found['num_params']:,}"),
+        ("devices", found["devices"]),
+        ("trace, lower, compile", " + ".join(f"{found[f'{n}_seconds']:.1f}" for n in ("trace", "lower", "compile")) + " s"),
+        ("a step", f"{found['step_seconds'] * ms:,.2f} ms, quartiles {found['step_quartile_range_seconds'] * ms:,.2f} ms "
+                   f"apart, {found['steps_timed']} steps"),
+        ("tokens", f"{found['tokens_per_second']:,.0f} a second, {found['tokens_per_step']:,} a step"),
+        ("FLOP a step", f"{found['model_flops_per_step'] / T:.4g} T by formula, {found['hardware_flops_per_step'] / T:.4g} T "
+                        f"with what is computed twice, {found['xla_flops_per_step'] / T:.4g} T counted by XLA"),
+        ("FLOP/s", f"{found['model_flops_per_second'] / T:.4g} T"),
+        ("of the matrix ceiling", f"{found['share_of_matmul_ceiling']:.1%} of {limits['matmul_flops_per_second'] / T:.4g} T "
+                                  f"measured in {limits['matmul_dtype']}"),
+        ("of the data sheet", "unknown for this device and dtype" if share is None else f"{share:.1%} of {peak / T:.4g} T"),
+        ("memory", f"{found['compiled_bytes'] / 2**30:.3f} GiB planned by the compiler, "
+                   f"{found['predicted_bytes'] / 2**30:.3f} GiB predicted"),
+        ("peak memory", f"{found['peak_bytes'] / 2**30:.3f} GiB on the device" if found["peak_bytes"] else
+                        f"{found['process_peak_bytes'] / 2**30:.3f} GiB of the process"),
+        ("data", f"{found['data_seconds'] * ms:.3f} ms a step to cut and send, {found['data_share']:.1%} of the step"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<24}{value}" for name, value in rows)
+
+
+def decoding_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
+    """A decoding measurement as one line."""
+    return (
+        f"decode, batch {found['batch_size']:<4} prefill of {found['prompt_tokens']} tokens "
+        f"{found['prefill_seconds'] * 1e3:,.2f} ms; {found['decode_tokens_per_second']:,.1f} tokens/s, "
+        f"{found['share_of_bandwidth_bound']:.1%} of the {found['bandwidth_bound_tokens_per_second']:,.1f} that "
+        f"reading memory at {limits['read_bytes_per_second'] / 1e9:,.1f} GB/s allows"
+    )
+
+
+def sweep_text(field: str, results: list[dict[str, Any]]) -> str:
+    """A table with one line a value, and how each cost grows from one to the next."""
+    header = (
+        f"{field:<28}{'ms a step':>12}{'growth':>9}{'tokens/s':>13}{'GiB':>9}{'growth':>9}{'compile s':>11}"
+    )
+    lines, before = [header], None
+    for result in results:
+        found = result["training"]
+        times = "" if before is None else f"x {found['step_seconds'] / before['step_seconds']:.2f}"
+        memory = "" if before is None else f"x {found['compiled_bytes'] / before['compiled_bytes']:.2f}"
+        lines.append(
+            f"{result['value']:<28}{found['step_seconds'] * 1e3:>12,.2f}{times:>9}"
+            f"{found['tokens_per_second']:>13,.0f}{found['compiled_bytes'] / 2**30:>9.3f}{memory:>9}"
+            f"{found['compile_seconds']:>11.1f}"
+        )
+        before = found
+    return "\n".join(lines)

@@ -1,0 +1,303 @@
+"""What a run costs before it runs: operations of the matrix products, and memory of a training step.
+
+Operations count a multiplication and an addition each, in matrix products alone, as PaLM (Chowdhery et al. 2022,
+appendix B) and nanoGPT count them: attention as the full T x T square, though a causal mask throws half of it away,
+and no elementwise work. "Model" operations are what the formula needs; "hardware" operations also have what a
+remat policy computes twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt import config
+from jaxgpt.config import Config
+from jaxgpt.model.attention import uses_cudnn
+from jaxgpt.model.parameters import param_shapes
+from jaxgpt.model.sharding import BATCH, bytes_a_device
+from jaxgpt.training import liveness, trainable
+from jaxgpt.training.steps import build, state_shapes
+
+# --- operations of matrix products ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ForwardFlops:
+    """Operations a token of one pass over a full window, by what they are spent on."""
+
+    projections: int  # queries, keys, values, and the mix of the heads
+    attention: int  # scores and weighted values: the only part that grows with T
+    mlp: int
+    head: int  # the logits of all rows of the table, padding included
+    embedding: int = 0  # from the width of a narrow token table to d_model
+
+    @property
+    def total(self) -> int:
+        return self.projections + self.attention + self.mlp + self.head + self.embedding
+
+
+def matmul_params(cfg: config.ModelConfig) -> int:
+    """Parameters that a token is multiplied with: no biases, no norms, no table that is only looked up in.
+
+    The projection of a narrow table counts twice where the table is tied: it is used at both ends.
+    """
+    return forward_flops(dataclasses.replace(cfg, context_length=0)).total // 2
+
+
+def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
+    """Operations a token of a forward pass over windows of context_length tokens."""
+    layers, D, E, K = cfg.num_layers, cfg.d_model, cfg.table_width, cfg.head_dim
+    queries, values = cfg.num_heads * K, cfg.kv_heads * K
+
+    def products(**widths: int) -> int:
+        """Of linear layers between D and these widths, with their low-rank changes."""
+        ranks = {name: cfg.lora_rank if name in cfg.lora_targets else 0 for name in widths}
+        return layers * 2 * sum(D * width + ranks[name] * (D + width) for name, width in widths.items())
+
+    gate = {"gate": cfg.mlp_width} if cfg.gated else {}
+    projected = 2 * D * E if cfg.factorised else 0
+    return ForwardFlops(
+        projections=products(query=queries, key=values, value=values, out=queries),
+        attention=layers * 4 * queries * cfg.context_length,
+        mlp=products(up=cfg.mlp_width, down=cfg.mlp_width, **gate),
+        head=2 * (E if cfg.tie_embeddings else D) * cfg.table_rows + projected * cfg.tie_embeddings,
+        embedding=projected,
+    )
+
+
+def train_flops_per_token(cfg: config.ModelConfig) -> int:
+    """Model operations a token of a training step: 6 x matmul_params + 12 L H K T.
+
+    Three forward passes: the backward pass has two products of the same size for each of the forward's.
+    """
+    return 3 * forward_flops(cfg).total
+
+
+def train_flops_per_step(cfg: Config) -> int:
+    """Model operations of an optimizer step, all accumulation parts together; the optimizer's own apart."""
+    return train_flops_per_token(cfg.model) * cfg.data.batch_size * cfg.model.context_length
+
+
+# --- decoding -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """One more token for each of B rows, with a cache."""
+
+    flops: int  # operations
+    param_bytes: int  # read once, whatever B is
+    cache_bytes: int  # read for all rows together
+
+    def tokens_per_second(self, batch_size: int, bytes_per_second: float) -> float:
+        """The most that memory allows: every byte is read once a step and nothing else is waited for."""
+        return batch_size * bytes_per_second / (self.param_bytes + self.cache_bytes)
+
+
+def decode_cost(cfg: config.ModelConfig, batch_size: int, slots: int | None = None) -> DecodeCost:
+    """What one decoding step does with a cache of `slots` (context_length) tokens a row.
+
+    The cache is read whole: its size is static, the mask hides what is not filled. Parameters are float32 as they
+    are kept, whatever model.dtype computes in.
+    """
+    slots = cfg.context_length if slots is None else slots
+    per_token = 2 * matmul_params(cfg) + 4 * cfg.num_layers * cfg.num_heads * cfg.head_dim * slots
+    itemsize = jnp.dtype(cfg.dtype).itemsize
+    return DecodeCost(
+        flops=batch_size * per_token,
+        param_bytes=4 * matmul_params(cfg),
+        cache_bytes=batch_size * 2 * cfg.num_layers * slots * cfg.kv_heads * cfg.head_dim * itemsize,
+    )
+
+
+# --- a training step, abstractly ------------------------------------------------------------------------
+
+
+def abstract_step(cfg: Config) -> tuple[Callable, tuple[Any, Any, Any]]:
+    """The train step of a config and its arguments (state, batch, key) as shapes: what train.py jits."""
+    parts = build(cfg)
+    state = state_shapes(parts.model, parts.optimizer)
+    batch = jax.ShapeDtypeStruct((cfg.data.batch_size, cfg.model.context_length + 1), jnp.int32)
+    return parts.train_step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of a tree of arrays or shapes."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step on one device: params, opt_state and batch all the time, the rest at the peak."""
+
+    params: int
+    opt_state: int
+    batch: int
+    gradients: int
+    logits: int  # all that has one number for each token of the vocabulary, but parameters' shapes
+    activations: int  # all else that is alive then
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+    @property
+    def temporary(self) -> int:
+        """What the step allocates besides its arguments."""
+        return self.gradients + self.logits + self.activations
+
+
+def memory_a_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Memory:
+    """A step's memory on each device of a mesh of such sizes.
+
+    Parameters and optimizer by their places, gradients as parameters; batch, logits and activations by the rows, the
+    logits by the vocabulary too. What `tensor` takes off the activations, and what gathering a layer adds, is left out.
+    """
+    parts = build(cfg)
+    state = state_shapes(parts.model, parts.optimizer)
+    params = bytes_a_device(sizes, state.params, state.params)
+    rows = math.prod(sizes[axis] for axis in BATCH)
+    return Memory(
+        params=params,
+        opt_state=bytes_a_device(sizes, state.params, state.opt_state),
+        batch=memory.batch // rows,
+        gradients=int(memory.gradients * params / memory.params),
+        logits=memory.logits // (rows * sizes["tensor"]),
+        activations=memory.activations // rows,
+    )
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one optimizer step takes, read off its trace. Operations are of matrix products."""
+
+    model_flops: int  # by formula; where parameters are frozen, as traced without remat
+    recomputed_flops: int  # what the remat policy computes a second time
+    optimizer_flops: int  # Muon's products
+    memory: Memory
+
+    @property
+    def hardware_flops(self) -> int:
+        return self.model_flops + self.recomputed_flops + self.optimizer_flops
+
+
+def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
+    """The cost of a step on a backend ("cpu", "gpu"; None: JAX's), without compiling or allocating anything.
+
+    Memory is within 15 % of what the compiler plans on a CPU for the shapes of tests/training/test_costs.py; with dropout in explicit
+    attention it is told a fifth too low there.
+
+    A model of more than four layers is traced with two and with three: what a layer adds is the same for all
+    but the first. Accumulation is taken as one part of the batch and a second set of gradients.
+    """
+    backend = backend or jax.default_backend()
+    parts = cfg.train.grad_accumulation_steps
+    one = _changed(cfg, batch_size=cfg.data.batch_size // parts, grad_accumulation_steps=1)
+    layers = cfg.model.num_layers
+    # Rules that name single blocks make them unlike.
+    by_block = any(re.search(r"block_[^*]", rule) for rule in cfg.optim.trainable)
+    counts = [layers] if layers <= 4 or by_block else [2, 3]
+    readings = [_read_step(_changed(one, num_layers=n), backend) for n in counts]
+
+    def at_full_depth(*values: int) -> int:
+        return values[0] if len(values) == 1 else values[0] + (layers - 2) * (values[1] - values[0])
+
+    flops, optimizer_flops = (at_full_depth(*(r.flops[i] for r in readings)) for i in range(2))
+    params, opt_state, batch = (at_full_depth(*(r.arguments[i] for r in readings)) for i in range(3))
+    phases = [
+        tuple(at_full_depth(*(r.phases[phase][kind] for r in readings)) for kind in range(3))
+        for phase in range(2)
+    ]
+    gradients, logits, activations = max(phases, key=sum)
+    model_flops = train_flops_per_step(cfg)
+    shapes = param_shapes(cfg.model)
+    if trainable.select(cfg.optim, shapes) is not shapes:
+        plain = readings
+        if cfg.train.remat != "none":
+            plain = [_read_step(_changed(one, num_layers=n, remat="none"), backend) for n in counts]
+        model_flops = parts * at_full_depth(*(r.flops[0] for r in plain))
+    return StepCost(
+        model_flops=model_flops,
+        recomputed_flops=flops * parts - model_flops,
+        optimizer_flops=optimizer_flops,
+        memory=Memory(
+            params=params,
+            opt_state=opt_state,
+            batch=batch * parts,
+            gradients=gradients + (params if parts > 1 else 0),
+            logits=logits,
+            activations=activations,
+        ),
+    )
+
+
+_GROUP_OF = {
+    "batch_size": "data",
+    "num_layers": "model",
+    "grad_accumulation_steps": "train",
+    "remat": "train",
+}
+
+
+def _changed(cfg: Config, **fields: Any) -> Config:
+    for name, value in fields.items():
+        group = _GROUP_OF[name]
+        cfg = dataclasses.replace(cfg, **{group: dataclasses.replace(getattr(cfg, group), **{name: value})})
+    return cfg
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one trace shows. In each phase memory is linear in the number of layers."""
+
+    flops: tuple[int, int]  # of forward and backward; of the optimizer
+    arguments: tuple[int, int, int]  # bytes of params, opt_state, batch
+    phases: tuple[tuple[int, int, int], ...]  # bytes of gradients, logits, activations at each phase's peak
+
+
+def _read_step(cfg: Config, backend: str) -> _Reading:
+    # Fused attention is one operation without inner products; the formula counts those of the explicit one.
+    fused = uses_cudnn(cfg.model, cfg.train.attention)
+    explicit = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, attention="explicit"))
+    fuses_broadcasts = backend != "cpu"
+    step, abstract = abstract_step(explicit)
+    counted = program = liveness.trace(step, *abstract)
+    if backend == "cpu" and cfg.train.remat != "none":
+        # XLA's CPU backend moves what is computed twice to where it is computed first: time goes, memory stays.
+        program = liveness.trace(abstract_step(_changed(explicit, remat="none"))[0], *abstract)
+    elif fused:
+        program = liveness.trace(abstract_step(cfg)[0], *abstract)
+    state, batch, _ = abstract
+    # A gradient is told by its shape; on the way to the parameter's own it may be transposed or flat.
+    matrix_shapes = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1}
+    rows = {cfg.model.table_rows, cfg.model.vocab_size}
+
+    def kind(shape: tuple[int, ...]) -> int:
+        return 0 if tuple(sorted(shape)) in matrix_shapes else 1 if rows.intersection(shape) else 2
+
+    # Two peaks: while the last layer's backward pass still finds all activations; and once few are left.
+    last = f"block_{cfg.model.num_layers - 1}/"
+    middle = max((i for i, op in enumerate(program.operations) if last in op.scope + "/"), default=0)
+    peaks = [(-1, (0, 0, 0)), (-1, (0, 0, 0))]
+    for i, alive in enumerate(liveness.alive(program, fuses_broadcasts)):
+        phase = int(i > middle)
+        if alive.total > peaks[phase][0]:
+            found = [0, 0, alive.transient]
+            for shape, size in alive.values():
+                found[kind(shape)] += size
+            peaks[phase] = (alive.total, tuple(found))
+    in_model = sum(op.flops for op in counted.operations if "jvp(" in op.scope)
+    return _Reading(
+        flops=(in_model, counted.flops - in_model),
+        arguments=(tree_bytes(state.params), tree_bytes(state.opt_state), tree_bytes(batch)),
+        phases=tuple(found for _, found in peaks),
+    )

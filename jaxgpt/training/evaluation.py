@@ -1,0 +1,123 @@
+"""How well a model predicts a text: loss, perplexity, bits a character and a byte, loss of each token.
+
+python -m jaxgpt.evaluate --workdir runs/char [--text FILE | --corpus NAME] [--per_token] [--json]
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxgpt.config import DataConfig, UserError
+from jaxgpt.data import batches, tokenizers
+from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.model.gpt import GPT
+from jaxgpt.runs import records
+from jaxgpt.training.steps import make_eval_step
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean of -log p(next token) over some tokens, and what follows from it."""
+
+    loss: float  # nats a token
+    standard_error: float  # of the loss, from the spread between windows; nan for a single window
+    tokens: int  # predicted: all but the first
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): as unsure as between so many equally likely tokens."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def total_bits(self) -> float:
+        return self.loss * self.tokens / math.log(2)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "loss_chunk"))
+def window_losses(model: GPT, params: dict, tokens: jax.Array, loss_chunk: int = 0) -> jax.Array:
+    """-log p(next token) at every position of windows [B, T + 1]: [B, T] nats."""
+    return make_eval_step(model, loss_chunk)(params, tokens)
+
+
+def evaluate(
+    model: GPT, params: dict, batches: Iterable[tuple[np.ndarray, np.ndarray]], loss_chunk: int = 0
+) -> Evaluation:
+    """Mean loss over (windows [B, T + 1], weights [B, T]) as `batches.eval_batches` gives them.
+
+    `loss_chunk` as config.TrainConfig has it.
+    """
+    return summarize(*_sums(lambda tokens: window_losses(model, params, tokens, loss_chunk), batches))
+
+
+def evaluate_lanes(
+    losses_of: Callable[[np.ndarray], jax.Array], batches: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> list[Evaluation]:
+    """`evaluate` for several models at once: `losses_of` gives the losses of windows by each of them, [N, B, T]."""
+    sums_NW, counts_W = _sums(losses_of, batches)
+    return [summarize(sums_W, counts_W) for sums_W in sums_NW]
+
+
+def _sums(losses_of: Callable, batches: Iterable[tuple[np.ndarray, np.ndarray]]):
+    """Each window's summed loss [..., W] and its number of tokens [W]."""
+    sums, counts = [], []
+    waiting = None  # one batch computes while the one before is read
+
+    def read(losses: jax.Array, weights: np.ndarray) -> None:
+        sums.append((np.asarray(losses, np.float64) * weights).sum(axis=-1))
+        counts.append(weights.sum(axis=1, dtype=np.float64))
+
+    for tokens, weights in batches:
+        losses = losses_of(tokens)
+        if waiting is not None:
+            read(*waiting)
+        waiting = (losses, weights)
+    if waiting is None:
+        raise UserError("nothing to evaluate: the text has fewer than 2 tokens")
+    read(*waiting)
+    return np.concatenate(sums, axis=-1), np.concatenate(counts)
+
+
+def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
+    """The mean over tokens and its standard error, from each window's summed loss and token count.
+
+    Windows, not tokens, are taken as independent: neighbouring tokens are not. The error is that of a ratio
+    of two means (Cochran 1977, section 6.3).
+    """
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    loss = sums.sum() / counts.sum()
+    n = len(sums)
+    spread = math.sqrt(((sums - loss * counts) ** 2).sum() / (n - 1) * n) if n > 1 else math.nan
+    return Evaluation(float(loss), spread / float(counts.sum()), int(counts.sum()))
+
+
+def per_token(model: GPT, params: dict, ids: np.ndarray) -> np.ndarray:
+    """-log p of every id but the first, in nats: [N - 1]. Windows of context_length, each starting anew."""
+    windows = batches.eval_batches(ids, context_length=model.cfg.context_length, batch_size=8)
+    return np.concatenate(
+        [np.asarray(window_losses(model, params, t))[weights > 0] for t, weights in windows]
+    )
+
+
+def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer) -> Dataset:
+    """The text that a run was trained and validated on. Raises UserError where it can't be had, or has changed."""
+    if source := records.imported_from(workdir):
+        raise UserError(
+            f"{workdir} was imported from {source} and has no text of its own: give one with --text FILE"
+        )
+    try:
+        dataset = prepare_dataset(cfg)
+    except UserError as error:
+        raise UserError(
+            f"the run's own text can't be had ({error}); or give a text with --text FILE"
+        ) from error
+    if dataset.fingerprint != tokenizers.fingerprint(tokenizer):
+        raise UserError("the run's text has changed since training: give another with --text FILE")
+    records.check_same_text(workdir, text_sha256=dataset.text_sha256)
+    return dataset

@@ -1,0 +1,126 @@
+"""Several runs as members of one program: which runs may be, and how a function of one becomes a function of all.
+
+Training is a pure function of (state, batch, key), so N runs that differ only in numbers are N lanes of one program: their
+states are stacked, and the numbers in which they differ are arguments. Lanes share nothing. Each device takes its part of
+them, and works on `width` of them at once (jax.vmap) and on one after another beyond that (jax.lax.map).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgpt.config import Config, is_off, value_of
+from jaxgpt.training.steps import build, make_dispatch
+
+LANE = "lane"
+
+# Fields that the compiled step can take as numbers. Where 0 switches something off, all members have it on, or all off.
+ARGUMENTS = (
+    "model.dropout_rate",
+    "optim.learning_rate",
+    "optim.final_learning_rate",
+    "optim.muon_learning_rate",
+    "optim.muon_momentum",
+    "optim.warmup_steps",
+    "optim.decay_fraction",
+    "optim.b1",
+    "optim.b2",
+    "optim.eps",
+    "optim.weight_decay",
+    "optim.grad_clip_norm",
+    "optim.ema_decay",
+    "train.num_steps",
+)
+SWITCHES = ("model.dropout_rate", "optim.grad_clip_norm", "optim.ema_decay")
+# Fields that say how a run begins and in which order it reads: the compiled step does not know them.
+OUTSIDE = (
+    "train.seed",
+    "data.seed",
+    "model.init",
+    "model.init_scale",
+    "model.zero_init",
+    "init_from",
+    "init_vectors",
+    "init_bridge",
+)
+
+
+def with_values(cfg: Config, values: dict[str, Any]) -> Config:
+    """The config with fields changed by dotted name; nothing is checked, so that a value may be traced."""
+    for dotted, value in values.items():
+        group, _, name = dotted.rpartition(".")
+        if group:
+            value = dataclasses.replace(getattr(cfg, group), **{name: value})
+        cfg = dataclasses.replace(cfg, **{group or name: value})
+    return cfg
+
+
+def program_of(cfg: Config) -> Config:
+    """What two configs have in common where one program trains both: without the fields that may differ."""
+    plain = dict.fromkeys(ARGUMENTS, 0.0) | {name: value_of(Config(), name) for name in OUTSIDE}
+    return with_values(cfg, plain | {name: float(not is_off(value_of(cfg, name))) for name in SWITCHES})
+
+
+def numbers_of(cfgs: Sequence[Config]) -> dict[str, np.ndarray]:
+    """The arguments in which the configs differ, by dotted name: [N] each."""
+    columns = {name: [value_of(cfg, name) for cfg in cfgs] for name in ARGUMENTS}
+    return {
+        name: np.asarray(values, np.int32 if isinstance(values[0], int) else np.float32)
+        for name, values in columns.items()
+        if len(set(values)) > 1
+    }
+
+
+def lane_mesh(count: int) -> jax.sharding.Mesh:
+    """So many lanes, spread over this process's devices; fewer lanes than devices leave some idle."""
+    devices = jax.local_devices()[: min(count, jax.local_device_count())]
+    return jax.make_mesh((len(devices),), (LANE,), (AxisType.Auto,), devices=devices)
+
+
+def put(mesh: jax.sharding.Mesh, lanes: Any) -> Any:
+    """Arrays with a leading axis of lanes, each device's on that device."""
+    return jax.device_put(lanes, NamedSharding(mesh, P(LANE)))
+
+
+def put_shared(mesh: jax.sharding.Mesh, x: Any) -> Any:
+    """Arrays that all lanes read, on every device."""
+    return jax.device_put(x, NamedSharding(mesh, P()))
+
+
+def spread(function: Callable, mesh: jax.sharding.Mesh, width: int) -> Callable:
+    """The function (lane, shared) -> tree for all lanes: (lanes, shared) -> tree, with a leading axis of lanes.
+
+    The number of lanes is a multiple of the mesh's size times `width`.
+    """
+
+    def on_one_device(lanes, shared):
+        def one(lane):
+            return function(lane, shared)
+
+        return jax.lax.map(one, lanes, batch_size=width if width > 1 else None)
+
+    # Nothing is sent between devices; that cannot be proven of every operation inside, hence check_vma.
+    return jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(P(LANE), P()), out_specs=P(LANE), check_vma=False
+    )
+
+
+def make_lane_dispatch(cfg: Config) -> Callable:
+    """`steps.make_dispatch` of a lane: ((numbers, state, batches, key), ids or None) -> (state, metrics)."""
+
+    def dispatch(lane, ids):
+        numbers, state, batches, root_key = lane
+        train_step = build(with_values(cfg, numbers)).train_step
+        one = make_dispatch(
+            train_step, cfg.train.steps_per_dispatch, cfg.model.context_length, cfg.data.on_device
+        )
+        return one(state, ids, batches, root_key)
+
+    return dispatch

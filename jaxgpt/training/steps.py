@@ -1,0 +1,275 @@
+"""The pure functions that training is made of. The step is not jitted here: who owns the loop does that."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgpt import config
+from jaxgpt.config import is_off
+from jaxgpt.model.gpt import GPT, logits, output_side
+from jaxgpt.model.parameters import init_params, param_shapes
+from jaxgpt.model.sharding import constrain_like, whole
+from jaxgpt.runs.state import TrainState
+from jaxgpt.training import trainable
+from jaxgpt.training.optim import Schedule, make_optimizer, make_schedule
+
+ALL_MOVE = config.OptimConfig()  # no rule: see trainable.py
+
+
+def init_state(
+    model: GPT, optimizer: optax.GradientTransformation, key: jax.Array, params: dict | None = None
+) -> TrainState:
+    """Step 0: fresh parameters, or those given, and an optimizer that has seen nothing."""
+    params = init_params(model, key) if params is None else params
+    start = jax.jit(lambda p: constrain_like(p, (p, optimizer.init(p))))
+    # A strongly typed 0: a weak one would come back from a checkpoint as int32 and trace the step again.
+    return TrainState(jnp.zeros((), jnp.int32), *start(params))
+
+
+def state_shapes(model: GPT, optimizer: optax.GradientTransformation) -> TrainState:
+    """What `init_state` gives, as shapes and dtypes; takes no memory, whatever the size."""
+    params = param_shapes(model.cfg)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+
+
+def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    """-log p(target) in nats for every position: [B, T], float32."""
+    logits_BTV = logits_BTV.astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+
+
+def _in_chunks(x_BT: jax.Array, chunk: int) -> jax.Array:
+    """[B, T, ...] -> [T / chunk, B, chunk, ...]: every part has all rows, so that devices share each."""
+    B, T, *rest = x_BT.shape
+    return jnp.moveaxis(x_BT.reshape(B, T // chunk, chunk, *rest), 1, 0)
+
+
+def _of_chunks(parts: jax.Array) -> jax.Array:
+    """The reverse of `_in_chunks`."""
+    count, B, chunk, *rest = parts.shape
+    return jnp.moveaxis(parts, 0, 1).reshape(B, count * chunk, *rest)
+
+
+def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int) -> jax.Array:
+    """`token_losses` [B, T], with the logits of `chunk` positions a window formed at a time."""
+    parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
+    return _of_chunks(jax.lax.map(lambda p: token_losses(logits(cfg, p[0], table_VD), p[1]), parts))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def chunked_mean_loss(
+    cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, chunk: int
+) -> jax.Array:
+    """The mean of `token_losses`, with the logits of `chunk` positions a window formed at a time.
+
+    The gradient is taken chunk by chunk in the forward pass, while the chunk's logits are there, and not
+    formed again (as Hsu et al. 2024, Liger Kernel, section 3.2): exact, at no further cost.
+    """
+    return _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk).mean()
+
+
+def _chunked_forward(cfg, x_BTD, table_VD, targets_BT, chunk):
+    def one(carry, part):
+        loss, dtable_VD = carry
+        x, targets = part
+        new, (dx, d) = jax.value_and_grad(
+            lambda x, table: token_losses(logits(cfg, x, table), targets).sum() / targets_BT.size, (0, 1)
+        )(x, table_VD)
+        return (loss + new, dtable_VD + d), dx
+
+    parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
+    (loss, dtable_VD), dx = jax.lax.scan(one, (jnp.zeros(()), jnp.zeros_like(table_VD)), parts)
+    return loss, (_of_chunks(dx), dtable_VD)
+
+
+def _chunked_backward(_cfg, _chunk, gradients, d):
+    dx_BTD, dtable_VD = gradients
+    return d.astype(dx_BTD.dtype) * dx_BTD, d * dtable_VD, None
+
+
+chunked_mean_loss.defvjp(_chunked_forward, _chunked_backward)
+
+
+def mean_loss(
+    model: GPT,
+    params: dict,
+    tokens: jax.Array,
+    dropout_key: jax.Array | None = None,
+    loss_chunk: int = 0,
+) -> jax.Array:
+    """Mean -log p(next token) in nats over a batch of windows [B, T + 1]; with a key, dropout is on.
+
+    `loss_chunk` as config.TrainConfig has it; it changes what is in memory, not the result.
+    """
+    x_BTD, _ = model.apply(
+        {"params": params},
+        tokens[:, :-1],
+        train=dropout_key is not None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        method=GPT.features,
+    )
+    x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # E for D where a tied table is narrow
+    if loss_chunk:
+        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk)
+    return token_losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:]).mean()
+
+
+def make_train_step(
+    model: GPT,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    grad_accumulation_steps: int = 1,
+    loss_chunk: int = 0,
+    bad_grad_norm: float = 0.0,
+    skip_bad_steps: bool = False,
+    moving: config.OptimConfig = ALL_MOVE,
+) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """The function (state, batch [B, T + 1], root key) -> (state, metrics).
+
+    metrics: `loss` (nats, before the update), `grad_norm` (before clipping), `learning_rate`, and `grad_norms`,
+    one for each parameter that moves (`moving`: see trainable.py), in the tree's order; `bad`: loss or gradient is not finite, or grad_norm above bad_grad_norm
+    (0: any will do). The state of a bad step comes back as it was: parameters are never spoiled. The step is not counted,
+    unless bad steps are to be skipped; the optimizer has not seen it either way.
+    """
+
+    def loss_and_grads(params, batch, key):
+        key = None if is_off(model.cfg.dropout_rate) else key
+
+        def loss(part):
+            return mean_loss(model, trainable.merge(params, part), batch, key, loss_chunk)
+
+        return jax.value_and_grad(loss)(trainable.select(moving, params))
+
+    def accumulated(params, batch, key):
+        """The mean over equal parts of the batch, one after another: the memory of one part."""
+        parts = batch.reshape(grad_accumulation_steps, -1, batch.shape[-1])
+
+        def add(total, part_and_index):
+            part, index = part_and_index
+            return jax.tree.map(
+                jnp.add, total, loss_and_grads(params, part, jax.random.fold_in(key, index))
+            ), None
+
+        part = trainable.select(moving, params)
+        zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, part)))
+        total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(grad_accumulation_steps)))
+        return jax.tree.map(lambda x: x / grad_accumulation_steps, total)
+
+    def train_step(state: TrainState, batch: jax.Array, root_key: jax.Array):
+        # Randomness is a function of the step: nothing to save, and a resumed run draws the same masks.
+        key = jax.random.fold_in(root_key, state.step)
+        compute = loss_and_grads if grad_accumulation_steps == 1 else accumulated
+        loss, grads = compute(state.params, batch, key)
+        grads = constrain_like(state.params, trainable.keep_rows(moving, grads))
+        squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
+        grad_norm = jnp.sqrt(squares.sum())
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # Of the parameters those that move; the others are passed on as they are.
+        old_state = state._replace(params=trainable.select(moving, state.params))
+        new_params = trainable.keep_rows(
+            moving, optax.apply_updates(old_state.params, updates), old_state.params
+        )
+        new_state = TrainState(state.step + 1, new_params, opt_state)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if bad_grad_norm:
+            good &= grad_norm <= bad_grad_norm
+        state_out = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_state, old_state)
+        state_out = state_out._replace(params=trainable.merge(state.params, state_out.params))
+        if skip_bad_steps:
+            state_out = state_out._replace(step=state.step + 1)
+        state_out = constrain_like(state.params, state_out)
+        metrics = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": schedule(state.step),
+            "grad_norms": jnp.sqrt(squares),
+            "bad": ~good,
+        }
+        return state_out, whole(metrics)
+
+    return train_step
+
+
+class Parts(NamedTuple):
+    """What a config trains with: see `build`."""
+
+    model: GPT
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    train_step: Callable
+
+
+def build(cfg: config.Config) -> Parts:
+    """The model, schedule, optimizer and train step of a config whose model.vocab_size is known."""
+    model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
+    schedule = make_schedule(cfg.optim, cfg.train.num_steps)
+    optimizer = make_optimizer(cfg.optim, schedule)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        schedule,
+        cfg.train.grad_accumulation_steps,
+        cfg.train.loss_chunk,
+        cfg.train.bad_grad_norm,
+        cfg.train.on_bad_step == "skip",
+        cfg.optim,
+    )
+    return Parts(model, schedule, optimizer, train_step)
+
+
+def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Array:
+    """The windows [..., T + 1] that begin at `starts`: a batch cut out of tokens that live on the device."""
+    return ids[starts[..., None] + jnp.arange(context_length + 1)].astype(jnp.int32)
+
+
+def make_dispatch(train_step: Callable, count: int, context_length: int, on_device: bool) -> Callable:
+    """`count` train steps as one call of the device: (state, ids or None, [count, ...], key) -> (state, metrics).
+
+    The third argument holds each step's batch [B, T + 1], or, on_device, where its windows begin [B] in `ids`.
+    Every metric gets a leading axis of `count`.
+    """
+
+    def dispatch(state: TrainState, ids: jax.Array | None, batches: jax.Array, root_key: jax.Array):
+        def one(state, batch):
+            return train_step(state, windows_at(ids, batch, context_length) if on_device else batch, root_key)
+
+        if count > 1:
+            return jax.lax.scan(one, state, batches)
+        state, metrics = one(state, batches[0])
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return dispatch
+
+
+def with_signals(dispatch: Callable) -> Callable:
+    """A dispatch of several processes, with a flag [devices] of each as one more argument: `signal` is the largest.
+
+    So a signal that reaches one process is known to all with the metrics of the same step, and all stop at the same one.
+    """
+
+    def told(state, ids, batches, root_key, flags: jax.Array):
+        state, metrics = dispatch(state, ids, batches, root_key)
+        return state, metrics | {"signal": whole(flags.max())}
+
+    return told
+
+
+def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array], jax.Array]:
+    """The function (params, windows [B, T + 1]) -> -log p(next token) in nats at every position [B, T]."""
+
+    def eval_step(params: dict, tokens: jax.Array) -> jax.Array:
+        x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
+        (x_BTD, table_VD), targets_BT = output_side(model.cfg, params, x_BTD), tokens[:, 1:]
+        if loss_chunk:
+            losses_BT = _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
+        else:
+            losses_BT = token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
+        return whole(losses_BT)
+
+    return eval_step

@@ -1,0 +1,95 @@
+"""What devices send each other in a training step, by formula, and how much of their time it may cost.
+
+A ring of n devices sums an array in which each of them has its own part by sending 2 (n - 1) / n of its bytes from every
+device (all-reduce); it brings together what they hold shares of with (n - 1) / n (all-gather), and sums into shares with as
+much (reduce-scatter). Thakur et al. 2005, "Optimization of Collective Communication Operations in MPICH". With P bytes of
+parameters, of which a device uses P / tensor, and A bytes of the stream [rows of a device, T, D]:
+
+    data     all-reduce of the gradients that a device keeps                              P / (fsdp tensor)
+    fsdp     all-gather of the parameters, again in the backward pass where remat is on   P / tensor
+             reduce-scatter of their gradients                                            P / tensor
+    tensor   all-reduce of the stream, 2 in each layer forward and 2 backward, and        A
+             1 each for the embedding and the gradient of the head
+
+What is missing: norms, biases, losses and the softmax over a spread vocabulary, all of them small.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from jaxgpt.config import Config
+from jaxgpt.model.parameters import param_shapes
+from jaxgpt.model.sharding import AXES, BATCH, bytes_a_device
+from jaxgpt.training import trainable
+
+# Bytes a second that a device can send: inside a machine of eight (NVLink 4, half of the 900 GB/s that NVIDIA's data sheet
+# of the H100 and H200 counts in both directions), and between machines (one 400 Gbit/s adapter for each device).
+INSIDE, BETWEEN, A_MACHINE = 450e9, 50e9, 8
+
+
+def all_reduce(size: float, devices: int) -> float:
+    """Bytes that each device sends so that all have the sum of arrays of `size` bytes."""
+    return 2 * (devices - 1) / devices * size
+
+
+def all_gather(size: float, devices: int) -> float:
+    """Bytes that each device sends so that all have the `size` bytes that they hold equal shares of; or the reverse."""
+    return (devices - 1) / devices * size
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that each device sends in a step, along each axis of the mesh."""
+
+    data: float
+    fsdp: float
+    tensor: float
+
+    @property
+    def total(self) -> float:
+        return sum(dataclasses.astuple(self))
+
+
+def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
+    """Of the training step of a config whose model.vocab_size is known, on a mesh of such sizes."""
+    params = param_shapes(cfg.model)
+    moving = trainable.select(cfg.optim, params)  # what is frozen has no gradients to send
+    kept = bytes_a_device(sizes, params, moving)
+    used, used_moving = (bytes_a_device({**sizes, "fsdp": 1}, params, tree) for tree in (params, moving))
+    rows = cfg.data.batch_size // math.prod(sizes[axis] for axis in BATCH)
+    parts = cfg.train.grad_accumulation_steps
+    stream = rows * cfg.model.context_length * cfg.model.d_model * jnp.dtype(cfg.model.dtype).itemsize
+    gathers = parts * (1 if cfg.train.remat == "none" else 2)
+    sums = 4 * cfg.model.num_layers + 2
+    return Traffic(
+        data=all_reduce(kept, sizes["data"]),
+        fsdp=gathers * all_gather(used, sizes["fsdp"]) + parts * all_gather(used_moving, sizes["fsdp"]),
+        tensor=sums * all_reduce(stream, sizes["tensor"]),
+    )
+
+
+def seconds(found: Traffic, sizes: Mapping[str, int]) -> float:
+    """The time that the traffic takes, an axis after the other, on machines of eight devices.
+
+    The devices of a machine are neighbours along `tensor`, then `fsdp`, then `data`; an axis that goes beyond the
+    machine runs at the speed between machines.
+    """
+    total, span = 0.0, 1
+    for axis in reversed(AXES):
+        span *= sizes[axis]
+        total += getattr(found, axis) / (INSIDE if span <= A_MACHINE else BETWEEN)
+    return total
+
+
+def efficiency(compute_seconds: float, traffic_seconds: float) -> tuple[float, float]:
+    """The share of the time that is computing: where nothing is sent while computing goes on, and where all is."""
+    return (
+        compute_seconds / (compute_seconds + traffic_seconds),
+        compute_seconds / max(compute_seconds, traffic_seconds),
+    )

@@ -1,0 +1,127 @@
+"""Which parameters move, how fast, and which rows of the token table: rules on the paths of parameters.
+
+    optim.trainable=block_*,-*            the blocks move, all else stays
+    optim.trainable=-token_embedding/*,*  all but the token table
+    optim.rates=block_0/*=0.1,block_*=0.5
+
+A rule is a pattern as file names have them (`*` stands for any text, slashes too) on the paths that model.py lists.
+Rules are asked in order and the first that matches counts. What stays has no gradient and no optimizer state, does not
+decay, and is bit for bit the same for ever.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt import config
+from jaxgpt.config import UserError
+from jaxgpt.model.sharding import named_leaves
+
+
+def moves(cfg: config.OptimConfig, params: dict) -> Callable[[str], bool]:
+    """The function path -> whether the parameter moves, for the parameters of one model."""
+    if cfg.trainable:
+        return lambda path: next(
+            (not rule.startswith("-") for rule in cfg.trainable if fnmatchcase(path, rule.removeprefix("-"))),
+            False,
+        )
+    low_rank = any(path.endswith("/lora_a") for path, _ in named_leaves(params))
+    return lambda path: not low_rank or path.endswith(("/lora_a", "/lora_b"))
+
+
+def select(cfg: config.OptimConfig, params: dict) -> dict:
+    """The tree of those parameters that move; the same tree where all do. Of shapes or of arrays."""
+    moving = moves(cfg, params)
+    names = [path for path, _ in named_leaves(params)]
+    if all(moving(path) for path in names):
+        return params
+
+    def part(tree: dict, prefix: str) -> dict:
+        found = {}
+        for name, value in tree.items():
+            path = f"{prefix}{name}"
+            kept = part(value, f"{path}/") if isinstance(value, dict) else value if moving(path) else None
+            if kept is not None and not (isinstance(kept, dict) and not kept):
+                found[name] = kept
+        return found
+
+    return part(params, "")
+
+
+def merge(params: dict, part: dict) -> dict:
+    """The parameters with those of `part`, a tree as `select` gives it, in their places."""
+    return {
+        name: (merge(value, part[name]) if isinstance(value, dict) else part[name]) if name in part else value
+        for name, value in params.items()
+    }
+
+
+def rates(cfg: config.OptimConfig, params: dict) -> dict:
+    """For each parameter what optim.rates multiplies its learning rate with: a tree of floats."""
+    rules = [(pattern, float(factor)) for pattern, _, factor in (r.rpartition("=") for r in cfg.rates)]
+
+    def one(path: str) -> float:
+        return next((factor for pattern, factor in rules if fnmatchcase(path, pattern)), 1.0)
+
+    return jax.tree.unflatten(jax.tree.structure(params), [one(path) for path, _ in named_leaves(params)])
+
+
+# --- rows of the token table ----------------------------------------------------------------------------
+
+# The arrays that have a row, or a column, for each token; and along which axis.
+TOKEN_AXES = {"token_embedding": ("embedding", 0), "head": ("kernel", 1)}
+
+
+def keep_rows(cfg: config.OptimConfig, new: dict, old: dict | None = None) -> dict:
+    """`new` with the rows before optim.train_rows_from taken from `old`, bit for bit; zeros where there is none."""
+    for owner, (name, axis) in TOKEN_AXES.items():
+        if cfg.train_rows_from and owner in new:
+            x = new[owner][name]
+            kept = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) < cfg.train_rows_from
+            x = jnp.where(kept, jnp.zeros_like(x) if old is None else old[owner][name], x)
+            new = {**new, owner: {**new[owner], name: x}}
+    return new
+
+
+# --- checks ---------------------------------------------------------------------------------------------
+
+
+def _near(pattern: str, paths: list[str]) -> str:
+    found = difflib.get_close_matches(pattern.replace("*", ""), paths, n=3, cutoff=0.3)
+    return ", ".join(found or paths[:3])
+
+
+def check(cfg: config.OptimConfig, params: dict, vocab_size: int) -> None:
+    """Raises UserError with every rule that does not fit the parameters (or shapes) of a model."""
+    paths = [path for path, _ in named_leaves(params)]
+    problems = []
+    for name, patterns in (
+        ("trainable", [rule.removeprefix("-") for rule in cfg.trainable]),
+        ("rates", [rule.rpartition("=")[0] for rule in cfg.rates]),
+    ):
+        for pattern in patterns:
+            if not any(fnmatchcase(path, pattern) for path in paths):
+                problems.append(
+                    f"optim.{name}: {pattern!r} matches no parameter; near are {_near(pattern, paths)}"
+                )
+    moving = moves(cfg, params)
+    if not problems and not any(map(moving, paths)):
+        problems.append(
+            f"optim.trainable={','.join(cfg.trainable)} lets no parameter move: add what does, such as '*' at the end"
+        )
+    if cfg.train_rows_from >= vocab_size:
+        problems.append(
+            f"optim.train_rows_from={cfg.train_rows_from} leaves no row of {vocab_size} tokens to train: lower it"
+        )
+    elif cfg.train_rows_from and not moving("token_embedding/embedding"):
+        problems.append(
+            f"optim.train_rows_from={cfg.train_rows_from}, but optim.trainable freezes token_embedding/embedding: "
+            "let it move, or leave train_rows_from out"
+        )
+    if problems:
+        raise UserError("; ".join(problems))

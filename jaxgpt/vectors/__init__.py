@@ -1,0 +1,1 @@
+"""Embedding tables and word vectors: reading, searching and testing them."""

@@ -1,0 +1,455 @@
+"""A report's numbers: those of the forward pass, the same every time, and a line where something is wrong."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt import config, train
+from jaxgpt.config import UserError
+from jaxgpt.data import baselines, tokenizers
+from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.inspect import analysis, attending, compare, forward, learned, methods, page, subject, word_lists
+from jaxgpt.inspect.capture import capture
+from jaxgpt.inspect.payload import payload
+from jaxgpt.inspect.plain import Names, plain, rounded
+from jaxgpt.inspect.write import as_json, report
+from jaxgpt.model.gpt import GPT
+from jaxgpt.runs import checkpoint
+from jaxgpt.training import loop
+from jaxgpt.vectors import geometry
+from jaxgpt.vectors.word_vectors import Vectors
+from tests.commands import execute
+from tests.inspect.test_capture import ALL
+from tests.model.test_gpt import random_params
+from tests.small_runs import small_config, write_text
+
+TEXT = "the king sees"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained run of seconds, its text beside it."""
+    root = tmp_path_factory.mktemp("report")
+    cfg = small_config(write_text(root / "text.txt"), train__embedding_snapshots=3, train__report=True)
+    train.run(cfg, root / "run")
+    return root
+
+
+@pytest.fixture(scope="module")
+def opened(folder) -> subject.Subject:
+    return subject.open_subject(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def figures(folder) -> dict:
+    """What training wrote at its end is what the command writes; here with a text of our own, and back from JSON."""
+    return json.loads(as_json(report(folder / "run", TEXT, other=folder / "run")))
+
+
+@pytest.fixture(scope="module")
+def seen(opened):
+    return capture(opened.cfg, opened.run.params, opened.run.tokenizer.encode(TEXT))
+
+
+def test_tokens_are_those_of_the_forward_pass(figures, seen, opened):
+    logits_TV, targets = seen.logits_TV.astype(np.float64), seen.tokens_T[1:]
+    p_TV = np.exp(logits_TV) / np.exp(logits_TV).sum(axis=-1, keepdims=True)
+    true_T = p_TV[np.arange(len(targets)), targets]
+    got = figures["tokens"]
+    np.testing.assert_allclose(got["nats"], -np.log(true_T), rtol=1e-4)
+    np.testing.assert_allclose(got["bits"], -np.log2(true_T), rtol=1e-4)
+    np.testing.assert_allclose(got["probability"], true_T, rtol=1e-4)
+    np.testing.assert_allclose(got["entropy"], -(p_TV * np.log(p_TV)).sum(axis=-1), rtol=1e-4)
+    ranks = [
+        sorted(row, reverse=True).index(row[i]) + 1
+        for row, i in zip(p_TV[:-1].tolist(), targets, strict=True)
+    ]
+    assert got["rank"] == ranks
+    ids = opened.dataset.train.ids.astype(int)
+    a, b = (int(i) for i in seen.tokens_T[:2])
+    follow = ids[1:][ids[:-1] == a]
+    t, V = len(set(follow)), opened.cfg.vocab_size
+    unigram = ((ids == b).sum() + 1) / (len(ids) + V)
+    np.testing.assert_allclose(
+        got["bigram_nats"][0], -np.log(((follow == b).sum() + t * unigram) / (len(follow) + t)), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        np.array(got["difference"]), np.array(got["nats"]) - got["bigram_nats"], atol=1e-4
+    )
+    np.testing.assert_allclose(got["mean"]["nats"], np.mean(-np.log(true_T)), rtol=1e-4)
+    text = [figures["vocabulary"][str(i)]["text"] for i in figures["probe"]["ids"]]
+    assert "".join(text) == figures["probe"]["text"] == TEXT
+
+
+def test_probabilities_of_next_tokens_are_exact_at_every_temperature(figures, seen):
+    ahead = figures["next"]
+    for j, temperature in enumerate(ahead["temperatures"]):
+        p_TV = analysis.softmax(seen.logits_TV / temperature)
+        shown = np.exp(np.array(ahead["logits"]) / temperature - np.array(ahead["logsumexp"])[:, [j]])
+        np.testing.assert_allclose(
+            shown, np.take_along_axis(p_TV, np.array(ahead["ids"]), axis=-1), atol=1e-4
+        )
+        true = np.exp(np.array(ahead["true_logit"]) / temperature - np.array(ahead["logsumexp"])[:-1, j])
+        np.testing.assert_allclose(true, p_TV[np.arange(len(true)), seen.tokens_T[1:]], atol=1e-4)
+    assert ahead["temperatures"][0] == 0.1 and ahead["temperatures"][-1] == 2.0
+
+
+def weights_of(attention: dict, T: int) -> np.ndarray:
+    """What a reader of the payload computes: softmax of each row of the triangle."""
+    L, H = attention["layers"], attention["heads"]
+    scores = np.full((L, H, T, T), -np.inf)
+    scores[:, :, *np.tril_indices(T)] = np.array(attention["scores"]) * attention["score_unit"]
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def test_the_scores_that_the_mask_removes_are_there_too(figures, seen):
+    """Above the diagonal, in two decimals: what a query would have made of a later key."""
+    got, T = figures["attention"], len(seen.tokens_T)
+    for layer, ahead in zip(seen.layers, got["ahead"], strict=True):
+        above = layer.scores_HTS[:, *np.triu_indices(T, 1)]
+        np.testing.assert_allclose(np.array(ahead) * got["ahead_unit"], above, atol=0.00501)
+
+
+def test_attention_follows_from_the_scores(figures, seen):
+    weights = weights_of(figures["attention"], len(seen.tokens_T))
+    for i, layer in enumerate(seen.layers):
+        np.testing.assert_allclose(weights[i], layer.weights_HTS, atol=1e-4)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-12)
+    assert (weights[:, :, *np.triu_indices(len(seen.tokens_T), 1)] == 0).all()
+
+
+def test_the_ledger_adds_up_to_the_logits_and_the_lens_ends_with_the_output(figures, seen):
+    ledger, lens = figures["ledger"], figures["lens"]
+    np.testing.assert_allclose(np.sum(ledger["contributions"], axis=0), ledger["logit"], atol=1e-3)
+    np.testing.assert_allclose(ledger["logit"], figures["next"]["true_logit"], atol=1e-4)
+    assert ledger["error"]["stream"] < 1e-4 and ledger["error"]["logit"] < 1e-4
+    np.testing.assert_allclose(lens["true_p"][-1], figures["tokens"]["probability"], rtol=1e-3)
+    assert [row[:5] for row in figures["next"]["ids"]] == lens["ids"][-1]
+
+
+def test_a_ledger_of_very_many_heads_takes_those_of_a_layer_together(seen, monkeypatch):
+    whole, cut = forward.ledger(seen, []), []
+    monkeypatch.setattr(forward, "ENTRIES", 10)
+    got = forward.ledger(seen, cut)
+    assert "0.heads" in got["entries"] and "0.1" not in got["entries"] and len(cut) == 1
+    np.testing.assert_allclose(
+        np.sum(got["contributions"], axis=0), np.sum(whole["contributions"], axis=0), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("most, shown", [(500, 13), (40, 4)])
+def test_tables_that_would_be_too_large_are_cut_and_that_is_said(seen, monkeypatch, most, shown):
+    monkeypatch.setattr(attending, "MOST_NUMBERS", 10)
+    monkeypatch.setattr(attending, "ALL_NUMBERS", most)
+    cut = []
+    got = attending.tables(seen, cut)
+    assert got["scores"] is None and "4 heads of 13 tokens" in cut[0]
+    for i, layer in enumerate(seen.layers):
+        expected = layer.weights_HTS[:, *np.tril_indices(shown)]
+        np.testing.assert_allclose(np.array(got["weights"][i]) * got["weight_unit"], expected, atol=5.1e-4)
+
+
+def test_the_summary_is_what_the_run_wrote(figures, folder, opened):
+    summary, facts = figures["summary"], json.loads((folder / "run" / "run.json").read_text())
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["split"] == "valid"][-1]
+    assert summary["valid"] == plain({"loss": last["loss"], "standard_error": last["standard_error"], "tokens": 512}, 6) | {
+        "step": 24, "from": "metrics.jsonl"
+    }  # fmt: skip
+    rows = {row["name"]: row for row in summary["measures"]}
+    for name, expected in {"model": last["loss"], **facts["baselines"]}.items():
+        np.testing.assert_allclose(rows["loss"][name], expected, rtol=1e-4)
+        np.testing.assert_allclose(rows["perplexity"][name], np.exp(expected), rtol=1e-4)
+        # One token is one character, and one byte, of this text.
+        np.testing.assert_allclose(rows["bits a character"][name], expected / np.log(2), rtol=1e-4)
+        np.testing.assert_allclose(rows["bits a byte"][name], expected / np.log(2), rtol=1e-4)
+    assert summary["num_params"] == facts["num_params"] and summary["seed"] == 0
+    assert summary["curves"]["train"]["step"] == list(range(1, 25))
+    assert summary["curves"]["valid"]["step"] == [0, 8, 16, 24]
+    assert 1 <= len(summary["findings"]) <= 3
+    for finding in summary["findings"]:
+        assert any(c.isdigit() for c in finding["text"])
+
+
+def test_an_untrained_model_has_nothing_found_in_its_heads_and_tables(opened):
+    fresh = dataclasses.replace(opened.run, params=opened.untrained(9)[1], step=0)
+    at_0 = [line for line in opened.metrics if line["step"] == 0]
+    one = dataclasses.replace(opened, run=fresh, metrics=at_0)
+    got = payload(one, subject.probe_of(one, TEXT))
+    kinds = {finding["kind"] for finding in got["summary"]["findings"]}
+    assert kinds <= {"loss", "surprise"} and not got["attention"]["named"]
+    (loss,) = (finding for finding in got["summary"]["findings"] if finding["kind"] == "loss")
+    assert " above that of guessing" in loss["text"]
+
+
+def test_a_step_that_was_not_evaluated_is_evaluated_now(folder, opened):
+    got = report(folder / "run", TEXT, step=18)["summary"]["valid"]
+    assert got["from"] == "evaluated now" and got["step"] == 18 and 0 < got["loss"] < 4
+
+
+def test_the_same_run_gives_the_same_report_but_for_the_time(figures, folder):
+    again = json.loads(as_json(report(folder / "run", TEXT, other=folder / "run")))
+    assert {key for key in figures if figures[key] != again[key]} <= {"generated"}
+
+
+def test_a_run_beside_itself_differs_in_nothing(figures):
+    beside = figures["compare"]
+    assert beside["config"] == []
+    for key in compare.KEYS:
+        assert beside[key] == figures[key]
+    assert beside["attention"].items() <= figures["attention"].items()
+
+
+def test_every_method_names_a_function_that_exists(figures):
+    for method in figures["methods"]:
+        module, _, name = method["function"].rpartition(".")
+        assert hasattr(importlib.import_module(module), name), method
+    assert len(figures["methods"]) == len(methods.METHODS) > 20
+
+
+def test_training_wrote_the_report_at_its_end(folder):
+    written = json.loads((folder / "run" / "report.json").read_text("utf-8"))
+    assert written["summary"]["step"] == 24 and len(written["probe"]["ids"]) == 16
+    assert "<!doctype html>" in (folder / "run" / "report.html").read_text("utf-8").lower()
+
+
+def test_a_report_that_cannot_be_written_loses_no_run(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    for name in ("report.json", "report.html"):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "report.json").mkdir()
+    cfg = jaxgpt.load(tmp_path / "run").config
+    assert train.run(cfg, tmp_path / "run").signal is None
+    assert "warning: no report" in capsys.readouterr().err
+
+
+# --- the probe ------------------------------------------------------------------------------------------
+
+
+def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
+    probe = subject.probe_of(opened, "the king sees the queen and the fool".replace("and ", ""))
+    assert probe.text == "the king sees th" and "first 16 are shown" in probe.cut[0]
+    own = subject.probe_of(opened, None)
+    assert own.text.startswith("the ") and len(own.ids_T) == 16 and "validation split" in own.source
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--text é", "'é' (U+00E9) at position 0 is none of"),
+        ("--text ''", "has 0 tokens: give 2 or more"),
+        ("--text t", "has 1 tokens: give 2 or more"),
+        ("--step 5", "no checkpoint of step 5: the steps are"),
+        ("--step last", "give a saved step's number or 'best'"),
+        ("--compare nowhere", "no run folder nowhere"),
+        ("--compare words", "have different tokenizers"),
+        ("--workdir nowhere", "no run folder nowhere"),
+        ("--workdir empty", "is no run folder: it has no checkpoints/ in it"),
+        ("--workdir begun", "has no checkpoint yet"),
+        ("--out text.txt", "is a file, not a folder"),
+    ],
+)
+def test_wrong_input_gets_one_line(folder, words_run, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(folder)
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "begun" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    code = execute(monkeypatch, f"report --workdir run {flags}")
+    error = capsys.readouterr().err
+    assert code == 2 and words in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def words_run(folder):
+    """A run with another tokenizer."""
+    cfg = small_config(
+        folder / "text.txt",
+        data__tokenizer="word",
+        train__num_steps=1,
+        train__eval_every=0,
+        train__sample_tokens=0,
+    )
+    loop.train(cfg, folder / "words")
+    return folder / "words"
+
+
+def test_a_run_that_kept_no_tables_is_shown_beside_fresh_parameters(folder, tmp_path, figures):
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("embeddings"))
+    got = report(tmp_path / "run", TEXT)["embeddings"]
+    assert got["drift"] is None and "kept no table of step 0" in got["start_is"]
+    # They are the ones that were kept.
+    assert (
+        got["neighbours"] == figures["embeddings"]["neighbours"]
+        and got["pairs"] == figures["embeddings"]["pairs"]
+    )
+
+
+def test_words_that_the_tokenizer_lacks_are_named(words_run):
+    with pytest.raises(UserError, match="'dragon', which the tokenizer lacks"):
+        subject.probe_of(subject.open_subject(words_run), "the dragon sees")
+
+
+def test_what_a_model_has_written_is_read_back_with_its_unknown_words(words_run):
+    tokenizer = subject.open_subject(words_run).run.tokenizer
+    got = subject.encode_written(tokenizer, "the <unk> sees the dragon")
+    np.testing.assert_array_equal(got, [*tokenizer.encode("the "), 0, *tokenizer.encode(" sees the "), 0])
+    assert tokenizer.decode(got) == "the <unk> sees the <unk>"
+    assert len(subject.encode_written(tokenizer, "")) == 0
+
+
+def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
+    shutil.copytree(words_run, tmp_path / "run")
+    one = subject.open_subject(tmp_path / "run")
+    gone = dataclasses.replace(one, dataset=None, missing=("No text.",))
+    with pytest.raises(UserError, match="no validation text to look at: give a text"):
+        subject.probe_of(gone, None)
+    got = json.loads(as_json(payload(gone, subject.probe_of(gone, "the king sees the fool"))))
+    assert got["missing"][0] == "No text."
+    assert got["tokens"]["bigram_nats"] is None and got["attention"]["ablation"] is None
+    assert got["neurons"] is None and got["contextual"] is None
+    assert got["summary"]["measures"][0]["bigram"] is None
+    assert all(entry["count"] is None for entry in got["vocabulary"].values())
+    assert got["attention"]["statistics_on"] == "the probe text"
+
+
+# --- embeddings -----------------------------------------------------------------------------------------
+
+
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+
+
+def test_a_random_table_passes_no_test_and_a_planted_one_is_seen():
+    rng = np.random.default_rng(0)
+    random_ND = rng.normal(size=(52, 24)).astype(np.float32)
+    planted_ND = random_ND.copy()
+    planted_ND[26:] = random_ND[:26] + 0.2 * rng.normal(size=(26, 24))  # A is near a
+    planted_ND[[LETTERS.index(c) for c in "aeiou"]] += 3 * rng.normal(
+        size=24
+    )  # vowels have something in common
+    words = Vectors(LETTERS, planted_ND)
+    tests = {test.name: test for test in word_lists.tests(words.row_of_whole, lambda i: None)}
+    for name, test in tests.items():
+        start, end = learned.auc(random_ND, test), learned.auc(planted_ND, test)
+        assert start.low < 0.5 < start.high, name
+        if name in ("the same letter", "vowels"):
+            assert end.low > 0.7, name
+    assert {"the same letter", "vowels", "upper case"} == set(tests)
+
+
+def test_analogies_are_found_where_they_hold_and_said_to_have_failed_where_not(opened):
+    rng = np.random.default_rng(1)
+    lower = rng.normal(size=(26, 16))
+    table = np.concatenate([lower, lower + rng.normal(size=16)]).astype(np.float32)
+    both = {"start": rng.normal(size=(52, 16)).astype(np.float32), "end": table}
+    names = Names(_Letters(), None)
+    got = learned.analogies(both, Vectors(LETTERS, table), names)
+    (family,) = got["analogy_families"]
+    assert family["questions"] == 650 and family["end"]["aside"]["value"] > 0.9
+    assert family["start"]["aside"]["value"] < 0.1 and family["chance"] == pytest.approx(1 / 49, rel=0.01)
+    for question in got["analogies"]:
+        assert question["found"] == (question["end"]["aside"]["rank"] == 1)
+    failed = learned.analogies({"start": table, "end": both["start"]}, Vectors(LETTERS, both["start"]), names)
+    assert not all(question["found"] for question in failed["analogies"])
+
+
+class _Letters:
+    """As much of a tokenizer as names need."""
+
+    vocab_size = 52
+
+    def decode_bytes(self, ids):
+        return b"".join(LETTERS[i].encode() for i in ids)
+
+
+def test_frozen_rows_drift_exactly_0(opened):
+    rng = np.random.default_rng(2)
+    tables = {0: rng.normal(size=(52, 8)).astype(np.float32)}
+    for step in (1, 5):
+        tables[step] = tables[0] + rng.normal(size=(52, 8)).astype(np.float32)
+        tables[step][:20] = tables[0][:20]
+    got = learned.drift(tables, Names(_Letters(), None))
+    assert got["still"] == 20
+    for at in geometry.drift(tables):
+        assert (at.distance_N[:20] == 0).all()
+    assert got["kept_end"][-1] == got["kept_start"][0] == 1 and got["distance"][0] == 0
+    moved = {i for i, _ in got["moved_most"]} | {i for i, _ in got["moved_least"]}
+    assert min(moved) >= 20
+
+
+def test_the_tables_of_step_0_are_what_the_seed_gives(opened):
+    """So that a run that kept none can be shown beside its start."""
+    kept = learned.History(opened)[0]
+    _, params = opened.untrained()
+    np.testing.assert_array_equal(kept, params["token_embedding"]["embedding"])
+    assert not np.array_equal(opened.untrained(1)[1]["token_embedding"]["embedding"], kept)
+
+
+# --- plain values ---------------------------------------------------------------------------------------
+
+
+def test_numbers_are_rounded_to_significant_digits_and_nothing_is_nan():
+    assert [rounded(x) for x in (1.2345678, -123456.7, 1e-9, 0.0, 3.0)] == [1.2346, -123460, 1e-9, 0, 3]
+    assert rounded(float("nan")) is None and rounded(float("inf")) is None
+    got = plain({"a": np.array([[1.00001, np.nan]]), "b": [np.int32(3), True, None, "x", np.float32(0.1)]})
+    assert got == {"a": [[1, None]], "b": [3, True, None, "x", 0.1]}
+
+
+def test_bytes_that_are_no_text_are_given_as_bytes():
+    class Bytes:
+        def decode_bytes(self, ids):
+            return [b"\xe2", b"\\xe2", b"e"][ids[0]]
+
+    names = Names(Bytes(), np.array([5, 6, 7]))
+    assert names.ids(np.array([[0, 1], [2, 0]])) == [[0, 1], [2, 0]]
+    assert names.vocabulary() == {
+        "0": {"text": "\\xe2", "count": 5, "hex": "e2"},
+        "1": {"text": "\\xe2", "count": 6},
+        "2": {"text": "e", "count": 7},
+    }
+
+
+def test_the_bigram_by_token_has_the_mean_that_the_baseline_has():
+    ids = np.random.default_rng(0).integers(0, 5, 400)
+    bigram = baselines.fit_bigram(ids[:300], 5)
+    assert bigram.nats(ids[300:]).shape == (99,)
+    np.testing.assert_allclose(bigram.nats(ids[300:]).mean(), baselines.bigram_loss(ids[:300], ids[300:], 5))
+
+
+def test_capture_of_a_run_takes_text_or_ids(opened, seen):
+    run = opened.run
+    by_text, by_ids = jaxgpt.capture(run, TEXT), jaxgpt.capture(run, run.tokenizer.encode(TEXT).tolist())
+    np.testing.assert_array_equal(by_text.logits_TV, seen.logits_TV)
+    np.testing.assert_array_equal(by_ids.logits_TV, seen.logits_TV)
+    with pytest.raises(UserError, match="1 to 16 at once"):
+        jaxgpt.capture(run, TEXT * 2)
+    assert isinstance(prepare_dataset(run.config.data), Dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_kind_of_model_has_a_report(name):
+    """All of the architecture's choices, with random weights; a table where there is one, and the sums add up."""
+    cfg = ALL[name]
+    run = checkpoint.Run(
+        config.Config(model=cfg),
+        GPT(cfg),
+        random_params(cfg),
+        tokenizers.CharTokenizer("abcdefghijk"),
+        1,
+        Path("none"),
+    )
+    ids = np.random.default_rng(0).integers(0, 11, 300)
+    split = type("Split", (), {"ids": ids})()
+    dataset = type("Text", (), {"train": split, "valid": split, "corpus_name": "random"})()
+    one = subject.Subject(run, {"starts": []}, [], dataset, ())
+    got = json.loads(as_json(payload(one, subject.probe_of(one, "abcafgh"))))
+    assert got["ledger"]["error"]["stream"] < 1e-4 and got["ledger"]["error"]["logit"] < 1e-3
+    assert (got["positions"]["end"] is None) == (cfg.position in ("rotary", "none"))
+    assert np.isfinite(got["attention"]["ablation"]["mean"]["loss"]).all()
+    assert page.render(got)

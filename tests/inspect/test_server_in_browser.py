@@ -1,0 +1,109 @@
+"""The page that writes, in a real browser on a real server: what streams in can be read, and looked into."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import uvicorn
+from selenium.webdriver.common.keys import Keys
+
+from jaxgpt import config
+from jaxgpt.data import tokenizers
+from jaxgpt.inspect import server, static_tables
+from jaxgpt.inspect.subject import Subject
+from jaxgpt.model.gpt import GPT
+from jaxgpt.runs import checkpoint
+from tests import browser
+from tests.planted import induction_model
+
+HOSTILE = "</script><img src=x onerror=broken=1>\u2028\u202e\0"
+CHARACTERS = "".join(sorted({*"abcdefghijklmnopqrstuvwxyz \n", *HOSTILE}))
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A server in a thread, on a free port, with a model whose induction head goes on with what it read."""
+    cfg, params = induction_model(len(CHARACTERS), 32)
+    tokenizer = tokenizers.CharTokenizer(CHARACTERS)
+    run = checkpoint.Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("planted"))
+    play = server.Playground(Subject(run, {"starts": []}, [], None, ("No text.",)))
+    listening = server.listen(0)
+    number = listening.getsockname()[1]
+    listener = uvicorn.Server(uvicorn.Config(server.make_app(play, number), log_level="critical"))
+    thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
+    thread.start()
+    yield f"http://127.0.0.1:{number}/"
+    listener.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium(address):
+    driver = browser.start()
+    yield browser.Browser(driver)
+    driver.quit()
+
+
+def write(chromium, prompt: str, count: int) -> None:
+    chromium.run(
+        "document.querySelector('textarea').value = arguments[0];"
+        "document.querySelector('[name=max_new_tokens]').value = arguments[1];"
+        "document.querySelector('form').requestSubmit();",
+        prompt,
+        count,
+    )
+    chromium.wait("return document.getElementById('status').textContent.includes('Select one')", 60)
+
+
+def status(chromium) -> str:
+    return chromium.run("return document.getElementById('status').textContent")
+
+
+def test_a_text_goes_on_and_each_token_can_be_looked_into(chromium, address):
+    chromium.open(address)
+    write(chromium, HOSTILE, 12)
+    cells = chromium.run(
+        "return [...document.querySelectorAll('#written .cell')].map((c) => [...c.children].map((x) => x.textContent))"
+    )
+    assert len(cells) == 12
+    chromium.run("document.querySelectorAll('#written .cell')[0].focus()")
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ENTER):
+        chromium.driver.switch_to.active_element.send_keys(key)
+    chromium.wait("return document.getElementById('status').textContent.includes('came about')", 60)
+    token, numbers = cells[1]
+    assert f"‘{token}’ had p " in status(
+        chromium
+    ) and f"number {numbers.split('#')[1]} of {len(CHARACTERS)}" in status(chromium)
+    shown = chromium.run(
+        "return [...document.querySelectorAll('#probe .strip .token')].map((x) => x.textContent)"
+    )
+    everything = [static_tables.visible(c) for c in HOSTILE] + [cells[0][0], token]
+    assert len(shown) > 16 and shown == everything[-len(shown) :]
+    assert "Read again" not in status(chromium), "what the model saw as it wrote is what is looked at"
+    assert f"‘{token}’" in chromium.run("return document.querySelector('#selection .what').textContent")
+    # Another token: the views of the first are gone.
+    chromium.click("#written .cell", 5)
+    chromium.wait("return document.getElementById('status').textContent.includes('came about')", 60)
+    assert chromium.run(
+        "return [document.querySelectorAll('#selection').length, document.querySelectorAll('#probe .strip').length]"
+    ) == [1, 1]
+    assert chromium.run("return [window.broken ?? null, document.images.length]") == [None, 0]
+    assert chromium.complaints() == []
+    assert all(url.startswith(address) for url in chromium.requests())
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_is_hard_to_use(chromium, address, theme):
+    chromium.open(address, width=360, theme=theme)
+    write(chromium, "ab", 8)
+    assert chromium.run("return document.documentElement.scrollWidth") <= 360
+    assert chromium.violations() == []
+
+
+def test_what_is_wrong_is_said(chromium, address):
+    chromium.open(address)
+    chromium.run(
+        "document.querySelector('textarea').value = 'é'; document.querySelector('form').requestSubmit();"
+    )
+    chromium.wait("return document.getElementById('status').textContent.includes('é')")
+    assert not chromium.run("return document.querySelector('button.main').disabled")

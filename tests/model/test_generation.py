@@ -1,0 +1,201 @@
+"""Cached generation is generation by full forward passes: same tokens, alone or in a batch, past the window."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.model import generation
+from jaxgpt.model.generation import Sampler, generate_ids, window_start
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from tests.model.test_gpt import TINY, random_params
+
+CFG = ModelConfig(vocab_size=61, context_length=32, d_model=32, num_layers=2, num_heads=4)
+PROMPT_LENGTHS = (1, 3, 8, 17, 31)
+SAMPLERS = [Sampler(temperature=0.0), Sampler(temperature=1.0), Sampler(0.9, top_k=20, top_p=0.7)]
+
+
+@pytest.fixture(scope="module")
+def model_and_params():
+    model = GPT(CFG)
+    params = init_params(model, jax.random.key(3))
+    # An untrained model's logits are all but equal: spread them, so that a wrong cache changes the tokens.
+    params["token_embedding"]["embedding"] *= 15.0
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 8.0 if path[-1].key == "kernel" else x, params
+    )
+    return model, params
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, CFG.vocab_size, size=n) for n in PROMPT_LENGTHS]
+
+
+def collect(*args, **kwargs) -> np.ndarray:
+    return np.concatenate(list(generate_ids(*args, **kwargs)), axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def next_token(model, sampler, params, tokens, last, key, index):
+    logits = model.apply({"params": params}, tokens)[:, last]
+    return sampler(logits, key[None], jnp.array([index]))[0]
+
+
+def by_full_passes(model, params, prompt, count, sampler, seed, sample=0):
+    """The definition: a full forward pass over the window for every token; no cache, no batch."""
+    key = jax.random.fold_in(jax.random.key(seed), sample)
+    ids = list(prompt)
+    for _ in range(count):
+        window = ids[window_start(len(ids), CFG.context_length) :]
+        padded = np.zeros((1, CFG.context_length), np.int32)  # one shape; the mask hides what comes after
+        padded[0, : len(window)] = window
+        ids.append(int(next_token(model, sampler, params, padded, len(window) - 1, key, len(ids))))
+    return np.array(ids[len(prompt) :])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_cached_equals_full_passes_in_a_batch_and_alone(model_and_params, prompts, sampler):
+    model, params = model_and_params
+    count = 70  # more than two windows, so that every row slides
+    batch = collect(model, params, prompts, count, sampler=sampler, seed=5)
+    for row, prompt in zip(batch, prompts, strict=True):
+        expected = by_full_passes(model, params, prompt, count, sampler, seed=5)
+        alone = collect(model, params, [prompt], count, sampler=sampler, seed=5)[0]
+        np.testing.assert_array_equal(row, expected)
+        np.testing.assert_array_equal(alone, expected)
+
+
+def test_streaming_in_chunks_changes_nothing(model_and_params, prompts):
+    model, params = model_and_params
+    whole = collect(model, params, prompts[:2], 45, seed=1)
+    for chunk in (1, 7):
+        pieces = list(generate_ids(model, params, prompts[:2], 45, seed=1, chunk=chunk))
+        assert max(piece.shape[1] for piece in pieces) <= chunk
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+
+
+def test_samples_differ_by_number_and_seed_and_repeat(model_and_params, prompts):
+    model, params = model_and_params
+    first = collect(model, params, prompts[:2], 20, num_samples=3, seed=1)
+    assert first.shape == (6, 20)
+    assert len({row.tobytes() for row in first}) == 6
+    np.testing.assert_array_equal(first, collect(model, params, prompts[:2], 20, num_samples=3, seed=1))
+    assert not np.array_equal(first, collect(model, params, prompts[:2], 20, num_samples=3, seed=2))
+    # Sample 2 of a prompt is the same whatever else is in the batch.
+    expected = by_full_passes(model, params, prompts[1], 20, Sampler(), seed=1, sample=2)
+    np.testing.assert_array_equal(first[5], expected)
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3, 8, 31])
+def test_window_never_overflows_and_keeps_half(context_length):
+    starts = [window_start(length, context_length) for length in range(1, 200)]
+    assert starts[:context_length] == [0] * context_length
+    assert all(a <= b for a, b in itertools.pairwise(starts))
+    for length, start in zip(range(1, 200), starts, strict=True):
+        assert 1 <= length - start <= context_length
+        if length > context_length:
+            assert length - start >= max(1, context_length // 2)
+
+
+def test_temperature_zero_is_the_most_probable_token():
+    logits = jnp.array([[0.0, 3.0, 1.0], [2.0, 0.0, 2.5]])
+    keys = jax.random.split(jax.random.key(0), 2)
+    np.testing.assert_array_equal(Sampler(temperature=0.0)(logits, keys, jnp.zeros(2, jnp.int32)), [1, 2])
+
+
+def test_top_k_keeps_the_k_most_probable():
+    logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
+    kept = np.isfinite(Sampler(top_k=2).filtered(logits))
+    np.testing.assert_array_equal(kept, [[False, True, False, True]])
+    assert np.isfinite(Sampler(top_k=100).filtered(logits)).all()
+
+
+def test_top_p_keeps_the_fewest_that_reach_p():
+    logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
+    for p, kept in [(0.3, [1]), (0.5, [1, 3]), (0.75, [1, 2, 3]), (1.0, [0, 1, 2, 3])]:
+        found = np.flatnonzero(np.isfinite(np.asarray(Sampler(top_p=p).filtered(logits))[0]))
+        np.testing.assert_array_equal(found, kept)
+
+
+def test_draws_follow_the_probabilities():
+    """Sampling at temperature 2 has probabilities p^(1/2) / sum: chi-squared over 20,000 draws."""
+    probs = np.array([0.05, 0.15, 0.3, 0.5])
+    n = 20_000
+    logits = jnp.broadcast_to(jnp.log(probs), (n, 4))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(jnp.arange(n))
+    draws = Sampler(temperature=2.0)(logits, keys, jnp.zeros(n, jnp.int32))
+    expected = np.sqrt(probs) / np.sqrt(probs).sum() * n
+    observed = np.bincount(np.asarray(draws), minlength=4)
+    assert ((observed - expected) ** 2 / expected).sum() < 16.3  # 99.9 % point of chi-squared, 3 degrees
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+    ],
+)
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        Sampler(**settings)
+
+
+def test_bad_prompts_are_refused(model_and_params):
+    model, params = model_and_params
+    with pytest.raises(UserError, match="empty prompt"):
+        collect(model, params, [[]], 5)
+    with pytest.raises(UserError, match="33 tokens, context_length=32"):
+        collect(model, params, [[1] * 33], 5)
+    with pytest.raises(UserError, match="max_new_tokens=0"):
+        collect(model, params, [[1]], 0)
+
+
+class Bytes:
+    """A tokenizer of single bytes, so that a character may be cut in its middle."""
+
+    def encode(self, text):
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    def decode_bytes(self, ids):
+        return bytes(int(i) for i in ids)
+
+
+def test_streamed_text_never_shows_half_a_character(monkeypatch):
+    text = "né → 😀!"
+    monkeypatch.setattr(
+        generation,
+        "generate_ids",
+        lambda *a, **k: iter([Bytes().encode(text)[None, i : i + 1] for i in range(len(text.encode()))]),
+    )
+    pieces = list(generation.stream(None, None, Bytes(), "x", 1))
+    assert "".join(pieces) == text
+    assert pieces == list(text)
+
+
+def test_another_temperature_needs_no_other_program():
+    """Somebody who turns it should not wait for a compiler; what is drawn is what the sampler alone would draw."""
+    params, found = random_params(TINY), {}
+    for temperature in (0.5, 1.3):
+        pieces = generate_ids(GPT(TINY), params, [[1, 2]], 6, sampler=Sampler(temperature), seed=4, chunk=3)
+        found[temperature] = np.concatenate(list(pieces), axis=1)[0]
+        if temperature == 0.5:
+            programs = generation.decode._cache_size(), generation.prefill._cache_size()
+    assert (generation.decode._cache_size(), generation.prefill._cache_size()) == programs
+    logits = jax.jit(GPT(TINY).apply)
+    for temperature, ids in found.items():
+        key, text = jax.random.fold_in(jax.random.key(4), 0), np.array([1, 2, *ids])
+        logits_TV = logits({"params": params}, text[None])[0]
+        for t, new in enumerate(ids, start=2):
+            drawn = Sampler(temperature)(logits_TV[t - 1][None], key[None], jnp.array([t]))
+            assert int(drawn[0]) == new

@@ -1,0 +1,243 @@
+"""Damaged checkpoints, full disks and losses that are not finite: what is named, what is kept, what goes on.
+
+A damaged checkpoint is no mistake of the user's: the one before is taken, a warning says so, and the command does its work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt.common import files
+from jaxgpt.config import UserError
+from jaxgpt.model.sharding import named_leaves
+from jaxgpt.runs import checkpoint as checkpoint_module
+from jaxgpt.runs import records
+from tests.commands import (
+    EVALUATE,
+    GENERATE,
+    NEW,
+    RUN,
+    assert_same_end,
+    execute,
+    flip_bits,
+    saved,
+    truncate_array,
+)
+
+# --- damages of a checkpoint ----------------------------------------------------------------------------
+
+
+def exchange_params(checkpoint: Path) -> None:
+    """Whole and readable, but those of another step."""
+    shutil.rmtree(checkpoint / "params")
+    shutil.copytree(checkpoint.with_name("10") / "params", checkpoint / "params")
+
+
+def remove_meta(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "meta")
+
+
+def empty_meta(checkpoint: Path) -> None:
+    (checkpoint / "meta" / "metadata").write_bytes(b"")
+
+
+def remove_params(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "params")
+
+
+def link_outside(checkpoint: Path) -> None:
+    """The parameters are there, but by a link that leads out of the run's folder."""
+    shutil.move(checkpoint / "params", "outside")
+    (checkpoint / "params").symlink_to(Path("outside").absolute())
+
+
+def put_a_pipe(checkpoint: Path) -> None:
+    """Who reads it would wait for ever."""
+    (checkpoint / "params/_METADATA").unlink()
+    os.mkfifo(checkpoint / "params/_METADATA")
+
+
+def enlarge_meta(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "meta/metadata", files.LARGEST_JSON + 1)
+
+
+def change_meta(checkpoint: Path, group: str, **values: object) -> None:
+    path = checkpoint / "meta/metadata"
+    meta = json.loads(path.read_text("utf-8"))
+    meta["config"][group].update(values)
+    path.write_text(json.dumps(meta), "utf-8")
+
+
+def widen(checkpoint: Path) -> None:
+    """Its own config tells of another width than its arrays have."""
+    change_meta(checkpoint, "model", d_model=32)
+
+
+def another_rate(checkpoint: Path) -> None:
+    """The same shapes, of a run with another config."""
+    change_meta(checkpoint, "optim", learning_rate=1.0)
+
+
+DAMAGES = [
+    truncate_array, flip_bits, exchange_params, remove_meta, empty_meta, remove_params, link_outside, put_a_pipe,
+    enlarge_meta, widen,
+]  # fmt: skip
+
+
+# --- damaged checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "damage"),
+    [*((f"{GENERATE} --prompt the", damage) for damage in DAMAGES), (EVALUATE, flip_bits)],
+)
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, command, here, monkeypatch, capfd):
+    assert execute(monkeypatch, f"{command} --step=10") == 0
+    expected = capfd.readouterr().out
+    damage(here / "run/checkpoints/20")
+    before = saved(here / "run")
+    assert execute(monkeypatch, command) == 0
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("warning: checkpoint ")
+    assert "run/checkpoints/20 is damaged: " in line
+    assert line.endswith("; trying the one before")
+    assert out == expected
+    assert saved(here / "run") == before
+
+
+@pytest.mark.parametrize("damage", [truncate_array, flip_bits, remove_meta, another_rate])
+def test_training_sets_a_damaged_checkpoint_aside_and_reaches_the_same_end(
+    damage, here, trained, monkeypatch, capfd
+):
+    damage(here / "run/checkpoints/20")
+    before = saved(here / "run")
+    assert execute(monkeypatch, RUN) == 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: checkpoint ")
+    assert "run/checkpoints/20 is damaged: " in line
+    assert "/run/damaged/20, trying the one before" in line
+    assert_same_end(here / "run", trained / "run")
+    after = saved(here / "run")
+    for name in before:
+        if name.startswith("checkpoints/10/") or name in ("config.json", "tokenizer.json"):
+            assert after[name] == before[name], name
+        if name.startswith("checkpoints/20/"):
+            moved = here / "run/damaged" / name.removeprefix("checkpoints/")
+            assert hashlib.sha256(moved.read_bytes()).hexdigest() == before[name], name
+
+
+def test_training_starts_anew_where_all_checkpoints_are_damaged(here, trained, monkeypatch, capfd):
+    for step in ("10", "20"):
+        truncate_array(Path("run/checkpoints", step))
+    assert execute(monkeypatch, RUN) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("warning: ") for line in lines)
+    assert "every checkpoint was damaged; the run starts from step 0" in lines[-1]
+    assert sorted(path.name for path in (here / "run/damaged").iterdir()) == ["10", "20"]
+    assert_same_end(here / "run", trained / "run")
+
+
+def test_what_a_killed_save_leaves_is_no_checkpoint(here, trained, monkeypatch, capfd):
+    half = Path("run/checkpoints/30.orbax-checkpoint-tmp")
+    shutil.copytree("run/checkpoints/20", half)
+    shutil.rmtree(half / "meta")
+    assert jaxgpt.load("run").step == 20
+    assert execute(monkeypatch, RUN) == 0
+    assert capfd.readouterr().err == ""
+    assert not half.exists()
+    assert_same_end(here / "run", trained / "run")
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_read(here, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "device_memory", lambda: 1000)
+    with pytest.raises(
+        UserError, match=r"takes 0\.0 GiB, this machine has 0\.0 GiB: open it on a larger one"
+    ):
+        jaxgpt.load("run")
+
+
+def test_a_state_that_fits_only_once_is_saved_too(here, trained, monkeypatch):
+    """Where the devices have no room for a copy, the arrays are copied out before training goes on."""
+    monkeypatch.setattr(checkpoint_module, "fits_beside", lambda _: False)
+    assert execute(monkeypatch, RUN.replace("workdir run", "workdir new")) == 0
+    assert_same_end(here / "new", trained / "run")
+
+
+def test_an_error_of_a_save_in_the_background_is_raised(here, monkeypatch, capfd):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(records.MetricsLog, "sync", full)
+    assert execute(monkeypatch, NEW) == 2
+    assert capfd.readouterr().err == "error: No space left on device: metrics.jsonl (free some space)\n"
+
+
+# --- a run that can't go on -----------------------------------------------------------------------------
+
+
+# The first step does not move yet, the second moves beyond all bounds; every step is saved.
+TOO_FAST = (
+    f"{NEW} --config.optim.learning_rate=1e30 --config.optim.warmup_steps=1000 --config.optim.grad_clip_norm=0"
+    " --config.train.checkpoint_every=1 --config.train.eval_every={eval_every}"
+)
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "words"),
+    [
+        pytest.param(
+            0, r"the loss of step \d+ is (nan|inf): gradients not finite: block_0/attention/", id="training"
+        ),
+        pytest.param(1, r"the validation loss of step \d+ is (nan|inf); ", id="validation"),
+    ],
+)
+def test_loss_that_is_not_finite_ends_the_run(eval_every, words, here, monkeypatch, capfd):
+    assert execute(monkeypatch, TOO_FAST.format(eval_every=eval_every)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.match(f"error: {words}", line), line
+    assert "ower optim.learning_rate (now 1e+30)" in line
+    last_good = re.search(r"the last good checkpoint is (?:step )?(\d+|none)", line)[1]
+    if last_good != "none":
+        run = jaxgpt.load("new")
+        assert run.step == int(last_good)
+        assert all(np.isfinite(np.asarray(leaf)).all() for _, leaf in named_leaves(run.params))
+
+
+def test_disk_that_is_full_leaves_what_was_there_to_go_on_from(here, trained, monkeypatch):
+    """A limit on the size of files stands in for a full disk: the log and a checkpoint no longer fit."""
+    shutil.rmtree("run/checkpoints/20")  # so that there is something left to do
+    before = saved(here / "run")
+    limit = 10_000  # bytes
+
+    program = (
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        " runpy.run_module('jaxgpt.train', run_name='__main__', alter_sys=True)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *shlex.split(RUN)[1:]], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: could not finish saving in {here / 'run'}")
+    assert "File too large" in line
+    assert "free some space" in line
+    after = saved(here / "run")
+    kept = [name for name in before if name.startswith(("checkpoints/10/", "config.json", "tokenizer.json"))]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert jaxgpt.load("run").step == 10
+    assert execute(monkeypatch, RUN) == 0
+    assert_same_end(here / "run", trained / "run")

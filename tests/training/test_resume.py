@@ -1,0 +1,212 @@
+"""A run that is stopped anywhere and started again is the run that never stopped, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxgpt
+from experiments import torture
+from jaxgpt.training.loop import train
+from tests.small_runs import assert_same_run, metrics, small_config, write_text
+
+# Trains in a process of its own and kills it: argv = text, folder, phase, call, delay.
+# The kill comes `delay` seconds after the beginning of the call-th step, save or evaluation of this process.
+VICTIM = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from jaxgpt.runs import checkpoint
+from jaxgpt.training import loop
+from jaxgpt.common.cli import set_up_process
+from tests.small_runs import small_config
+text, folder, phase, call, delay = sys.argv[1:]
+set_up_process()
+calls = 0
+
+def deadly(function):
+    def wrapped(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == int(call):
+            kill = lambda: (time.sleep(float(delay)), os.kill(os.getpid(), signal.SIGKILL))
+            threading.Thread(target=kill, daemon=True).start()
+        return function(*args, **kwargs)
+    return wrapped
+
+owner, name = {
+    "step": (loop.Trainer, "_batches"),
+    "save": (checkpoint.Checkpoints, "save"),
+    "evaluation": (loop.Trainer, "_evaluate"),
+    "start": (loop.Trainer, "_newest_state"),
+    "never": (loop.Trainer, "_batches"),
+}[phase]
+if phase != "never":
+    setattr(owner, name, deadly(getattr(owner, name)))
+loop.train(small_config(Path(text)), folder)
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(text, tmp_path_factory):
+    """The run that never stopped, in a process of its own, as the killed ones are."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert start_victim(text, folder, "never", 0, 0.0) == 0
+    return folder
+
+
+def start_victim(text: Path, folder: Path, phase: str, call: int, delay: float) -> int:
+    command = [sys.executable, "-c", VICTIM, str(text), str(folder), phase, str(call), str(delay)]
+    return subprocess.run(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, timeout=300
+    ).returncode
+
+
+def kill_and_finish(text: Path, folder: Path, kills: list[tuple[str, int, float]]) -> dict[str, int]:
+    """Kill so often, then let the run end. Returns how often each phase was really hit."""
+    hits: dict[str, int] = {}
+    for phase, call, delay in kills:
+        code = start_victim(text, folder, phase, call, delay)
+        assert code in (0, -signal.SIGKILL)
+        if code:
+            hits[phase] = hits.get(phase, 0) + 1
+    assert start_victim(text, folder, "never", 0, 0.0) == 0
+    return hits
+
+
+def test_killed_in_a_step_a_save_and_an_evaluation(text, uninterrupted, tmp_path):
+    kills = [("evaluation", 2, 0.0), ("save", 1, 0.005), ("step", 5, 0.001)]
+    assert kill_and_finish(text, tmp_path / "run", kills) == {"evaluation": 1, "save": 1, "step": 1}
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_killed_20_times_at_random_moments_by_any_signal(tmp_path):
+    """As `python -m experiments.torture` does it 100 times."""
+    whole, killed, num_steps = tmp_path / "whole", tmp_path / "killed", 400
+    assert torture.start(whole, num_steps) == 0
+    found = torture.torture(killed, num_steps, 20, random.Random(time.time_ns()))
+    print(torture.table(found["hits"]))
+    assert found["hits"].total() == 20
+    assert_same_run(whole, killed)
+
+
+# All of the fast recipe that has a state or a rhythm of its own.
+FAST = {
+    "optim__name": "muon",
+    "optim__ema_decay": 0.9,
+    "train__steps_per_dispatch": 2,
+    "data__on_device": True,
+    "model__position": "rotary",
+    "model__norm": "rmsnorm_plain",
+    "model__activation": "relu_squared",
+    "model__qk_norm": True,
+    "model__value_residual": True,
+    "model__embedding_residual": True,
+    "model__tie_embeddings": False,
+    "model__init": "fan_in",
+    "model__zero_init": True,
+    "model__vocab_multiple": 64,
+    "model__use_bias": False,
+    "train__loss_chunk": 8,
+    "train__remat": "dots",
+}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        FAST,
+        pytest.param({"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"train__checkpoint_every": 0, "train__eval_every": 0, "train__log_every": 7},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["default", "fast", "accumulation", "only-at-the-end"],
+)
+def test_stopped_at_any_step_and_resumed(text, tmp_path, overrides):
+    cfg = small_config(text, **overrides)
+    whole = train(cfg, tmp_path / "whole")
+    count = cfg.train.steps_per_dispatch
+    for stop in (1, 7, 8, 12, 23):
+        stopped = train(cfg, tmp_path / "parts", stop_at=stop)
+        assert int(stopped.state.step) == -(-stop // count) * count
+    train(cfg, tmp_path / "parts")
+    assert int(whole.state.step) == 24
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_what_is_kept_for_use_is_the_average(text, tmp_path):
+    """Evaluated, sampled from, saved for `load`; training goes on with the params that it has."""
+    cfg = small_config(text, optim__ema_decay=0.9)
+    state = train(cfg, tmp_path / "run").state
+    average = state.opt_state[-1].average
+    run = jaxgpt.load(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, run.params, average)
+    table = "token_embedding"
+    assert (run.params[table]["embedding"] != state.params[table]["embedding"]).any()
+    last = max((tmp_path / "run/embeddings").glob("*.npz"))
+    assert (np.load(last)["token"] == run.params[table]["embedding"]).all()
+
+
+def test_a_finished_run_stays_as_it_is(text, uninterrupted, capsys):
+    before = metrics(uninterrupted)
+    train(small_config(text), uninterrupted)
+    assert metrics(uninterrupted) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_so_and_the_same_command_goes_on(text, tmp_path, number, code):
+    config_file = tmp_path / "tiny.py"
+    config_file.write_text(
+        "from pathlib import Path\n"
+        "from jaxgpt.config import to_config_dict\n"
+        "from tests.small_runs import small_config\n"
+        f"def get_config(): return to_config_dict(small_config(Path({str(text)!r}), train__num_steps=100000,"
+        " train__eval_every=0, train__checkpoint_every=0, train__embedding_snapshots=0))\n"
+    )
+    repository = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxgpt.train",
+        "--config",
+        str(config_file),
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+    )  # fmt: skip
+    log = tmp_path / "run" / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") >= 5):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert f"stopped by {signal.Signals(number).name}: saved step" in out
+    assert err == ""
+    saved = int(out.split("saved step ")[1].split()[0])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, saved + 1))
+    cfg = small_config(
+        text, train__num_steps=100000, train__eval_every=0, train__checkpoint_every=0,
+        train__embedding_snapshots=0,
+    )  # fmt: skip
+    train(cfg, tmp_path / "run", stop_at=saved + 5)
+    train(cfg, tmp_path / "whole", stop_at=saved + 5)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
