@@ -25,14 +25,13 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common import processes
-from jaxgpt.runs import records
-from jaxgpt.data import tokenizers
-from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.common.files import check_tree, new_folder
+from jaxgpt.config import Config, UserError, first_line
+from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, param_shapes
-from jaxgpt.model.sharding import named_leaves
-from jaxgpt.model.sharding import device_memory, fits_beside, whole
+from jaxgpt.model.sharding import device_memory, fits_beside, named_leaves, whole
+from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
 
 FOLDER = "checkpoints"

@@ -14,17 +14,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from pathlib import Path
-from typing import Any
 
-from jaxgpt.runs import checkpoint, gpt2_layout, records, tensor_files, tokenizer_files
-from jaxgpt.common import cli
 from jaxgpt import config
-from jaxgpt.runs.checkpoint import Run
-from jaxgpt.config import UserError, first_line
 from jaxgpt.common.files import new_folder, read_json
-from jaxgpt.model.lora import merge_lora
+from jaxgpt.config import UserError, first_line
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import count_params
+from jaxgpt.model.lora import merge_lora
+from jaxgpt.runs import checkpoint, gpt2_layout, records, tensor_files, tokenizer_files
+from jaxgpt.runs.checkpoint import Run
 from jaxgpt.runs.tensor_files import TensorFiles
 
 CONFIG = "config.json"

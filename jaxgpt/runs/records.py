@@ -29,8 +29,8 @@ import jax
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.config import Config, UserError
 from jaxgpt.common.files import read_json, write_atomically
+from jaxgpt.config import Config, UserError
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import UserError
 from jaxgpt.common.files import replaced_atomically
+from jaxgpt.config import UserError
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

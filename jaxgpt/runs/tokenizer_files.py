@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.data import byte_pairs, tokenizers
-from jaxgpt.config import UserError
 from jaxgpt.common.files import LARGEST_JSON, read_json
+from jaxgpt.config import UserError
+from jaxgpt.data import byte_pairs, tokenizers
 from jaxgpt.data.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
 
 OURS = "jaxgpt_tokenizer.json"  # our own form, in what we export: so that a model comes back as it was

@@ -1,0 +1,1 @@
+"""A run on disk: checkpoints, records, and the folders of other tools."""
