@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import UserError
-from jaxgpt.runs.tensor_files import FILE, INDEX, MAX_JSON_SIZE, open_tensors, write_tensors
+from jaxgpt.runs.tensor_files import FILE, INDEX, MAX_INDEX_SIZE, open_tensors, write_tensors
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3) / 7
 B = np.array(-1.5, np.float32)
@@ -93,30 +93,30 @@ GOOD = raw({"a": entry("F32", [2, 3], 0, 24)}, A.tobytes())
 PLACE = entry("F32", [2, 3], 0, 24)
 
 BAD_FILES = {
-    "empty": (b"", "no safetensors file"),
-    "cut off in the data": (GOOD[:-5], "cut off"),
-    "cut off in the header": (GOOD[:30], "cut off"),
-    "header larger than the file": (raw(b"{}", length=5000), "cut off: 5,000 bytes of header"),
-    "header absurdly large": (raw(b"{}", length=2**62), f"more than {MAX_JSON_SIZE >> 20} MiB"),
-    "more than the header says": (GOOD + b"xy", "has 2 bytes that its header does not tell of"),
+    "empty": (b"", "damaged or cut off", "0 bytes"),
+    "cut off in the data": (GOOD[:-5], "damaged or cut off", "not fully covered"),
+    "cut off in the header": (GOOD[:30], "damaged or cut off", "header length"),
+    "header larger than the file": (raw(b"{}", length=5000), "damaged or cut off", "header length"),
+    "header absurdly large": (raw(b"{}", length=2**62), "header too large"),
+    "more than the header says": (GOOD + b"xy", "not fully covered"),
     "a pickle": (b"\x80\x02}q\x00." + b"\0" * 99, "run any code"),
-    "a zip": (zipped(), "a zip, as torch.save writes it: it is pickled, and reading a pickle can run"),
+    "a zip": (zipped(), "a zip file, as torch.save writes it: it is pickled, and reading a pickle can run"),
     "a pointer of git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
     "a web page": (b"<!doctype html><html></html>", "a web page"),
-    "header is no JSON": (raw(b"{nope"), "JSON can't be read"),
-    "header too deep": (raw(b'{"a":' * 100_000), "JSON can't be read"),
-    "header not text": (raw(b"{\xff\xfe}"), "JSON can't be read"),
-    "a name twice": (raw(b'{"a": 1, "a": 2}'), "a name is there twice"),
-    "no tensors": (raw({}), "holds no tensors"),
-    "entry is no object": (raw({"a": 3}), "has not dtype, shape and data_offsets"),
-    "unknown dtype": (raw({"a": entry("Q4", [2], 0, 1)}, b"x"), "dtype 'Q4'"),
-    "negative shape": (raw({"a": entry("F32", [-2, -3], 0, 24)}, A.tobytes()), "no shape and place"),
-    "shape of no numbers": (raw({"a": entry("F32", [2, 3.0], 0, 24)}, A.tobytes()), "no shape and place"),
-    "shape too large": (raw({"a": entry("F32", [2**40, 2**40], 0, 24)}, A.tobytes()), "does not fill"),
-    "shape and bytes": (raw({"a": entry("F32", [2, 2], 0, 24)}, A.tobytes()), "F32 [2, 2]", "24 bytes"),
-    "overlap": (raw({"a": PLACE, "b": PLACE}, A.tobytes()), "begins at byte 0"),
-    "hole": (raw({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, bytes(12)), "begins at byte 8"),
-    "offsets backwards": (raw({"a": entry("F32", [1], 4, 0)}, bytes(4)), "does not fill"),
+    "header is no JSON": (raw(b"{nope"), "invalid JSON in header"),
+    "header too deep": (raw(b'{"a":' * 100_000), "recursion limit"),
+    "header not text": (raw(b"{\xff\xfe}"), "invalid UTF-8"),
+    "a name twice": (raw(b'{"a": %s, "a": %s}' % tuple(json.dumps(entry("F32", [1], at, at + 4)).encode() for at in (0, 4)), bytes(8)), "invalid offset for tensor `a`"),
+    "no tensors": (raw({}), "has no tensors"),
+    "entry is no object": (raw({"a": 3}), "invalid type: integer `3`"),
+    "unknown dtype": (raw({"a": entry("Q4", [2], 0, 1)}, b"x"), "unknown variant `Q4`"),
+    "negative shape": (raw({"a": entry("F32", [-2, -3], 0, 24)}, A.tobytes()), "integer `-2`"),
+    "shape of no numbers": (raw({"a": entry("F32", [2, 3.0], 0, 24)}, A.tobytes()), "floating point `3.0`"),
+    "shape too large": (raw({"a": entry("F32", [2**40, 2**40], 0, 24)}, A.tobytes()), "overflow computing buffer size"),
+    "shape and bytes": (raw({"a": entry("F32", [2, 2], 0, 24)}, A.tobytes()), "invalid shape"),
+    "overlap": (raw({"a": PLACE, "b": PLACE}, A.tobytes()), "invalid offset for tensor"),
+    "hole": (raw({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, bytes(12)), "invalid offset for tensor `b`"),
+    "offsets backwards": (raw({"a": entry("F32", [1], 4, 0)}, bytes(4)), "invalid offset for tensor `a`"),
 }  # fmt: skip
 
 
@@ -139,11 +139,13 @@ def test_a_bad_file_gets_one_line(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (raw({"a": entry("I64", [3], 0, 24)}, bytes(24)), "holds I64, where floating-point numbers belong"),
+        (raw({"a": entry("I64", [3], 0, 24)}, bytes(24)), "a has dtype I64, floating-point numbers are needed"),
         (raw({"a": entry("F32", [0, 2**62], 0, 0)}), "a is empty"),
         (raw({"a": entry("F32", [2], 0, 8)}, np.array([1, np.nan], "<f4").tobytes()), "1 of the 2 numbers of a"),
         (raw({"a": entry("F64", [2], 0, 16)}, np.array([1e300, 0], "<f8").tobytes()), "NaN or infinite"),
         (raw({"a": entry("BF16", [1], 0, 2)}, b"\x80\x7f"), "NaN or infinite"),
+        (raw({"a": entry("F8_E4M3", [1], 0, 1)}, b"\x38"), "a has dtype F8_E4M3"),
+        (raw({"a": entry("F32", [1] * 100, 0, 4)}, bytes(4)), "a can't be read"),
     ],
 )  # fmt: skip
 def test_numbers_that_are_no_weights_are_refused(tmp_path, content, words):
@@ -153,16 +155,23 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, content, words):
     assert words in one_line(error)
 
 
-def test_missing_and_extra_names_are_told_at_once(tmp_path):
+def test_missing_and_unexpected_names_are_reported_together(tmp_path):
     write_tensors(tmp_path / FILE, {"a": A, "b": B, "mask": B})
     files = open_tensors(tmp_path)
     files.check_names(["a", "b"], ignored=lambda name: name == "mask")
     with pytest.raises(UserError) as error:
         files.check_names(["a", "c"])
-    assert "lacks 1 tensor (c) and has besides 2 tensors (b, mask)" in one_line(error)
+    assert "lacks 1 tensor (c) and has 2 unexpected tensors (b, mask)" in one_line(error)
     with pytest.raises(UserError) as error:
         files.read("maks")
     assert "no tensor maks: the nearest is mask" in one_line(error)
+
+
+def test_a_name_with_control_characters_is_quoted(tmp_path):
+    write_tensors(tmp_path / FILE, {"a": A, "b\n\x1b[2J": B})
+    with pytest.raises(UserError) as error:
+        open_tensors(tmp_path).check_names(["a"])
+    assert r"('b\n\x1b[2J')" in one_line(error)
 
 
 def index(text: str | dict):
@@ -178,17 +187,17 @@ def index(text: str | dict):
 BAD_FOLDERS = {
     "nothing": (lambda folder: None, "neither model.safetensors nor model.safetensors.index.json"),
     "pickled": (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "pytorch_model.bin is not read", "any code", "save_pretrained"),
-    "shard absent": (lambda f: (shard(f), (f / "m-2.safetensors").unlink()), "m-2.safetensors, which is not there"),
-    "shard above": (index({"a": "../m-1.safetensors"}), "'../m-1.safetensors'"),
+    "shard absent": (lambda f: (shard(f), (f / "m-2.safetensors").unlink()), "m-2.safetensors, which does not exist"),
+    "shard above": (index({"a": "../m-1.safetensors"}), "'../m-1.safetensors': only .safetensors files in its folder"),
     "shard anywhere": (index({"a": "/m-1.safetensors"}), "'/m-1.safetensors'"),
     "shard pickled": (index({"a": "m-1.bin"}), "'m-1.bin'"),
     "index in another order": (index({"a": "m-2.safetensors", "b": "m-1.safetensors"}), "do not belong together"),
     "index of more": (index({"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-2.safetensors"}), "lacks 1 of the tensors"),
-    "index is no JSON": (index("{"), "JSON can't be read"),
-    "index is a list": (index("[]"), "not an object"),
+    "index is no JSON": (index("{"), "is not valid JSON"),
+    "index is a list": (index("[]"), "weight_map"),
     "index is empty": (index({}), "weight_map"),
     "index of numbers": (index({"a": 1}), "weight_map"),
-    "index too large": (index(" " * (MAX_JSON_SIZE + 1)), "larger than 16 MiB"),
+    "index too large": (index(" " * (MAX_INDEX_SIZE + 1)), "larger than 16 MiB"),
 }  # fmt: skip
 
 
