@@ -17,7 +17,8 @@ from experiments import trained
 from experiments.claim import Setting, mean
 from jaxgpt import config
 from jaxgpt.config import Config, UserError
-from jaxgpt.data import batches, corpora
+from jaxgpt.data import corpora
+from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
@@ -116,7 +117,7 @@ def loss_on(
     model: GPT, params: dict, ids: np.ndarray, tokens: int, batch_size: int = 64
 ) -> evaluation.Evaluation:
     """The evaluation of the first so many tokens."""
-    windows = batches.eval_batches(
+    windows = eval_batches(
         ids, context_length=model.cfg.context_length, batch_size=batch_size, max_tokens=tokens
     )
     return evaluation.evaluate(model, params, windows)
@@ -136,9 +137,7 @@ def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]
         ids, parts = prepare_dataset(cfg.data).train.ids, steps.build(cfg)
         params = init_params(parts.model, jax.random.key(0))
         state = steps.init_state(parts.model, parts.optimizer, jax.random.key(0), params)
-        batch = batches.batch_at(
-            ids, 0, seed=0, batch_size=cfg.data.batch_size, context_length=cfg.model.context_length
-        )
+        batch = Batches(ids, 0, cfg.data.batch_size, cfg.model.context_length).at(0)
         calls[label] = [jax.jit(parts.train_step, donate_argnums=0), state, batch]
     for number in range(rounds + 1):
         for label, call in calls.items():

@@ -24,7 +24,8 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common import cli
-from jaxgpt.data import batches, corpora
+from jaxgpt.data import corpora
+from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.model.parameters import init_params
 from jaxgpt.model.sharding import named_leaves
@@ -50,9 +51,7 @@ def slice_of(corpus: str, characters: int, folder: Path) -> Path:
 
 def loss_on(model, params: dict, ids: np.ndarray, tokens: int) -> float:
     """Nats a token on the first so many."""
-    windows = batches.eval_batches(
-        ids, context_length=model.cfg.context_length, batch_size=64, max_tokens=tokens
-    )
+    windows = eval_batches(ids, context_length=model.cfg.context_length, batch_size=64, max_tokens=tokens)
     return evaluate(model, params, windows).loss
 
 
@@ -72,11 +71,9 @@ class Training:
     def run(self, state: steps.TrainState, seed: int, until: int) -> tuple[steps.TrainState, float]:
         """The state after `until` steps, and the median seconds of a step but the first."""
         times = []
+        drawn = Batches(self.ids, seed, self.cfg.data.batch_size, self.cfg.model.context_length)
         while int(state.step) < until:
-            batch = batches.batch_at(
-                self.ids, int(state.step), seed=seed, batch_size=self.cfg.data.batch_size,
-                context_length=self.cfg.model.context_length,
-            )  # fmt: skip
+            batch = drawn.at(int(state.step))
             began = time.perf_counter()
             state, metrics = self._step(state, batch, jax.random.key(seed))
             jax.block_until_ready(metrics["loss"])

@@ -16,7 +16,7 @@ import numpy as np
 from experiments import claim, trained
 from experiments.claim import Check, Result, Setting
 from jaxgpt import config
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
@@ -84,8 +84,7 @@ def moved_rows(cfg: config.Config, ids: np.ndarray, seeds: int, num_steps: int) 
 
 def batch_of(cfg: config.Config, ids: np.ndarray, seed: int, at: int) -> np.ndarray:
     """The windows of a step [B, T + 1]."""
-    sizes = {"batch_size": cfg.data.batch_size, "context_length": cfg.model.context_length}
-    return batches.batch_at(ids, at, seed=seed, **sizes)
+    return Batches(ids, seed, cfg.data.batch_size, cfg.model.context_length).at(at)
 
 
 def occurring(batch: np.ndarray, V: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common import cli
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training import optim, steps
@@ -64,13 +64,7 @@ def scores(cfg: config.Config, ids: np.ndarray, num_steps: int, seeds: list[int]
             key = jax.random.key(seed)
             state = steps.init_state(model, optimizer(1.0), key)
             for at in range(num_steps):
-                batch = batches.batch_at(
-                    ids,
-                    at,
-                    seed=seed,
-                    batch_size=cfg.data.batch_size,
-                    context_length=cfg.model.context_length,
-                )
+                batch = Batches(ids, seed, cfg.data.batch_size, cfg.model.context_length).at(at)
                 state, metrics = step(state, batch, key, jnp.float32(2.0**power))
                 losses.append(metrics["loss"])
         by_seed = np.array(losses).reshape(len(seeds), num_steps)

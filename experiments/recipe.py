@@ -19,7 +19,7 @@ import jax
 
 from jaxgpt import config
 from jaxgpt.common import cli
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.training import optim, steps
 from jaxgpt.training.evaluation import evaluate
@@ -64,12 +64,10 @@ def losses(cfg: config.Config, dataset: Dataset, seeds: list[int]) -> list[float
         key = jax.random.key(seed)
         state = steps.init_state(model, optimizer, jax.random.fold_in(key, 2**32 - 1))  # as Trainer does
         for at in range(cfg.train.num_steps):
-            batch = batches.batch_at(
-                dataset.train.ids, at, seed=seed, batch_size=cfg.data.batch_size, context_length=T
-            )
+            batch = Batches(dataset.train.ids, seed, cfg.data.batch_size, T).at(at)
             state, _ = step(state, batch, key)
         params = optim.evaluation_params(cfg.optim, state.params, state.opt_state)
-        windows = batches.eval_batches(dataset.valid.ids, context_length=T, batch_size=64)
+        windows = eval_batches(dataset.valid.ids, context_length=T, batch_size=64)
         found.append(evaluate(model, params, windows).loss)
     return found
 

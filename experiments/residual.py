@@ -16,7 +16,7 @@ import numpy as np
 from experiments import claim, comparing
 from experiments.claim import Effect, Result, Setting
 from jaxgpt import config
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.inspect.capture import capture
 from jaxgpt.model.gpt import GPT
@@ -44,7 +44,7 @@ def _block_norms(cfg: config.ModelConfig, params: dict, batch: jax.Array) -> jax
 
 def gradient_norms(cfg: config.ModelConfig, params: dict, ids: np.ndarray) -> list[float]:
     """The norm of each block's gradient [L] on the same 16 windows."""
-    batch = batches.batch_at(ids, 0, seed=99, batch_size=16, context_length=cfg.context_length)
+    batch = Batches(ids, 99, 16, cfg.context_length).at(0)
     return np.asarray(_block_norms(cfg, params, batch)).tolist()
 
 

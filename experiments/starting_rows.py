@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.common import cli
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.training import steps
 from jaxgpt.training.evaluation import evaluate
@@ -61,11 +61,9 @@ def main(argv: list[str]) -> None:
         losses = {}
         for at in range(args.steps + 1):
             if at in (0, args.steps // 3, args.steps):
-                windows = batches.eval_batches(dataset.valid.ids[:32_768], context_length=T, batch_size=64)
+                windows = eval_batches(dataset.valid.ids[:32_768], context_length=T, batch_size=64)
                 losses[at] = evaluate(model, state.params, windows).loss
-            batch = batches.batch_at(
-                dataset.train.ids, at, seed=0, batch_size=cfg.data.batch_size, context_length=T
-            )
+            batch = Batches(dataset.train.ids, 0, cfg.data.batch_size, T).at(at)
             state, _ = step(state, batch, jax.random.key(0))
         found[label] = losses
         print(

@@ -1,17 +1,18 @@
-"""Token ids -> `batch_at(step)`.
+"""Token ids -> batches: `Batches` for training, `eval_batches` for evaluation.
 
-A batch is a pure function of (seed, step), so a run has no data state to save or to restore. Everything here is
-NumPy on the host; a batch is small next to the work that a step does with it.
+A training batch is a pure function of (seed, step), so a run has no data state to save or restore. Everything here
+is NumPy on the host: a batch is small compared to the work of a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgpt.config import UserError
+from jaxgpt.config import Config, UserError
 
 
 def num_windows(num_ids: int, context_length: int) -> int:
@@ -32,51 +33,57 @@ def steps_per_epoch(num_ids: int, *, context_length: int, batch_size: int) -> fl
     return num_windows(num_ids, context_length) / batch_size
 
 
-def batch_at(
-    ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
-) -> np.ndarray:
-    """The batch of a step: [B, T + 1] int32; inputs are [:, :-1] and targets are [:, 1:].
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The training batches of a run. A batch is a pure function of (seed, step): see `window_starts` for the order.
 
-    A pure function of its arguments: see `window_starts` for the order. `rows` selects rows of the global
-    batch of `batch_size`, for a host that feeds only those. Raises UserError where no window fits.
+    ids: [N] the training tokens. `rows` of a method selects rows of the global batch, for a process that feeds only
+    those. Every method raises UserError where the ids are fewer than one window.
     """
-    starts = window_starts(
-        len(ids), step, seed=seed, batch_size=batch_size, context_length=context_length, rows=rows
-    )
-    return ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int32)
 
+    ids: np.ndarray
+    seed: int
+    batch_size: int
+    context_length: int
 
-def check_on_device(ids: np.ndarray) -> None:
-    """Raises UserError where the ids are too many for a device to cut batches out of them."""
-    if len(ids) > 2**31 - 1:
-        raise UserError(
-            f"data.on_device=true: {len(ids):,} tokens, positions on the device are 32-bit: leave it false"
+    @classmethod
+    def of(cls, cfg: Config, ids: np.ndarray) -> Batches:
+        """The batches that a config draws from ids."""
+        return cls(ids, cfg.order_seed, cfg.data.batch_size, cfg.model.context_length)
+
+    def at(self, step: int, rows: slice | None = None) -> np.ndarray:
+        """The batch of a step: [B, T + 1] int32; inputs are [:, :-1] and targets are [:, 1:]."""
+        starts_B = self.starts_at(step, rows)
+        return self.ids[starts_B[:, None] + np.arange(self.context_length + 1)].astype(np.int32)
+
+    def starts_at(self, step: int, rows: slice | None = None) -> np.ndarray:
+        """The first positions of a step's windows: [B] int64."""
+        return window_starts(
+            len(self.ids),
+            step,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            context_length=self.context_length,
+            rows=rows,
         )
 
+    def stack(
+        self, step: int, count: int, *, starts_only: bool = False, rows: slice | None = None
+    ) -> np.ndarray:
+        """The batches of `count` steps: [count, B, T + 1] int32, or with starts_only their starts: [count, B] int32.
 
-def starts_at(
-    ids: np.ndarray, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
-) -> np.ndarray:
-    """Where the windows of a step's batch begin [B] int32: all that a device which has the ids needs to know."""
-    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length, "rows": rows}
-    return window_starts(len(ids), step, **settings).astype(np.int32)
+        A device that holds the ids needs the starts only: see `check_on_device`.
+        """
+        of_step = self.starts_at if starts_only else self.at
+        return np.stack([of_step(step + i, rows) for i in range(count)]).astype(np.int32, copy=False)
 
-
-def for_dispatch(
-    ids: np.ndarray,
-    step: int,
-    count: int,
-    on_device: bool,
-    *,
-    seed: int,
-    batch_size: int,
-    context_length: int,
-    rows: slice | None = None,
-) -> np.ndarray:
-    """What `count` steps in one dispatch are fed: each step's batch, or, on_device, where its windows begin."""
-    cut = starts_at if on_device else batch_at
-    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length, "rows": rows}
-    return np.stack([cut(ids, step + i, **settings) for i in range(count)])
+    def check_on_device(self) -> None:
+        """Raises UserError where a device cannot index the ids."""
+        if len(self.ids) > 2**31 - 1:
+            raise UserError(
+                f"data.on_device=true: {len(self.ids):,} tokens, but positions on the device are 32-bit: "
+                f"set data.on_device=false"
+            )
 
 
 def window_starts(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import Config
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches
 from jaxgpt.model import generation, sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params, param_shapes
@@ -136,14 +136,12 @@ def _bench_training(
     )
     device_ids = sharding.put_whole(mesh, ids) if cfg.data.on_device else None
     B = cfg.data.batch_size
+    batches = Batches(ids, 0, B, T)
 
     def feed(at: int) -> jax.Array:
-        cut = functools.partial(
-            batches.for_dispatch, ids, at * count, count, cfg.data.on_device,
-            seed=0, batch_size=B, context_length=T,
-        )  # fmt: skip
+        stack = functools.partial(batches.stack, at * count, count, starts_only=cfg.data.on_device)
         shape = (count, B) if cfg.data.on_device else (count, B, T + 1)
-        return jax.device_put(sharding.put_batch(mesh, shape, lambda rows: cut(rows=rows), axis=1))
+        return jax.device_put(sharding.put_batch(mesh, shape, lambda rows: stack(rows=rows), axis=1))
 
     began = time.perf_counter()
     state = jax.block_until_ready(init_state(model, optimizer, key))

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt.common import processes
 from jaxgpt.config import Config
-from jaxgpt.data import batches
+from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
@@ -29,19 +29,6 @@ from jaxgpt.runs.state import TrainState
 from jaxgpt.training import lanes, optim
 from jaxgpt.training.evaluation import Evaluation, evaluate, evaluate_lanes
 from jaxgpt.training.steps import build, init_state, make_dispatch, make_eval_step, state_shapes, with_signals
-
-
-def _cut(cfg: Config, dataset: Dataset, step: int) -> Callable[..., np.ndarray]:
-    """What a dispatch that begins at a step is fed, still to be told `seed` (and `rows`)."""
-    return functools.partial(
-        batches.for_dispatch,
-        dataset.train.ids,
-        step,
-        cfg.train.steps_per_dispatch,
-        cfg.data.on_device,
-        batch_size=cfg.data.batch_size,
-        context_length=cfg.model.context_length,
-    )
 
 
 def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callable) -> Future:
@@ -61,7 +48,7 @@ class One:
     """One run, spread over a mesh of devices, which may belong to several processes."""
 
     def __init__(self, cfg: Config, dataset: Dataset) -> None:
-        self._cfg, self._dataset = cfg, dataset
+        self._cfg, self._batches = cfg, Batches.of(cfg, dataset.train.ids)
         self.model, _, self._optimizer, train_step = build(cfg)
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
@@ -74,7 +61,7 @@ class One:
         self._root_key = jax.random.key(cfg.train.seed)
         self._ids = None
         if cfg.data.on_device:
-            batches.check_on_device(dataset.train.ids)
+            self._batches.check_on_device()
             self._ids = sharding.put_whole(self.mesh, dataset.train.ids)
 
     def context(self) -> contextlib.AbstractContextManager:
@@ -87,14 +74,11 @@ class One:
 
     def batches(self, step: int) -> jax.Array | np.ndarray:
         """Each step's batch, or where its windows begin."""
-        B, T, count = (
-            self._cfg.data.batch_size,
-            self._cfg.model.context_length,
-            self._cfg.train.steps_per_dispatch,
-        )
-        shape = (count, B) if self._cfg.data.on_device else (count, B, T + 1)
-        cut = functools.partial(_cut(self._cfg, self._dataset, step), seed=self._cfg.order_seed)
-        return sharding.put_batch(self.mesh, shape, lambda rows: cut(rows=rows), axis=1)
+        B, T = self._cfg.data.batch_size, self._cfg.model.context_length
+        count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
+        shape = (count, B) if on_device else (count, B, T + 1)
+        stack = functools.partial(self._batches.stack, step, count, starts_only=on_device)
+        return sharding.put_batch(self.mesh, shape, lambda rows: stack(rows=rows), axis=1)
 
     def feed(self, signal: int, rows: jax.Array | np.ndarray) -> tuple[Any, ...]:
         """All that a dispatch takes beside the state: ids, batches, keys, and the signal that this process got, or 0."""
@@ -130,7 +114,8 @@ class Lanes:
     """Several runs with one `lanes.program_of`, `width` of them at once on each of this process's devices."""
 
     def __init__(self, cfgs: Sequence[Config], dataset: Dataset, width: int) -> None:
-        self._cfgs, self._cfg, self._dataset = cfgs, cfgs[0], dataset
+        self._cfgs, self._cfg = cfgs, cfgs[0]
+        self._batches = [Batches.of(cfg, dataset.train.ids) for cfg in cfgs]
         self.mesh = lanes.lane_mesh(len(cfgs))
         self._padding = -len(cfgs) % (self.mesh.size * width)  # lanes whose results are not used
         parts = build(self._cfg)
@@ -150,7 +135,7 @@ class Lanes:
         self._root_keys = self._put(jnp.stack([jax.random.key(seed) for seed in seeds.tolist()]))
         self._ids = None
         if self._cfg.data.on_device:
-            batches.check_on_device(dataset.train.ids)
+            self._batches[0].check_on_device()
             self._ids = lanes.put_shared(self.mesh, dataset.train.ids)
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
@@ -175,8 +160,9 @@ class Lanes:
         return _compile(self._dispatch, lambda: (shapes, *self.feed(0, self.batches(0))), self.context)
 
     def batches(self, step: int) -> jax.Array:
-        cut = _cut(self._cfg, self._dataset, step)
-        return self._put(self._padded(np.stack([cut(seed=cfg.order_seed) for cfg in self._cfgs])))
+        count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
+        stacks = [batches.stack(step, count, starts_only=on_device) for batches in self._batches]
+        return self._put(self._padded(np.stack(stacks)))
 
     def feed(self, signal: int, rows: jax.Array) -> tuple[Any, ...]:
         return self._ids, rows, self._root_keys, self._numbers
