@@ -175,7 +175,7 @@ def eval_batches(
 
     weights, float32, are 1 for a target that counts and 0 for padding; all batches have the same shape, so
     that one compilation serves. Only the first `max_tokens` predictions count where that is not 0. `rows`
-    selects rows of each batch, as in `batch_at`.
+    selects rows of each batch, as in `Batches`.
     """
     last = len(ids) - 1  # the last id that is predicted
     if max_tokens > 0:
