@@ -8,12 +8,14 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 
+PROGRAMS = ("chromium", "chromedriver")
 INSTALL = "apt-get install chromium chromium-driver"
 FLAGS = (
     "--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage",
@@ -21,19 +23,29 @@ FLAGS = (
 )  # fmt: skip
 
 
-def start() -> webdriver.Chrome:
-    """Chromium and its driver, by their paths: nothing is looked for on the network. Missing, the test fails."""
-    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in found.items() if path is None]:
-        pytest.fail(
-            f"{' and '.join(missing)} not found, which opens the report's page: {INSTALL}", pytrace=False
-        )
+def start(required: bool) -> webdriver.Chrome:
+    """Chromium and its driver, by their paths on this machine: Selenium downloads nothing.
+
+    Where one is missing or they do not start, the test that asks for a browser is skipped, or fails if `required`.
+    """
+
+    def give_up(problem: str) -> NoReturn:
+        if required:
+            pytest.fail(f"{problem}: {INSTALL}", pytrace=False)
+        pytest.skip(f"no browser, {problem}: {INSTALL}")
+
+    paths = {name: shutil.which(name) for name in PROGRAMS}
+    if missing := [name for name, path in paths.items() if path is None]:
+        give_up(f"{' and '.join(missing)} not found")
     options = webdriver.ChromeOptions()
-    options.binary_location = found["chromium"]
+    options.binary_location = paths["chromium"]
     for flag in FLAGS + (("--no-sandbox",) if os.geteuid() == 0 else ()):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(found["chromedriver"]))
+    try:
+        return webdriver.Chrome(options=options, service=Service(paths["chromedriver"]))
+    except WebDriverException as error:  # such as a driver of another version
+        give_up(f"chromedriver can't start chromium ({(error.msg or '').splitlines()[0]})")
 
 
 class Browser:

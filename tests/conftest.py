@@ -1,25 +1,48 @@
 """Settings for every test: a cache of its own, small shapes, no word from the user's environment."""
 
+import collections
 import os
 import shutil
 import tempfile
 
 import pytest
 
-# Before JAX is imported: neither read nor write the user's cache, and let tests, and the commands that they
-# start, share what they compile.
-_CACHE = tempfile.TemporaryDirectory(prefix="jaxgpt-tests-")
-os.environ["JAXGPT_CACHE"] = _CACHE.name
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_CACHE.name, "xla")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Tests compile much and compute little: half of LLVM's work is not worth its time here.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# Before JAX is imported: neither read nor write the user's cache. One folder is shared by the tests, the workers of
+# pytest-xdist, which inherit this environment, and the commands that tests start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _FOLDER = tempfile.TemporaryDirectory(prefix="jaxgpt-tests-")  # removed when this process ends
+    os.environ["JAXGPT_CACHE"] = _FOLDER.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_FOLDER.name, "xla")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Tests compile much and compute little: half of LLVM's work is not worth its time here.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _remove_cache():
-    yield
-    _CACHE.cleanup()
+def pytest_addoption(parser):
+    parser.addoption(
+        "--browser",
+        choices=("auto", "required"),
+        default="auto",
+        help="tests in a real browser: skipped where there is none (auto), or an error there (required)",
+    )
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line for each reason why tests were skipped."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = collections.Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
+
+
+@pytest.fixture(scope="session")
+def chromium(request):
+    """One browser for all tests of a worker."""
+    from tests import browser
+
+    driver = browser.start(required=request.config.getoption("browser") == "required")
+    yield browser.Browser(driver)
+    driver.quit()
 
 
 @pytest.fixture(scope="session")

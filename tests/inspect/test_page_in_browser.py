@@ -1,6 +1,6 @@
 """The report's page in a real browser: it asks for nothing, says nothing wrong, and can be used without a mouse.
 
-One browser for all of them. Where there is none they fail, with what to install.
+Where there is no browser they are skipped, or fail with `--browser=required`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,6 @@ def pages(payload, tmp_path_factory):
     sharp["attention"]["scores"] = scores.tolist()
     (folder / "sharp.html").write_text(page.render(sharp), "utf-8")
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    driver = browser.start()
-    yield browser.Browser(driver)
-    driver.quit()
 
 
 def draw_all(chromium):
@@ -273,7 +266,23 @@ def test_without_a_script_the_tables_are_there(chromium, pages, payload):
         chromium.command("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_a_missing_browser_fails_with_what_to_install(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium chromium-driver"):
-        browser.start()
+@pytest.mark.parametrize(
+    ("required", "outcome"), [(False, pytest.skip.Exception), (True, pytest.fail.Exception)]
+)
+@pytest.mark.parametrize("missing", browser.PROGRAMS)
+def test_without_a_browser_the_test_says_what_to_install(monkeypatch, missing, required, outcome):
+    monkeypatch.setattr("shutil.which", lambda name: None if name == missing else f"/usr/bin/{name}")
+    with pytest.raises(outcome, match=f"{missing} not found: apt-get install chromium chromium-driver"):
+        browser.start(required)
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"), [(False, pytest.skip.Exception), (True, pytest.fail.Exception)]
+)
+def test_a_driver_that_does_not_start_the_browser_is_named(monkeypatch, tmp_path, required, outcome):
+    broken = tmp_path / "program"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(broken))
+    with pytest.raises(outcome, match=r"chromedriver can't start chromium \(.*exited.*\): apt-get install"):
+        browser.start(required)

@@ -13,7 +13,6 @@ from jaxgpt.inspect import server, static_tables
 from jaxgpt.inspect.subject import Subject
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs import checkpoint
-from tests import browser
 from tests.planted import induction_model
 
 HOSTILE = "</script><img src=x onerror=broken=1>\u2028\u202e\0"
@@ -35,13 +34,6 @@ def address():
     yield f"http://127.0.0.1:{number}/"
     listener.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def chromium(address):
-    driver = browser.start()
-    yield browser.Browser(driver)
-    driver.quit()
 
 
 def write(chromium, prompt: str, count: int) -> None:
