@@ -5,8 +5,8 @@
 
 Each is measured as its user would see it, from the start of the command to its end: a sweep with nothing compiled, the
 single runs with what the first of them compiled (it is not counted). Of the single runs at most three are timed, and so
-many members are taken to cost as much each. Then a member's step, by how many lanes a core works on at once, and what the
-sweep chooses by itself.
+many members are taken to cost as much each. Then the time of a member's step, by the number of lanes that a core computes
+at once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import jax
 
 from jaxgpt import config
 from jaxgpt.common import cli
-from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.members import Sweep
+from jaxgpt.training import lanes
+from jaxgpt.training.programs import Lanes
 from jaxgpt.training.starting import resolve
 
 # Each: the fields that make it.
@@ -37,7 +42,6 @@ SIZES = {
 TIMED_ALONE = 3
 WIDTHS = (1, 2, 4, 8)
 ROUNDS = 20
-LONG = 10_000  # steps of a sweep for which it pays to measure every width
 
 FILE = """
 from jaxgpt.config import default_config
@@ -106,24 +110,43 @@ def compare(size: str, counts: list[int], steps: int, folder: Path) -> list[dict
     return rows
 
 
+def step_timer(cfgs: Sequence[config.Config], dataset: Dataset, width: int) -> Callable[[], float]:
+    """A function that takes one step of all lanes and returns its seconds per lane."""
+    cfgs = [lanes.with_values(cfg, {"train.steps_per_dispatch": 1}) for cfg in cfgs]
+    program = Lanes(cfgs, dataset, width)
+    first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(cfgs)
+    step, state = program.compile().result(), program.fresh(first)
+
+    def timed() -> float:
+        nonlocal state
+        arguments = program.feed(0, program.batches(0))
+        began = time.perf_counter()
+        state, metrics = step(state, *arguments)
+        jax.block_until_ready(metrics)
+        return (time.perf_counter() - began) / len(cfgs)
+
+    return timed
+
+
 def widths(size: str, count: int, folder: Path) -> dict:
-    """Milliseconds of a member's step, by lanes at once (medians, in turns); and the width that the sweep chooses."""
+    """Milliseconds of a member's step by lanes at once: medians, timed in turns."""
     values = config.default_config()
-    for name, value in fields(size, LONG).items():
+    for name, value in fields(size, 1_000).items():
         group, name = name.split(".")
         values[group][name] = value
     found = Sweep(values, [{"train.seed": i} for i in range(count)], folder / f"{size}-widths")
     dataset = prepare_dataset(found.members[0].cfg.data)
     cfgs = [resolve(member.cfg, dataset.tokenizer) for member in found.members]
-    timers = {w: groups.step_timer(cfgs, dataset, w) for w in WIDTHS if 2 * w <= count}
+    timers = {
+        w: step_timer(cfgs[: max(2 * w, 4) * jax.local_device_count()], dataset, w)
+        for w in WIDTHS
+        if 2 * w <= count
+    }
     rounds = [{w: 1e3 * timed() for w, timed in timers.items()} for _ in range(ROUNDS + 1)][1:]  # in turns
     times = {w: statistics.median(turn[w] for turn in rounds) for w in timers}
-    chosen = groups.best_width(found.members, dataset)
     text = ", ".join(f"{w}: {ms:.2f}" for w, ms in times.items())
-    cost = times[chosen] / min(times.values())
-    print(f"{size:6} {count} lanes, ms a member's step by lanes at once on each core: {text}; chosen: {chosen}, "
-          f"{cost:.2f} x the least", flush=True)  # fmt: skip
-    return {"size": size, "lanes": count, "ms_a_step": times, "chosen": chosen}
+    print(f"{size:6} {count} lanes, ms of a member's step by lanes at once on each core: {text}", flush=True)
+    return {"size": size, "lanes": count, "ms_a_step": times}
 
 
 def main(argv: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""Train many models: those that differ only in numbers as lanes of one compiled step, the others one group after another.
+"""Train many models. Those that differ only in numbers train together, as lanes of one compiled program.
 
     python -m jaxgpt.sweep --config configs/sweeps/char_lr.py [--config.train.num_steps=500 ...] --workdir runs/char_lr
 
-Every member gets a run folder of its own. The same command goes on where a sweep stopped: what is done is left alone, what
-is half done goes on from its checkpoint, and a member that fails does not keep the others from their end.
+Every member has its own run folder. The same command resumes a sweep: finished members are skipped, started ones resume
+from their checkpoints, and a member that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError, apply_overrides
-from jaxgpt.sweeps import launchers, members, results
-from jaxgpt.sweeps.groups import Options, check_halving, plan, train_members, use_all_cores, with_halving
+from jaxgpt.sweeps import launchers, members, plots, results
+from jaxgpt.sweeps.groups import Options, plan, train_members, use_all_cores
+from jaxgpt.sweeps.halving import check_halving, with_halving
 from jaxgpt.sweeps.members import Sweep
-
-# --- the command ----------------------------------------------------------------------------------------
 
 
 def _steps(text: str) -> tuple[int, ...]:
@@ -29,25 +28,30 @@ def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(
         prog="python -m jaxgpt.sweep",
-        description="Train the members of a sweep, or go on with one that was stopped.",
-        epilog="Any field of the base config: --config.train.num_steps=500",
+        description="Train the members of a sweep, or resume one.",
+        epilog="Any field of the base config can be set: --config.train.num_steps=500",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="a sweep, such as configs/sweeps/char_lr.py (required)"
     )
-    parser.add_argument("--workdir", help="the sweep's folder; by default runs/<name of the file>")
+    parser.add_argument("--workdir", help="the sweep's folder; default: runs/<name of FILE>")
     parser.add_argument(
-        "--width", type=int, help="lanes at once on a device; by default as many as pay, measured"
+        "--width",
+        type=int,
+        help="members that a device computes at once; default: 1 on a CPU, on a GPU as many as fit, at most 32",
     )
     parser.add_argument(
-        "--group_size", type=int, help="members in one program; by default as many as fit in memory"
+        "--group_size", type=int, help="members in one program; default: as many as fit in memory"
     )
     parser.add_argument(
-        "--halving", default="", metavar="STEP,STEP", help="steps at which the better half goes on"
+        "--halving",
+        default="",
+        metavar="STEP,STEP",
+        help="at each of these steps only the better half continues",
     )
-    parser.add_argument("--retry_failed", action="store_true", help="train members again that failed")
+    parser.add_argument("--retry_failed", action="store_true", help="train failed members again")
     parser.add_argument(
-        "--table", action="store_true", help="train nothing, write and show how the members stand"
+        "--table", action="store_true", help="train nothing; write and show the results so far"
     )
     launchers.add_flags(parser)
     file, overrides, rest = cli.split_config_flags(argv)
@@ -65,25 +69,26 @@ def main(argv: list[str]) -> int:
     base = type(values)(apply_overrides(values, overrides))
     sweep = Sweep(*members.from_file(base, module, file), args.workdir or Path("runs") / Path(file).stem)
     check_halving(sweep, rungs)
-    place = launchers.check(args, bool(rungs))
+    part = launchers.check(args, bool(rungs))
     sweep.open()
     if args.retry_failed:
         sweep.forget_failures()
-    signal = None if args.table else _train_all(args, argv, sweep, rungs, place)
+    signal = None if args.table else _train_all(args, argv, sweep, rungs, part)
     if args.part is None and not (args.launcher == "slurm" and not args.table):
         results.write(sweep)
+        plots.draw(sweep)
         print(results.as_text(sweep))
     if signal is not None:
-        print("stopped: what is done is saved; the same command goes on from there")
+        print("stopped and saved: the same command resumes the sweep")
         return 128 + signal
     return 1 if any(row.status.startswith("failed") for row in sweep.rows()) else 0
 
 
 def _train_all(
-    args: argparse.Namespace, argv: list[str], sweep: Sweep, rungs: tuple[int, ...], place: launchers.Place
+    args: argparse.Namespace, argv: list[str], sweep: Sweep, rungs: tuple[int, ...], part: tuple[int, int]
 ) -> int | None:
-    """Train here or elsewhere, as the flags say; the signal that stopped it, or None."""
-    options = Options(args.width, args.group_size, rungs, place.part, place.parts)
+    """Train in this process or with a launcher. Returns the signal that stopped it, or None."""
+    options = Options(args.width, args.group_size, rungs, *part)
     here = args.launcher == "local" and args.workers == 1
     if here:
         cli.set_up_process()

@@ -1,7 +1,7 @@
-"""Where a sweep's groups are trained: in this process, in several, as Ray tasks, or as a SLURM array that the user submits.
+"""Launch a sweep's groups in several processes, as Ray tasks, or as a SLURM array that the user submits.
 
-All are the same command with `--part=I/N`, which trains every N-th group from the I-th on. What they share is the sweep's
-folder. Queues, hosts, retries and devices a task are the launcher's own business.
+Each process runs the same command with `--part=I/N`, which trains the groups I, I + N, I + 2N, ... The processes share only
+the sweep's folder. Queues, hosts, retries and the devices of a task are the launcher's job.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +20,44 @@ from jaxgpt.common.files import write_atomically
 from jaxgpt.config import UserError
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which part of a sweep this process trains."""
-
-    part: int
-    parts: int
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where."""
-    group = parser.add_argument_group("where")
+    """Add the flags for launching."""
+    group = parser.add_argument_group("launching")
     group.add_argument("--launcher", default="local", help=f"one of {', '.join(LAUNCHERS)}")
     group.add_argument(
-        "--workers", type=int, default=1, help="processes; Ray tasks or jobs of the array at least"
+        "--workers", type=int, default=1, help="processes; with ray or slurm the least number of tasks"
     )
-    group.add_argument("--cores", type=int, help="CPU cores of this process; by default its share of all")
-    group.add_argument("--gpus", type=float, default=0, help="ray: GPUs of a task")
-    group.add_argument("--part", metavar="I/N", help="train the I-th of N parts only, from 0")
-    group.add_argument("--until", type=int, help="train to this step only")
+    group.add_argument("--cores", type=int, help="CPU cores per process; default: an equal share")
+    group.add_argument("--gpus", type=float, default=0, help="ray and slurm: GPUs per task")
+    group.add_argument("--part", metavar="I/N", help="train only part I of N, counted from 0")
+    group.add_argument("--until", type=int, help="stop every member at this step")
 
 
-def check(args: argparse.Namespace, halving: bool) -> Place:
-    """The part that is asked for. Raises UserError for flags that make no sense."""
+def check(args: argparse.Namespace, halving: bool) -> tuple[int, int]:
+    """--part as (part, parts). Raises UserError for invalid flags."""
     if args.launcher not in LAUNCHERS:
         raise UserError(f"--launcher={args.launcher}: choose one of {', '.join(LAUNCHERS)}")
     for name in ("workers", "cores", "until"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise UserError(f"--{name}={value}: give 1 or more")
     if halving and args.launcher == "slurm":
-        raise UserError("--halving compares all members at each step, an array's jobs do not wait for each other: "
-                        "use another --launcher")  # fmt: skip
+        raise UserError("--halving compares all members at each step, but the jobs of a SLURM array do not wait for each "
+                        "other: use another --launcher")  # fmt: skip
     if args.part is None:
-        return Place(0, 1)
+        return 0, 1
     try:
         part, parts = (int(number) for number in args.part.split("/"))
     except ValueError:
-        raise UserError(f"--part={args.part}: give a part and their number, such as 0/4") from None
+        raise UserError(f"--part={args.part}: give the part and the number of parts, such as 0/4") from None
     if not 0 <= part < parts:
         raise UserError(f"--part={args.part}: give 0/{parts} to {parts - 1}/{parts}")
     if halving or args.workers > 1 or args.launcher != "local":
         raise UserError("--part trains in this process: leave --halving, --workers and --launcher out")
-    return Place(part, parts)
+    return part, parts
 
 
 def own_flags(argv: Sequence[str]) -> list[str]:
-    """The command's flags for a process that trains one part."""
+    """The command's flags without those for launching."""
     kept, skip = [], False
     for argument in argv:
         name, equals, _ = argument.partition("=")
@@ -87,18 +78,18 @@ def _command(argv: Sequence[str], part: int, parts: int, cores: int | None, unti
 
 
 def in_processes(commands: list[list[str]], args: argparse.Namespace) -> int | None:
-    """Side by side on this machine; the signal that stopped them, or None."""
+    """Run the commands at the same time on this machine. Returns the signal that stopped them, or None."""
     workers = [subprocess.Popen(command) for command in commands]
     stopped: int | None = None
 
-    def tell(number: int, _frame: Any) -> None:
+    def forward(number: int, _frame: Any) -> None:
         nonlocal stopped
         stopped = number
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    old = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         codes = [worker.wait() for worker in workers]
     finally:
@@ -108,18 +99,18 @@ def in_processes(commands: list[list[str]], args: argparse.Namespace) -> int | N
 
 
 def _raise_for(codes: list[int]) -> int | None:
-    """0: done. 1: some members failed, which the table tells. Else the process itself did not come to its end."""
+    """The signal in the exit codes, or None. Raises UserError if a process itself failed (not 0 and not 1, a failed member)."""
     wrong = [code for code in codes if code not in (0, 1)]
     if signals := [code - 128 for code in wrong if code > 128]:
         return signals[0]
     if wrong:
-        raise UserError(f"{len(wrong)} of {len(codes)} processes ended with exit code {wrong[0]}: what they printed says "
-                        "why; the same command goes on")  # fmt: skip
+        raise UserError(f"{len(wrong)} of {len(codes)} processes ended with exit code {wrong[0]}: see their output for "
+                        "the cause, then run the same command to resume")  # fmt: skip
     return None
 
 
 def in_ray(commands: list[list[str]], args: argparse.Namespace) -> int | None:
-    """As Ray tasks, here or on the cluster of RAY_ADDRESS, whose hosts share the sweep's folder."""
+    """Run the commands as Ray tasks, here or on the cluster at RAY_ADDRESS, whose hosts must share the sweep's folder."""
     try:
         import ray
     except ImportError:
@@ -129,7 +120,7 @@ def in_ray(commands: list[list[str]], args: argparse.Namespace) -> int | None:
     if started:
         ray.init(log_to_driver=True, logging_level="ERROR", include_dashboard=False)
     try:
-        # A task runs on one host: it can't ask for more than the largest has.
+        # A task runs on one host, so it can't ask for more cores than the largest host has.
         largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
         share = ray.cluster_resources().get("CPU", 1) // min(args.workers, len(commands))
         cpus = args.cores or max(1, int(min(share, largest)))
@@ -146,7 +137,7 @@ def in_ray(commands: list[list[str]], args: argparse.Namespace) -> int | None:
 
 
 def write_slurm(commands: list[list[str]], folder: Path, args: argparse.Namespace) -> Path:
-    """A script for `sbatch`, one job of an array for each part."""
+    """Write a script for `sbatch`: an array with one job per part."""
     command = shlex.join(part for part in commands[0] if not part.startswith("--part="))
     cores = args.cores or 4
     lines = [
@@ -156,7 +147,7 @@ def write_slurm(commands: list[list[str]], folder: Path, args: argparse.Namespac
         f"#SBATCH --cpus-per-task={cores}",
         *([f"#SBATCH --gpus-per-task={args.gpus:g}"] if args.gpus else []),
         f"#SBATCH --output={folder}/slurm-%a.log",
-        "# Told two minutes before its time is up, a job saves; queued again, it goes on.",
+        "# SLURM sends SIGTERM two minutes before the time limit: the job saves, is requeued and resumes.",
         "#SBATCH --signal=TERM@120",
         "#SBATCH --requeue",
         f"cd {shlex.quote(os.getcwd())}",
@@ -171,16 +162,16 @@ def write_slurm(commands: list[list[str]], folder: Path, args: argparse.Namespac
 LAUNCHERS: dict[str, Callable[[list[list[str]], argparse.Namespace], int | None] | None] = {
     "local": in_processes,
     "ray": in_ray,
-    "slurm": None,  # a script is written, nothing is started
+    "slurm": None,  # only writes a script
 }
 
 
 def launch(
     args: argparse.Namespace, argv: Sequence[str], groups: int, folder: Path, until: int | None = None
 ) -> int | None:
-    """Train all groups in processes of their own, to their end or to a step; the signal that stopped them, or None.
+    """Train all groups in other processes, to their end or to a step. Returns the signal that stopped them, or None.
 
-    Ray and SLURM queue what is more than they have room for; on this machine `--workers` processes share the groups.
+    Ray and SLURM get one task per group and queue them. On this machine `--workers` processes share the groups.
     """
     parts, cores = groups, args.cores
     if args.launcher == "local":
@@ -190,6 +181,6 @@ def launch(
     commands = [_command(argv, part, parts, cores, until) for part in range(parts)]
     if args.launcher == "slurm":
         path = write_slurm(commands, folder, args)
-        print(f"wrote {path}: submit it with `sbatch {path}`; `--table` shows how the members stand")
+        print(f"wrote {path}: submit it with `sbatch {path}`; `--table` shows the status of the members")
         return None
     return LAUNCHERS[args.launcher](commands, args)

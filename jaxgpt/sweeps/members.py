@@ -1,8 +1,8 @@
-"""The members of a sweep: their configs, their folders, and how each of them stands.
+"""The members of a sweep: their configs, folders and outcomes.
 
 SWEEP/sweep.json      the base config and every member's overrides
-SWEEP/members/003     the run folder of member 3, as any run's
-SWEEP/outcomes/003.json  how it ended: status "done", "failed" or "stopped", and why
+SWEEP/members/003     the run folder of member 3
+SWEEP/outcomes/003.json  how it ended: status ("done", "failed" or "stopped") and reason
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Member:
 
     @property
     def step(self) -> int:
-        """The newest step with a checkpoint; 0 where there is none."""
+        """The newest step with a checkpoint, or 0."""
         return max(checkpoint.saved_steps(self.workdir), default=0)
 
     def losses(self) -> dict[int, float]:
@@ -44,13 +44,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """How one member stands."""
+    """The status of one member."""
 
     member: str
     workdir: Path
-    status: str  # "done", "stopped: ..." or "failed: ..." with the reason, "step 250" while it is under way, "waiting"
-    valid_loss: float | None  # of its last evaluation, nats a token
-    steps: int  # done
+    status: str  # "done", "stopped: REASON", "failed: REASON", "step 250" (unfinished) or "waiting"
+    valid_loss: float | None  # of the last evaluation, nats per token
+    steps: int  # trained so far
     overrides: Overrides
 
     @property
@@ -59,7 +59,7 @@ class Row:
 
 
 class Sweep:
-    """Configs and a folder. Raises UserError for every member that is not right, and for a folder with another sweep."""
+    """All members and their folder. Raises UserError that lists every invalid member."""
 
     def __init__(self, base: Config | ConfigDict, overrides: Iterable[Overrides], folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -75,15 +75,13 @@ class Sweep:
         self.fields = list(dict.fromkeys(name for given in all_overrides for name in given))
 
     def open(self) -> None:
-        """Write what the sweep is into its folder. A sweep that goes on may have more members than before."""
+        """Write sweep.json. Raises UserError if the folder holds another sweep; new members at the end are allowed."""
         records.make_folder(self.folder)
         path, now = self.folder / "sweep.json", [_plain(member.overrides) for member in self.members]
         if path.exists():
             self._check_same(path, now)
         elif any(self.folder.iterdir()):
-            raise UserError(
-                f"{self.folder} holds something that is no sweep: give a new or an empty --workdir"
-            )
+            raise UserError(f"{self.folder} holds files but no sweep.json: give a new or an empty --workdir")
         records.write_json(path, {"base": to_json(self._base), "members": now})
 
     def _check_same(self, path: Path, now: list[Overrides]) -> None:
@@ -93,7 +91,7 @@ class Sweep:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} can't be read ({first_line(error)}): give another --workdir") from None
         another = f"{self.folder} holds another sweep"
-        advice = "give another --workdir, or the same sweep to go on"
+        advice = "give another --workdir, or run the same sweep again"
         if changed := differences(base, self._base):
             raise UserError(f"{another}, whose base config differs ({'; '.join(changed)}): {advice}")
         if before != now[: len(before)]:
@@ -104,7 +102,7 @@ class Sweep:
             )
 
     def outcome(self, member: Member) -> dict[str, Any] | None:
-        """How a member ended; None where it has not."""
+        """How a member ended; None if it has not ended."""
         path = self._outcome_path(member)
         if not path.exists():
             return None
@@ -112,15 +110,15 @@ class Sweep:
             found = read_json(path)
             return {"status": str(found["status"]), "reason": str(found["reason"])}
         except (ValueError, KeyError, TypeError):
-            return None  # it is found out again
+            return None  # the member is trained again and its outcome rewritten
 
     def end(self, member: Member, status: str, reason: str = "") -> None:
-        """Say that a member has ended."""
+        """Record that a member has ended."""
         self._outcome_path(member).parent.mkdir(exist_ok=True)
         records.write_json(self._outcome_path(member), {"status": status, "reason": reason})
 
     def forget_failures(self) -> None:
-        """Members that failed may try again."""
+        """Delete the outcomes of failed members, so that they are trained again."""
         for member in self.members:
             if (outcome := self.outcome(member)) and outcome["status"] == "failed":
                 self._outcome_path(member).unlink()
@@ -128,12 +126,8 @@ class Sweep:
     def _outcome_path(self, member: Member) -> Path:
         return self.folder / "outcomes" / f"{member.name}.json"
 
-    def unfinished(self) -> list[Member]:
-        """The members that have not ended, in order."""
-        return [member for member in self.members if self.outcome(member) is None]
-
     def rows(self) -> list[Row]:
-        """How every member stands."""
+        """The status of every member."""
         return [self._row(member) for member in self.members]
 
     def _row(self, member: Member) -> Row:
@@ -147,7 +141,7 @@ class Sweep:
 
 
 def _plain(overrides: Overrides) -> Overrides:
-    """As JSON gives them back: tuples are lists."""
+    """The overrides as JSON returns them: tuples become lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
 
 
@@ -156,7 +150,7 @@ def _as_text(overrides: Overrides) -> str:
 
 
 def _configs(base: dict[str, Any], all_overrides: list[Overrides]) -> list[Config]:
-    """Each member's config. Raises UserError that lists what is wrong with which."""
+    """Each member's config. Raises UserError that lists every problem."""
     if not all_overrides:
         raise UserError("the sweep is empty: its sweep() must yield at least one dictionary of overrides")
     problems: list[str] = []
@@ -166,23 +160,23 @@ def _configs(base: dict[str, Any], all_overrides: list[Overrides]) -> list[Confi
     for i, overrides in enumerate(all_overrides):
         try:
             if not isinstance(overrides, dict) or not all(isinstance(name, str) for name in overrides):
-                raise UserError(f"{overrides!r} is no dictionary of overrides by dotted name")
+                raise UserError(f"{overrides!r} is not a dictionary from dotted field names to values")
             cfg = _with_overrides(base, overrides, known)
         except UserError as error:
             problems.append(f"member {i}: {' '.join(str(error).split())}")
             continue
         cfgs.append(cfg)
         if cfg in first:
-            problems.append(f"member {i} is member {first[cfg]} again ({_as_text(overrides)})")
+            problems.append(f"member {i} has the same config as member {first[cfg]} ({_as_text(overrides)})")
         first.setdefault(cfg, i)
     if not problems:
         return cfgs
     more = f"\n  and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
     shown = "\n".join(f"  - {problem}" for problem in problems[:SHOWN_PROBLEMS])
     if len(problems) == 1:
-        raise UserError(f"{problems[0]}: mend or leave out that member; nothing was trained")
+        raise UserError(f"{problems[0]}: fix or remove that member; nothing was trained")
     raise UserError(
-        f"{len(problems)} of {len(all_overrides)} members are not right, nothing was trained:\n{shown}{more}"
+        f"{len(problems)} of {len(all_overrides)} members are invalid, nothing was trained:\n{shown}{more}"
     )
 
 
@@ -191,19 +185,19 @@ def _with_overrides(base: dict[str, Any], overrides: Overrides, known: set[str])
     for dotted, value in overrides.items():
         group, _, name = dotted.rpartition(".")
         if hasattr(value, "item") and not getattr(value, "shape", ()):
-            value = value.item()  # NumPy's numbers
+            value = value.item()  # a NumPy number
         if dotted in known and group:
             values.setdefault(group, {})[name] = value
         elif dotted in known:
             values[name] = value
         else:
-            # The check that knows what is near says what is wrong with it.
+            # Raises UserError that suggests the nearest field name.
             return from_config_dict({group: {name: value}} if group else {name: value})
     return from_config_dict(values)
 
 
 def from_file(values: ConfigDict, module: Any, file: str) -> tuple[ConfigDict, list[Overrides]]:
-    """The base config and the members that a sweep's file gives. Raises UserError."""
+    """The base config and the overrides of a sweep file's sweep(). Raises UserError."""
     make: Callable[[], Iterable[Overrides]] | None = getattr(module, "sweep", None)
     if make is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Sweeps: what a folder holds at the end, whatever happened on the way, and one line for what is wrong."""
+"""Sweeps: results after kills, signals and failures, launchers, and one-line errors."""
 
 import csv
 import json
@@ -18,10 +18,9 @@ import jaxgpt
 from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.sweeps import groups, launchers, results, search_space
 from jaxgpt.sweeps.groups import Options, plan
-from jaxgpt.sweeps.members import Sweep
+from jaxgpt.sweeps.members import Row, Sweep
 from tests.commands import CONFIG, execute
 from tests.small_runs import metrics, small_config, write_text
 
@@ -136,7 +135,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(folder, monkeypatch, capsys
     worker.send_signal(signal.SIGTERM)
     out, _ = worker.communicate(timeout=100)
     assert worker.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in out and "done" not in {
+    assert "the same command resumes" in out and "done" not in {
         row["status"] for row in read(folder / "found/results.csv")
     }
     steps = {int(row["steps"]) for row in read(folder / "found/results.csv")}
@@ -183,11 +182,11 @@ def test_halving_lets_the_better_half_go_on(folder, monkeypatch, capsys):
 WRONG = {
     "{'optim.learing_rate': 1.0}": "member 0: unknown field optim.learing_rate: did you mean optim.learning_rate?",
     "{}, {'model.d_model': 15}": "member 1: model.d_model=15 is not a multiple of model.num_heads=2",
-    "{'train.seed': 1}, {}, {'train.seed': 1}": "member 2 is member 0 again (train.seed=1)",
+    "{'train.seed': 1}, {}, {'train.seed': 1}": "member 2 has the same config as member 0 (train.seed=1)",
     "{'train.seed': 'one'}": "member 0: train.seed='one' is of type str",
-    "3": "member 0: 3 is no dictionary of overrides",
+    "3": "member 0: 3 is not a dictionary",
     "": "the sweep is empty",
-    "{'x.y': 1}, {'optim.b1': 2.0}": "2 of 2 members are not right",
+    "{'x.y': 1}, {'optim.b1': 2.0}": "2 of 2 members are invalid",
     "1 / 0": "sweep() of sweep.py failed: ZeroDivisionError",
 }
 
@@ -204,16 +203,16 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_is_done(folder, monk
 @pytest.mark.parametrize(
     "flags, told",
     [
-        ("--workdir taken", "taken holds something that is no sweep"),
+        ("--workdir taken", "taken holds files but no sweep.json"),
         ("--workdir other", "other holds another sweep"),
         ("--config text.txt", "text.txt is no Python file"),
         ("--config plain.py", "plain.py has no sweep()"),
         ("--halving 7", "--halving 7: member 000 is evaluated every train.eval_every=10"),
-        ("--halving 10,10", "give steps above 0 that rise"),
+        ("--halving 10,10", "give increasing steps above 0"),
         ("--halving x", "give steps such as 250,500"),
         ("--launcher moon", "--launcher=moon: choose one of local, ray, slurm"),
         ("--part 4/4", "--part=4/4: give 0/4 to 3/4"),
-        ("--part 1", "--part=1: give a part and their number"),
+        ("--part 1", "--part=1: give the part and the number of parts"),
         ("--width 0", "--width=0: give 1 or more"),
         ("--workers 0", "--workers=0: give 1 or more"),
     ],
@@ -255,26 +254,17 @@ def test_parts_have_every_member_once(folder):
             assert plan(everyone, most, len(groups)) == groups
 
 
-@pytest.mark.parametrize(
-    "times, steps, found",
-    [
-        ({1: 1.0, 2: 0.8, 4: 0.6, 8: 0.59}, 100, 4),  # it ends where the double is less than a tenth faster
-        ({1: 1.0, 2: 1.1, 4: 0.1}, 100, 1),
-        ({1: 1.0, 2: 0.8, 4: 0.6, 8: 0.4, 16: 0.3}, 100, 8),  # no more lanes than there are
-        ({1: 1e-9, 2: 1e-10}, 1, 1),  # measuring would cost more than it could save
-    ],
-)
-def test_the_width_is_the_one_that_pays(folder, monkeypatch, times, steps, found):
-    monkeypatch.setattr(groups, "step_timer", lambda cfgs, dataset, width: lambda: times[width])
-    monkeypatch.setattr(groups, "TIMED", 0.0)
-    cfg = small_config(folder / "text.txt", train__num_steps=steps)
-    count = 8 * jax.local_device_count()
-    group = Sweep(cfg, [{"train.seed": seed} for seed in range(count)], folder / "found").members
-    assert groups.best_width(group, prepare_dataset(cfg.data)) == found
-    # Nothing is tried where two programs do not fit beside each other.
-    monkeypatch.setattr(groups, "step_timer", None)
-    monkeypatch.setattr(groups, "most_lanes", lambda cfg, width: count - 1)
-    assert groups.best_width(group, prepare_dataset(cfg.data)) == 1
+def test_the_default_width_is_one_on_a_cpu_and_what_fits_on_a_gpu(folder, monkeypatch):
+    cfg, devices = small_config(folder / "text.txt", model__vocab_size=64), jax.local_device_count()
+    assert groups.default_width(cfg, 100 * devices) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert groups.default_width(cfg, 5 * devices) == 5  # no more than there are members
+    assert groups.default_width(cfg, 100 * devices) == groups.GPU_WIDTH
+    state, activations, _ = groups._lane_memory(cfg)
+    memory = 3.5 * (2 * state + activations) / groups.MEMORY_SHARE
+    monkeypatch.setattr(groups.sharding, "device_memory", lambda: memory)
+    assert groups.default_width(cfg, 100 * devices) == 3
+    assert groups.most_lanes(cfg, 3) >= 3 * devices
 
 
 def test_local_processes_share_a_sweep(folder, monkeypatch, capfd):
@@ -382,6 +372,19 @@ def test_a_table_tells_of_those_that_wait(folder):
     assert not (folder / "found/best.py").exists()
     found.forget_failures()
     assert [row.status for row in found.rows()] == ["waiting", "waiting"]
+
+
+def test_rates_that_agree_to_four_digits_are_two_settings(folder):
+    rates = (1.0001e-3, 1.0002e-3)
+    overrides = [{"optim.learning_rate": rate, "train.seed": seed} for rate in rates for seed in range(2)]
+    found = Sweep(small_config(folder / "text.txt"), overrides, folder / "found")
+    rows = [Row(f"{i:03}", folder, "done", 2.0 + i, 1, given) for i, given in enumerate(overrides)]
+    assert [line[:2] for line in results.means_over_seeds(rows, found.fields)[1:]] == [
+        ["0.0010001", "2.5000"],
+        ["0.0010002", "4.5000"],
+    ]
+    assert results.best_row(rows) is rows[0]
+    assert list(results.labels_of(rows, "optim.learning_rate").values()) == ["0.0010001", "0.0010002"]
 
 
 def test_run_from_python(folder):
