@@ -310,7 +310,7 @@ def flipped_bytes(place: Path, half: Path, count: int, rng: random.Random) -> st
 
     import jaxgpt
     from jaxgpt.config import UserError
-    from jaxgpt.model.sharding import named_leaves
+    from jaxgpt.model.paths import named_leaves
 
     folder = place / "bytes"
     good = [np.asarray(leaf) for _, leaf in named_leaves(jaxgpt.load(half, step=HALF).params)]

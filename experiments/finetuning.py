@@ -28,7 +28,7 @@ from jaxgpt.data import corpora
 from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.model.parameters import init_params
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint
 from jaxgpt.training import costs, optim, starting, steps, trainable
 from jaxgpt.training.evaluation import evaluate

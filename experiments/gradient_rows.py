@@ -20,7 +20,7 @@ from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import steps
 
 CLAIM = (

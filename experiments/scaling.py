@@ -80,7 +80,7 @@ def example() -> str:
     sent = traffic.traffic(cfg, sizes)
     stream = ROWS * 64 // (4 * 8) * model.context_length * model.d_model * 2
     params = param_shapes(model)
-    P = sharding.bytes_a_device(dict.fromkeys(sizes, 1), params, params)
+    P = sharding.bytes_per_device(dict.fromkeys(sizes, 1), params, params)
     G = 2**30
     return f"""gpt3-6.7b on 64 devices as data 4 x fsdp 8 x tensor 2, {ROWS * 64} windows of {model.context_length:,} tokens:
 
@@ -112,7 +112,7 @@ def table(name: str) -> str:
                 lines.append(f"| {count} | {' x '.join(map(str, mesh))} | refused: {words} | | | | |")
                 continue
             cost = costs.step_cost(cfg, "gpu")
-            memory = costs.memory_a_device(cfg, cost.memory, sizes)
+            memory = costs.memory_per_device(cfg, cost.memory, sizes)
             sent = traffic.traffic(cfg, sizes)
             computing, sending = cost.hardware_flops / count / FLOPS, traffic.seconds(sent, sizes)
             low, high = traffic.efficiency(computing, sending)

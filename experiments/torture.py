@@ -155,7 +155,7 @@ def same(one: Path, other: Path) -> dict:
     import numpy as np
 
     import jaxgpt
-    from jaxgpt.model.sharding import named_leaves
+    from jaxgpt.model.paths import named_leaves
     from jaxgpt.reproduce import curve
 
     a, b = (named_leaves(jaxgpt.load(folder).params) for folder in (one, other))

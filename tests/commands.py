@@ -15,7 +15,7 @@ import jaxgpt
 from jaxgpt import evaluate, explain, generate, lora, serve, sweep, train
 from jaxgpt import report as report_command
 from jaxgpt.common import cli
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from tests.small_runs import metrics
 
 MAINS = {

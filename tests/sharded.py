@@ -80,10 +80,10 @@ def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
     rng = np.random.default_rng(0)
     batches = rng.integers(cfg.model.vocab_size, size=(20, B, T + 1), dtype=np.int32)
     key, losses = jax.random.key(7), []
-    with sharding.using(mesh):
+    with sharding.use_mesh(mesh):
         state = steps.init_state(parts.model, parts.optimizer, key)
         step = jax.jit(parts.train_step, donate_argnums=0)
-        places = sharding.placed(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
+        places = sharding.with_shardings(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
         for at in range(20):
             batch = sharding.put_batch(mesh, (B, T + 1), lambda rows, at=at: batches[at][rows], axis=0)
             if at == 0:
@@ -95,7 +95,9 @@ def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
         "losses": losses,
         "params": [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)],
         "bytes": on_one,
-        "told": sharding.bytes_a_device(mesh.shape, shapes, steps.state_shapes(parts.model, parts.optimizer)),
+        "told": sharding.bytes_per_device(
+            mesh.shape, shapes, steps.state_shapes(parts.model, parts.optimizer)
+        ),
         "arguments": compiled.memory_analysis().argument_size_in_bytes,
     }
 
@@ -110,8 +112,8 @@ def sent(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
     mesh = sharding.make_mesh(config.MeshConfig(*sizes))
     shapes, parts = parameters.param_shapes(cfg.model), steps.build(cfg)
     B, T = cfg.data.batch_size, cfg.model.context_length
-    with sharding.using(mesh):
-        places = sharding.placed(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
+    with sharding.use_mesh(mesh):
+        places = sharding.with_shardings(mesh, shapes, steps.state_shapes(parts.model, parts.optimizer))
         tokens = np.zeros((B, T + 1), np.int32)
         batch = sharding.put_batch(mesh, tokens.shape, lambda rows: tokens[rows], axis=0)
         text = jax.jit(parts.train_step).lower(places, batch, jax.random.key(0)).compile().as_text()

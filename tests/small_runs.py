@@ -54,7 +54,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     a, b = jaxgpt.load(one), jaxgpt.load(other)
     assert a.step == b.step
     assert dataclasses.asdict(a.config) == dataclasses.asdict(b.config)
-    from jaxgpt.model.sharding import named_leaves
+    from jaxgpt.model.paths import named_leaves
 
     for (path, x), (_, y) in zip(named_leaves(a.params), named_leaves(b.params), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path

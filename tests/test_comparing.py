@@ -16,7 +16,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.training.evaluation import window_losses
 from jaxgpt.vectors import tables
 from jaxgpt.vectors.word_vectors import Vectors
-from tests.model.test_gpt import TINY, random_params
+from tests.models import TINY, random_params
 
 
 def test_the_question_of_order_has_the_letter_that_came_first_for_an_answer():

@@ -87,7 +87,7 @@ def fused_attention(
     )  # fmt: skip
 
 
-def uses_cudnn(cfg: config.ModelConfig, attention: str) -> bool:
+def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
     """Whether training runs fused. Raises UserError where that is asked for and the machine has no GPU."""
     on_gpu = jax.default_backend() == "gpu"
     if attention == "cudnn" and not on_gpu:
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
             mix = self.param("value_mix", drawn_later, (2,)).astype(v_BTGK.dtype)
             v_BTGK = mix[0] * v_BTGK + mix[1] * first_values
-        if past is None and uses_cudnn(cfg, self.attention):
+        if past is None and uses_fused_attention(cfg, self.attention):
             heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
         else:
             scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxgpt.config import UserError
 from jaxgpt.model.gpt import GPT, KVCache
-from jaxgpt.model.sharding import whole
+from jaxgpt.model.sharding import replicate
 
 STREAM_TOKENS = 16  # tokens a dispatch while text is streamed: a screen wants them soon, a device wants many
 
@@ -135,8 +135,8 @@ def prefill(
     last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     logits_BV = model.apply({"params": params}, last_BD, method=GPT.unembed)
     token_B = sampler(logits_BV / temperature, keys_B, index_B)
-    scores = whole(scores_of(logits_BV, token_B)) if scored else None
-    return cache._replace(length_B=length_B), whole(token_B), scores
+    scores = replicate(scores_of(logits_BV, token_B)) if scored else None
+    return cache._replace(length_B=length_B), replicate(token_B), scores
 
 
 @functools.partial(
@@ -180,9 +180,9 @@ def decode(
     carry = (cache, token_B, jnp.zeros((B, size), jnp.int32), kept_TBV)
     cache, _, out_BT, kept_TBV = jax.lax.fori_loop(0, count, one_more, carry)
     if not scored:
-        return cache, whole(out_BT), None
+        return cache, replicate(out_BT), None
     scores = scores_of(kept_TBV.reshape(size * B, -1), out_BT.T.reshape(-1))
-    return cache, whole(out_BT), whole(Scores(*(x.reshape(size, B).T for x in scores)))
+    return cache, replicate(out_BT), replicate(Scores(*(x.reshape(size, B).T for x in scores)))
 
 
 def _power_of_two(n: int) -> int:

@@ -40,7 +40,8 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import GPT2_STD
-from jaxgpt.model.sharding import AXES, constrain, named_leaves, spec
+from jaxgpt.model.paths import named_leaves
+from jaxgpt.model.sharding import AXES, constrain, spec
 
 # --- parameters -----------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt import config
 from jaxgpt.config import UserError
+from jaxgpt.model.paths import named_leaves
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that the rows of a batch are spread over
@@ -133,7 +134,7 @@ def device_memory() -> int:
     return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def fits_beside(tree: Any) -> bool:
+def fits_twice(tree: Any) -> bool:
     """Whether there is room on the devices for a second copy of these arrays.
 
     As a device tells it; on a CPU, which does not, where they take at most a quarter of the machine's memory.
@@ -171,7 +172,7 @@ def specs(params: dict, tree: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), [one(*named) for named in named_leaves(tree)])
 
 
-def bytes_a_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
+def bytes_per_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
     """What each device of a mesh of such sizes holds of a tree of arrays or shapes that `specs` places."""
 
     def one(leaf: Any, where: P) -> int:
@@ -180,7 +181,7 @@ def bytes_a_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
     return sum(jax.tree.leaves(jax.tree.map(one, tree, specs(params, tree))))
 
 
-def placed(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
+def with_shardings(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
     """The shapes of a tree with where each array lies; as they are where there is one device."""
     if mesh.size == 1:
         return tree
@@ -191,17 +192,11 @@ def placed(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
     )
 
 
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """(`block_0/mlp/up/kernel`, leaf) for every leaf, in the tree's own order."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
-
-
 # --- within a traced function ---------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def using(mesh: jax.sharding.Mesh):
+def use_mesh(mesh: jax.sharding.Mesh):
     """What is traced within is spread over the mesh, where the functions below say so. On one device they say nothing."""
     if mesh.size == 1:
         yield
@@ -211,7 +206,7 @@ def using(mesh: jax.sharding.Mesh):
 
 
 def _mesh_in_use() -> jax.sharding.AbstractMesh | None:
-    """The mesh of `using`, or None; within members.spread there is another, whose lanes are whole models."""
+    """The mesh of `use_mesh`, or None; within members.spread there is another, whose lanes are whole models."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if AXES[0] in mesh.axis_names else None
 
@@ -237,7 +232,7 @@ def constrain_like(params: dict, tree: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(params, tree))
 
 
-def whole(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """A tree of arrays, each of them on every device: what the host reads."""
     if _mesh_in_use() is None:
         return tree
@@ -245,9 +240,9 @@ def whole(tree: Any) -> Any:
 
 
 @jax.jit
-def gathered(tree: Any) -> Any:
+def gather(tree: Any) -> Any:
     """A tree of arrays, brought together from wherever they lie; also from other processes."""
-    return whole(tree)
+    return replicate(tree)
 
 
 # --- batches --------------------------------------------------------------------------------------------
@@ -263,7 +258,7 @@ def put_batch(
     return jax.make_array_from_callback(shape, where, lambda index: cut(index[axis]))
 
 
-def put_whole(mesh: jax.sharding.Mesh, x: np.ndarray) -> jax.Array:
+def put_replicated(mesh: jax.sharding.Mesh, x: np.ndarray) -> jax.Array:
     """An array of the host, on every device of the mesh."""
     if mesh.size == 1:
         return jax.device_put(x)

@@ -30,7 +30,8 @@ from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, param_shapes
-from jaxgpt.model.sharding import device_memory, fits_beside, named_leaves, whole
+from jaxgpt.model.paths import named_leaves
+from jaxgpt.model.sharding import device_memory, fits_twice, replicate
 from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
 
@@ -61,7 +62,7 @@ def checksums(tree: Any) -> jax.Array:
         bits = (bits ^ (bits >> 15)) * jnp.uint32(3_266_489_917)
         return bits.sum(dtype=jnp.uint32)
 
-    return whole(jnp.stack([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)]))
+    return replicate(jnp.stack([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
 _jit_checksums = jax.jit(checksums)
@@ -183,7 +184,7 @@ class Checkpoints:
                     self._manager.wait_until_finished()
 
         # Several processes write together, and must say to each other in one order what they have to say.
-        if processes.is_alone() and fits_beside(trees):
+        if processes.is_alone() and fits_twice(trees):
             self._saving = self._pool.submit(write, _copied(trees), to_the_end=True)
         else:
             write(trees)

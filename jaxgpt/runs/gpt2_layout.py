@@ -23,7 +23,7 @@ from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
 from jaxgpt.model.layers import EPSILON, GPT2_STD, sinusoids
 from jaxgpt.model.parameters import param_shapes
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.tensor_files import TensorFiles
 
 MAX_CONFIG_SIZE = 1 << 20  # bytes of a config.json: GPT-2's has 665

@@ -120,7 +120,7 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
     """Time, speed and memory of the training step of a config, on its mesh of this machine's devices."""
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check(mesh.shape, param_shapes(cfg.model), cfg)
-    with sharding.using(mesh):
+    with sharding.use_mesh(mesh):
         return _bench_training(cfg, limits, steps, warmup, mesh)
 
 
@@ -134,7 +134,7 @@ def _bench_training(
     ids = np.random.default_rng(0).integers(
         0, cfg.model.vocab_size, max(2**16, 64 * (T + 1)), dtype=np.uint32
     )
-    device_ids = sharding.put_whole(mesh, ids) if cfg.data.on_device else None
+    device_ids = sharding.put_replicated(mesh, ids) if cfg.data.on_device else None
     B = cfg.data.batch_size
     batches = Batches(ids, 0, B, T)
 
@@ -194,7 +194,7 @@ def _bench_training(
         "model_flops_per_second": flops_per_second,
         "share_of_matmul_ceiling": flops_per_second / limits["matmul_flops_per_second"],
         "share_of_datasheet": None if peak is None else flops_per_second / peak,
-        "predicted_bytes": costs.memory_a_device(cfg, cost.memory, mesh.shape).total,
+        "predicted_bytes": costs.memory_per_device(cfg, cost.memory, mesh.shape).total,
         "compiled_bytes": (
             planned.argument_size_in_bytes
             + planned.output_size_in_bytes

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from jaxgpt import config
 from jaxgpt.config import Config
-from jaxgpt.model.attention import uses_cudnn
+from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
-from jaxgpt.model.sharding import BATCH, bytes_a_device
+from jaxgpt.model.sharding import BATCH, bytes_per_device
 from jaxgpt.training import liveness, trainable
 from jaxgpt.training.steps import build, state_shapes
 
@@ -156,7 +156,7 @@ class Memory:
         return self.gradients + self.logits + self.activations
 
 
-def memory_a_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Memory:
+def memory_per_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Memory:
     """A step's memory on each device of a mesh of such sizes.
 
     Parameters and optimizer by their places, gradients as parameters; batch, logits and activations by the rows, the
@@ -164,11 +164,11 @@ def memory_a_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Me
     """
     parts = build(cfg)
     state = state_shapes(parts.model, parts.optimizer)
-    params = bytes_a_device(sizes, state.params, state.params)
+    params = bytes_per_device(sizes, state.params, state.params)
     rows = math.prod(sizes[axis] for axis in BATCH)
     return Memory(
         params=params,
-        opt_state=bytes_a_device(sizes, state.params, state.opt_state),
+        opt_state=bytes_per_device(sizes, state.params, state.opt_state),
         batch=memory.batch // rows,
         gradients=int(memory.gradients * params / memory.params),
         logits=memory.logits // (rows * sizes["tensor"]),
@@ -266,7 +266,7 @@ class _Reading:
 
 def _read_step(cfg: Config, backend: str) -> _Reading:
     # Fused attention is one operation without inner products; the formula counts those of the explicit one.
-    fused = uses_cudnn(cfg.model, cfg.train.attention)
+    fused = uses_fused_attention(cfg.model, cfg.train.attention)
     explicit = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, attention="explicit"))
     fuses_broadcasts = backend != "cpu"
     step, abstract = abstract_step(explicit)

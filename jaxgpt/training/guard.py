@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from jaxgpt.config import Config, UserError
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import trainable
 
 MOST_SKIPPED = 100  # bad steps in a row, after which the run ends even where they are to be skipped

@@ -26,7 +26,7 @@ from jaxgpt.config import Config, UserError
 from jaxgpt.data import baselines, batches
 from jaxgpt.data.dataset import check_windows, prepare_dataset
 from jaxgpt.model import generation, sharding
-from jaxgpt.model.attention import uses_cudnn
+from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params
 from jaxgpt.runs import records
@@ -83,7 +83,7 @@ class Trainer:
         if cfg.train.sample_tokens:
             T, first = cfg.model.context_length, int(self.dataset.valid.ids[0])
             self._sample_prompt = generation.prompt_ids(self.tokenizer, cfg.train.sample_prompt, T, first)
-        uses_cudnn(cfg.model, cfg.train.attention)  # refuses what this machine can't do
+        uses_fused_attention(cfg.model, cfg.train.attention)  # refuses what this machine can't do
         self.program = One(cfg, self.dataset) if self.alone else Lanes(cfgs, self.dataset, width)
         K = cfg.train.steps_per_dispatch
         self._snapshots = [
@@ -328,7 +328,7 @@ class Trainer:
         """The embedding tables, of the runs that want them at this step."""
         if wanted := [n for n, run in enumerate(self.runs) if step in self._snapshots[n] and not run.failed]:
             params = self.program.evaluation_params(state)
-            tables = self.program.split(sharding.gathered(records.embedding_tables(params)))
+            tables = self.program.split(sharding.gather(records.embedding_tables(params)))
             for n in wanted:
                 self.runs[n].keep_tables(step, tables[n])
 

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import batches
 from jaxgpt.model import sharding
-from jaxgpt.model.attention import uses_cudnn
+from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import count_params, param_shapes
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import costs, traffic, trainable
 
 # Assumed shares of the measured matrix speed that a whole step keeps, and said to be so in the report. On 2 CPU
@@ -64,7 +64,7 @@ class Preflight:
     num_trainable: int
     mesh: dict[str, int]  # devices along each of its axes
     cost: costs.StepCost
-    memory_a_device: costs.Memory  # cost.memory's, as the mesh spreads it
+    memory_per_device: costs.Memory  # cost.memory's, as the mesh spreads it
     traffic: traffic.Traffic  # bytes that each device sends in a step
     flops_per_token: int
     tokens_per_step: int
@@ -158,11 +158,11 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
     memory = sharding.device_memory()
     sizes = sharding.mesh_sizes(cfg.mesh, jax.device_count())
     sharding.check(sizes, shapes, cfg)
-    a_device = costs.memory_a_device(cfg, cost.memory, sizes)
+    a_device = costs.memory_per_device(cfg, cost.memory, sizes)
     return Preflight(
         rows=rows,
         mesh=sizes,
-        memory_a_device=a_device,
+        memory_per_device=a_device,
         traffic=traffic.traffic(cfg, sizes),
         num_params=sum(row.count for row in rows),
         num_trainable=sum(row.count for row in rows if row.moves),
@@ -224,7 +224,7 @@ def warnings(
         )
     if backend == "gpu" and model.dtype == "float32":
         found.append("model.dtype='float32' leaves most of a GPU's speed unused: set model.dtype='bfloat16'")
-    if backend == "gpu" and train.attention == "auto" and not uses_cudnn(model, "auto"):
+    if backend == "gpu" and train.attention == "auto" and not uses_fused_attention(model, "auto"):
         found.append(f"attention is not fused: {model.cudnn_obstacle}")
     if model.vocab_size > LARGE_VOCABULARY and not train.loss_chunk and memory.logits > 0.1 * memory.total:
         found.append(
@@ -275,7 +275,7 @@ def as_text(cfg: Config, found: Preflight) -> str:
         f"{found.tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
         f"  the run              {_number(cost.hardware_flops * cfg.train.num_steps)}FLOP",
         "",
-        f"memory of a step       {_bytes(found.memory_a_device.total)} predicted"
+        f"memory of a step       {_bytes(found.memory_per_device.total)} predicted"
         + (f" on each of {devices} devices ({spread})" if devices > 1 else "")
         + f", {found.device} has {_bytes(found.device_bytes)}",
     ]
@@ -288,7 +288,7 @@ def as_text(cfg: Config, found: Preflight) -> str:
         "activations": "activations",
     }
     for name, words in names.items():
-        whole, part = getattr(cost.memory, name), getattr(found.memory_a_device, name)
+        whole, part = getattr(cost.memory, name), getattr(found.memory_per_device, name)
         lines.append(f"  {words:<20} {_bytes(part)}" + (f" of {_bytes(whole)}" if devices > 1 else ""))
     if devices > 1:
         sent = found.traffic

@@ -53,7 +53,7 @@ class One:
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         shapes = state_shapes(self.model, self._optimizer)
-        self.shapes = sharding.placed(self.mesh, shapes.params, shapes)  # of a run's state
+        self.shapes = sharding.with_shardings(self.mesh, shapes.params, shapes)  # of a run's state
         dispatch = make_dispatch(
             train_step, cfg.train.steps_per_dispatch, cfg.model.context_length, cfg.data.on_device
         )
@@ -62,11 +62,11 @@ class One:
         self._ids = None
         if cfg.data.on_device:
             self._batches.check_on_device()
-            self._ids = sharding.put_whole(self.mesh, dataset.train.ids)
+            self._ids = sharding.put_replicated(self.mesh, dataset.train.ids)
 
     def context(self) -> contextlib.AbstractContextManager:
         """What all is to be done in."""
-        return sharding.using(self.mesh)
+        return sharding.use_mesh(self.mesh)
 
     def compile(self) -> Future:
         """The call of `feed`'s arguments after a state, which is used up: (state, ...) -> (state, metrics)."""

@@ -26,7 +26,7 @@ from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import init_params, initial_std, param_shapes
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint, gpt2
 from jaxgpt.training import trainable
 from jaxgpt.training.trainable import TOKEN_AXES

@@ -14,7 +14,7 @@ from jaxgpt import config
 from jaxgpt.config import is_off
 from jaxgpt.model.gpt import GPT, logits, output_side
 from jaxgpt.model.parameters import init_params, param_shapes
-from jaxgpt.model.sharding import constrain_like, whole
+from jaxgpt.model.sharding import constrain_like, replicate
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.optim import Schedule, make_optimizer, make_schedule
@@ -191,7 +191,7 @@ def make_train_step(
             "grad_norms": jnp.sqrt(squares),
             "bad": ~good,
         }
-        return state_out, whole(metrics)
+        return state_out, replicate(metrics)
 
     return train_step
 
@@ -255,7 +255,7 @@ def with_signals(dispatch: Callable) -> Callable:
 
     def told(state, ids, batches, root_key, flags: jax.Array):
         state, metrics = dispatch(state, ids, batches, root_key)
-        return state, metrics | {"signal": whole(flags.max())}
+        return state, metrics | {"signal": replicate(flags.max())}
 
     return told
 
@@ -270,6 +270,6 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
             losses_BT = _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
         else:
             losses_BT = token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
-        return whole(losses_BT)
+        return replicate(losses_BT)
 
     return eval_step

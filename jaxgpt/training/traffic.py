@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from jaxgpt.config import Config
 from jaxgpt.model.parameters import param_shapes
-from jaxgpt.model.sharding import AXES, BATCH, bytes_a_device
+from jaxgpt.model.sharding import AXES, BATCH, bytes_per_device
 from jaxgpt.training import trainable
 
 # Bytes a second that a device can send: inside a machine of eight (NVLink 4, half of the 900 GB/s that NVIDIA's data sheet
@@ -60,8 +60,8 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
     """Of the training step of a config whose model.vocab_size is known, on a mesh of such sizes."""
     params = param_shapes(cfg.model)
     moving = trainable.select(cfg.optim, params)  # what is frozen has no gradients to send
-    kept = bytes_a_device(sizes, params, moving)
-    used, used_moving = (bytes_a_device({**sizes, "fsdp": 1}, params, tree) for tree in (params, moving))
+    kept = bytes_per_device(sizes, params, moving)
+    used, used_moving = (bytes_per_device({**sizes, "fsdp": 1}, params, tree) for tree in (params, moving))
     rows = cfg.data.batch_size // math.prod(sizes[axis] for axis in BATCH)
     parts = cfg.train.grad_accumulation_steps
     stream = rows * cfg.model.context_length * cfg.model.d_model * jnp.dtype(cfg.model.dtype).itemsize

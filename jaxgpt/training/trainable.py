@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 
 
 def moves(cfg: config.OptimConfig, params: dict) -> Callable[[str], bool]:

@@ -16,7 +16,7 @@ import pytest
 import jaxgpt
 from jaxgpt.common import processes
 from jaxgpt.config import UserError
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from tests.small_runs import metrics, write_text
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from jaxgpt.model import attention, gpt, layers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.training import steps
-from tests.model.test_gpt import TINY, VARIANTS, random_params
+from tests.models import TINY, VARIANTS, random_params
 
 TOKENS = np.array([3, 1, 4, 1, 5, 9, 2])
 MODERN = dataclasses.replace(

@@ -15,7 +15,7 @@ from jaxgpt.inspect.subject import plain
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.training.steps import token_losses
-from tests.model.test_gpt import TINY, VARIANTS, random_params
+from tests.models import TINY, VARIANTS, random_params
 from tests.planted import INDUCTION, PREVIOUS, induction_model
 
 TEXTS = np.random.default_rng(2).integers(0, 11, (3, 8)).astype(np.int32)

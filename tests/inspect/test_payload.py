@@ -26,7 +26,7 @@ from jaxgpt.vectors import geometry
 from jaxgpt.vectors.word_vectors import Vectors
 from tests.commands import execute
 from tests.inspect.test_capture import ALL
-from tests.model.test_gpt import random_params
+from tests.models import random_params
 from tests.small_runs import small_config, write_text
 
 TEXT = "the king sees"

@@ -13,7 +13,7 @@ from jaxgpt.model import generation
 from jaxgpt.model.generation import Sampler, generate_ids, window_start
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from tests.model.test_gpt import TINY, random_params
+from tests.models import TINY, random_params
 
 CFG = ModelConfig(vocab_size=61, context_length=32, d_model=32, num_layers=2, num_heads=4)
 PROMPT_LENGTHS = (1, 3, 8, 17, 31)

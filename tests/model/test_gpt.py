@@ -14,49 +14,8 @@ from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.model import attention, gpt, layers, parameters
 from jaxgpt.model.gpt import GPT, KVCache
-from jaxgpt.model.sharding import named_leaves
-
-TINY = config.ModelConfig(vocab_size=11, context_length=8, d_model=8, num_layers=2, num_heads=2, d_ff=12)
-# All at once that a modern recipe may have.
-EVERYTHING = {
-    "position": "rotary",
-    "rotary_base": 100.0,
-    "norm": "rmsnorm_plain",
-    "activation": "swiglu",
-    "num_kv_heads": 1,
-    "qk_norm": True,
-    "attention_scale": 0.5,
-    "attention_softcap": 3.0,
-    "attention_window": 4,
-    "value_residual": True,
-    "embedding_residual": True,
-    "logit_softcap": 5.0,
-    "vocab_multiple": 8,
-    "use_bias": False,
-    "tie_embeddings": False,
-}
-# Every choice of every table, and both sides of every switch.
-VARIANTS = {
-    "everything": dataclasses.replace(TINY, **EVERYTHING),
-    "gpt2": TINY,
-    "2017": dataclasses.replace(TINY, position="sinusoidal", activation="relu", tie_embeddings=False),
-    "rms": dataclasses.replace(TINY, norm="rmsnorm", activation="gelu_tanh", use_bias=False),
-    "no positions": dataclasses.replace(TINY, position="none", use_bias=False, tie_embeddings=False),
-}
-
-TOKENS = np.random.default_rng(1).integers(0, 11, (2, 8)).astype(np.int32)
-
-
-def variants(*names: str):
-    return pytest.mark.parametrize("cfg", [VARIANTS[name] for name in names], ids=names)
-
-
-def random_params(cfg: config.ModelConfig, std: float = 0.4) -> dict:
-    """Every leaf random: fresh parameters, with biases 0 and scales 1, would hide mistakes."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(rng.normal(0.0, std, leaf.shape), leaf.dtype)  # noqa: E731
-    return jax.tree.map(draw, parameters.param_shapes(cfg))
-
+from jaxgpt.model.paths import named_leaves
+from tests.models import EVERYTHING, TINY, TOKENS, VARIANTS, random_params, variants
 
 # --- causality ------------------------------------------------------------------------------------------
 
@@ -483,14 +442,14 @@ def test_fused_attention_is_the_explicit_one(changes):
 def test_fused_attention_is_taken_on_a_gpu_where_it_can_be_and_refused_elsewhere(monkeypatch):
     fits = dataclasses.replace(TINY, d_model=64, dtype="bfloat16")
     with pytest.raises(UserError, match="needs an NVIDIA GPU"):
-        attention.uses_cudnn(fits, "cudnn")
-    assert not attention.uses_cudnn(fits, "auto")
+        attention.uses_fused_attention(fits, "cudnn")
+    assert not attention.uses_fused_attention(fits, "auto")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert attention.uses_cudnn(fits, "cudnn") and attention.uses_cudnn(fits, "auto")
-    assert not attention.uses_cudnn(fits, "explicit")
+    assert attention.uses_fused_attention(fits, "cudnn") and attention.uses_fused_attention(fits, "auto")
+    assert not attention.uses_fused_attention(fits, "explicit")
     for obstacle in ({"dtype": "float32"}, {"d_model": 8}, {"attention_softcap": 1.0}, {"dropout_rate": 0.1}):
         cfg = dataclasses.replace(fits, **obstacle)
-        assert cfg.cudnn_obstacle and not attention.uses_cudnn(cfg, "auto")
+        assert cfg.cudnn_obstacle and not attention.uses_fused_attention(cfg, "auto")
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters_and_logits():

@@ -14,8 +14,8 @@ from jaxgpt import config
 from jaxgpt.config.presets import PRESETS
 from jaxgpt.model import gpt, layers, parameters
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.sharding import named_leaves
-from tests.model.test_gpt import TINY, TOKENS
+from jaxgpt.model.paths import named_leaves
+from tests.models import TINY, TOKENS
 
 
 def documented_parameters(cfg: config.ModelConfig) -> dict[str, tuple[int, ...]]:

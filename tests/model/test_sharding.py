@@ -16,7 +16,7 @@ from jaxgpt import config
 from jaxgpt.config import Config, MeshConfig, UserError
 from jaxgpt.config.presets import PRESETS
 from jaxgpt.model import gpt, parameters, sharding
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import costs, preflight, steps, traffic
 from tests.sharded import CFG, FEW, MESHES, TRAFFIC
 
@@ -151,7 +151,7 @@ def test_an_optimizers_moments_lie_with_their_parameters_and_factored_ones_every
         shapes = steps.state_shapes(parts.model, parts.optimizer)
         places = sharding.specs(shapes.params, shapes.opt_state)
         for (path, leaf), (_, where) in zip(
-            sharding.named_leaves(shapes.opt_state), sharding.named_leaves(places), strict=True
+            named_leaves(shapes.opt_state), named_leaves(places), strict=True
         ):
             owner = next((p for p, _ in named_leaves(shapes.params) if path.endswith("/" + p)), None)
             same = owner and dict(named_leaves(shapes.params))[owner].shape == leaf.shape
@@ -204,13 +204,13 @@ def test_another_mesh_is_no_other_run():
 def test_a_dry_run_tells_what_each_of_many_devices_holds():
     cfg = Config(model=PRESETS["gpt2"], data=config.DataConfig(batch_size=64), mesh=MeshConfig(2, 4, 1))
     report = preflight.report(cfg, None)
-    whole, part = report.cost.memory, report.memory_a_device
+    whole, part = report.cost.memory, report.memory_per_device
     assert part.logits == whole.logits // 8
     assert part.params == pytest.approx(whole.params / 4, rel=0.01)
     assert part.opt_state == pytest.approx(whole.opt_state / 4, rel=0.01)
     assert "on each of 8 devices (data 2 x fsdp 4 x tensor 1)" in preflight.as_text(cfg, report)
     alone = dataclasses.replace(cfg, mesh=MeshConfig(1, 1, 1))
-    assert costs.memory_a_device(alone, whole, {"data": 1, "fsdp": 1, "tensor": 1}) == whole
+    assert costs.memory_per_device(alone, whole, {"data": 1, "fsdp": 1, "tensor": 1}) == whole
 
 
 def test_the_numbers_drawn_do_not_depend_on_how_many_are():

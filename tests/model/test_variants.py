@@ -12,11 +12,11 @@ from jaxgpt.config import UserError
 from jaxgpt.inspect.capture import capture
 from jaxgpt.model import attention, generation, parameters
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import gpt2_layout
 from jaxgpt.training import costs, loop
 from tests import small_runs
-from tests.model.test_gpt import TINY, TOKENS, random_params
+from tests.models import TINY, TOKENS, random_params
 
 UNMASKED, PLAIN_SUM, NO_MLP = (
     dataclasses.replace(TINY, **changes) for changes in ({"causal": False}, {"residual": False}, {"d_ff": 0})

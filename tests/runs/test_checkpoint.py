@@ -21,7 +21,7 @@ import pytest
 import jaxgpt
 from jaxgpt.common import files
 from jaxgpt.config import UserError
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint as checkpoint_module
 from jaxgpt.runs import records
 from tests.commands import (
@@ -172,7 +172,7 @@ def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_read(here, mo
 
 def test_a_state_that_fits_only_once_is_saved_too(here, trained, monkeypatch):
     """Where the devices have no room for a copy, the arrays are copied out before training goes on."""
-    monkeypatch.setattr(checkpoint_module, "fits_beside", lambda _: False)
+    monkeypatch.setattr(checkpoint_module, "fits_twice", lambda _: False)
     assert execute(monkeypatch, RUN.replace("workdir run", "workdir new")) == 0
     assert_same_end(here / "new", trained / "run")
 

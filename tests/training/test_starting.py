@@ -17,7 +17,7 @@ from jaxgpt.lora import main as merge_main
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import init_params, param_shapes
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint
 from jaxgpt.training import costs, optim, starting, steps, trainable
 from jaxgpt.training.loop import Trainer, train

@@ -10,7 +10,7 @@ import pytest
 from jaxgpt import config
 from jaxgpt.model import parameters
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.sharding import named_leaves
+from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import optim, steps
 
 CFG = config.ModelConfig(vocab_size=13, context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=32)
