@@ -1,14 +1,15 @@
-"""Every claim, measured one after another, and the table of what came of them.
+"""Measure every claim, one after another, and write the table of results.
 
     python -m experiments [--only lookup neurons] [--quick | --full] [--seeds 5]
-    python -m experiments --table    # experiments/README.md anew, from results/*.json
+    python -m experiments --table    # sentences, verdicts, plots and the table again, from results/*.json
 
-Each claim runs in a process of its own, so that one that fails, or that the system ends, does not stop the others: its
-reason then stands in the table, and the exit code is 1.
+Each claim runs in a process of its own, so that a failure does not stop the others. The table then shows its reason, and
+the exit code is 1.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from jaxgpt.common.files import write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.runs import records
 
-# The modules, in the order of the notes.
+# Modules, in the order of the learning notes.
 CLAIMS = [
     "lookup",
     "meaning",
@@ -47,14 +48,14 @@ CLAIMS = [
 
 HEAD = """# The claims of the learning notes, measured
 
-Written by `python -m experiments`; every number is from a run, every verdict is computed from the numbers by the rule in
-[claim.py](claim.py). Square brackets are 95 % intervals: Student's over seeds or repeats where nothing else is said.
-The first claim that needs trained models trains them, and its time is with that; those after it find them.
+Written by `python -m experiments`. Every number comes from a run, and every verdict follows from the numbers by the rule in
+[claim.py](claim.py). Square brackets are 95 % intervals (Student's t, over seeds or repeats, unless the text says otherwise).
+The first claim that needs trained models trains them, and its time includes that; later claims reuse them.
 """
 
 
 def read(results: Path, name: str) -> dict[str, Any] | None:
-    """A claim's record, or None where it has not been measured."""
+    """A claim's record, or None if it has not been measured."""
     path = results / f"{name}.json"
     if not path.exists():
         return None
@@ -84,9 +85,9 @@ def _cell(text: str) -> str:
 
 
 def section(record: dict[str, Any], folder: str) -> str:
-    """What lies below the table for one claim: how it was measured, its parts, its plot."""
+    """The section of one claim: how it was measured, its parts, its plot."""
     lines = [f"## {record['name']}", "", record["claim"], "", record["design"], ""]
-    lines += ["| part | measured | must be | verdict |", "| --- | --- | --- | --- |"]
+    lines += ["| part | measured | required | verdict |", "| --- | --- | --- | --- |"]
     for part in record["parts"]:
         if "at_most" in part:
             value = "-" if part["value"] is None else f"{part['value']:.3g}"
@@ -94,20 +95,19 @@ def section(record: dict[str, Any], folder: str) -> str:
                 f"| {_cell(part['what'])} | {value} | at most {part['at_most']:.3g} | {part['verdict']} |"
             )
             continue
-        numbers = [float("nan") if part[key] is None else part[key] for key in ("value", "low", "high")]
         must = f"above {part['above']:g}" + (f" by {part['margin']:g}" if part["margin"] else "")
-        found = claim.show(claim.Estimate(*numbers, part["count"]), part["unit"])
+        found = claim.show(claim.estimate(part), part["unit"])
         lines.append(
             f"| {_cell(part['what'])} | {found} (n = {part['count']}) | {must} | {part['verdict']} |"
         )
     if record["untold"]:
-        lines += ["", f"Cannot be told: {record['untold']}."]
+        lines += ["", f"Nothing can be concluded: {record['untold']}."]
     lines += ["", f"![{record['name']}]({folder}/{record['name']}.png)", ""]
     return "\n".join(lines)
 
 
 def table(results: Path, relative: str) -> str:
-    """The whole README."""
+    """The text of README.md."""
     found = {name: read(results, name) for name in CLAIMS}
     lines = [
         HEAD,
@@ -117,7 +117,7 @@ def table(results: Path, relative: str) -> str:
     lines += [row(name, record) for name, record in found.items()]
     measured = [record for record in found.values() if record is not None]
     total = sum(record["seconds"] for record in measured)
-    lines += ["", f"{len(measured)} of {len(found)} claims, {total / 60:.1f} min in all."]
+    lines += ["", f"{len(measured)} of {len(found)} claims, {total / 60:.1f} min in total."]
     places: dict[str, list[str]] = {}
     for record in measured:
         if "failed" not in record:
@@ -138,26 +138,34 @@ def _place(record: dict[str, Any]) -> str:
 
 
 def write_table(results: Path) -> Path:
-    """README.md beside the results' folder."""
+    """Write README.md next to the results folder."""
     path = results.parent / "README.md"
     write_atomically(path, table(results, results.name).encode())
     return path
 
 
+def conclude_again(name: str, results: Path) -> None:
+    """Write a measured claim's sentences, verdict and plot again, from its measurements."""
+    record = read(results, name)
+    if record is not None and "failed" not in record:
+        module = importlib.import_module(f"experiments.{name}")
+        claim.write(module, claim.concluded(module, record), results)
+
+
 def run_one(name: str, setting: claim.Setting, results: Path) -> bool:
-    """Measure one claim in a process of its own; its failure is written where its result would be."""
+    """Measure one claim in a process of its own. A failure is written in place of the result."""
     command = [sys.executable, "-m", f"experiments.{name}", *claim.flags_of(setting)]
-    began = time.perf_counter()
+    start = time.perf_counter()
     done = subprocess.run(
         [*command, "--runs", str(setting.runs), "--results", str(results)], capture_output=True, text=True
     )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     if not done.returncode:
         record = read(results, name)
         print(f"{name:<20} {record['verdict']:<28} {seconds:5.0f} s  {record['says']}", flush=True)
         return True
-    said = done.stderr.strip().splitlines()
-    reason = said[-1] if said else f"ended by signal {-done.returncode}"
+    lines = done.stderr.strip().splitlines()
+    reason = lines[-1] if lines else f"ended by signal {-done.returncode}"
     print(f"{name:<20} {'failed':<28} {seconds:5.0f} s  {reason}", flush=True)
     records.make_folder(results)
     failed = {"name": name, "claim": name, "failed": reason, "seconds": round(seconds, 1)}
@@ -166,15 +174,24 @@ def run_one(name: str, setting: claim.Setting, results: Path) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     flags = claim.parser("python -m experiments", __doc__.splitlines()[0])
-    flags.add_argument("--only", nargs="+", default=CLAIMS, metavar="NAME", help="these claims alone")
-    flags.add_argument("--table", action="store_true", help="measure nothing, write the table")
+    flags.add_argument("--only", nargs="+", default=CLAIMS, metavar="NAME", help="only these claims")
+    flags.add_argument(
+        "--table",
+        action="store_true",
+        help="measure nothing: write sentences, verdicts, plots and the table again from the stored measurements",
+    )
     args = flags.parse_args(argv)
     if unknown := [name for name in args.only if name not in CLAIMS]:
-        raise UserError(f"--only {' '.join(unknown)}: choose among {', '.join(CLAIMS)}")
+        raise UserError(f"--only {' '.join(unknown)}: choose from {', '.join(CLAIMS)}")
     setting, results = claim.setting_of(args)
-    failed = [] if args.table else [name for name in args.only if not run_one(name, setting, results)]
+    failed = []
+    for name in args.only:
+        if args.table:
+            conclude_again(name, results)
+        elif not run_one(name, setting, results):
+            failed.append(name)
     print(write_table(results))
     return 1 if failed else 0
 

@@ -18,12 +18,12 @@ from jaxgpt.vectors.nearest import rank_of
 
 CLAIM = "In a well trained table king - man + woman is near queen."
 DESIGN = (
-    "Questions a - b + c = d from every two pairs of one kind (king queen, man woman, ...; day days, hand hands, ...): near "
-    "means that d is among the ten nearest words, a, b and c set aside. A claim about most questions: in real tables (GloVe "
-    "6B, 50 numbers; MiniLM's, 384), where they are installed, the share that is near, less a half; and the share "
-    "whose d is the very nearest, less that of c alone, as king and queen are neighbours without any arithmetic. Intervals "
-    "over the pairs that are asked about. Our own tables: word models of Shakespeare, one a seed, against chance, where d is "
-    "as likely in the nearer half of the words as in the other."
+    "Questions a - b + c = d from every two pairs of one kind (king queen, man woman, ...; day days, hand hands, ...). An "
+    "answer is near if d is among the ten nearest words, a, b and c left out. In real tables (GloVe 6B, 50 dimensions; "
+    "MiniLM's, 384), if installed, two numbers must be above 0: the share of near answers minus one half, as the claim is about most "
+    "questions; and the share of questions whose nearest word is d, minus that share if the query is c alone, as "
+    "king and queen are neighbours even without arithmetic. Intervals are over the pairs asked about. Our own tables (word "
+    "models of Shakespeare, one per seed) are compared with chance: a place of 0.5 between nearest (0) and farthest (1)."
 )
 KINDS = {
     "woman of man": "man woman, king queen, father mother, brother sister, son daughter, husband wife, lord lady, "
@@ -36,8 +36,7 @@ SHOWN = "king man woman queen".split()
 
 
 def questions(find: Callable[[str], int | None]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Rows a, b, c, d [Q, 4] of all questions whose words are known, which kind and pair each asks about [Q], and the
-    pairs' names."""
+    """Rows a, b, c, d [Q, 4] of all questions whose words are known, the pair each asks about [Q], and the pairs' names."""
     rows, asked, names = [], [], []
     for text in KINDS.values():
         pairs = [tuple(pair.split()) for pair in text.split(",")]
@@ -52,7 +51,7 @@ def questions(find: Callable[[str], int | None]) -> tuple[np.ndarray, np.ndarray
 
 
 def ask(table: tables.Table) -> dict[str, Any]:
-    """How near the answers are: relative places (0 nearest, 1 farthest) by question and by the pair asked about."""
+    """How near the answers are: relative places (0 nearest, 1 farthest), over questions and by the pair asked about."""
     find = tables.finder(table)
     abcd, asked, names = questions(find)
     if len(abcd) == 0:
@@ -84,7 +83,7 @@ def ask(table: tables.Table) -> dict[str, Any]:
 
 
 def real_tables() -> list[tables.Table]:
-    """Those whose packages are installed."""
+    """The word vectors whose packages are installed."""
     return [
         tables.open_vectors(name, None, None)
         for name, package in word_vectors.PACKAGES.items()
@@ -93,55 +92,69 @@ def real_tables() -> list[tables.Table]:
     ]
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """How near the answers are in real tables, in ours and in untrained ones."""
     runs = trained.words(setting)
-    own = [ask(tables.open_run(run.workdir)) for run in runs]
-    fresh = [ask(tables.open_run(run.workdir, 0)) for run in runs]
-    real = [] if setting.scale == "quick" else [ask(table) for table in real_tables()]
+    return {
+        "real": [] if setting.scale == "quick" else [ask(table) for table in real_tables()],
+        "own": [ask(tables.open_run(run.workdir)) for run in runs],
+        "untrained": [ask(tables.open_run(run.workdir, 0)) for run in runs],
+    }
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    real, own, fresh = (measurements[name] for name in ("real", "own", "untrained"))
     parts = []
     for row in real:
         near, first = (list(row["arithmetic"][f"{what}_by_pair"].values()) for what in ("near", "first"))
         alone = list(row["c alone"]["first_by_pair"].values())
-        what = f"{row['source']}, {row['questions']} questions: share with"
-        parts.append(Effect(f"{what} a near answer, less a half", claim.difference(near, [0.5] * len(near))))
+        what = f"{row['source']}, {row['questions']} questions: share of"
         parts.append(
-            Effect(f"{what} the nearest right, less that of c alone", claim.difference(first, alone))
+            Effect(f"{what} near answers, minus one half", claim.difference(near, [0.5] * len(near)))
         )
-    asked = own[0]["questions"]
+        parts.append(
+            Effect(
+                f"{what} answers that are the nearest word, minus that of c alone",
+                claim.difference(first, alone),
+            )
+        )
 
     def of(rows: list[dict], name: str, key: str) -> list[float]:
         return [row[name][key] if row["questions"] else np.nan for row in rows]
 
+    asked = own[0]["questions"]
     chance = claim.difference([0.5] * len(own), of(own, "arithmetic", "place"))
-    added = claim.difference(of(own, "arithmetic", "near"), of(own, "c alone", "near"))
-    parts.append(Effect("our tables: relative place of the answer, nearer than chance (0.5) by", chance))
-    near = claim.mean(of(own, "arithmetic", "near"))
-    queen = [row["queen"] for row in own if "queen" in row]
+    parts.append(
+        Effect("our tables: how much nearer than chance (0.5) the answer's relative place is", chance)
+    )
     says = "".join(
-        f"{row['source']}: queen is number {row.get('queen', 0):,} of {row['rows']:,} ({row.get('queen_all_words', 0):,} with king, man and woman), "
-        f"{row['arithmetic']['near']:.0%} of {row['questions']} answers near, {row['arithmetic']['first']:.0%} nearest ({row['c alone']['near']:.0%} and {row['c alone']['first']:.0%} of c alone). "
+        f"{row['source']}: queen is number {row.get('queen', 0):,} of {row['rows']:,} ({row.get('queen_all_words', 0):,} if king, "
+        f"man and woman count); of {row['questions']} answers {row['arithmetic']['near']:.0%} are near and "
+        f"{row['arithmetic']['first']:.0%} are the nearest word (c alone: {row['c alone']['near']:.0%} and {row['c alone']['first']:.0%}). "
         for row in real
     )
+    queen = [row["queen"] for row in own if "queen" in row]
     says += (
-        f"Our word models of Shakespeare: queen is number {', '.join(f'{rank:,}' for rank in queen)} of {own[0]['rows']:,} (chance {own[0]['rows'] // 2:,}), "
+        f"Our word models of Shakespeare: queen is number {', '.join(f'{rank:,}' for rank in queen)} of {own[0]['rows']:,} (chance: {own[0]['rows'] // 2:,})"
         if queen
-        else "Our word models do not know all four words, "
+        else "Our word models do not know all four words"
     )
-    says += (
-        f"{claim.show(near)} of {asked} answers near (untrained {claim.show(claim.mean(of(fresh, 'arithmetic', 'near')))}), "
-        f"{claim.show(added)} more than among the neighbours of c alone."
-        if asked
-        else "and no question can be asked."
-    )
-    untold = (
-        "" if real else "no real table is installed, and ours are too small to speak for well trained ones"
-    )
-    return Result(tuple(parts), says, {"real": real, "own": own, "untrained": fresh}, untold, seeds=len(runs))
+    if asked:
+        near, fresh_near = (claim.mean(of(rows, "arithmetic", "near")) for rows in (own, fresh))
+        added = claim.difference(of(own, "arithmetic", "near"), of(own, "c alone", "near"))
+        says += (
+            f"; the share of near answers is {claim.show(near)} of {asked} (untrained {claim.show(fresh_near)}), and differs "
+            f"by {claim.show(added)} from that of c alone."
+        )
+    else:
+        says += ", and no question can be asked."
+    untold = "" if real else "no real table is installed, and ours are too small to count as well trained"
+    return Result(tuple(parts), says, untold, seeds=len(own))
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """The share of questions whose answer is among so many nearest words; near answers by pair."""
+    """The share of questions whose answer is among the n nearest words; the share of near answers by pair."""
     places, pairs = figure.subplots(1, 2)
     groups = [(row["source"], [row]) for row in measurements["real"]]
     groups += [("our word models", measurements["own"]), ("the same, untrained", measurements["untrained"])]
@@ -151,9 +164,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
             share = np.arange(1, len(x) + 1) / len(x)
             places.step(x, share, where="post", color=f"C{i}", alpha=0.8, label=None if j else name)
     places.axvline(NEAR, color="C4", linestyle=":")
-    places.set(
-        title="share of answers among so many nearest words", xlabel="words", xscale="log", ylim=(0, 1.02)
-    )
+    places.set(title="share of answers among the n nearest words", xlabel="n", xscale="log", ylim=(0, 1.02))
     places.legend(fontsize=7)
     for i, (_, rows) in enumerate(groups[:-1]):
         by_pair = [row["arithmetic"]["near_by_pair"] for row in rows if row["questions"]]
@@ -163,7 +174,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
         middle = [np.mean([found[name] for found in by_pair]) for name in names]
         pairs.plot(middle, range(len(names)), "o", markersize=4, color=f"C{i}")
         pairs.set_yticks(range(len(names)), names, fontsize=5)
-    pairs.set(title="share of near answers by the pair asked about", xlim=(-0.02, 1.02))
+    pairs.set(title="share of near answers, by the pair asked about", xlim=(-0.02, 1.02))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is the loss of a character, and does it fall with learning and with context?
+"""What is the loss of a character, and does it fall with training and with context?
 
 python -m experiments.character_loss [--quick | --full] [--seeds 5]
 """
@@ -22,12 +22,12 @@ from jaxgpt.training.steps import token_losses
 
 CLAIM = "The loss of a character is -log of the probability that the model gave it, and falls as the model learns."
 DESIGN = (
-    "The notes' worked example, a vocabulary of a to h that is to say abc with probabilities 0.2, 0.6 and 0.7, through "
-    "the loss that training uses. Then character models of Shakespeare, one a seed: validation loss at step 0 less that "
-    "at the end, seed by seed; and, from the validation split, the mean loss at each position of the window, the first "
-    "eighth less the last half."
+    "The worked example of the notes (a vocabulary of a to h; the text abc, with probabilities 0.2, 0.6 and 0.7) through the "
+    "loss function of training. Then character models of Shakespeare, one per seed: the validation loss at step 0 minus that "
+    "at the end, paired by seed; and the mean validation loss at each position of the window, the first eighth minus the "
+    "last half."
 )
-# a to h at times 1, 2 and 3. The notes give what is to be said, and some of the rest: what they leave out shares what is left.
+# The probabilities of a to h at times 1, 2 and 3. The notes give some; the others share the rest equally.
 EXAMPLE = [
     [0.2, 0.5, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02],
     [0.1, 0.6, *[0.3 / 6] * 6],
@@ -36,13 +36,13 @@ EXAMPLE = [
 
 
 def example_losses() -> list[float]:
-    """Nats of a, b and c by the loss of training."""
+    """The losses of a, b and c, in nats, by the loss function of training."""
     logits_BTV = jnp.log(jnp.asarray(EXAMPLE, jnp.float32))[None]
     return np.asarray(token_losses(logits_BTV, jnp.arange(3)[None]))[0].tolist()
 
 
 def history(run: Run) -> list[tuple[int, float]]:
-    """Validation loss at each evaluation."""
+    """(step, validation loss) of each evaluation."""
     lines = map(json.loads, (run.workdir / "metrics.jsonl").read_text("utf-8").splitlines())
     return [(line["step"], line["loss"]) for line in lines if line["split"] == "valid"]
 
@@ -53,47 +53,55 @@ def by_position(run: Run, tokens: int) -> list[float]:
         prepare_dataset(run.config.data).valid.ids, context_length=run.config.model.context_length, batch_size=64,
         max_tokens=tokens,
     )  # fmt: skip
-    # Whole windows alone: positions then have equally many.
+    # Complete windows only, so that all positions have equally many tokens.
     losses = [np.asarray(window_losses(run.model, run.params, t))[(w > 0).all(axis=1)] for t, w in windows]
     return np.concatenate(losses).mean(axis=0).tolist()
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
-    own = example_losses()
-    by_hand = [-math.log(row[i]) for i, row in enumerate(EXAMPLE)]
+def measure(setting: Setting) -> dict[str, Any]:
+    """Losses of the example, by step, and by position."""
     runs = trained.characters(setting)
-    curves = [history(run) for run in runs]
-    positions = [by_position(run, setting.pick(2_048, 65_536, 65_536)) for run in runs]
+    return {
+        "example": example_losses(),
+        "curves": [history(run) for run in runs],
+        "positions": [by_position(run, setting.pick(2_048, 65_536, 65_536)) for run in runs],
+        "uniform": math.log(runs[0].tokenizer.vocab_size),
+    }
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    example, curves, positions, uniform = (
+        measurements[name] for name in ("example", "curves", "positions", "uniform")
+    )
+    by_hand = [-math.log(row[i]) for i, row in enumerate(EXAMPLE)]
     T = len(positions[0])
     early = [np.mean(row[: max(1, T // 8)]) for row in positions]
     late = [np.mean(row[T // 2 :]) for row in positions]
-    learning = claim.difference([curve[0][1] for curve in curves], [curve[-1][1] for curve in curves])
-    context = claim.difference(early, late)
-    V = runs[0].tokenizer.vocab_size
-    start, end = (claim.mean([curve[at][1] for curve in curves]) for at in (0, -1))
+    starts, ends = ([curve[at][1] for curve in curves] for at in (0, -1))
+    fall, context = claim.difference(starts, ends), claim.difference(early, late)
     says = (
-        f"0.2, 0.6 and 0.7 cost {', '.join(f'{x:.3f}' for x in own)} nats. Training begins at {claim.show(start)} (log V = "
-        f"{math.log(V):.3f}, as unsure as among all {V}) and comes to {claim.show(end)} at step {curves[0][-1][0]}: {claim.show(learning)} "
-        f"nats less; the first {max(1, T // 8)} positions of a window cost {claim.show(context)} nats more than the last {T - T // 2}."
+        f"Probabilities 0.2, 0.6 and 0.7 give losses of {', '.join(f'{x:.3f}' for x in example)} nats. Training starts at "
+        f"{claim.show(claim.mean(starts))} (log V = {uniform:.3f}, a guess among all {round(math.exp(uniform))} characters) and reaches "
+        f"{claim.show(claim.mean(ends))} at step {curves[0][-1][0]}, {claim.show(fall)} nats less. The first {max(1, T // 8)} positions of a "
+        f"window have a loss {claim.show(context)} nats higher than the last {T - T // 2}."
     )
     parts = (
         Check(
             "largest difference from -log p in the worked example",
-            max(abs(a - b) for a, b in zip(own, by_hand, strict=True)),
+            max(abs(a - b) for a, b in zip(example, by_hand, strict=True)),
             1e-6,
         ),
-        Effect("fall of the validation loss over training", learning, "nats a character"),
+        Effect("fall of the validation loss over training", fall, "nats a character"),
         Effect(
-            "loss of the first eighth of positions less that of the last half", context, "nats a character"
+            "loss of the first eighth of positions minus loss of the last half", context, "nats a character"
         ),
     )
-    measurements = {"example": own, "curves": curves, "positions": positions, "uniform": math.log(V)}
-    return Result(parts, says, measurements, seeds=len(runs))
+    return Result(parts, says, seeds=len(curves))
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """Loss over training and over positions, a line a seed."""
+    """Loss by step and by position, a line per seed."""
     training, positions = figure.subplots(1, 2)
     for i, curve in enumerate(measurements["curves"]):
         training.plot(
@@ -109,7 +117,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
     training.legend()
     for row in measurements["positions"]:
         positions.plot(range(1, len(row) + 1), row, color="C1", alpha=0.6)
-    positions.set(title="loss by position, nats a character", xlabel="characters seen", xscale="log")
+    positions.set(title="loss by position, nats a character", xlabel="position", xscale="log")
 
 
 if __name__ == "__main__":

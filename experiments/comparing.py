@@ -1,4 +1,4 @@
-"""Models that differ in a field or two, trained alike with the same seeds: what several claims measure."""
+"""Models that differ in one or two fields, trained alike with the same seeds: what several claims compare."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.members import Row
 from jaxgpt.training import costs, evaluation, starting, steps
 
-# For all that compares widths: rates that stand still when d_model grows (Yang et al. 2022), so that no width is
-# compared at a rate that suits another.
+# For comparisons of widths: learning rates that suit every d_model alike (muP; Yang et al. 2022).
 WIDTHS_ALIKE = {
     "optim.parametrization": "mup", "optim.mup_base_width": 64, "optim.weight_decay": 0.0, "optim.b2": 0.95,
     "optim.learning_rate": 2.0**-6, "model.init": "fan_in", "model.tie_embeddings": False, "model.zero_init": True,
@@ -38,8 +37,8 @@ WIDTHS_ALIKE = {
 def base(setting: Setting, **overrides: Any) -> Config:
     """A character model of Shakespeare that learns in seconds; overrides by dotted name with `__` for the dot.
 
-    With rotary positions, with which a model attends within a hundred steps: with learned ones it stays at a bigram
-    table's loss for most of so short a training, whatever else it has.
+    Positions are rotary: with these a model attends within a hundred steps; with learned ones it stays near a bigram
+    table's loss for most of so short a training.
     """
     pick = setting.pick
     small = Config(
@@ -69,9 +68,9 @@ def train(
     variants: dict[str, dict[str, Any]],
     by_seed: Sequence[dict[str, Any]] = (),
 ) -> dict[str, list[Row]]:
-    """Every variant (fields by dotted name) with every seed: rows by label, in the order of the seeds.
+    """Train every variant (fields by dotted name) with every seed; returns rows by label, in the order of the seeds.
 
-    `by_seed` are fields that go with the seed. Raises UserError where a training did not come to its end.
+    `by_seed` holds fields that differ by seed. Raises UserError if a training failed.
     """
     members = [
         {**overrides, "train.seed": seed, **(by_seed[seed] if by_seed else {})}
@@ -82,7 +81,7 @@ def train(
     folder = setting.folder / f"{name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     options = groups.Options()
     if jax.default_backend() == "cpu":
-        # One lane after another: a small model's matrices, batched, take longer there. As many as there are: they fit.
+        # One lane at a time: batching the matrices of small models is slower on a CPU.
         options = groups.Options(width=1, group_size=len(members))
     rows = groups.run(base, members, folder, options)
     if failed := [f"{row.workdir}: {row.status}" for row in rows if row.status != "done"]:
@@ -92,7 +91,7 @@ def train(
 
 
 def losses(rows: Sequence[Row]) -> list[float]:
-    """Validation losses at the end."""
+    """Final validation losses."""
     return [float(row.valid_loss) for row in rows]
 
 
@@ -103,12 +102,12 @@ def curve(row: Row) -> dict[int, float]:
 
 
 def resolved(cfg: Config) -> Config:
-    """The config with what its text decides: the vocabulary's size."""
+    """The config with the vocabulary size of its text."""
     return starting.resolve(cfg, prepare_dataset(cfg.data).tokenizer)
 
 
 def size(cfg: Config) -> dict[str, int]:
-    """Parameters, and the bytes of a training step as they are predicted."""
+    """The number of parameters, and the predicted bytes of a training step."""
     cost = costs.step_cost(resolved(cfg), "cpu")
     return {"parameters": cost.memory.params // 4, "bytes": cost.memory.total}
 
@@ -116,7 +115,7 @@ def size(cfg: Config) -> dict[str, int]:
 def loss_on(
     model: GPT, params: dict, ids: np.ndarray, tokens: int, batch_size: int = 64
 ) -> evaluation.Evaluation:
-    """The evaluation of the first so many tokens."""
+    """The evaluation on the first `tokens` tokens."""
     windows = eval_batches(
         ids, context_length=model.cfg.context_length, batch_size=batch_size, max_tokens=tokens
     )
@@ -129,8 +128,8 @@ def load(row: Row) -> checkpoint.Run:
 
 
 def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a training step in each round, a step of each config in turn: what else the machine does falls on all
-    alike. The first round, which compiles, is not counted."""
+    """Seconds of a training step in each round, one step of each config in turns, so that other load on the machine
+    affects all alike. The first round, which compiles, is not counted."""
     calls, times = {}, {label: [] for label in configs}
     for label, cfg in configs.items():
         cfg = resolved(cfg)
@@ -142,16 +141,16 @@ def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]
     for number in range(rounds + 1):
         for label, call in calls.items():
             step, state, batch = call
-            began = time.perf_counter()
+            start = time.perf_counter()
             call[1], metrics = step(state, batch, jax.random.key(0))
             jax.block_until_ready(metrics["loss"])
             if number:
-                times[label].append(time.perf_counter() - began)
+                times[label].append(time.perf_counter() - start)
     return times
 
 
 def text_slice(setting: Setting, corpus: str, start: int, stop: int | None) -> str:
-    """A file with the characters [start, stop) of a corpus; None: to its end."""
+    """A file with the characters [start, stop) of a corpus; stop=None: to its end."""
     path = setting.folder / f"{corpus}_{start}_{stop}.txt"
     if not path.exists():
         records.make_folder(path.parent)
@@ -160,11 +159,10 @@ def text_slice(setting: Setting, corpus: str, start: int, stop: int | None) -> s
 
 
 def draw_seeds(axis: Any, by_label: dict[str, list[float]], ylabel: str) -> None:
-    """A point a seed, and the mean with its 95 % interval, for each label in order."""
+    """For each label: a point per seed, and the mean with its 95 % interval."""
     for place, values in enumerate(by_label.values()):
-        values = [math.nan if value is None else value for value in values]
         found = mean(values)
-        axis.plot([place] * len(values), values, "o", color="#9db8d6", markersize=4)
+        axis.plot([place] * len(values), np.array(values, float), "o", color="#9db8d6", markersize=4)
         if math.isfinite(found.low):
             axis.errorbar(
                 [place], [found.value], [[found.value - found.low], [found.high - found.value]], fmt="s",

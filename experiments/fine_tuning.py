@@ -1,4 +1,4 @@
-"""Everything, all but the embeddings, or the embeddings alone: what does fine-tuning learn and forget?
+"""What does fine-tuning learn and forget: all parameters, all but the embeddings, or the embeddings alone?
 
 python -m experiments.fine_tuning [--quick | --full] [--seeds 5]
 """
@@ -16,15 +16,15 @@ from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.vectors.nearest import unit
 
 CLAIM = (
-    "Fine-tuning can update everything, keep the embeddings as they are, or train embeddings alone: each learns the new text, "
+    "Fine-tuning can update everything, freeze the embeddings, or train the embeddings alone: each learns the new text, "
     "and frozen embeddings do not move."
 )
 DESIGN = (
-    "Character models of Shakespeare go on with the King James Bible, each from a base model of its own seed: all parameters, "
-    "all but the token table, the token table alone. Loss on both texts before and after, how far the known rows of "
-    "the table have turned (cosine with where they began; 1: not at all), the time of a step, measured in turn."
+    "Character models of Shakespeare are fine-tuned on the King James Bible, each from a base model of its own seed: all "
+    "parameters, all but the token table, or the token table alone. Measured: the loss on both texts before and after; how far the "
+    "known rows of the table have turned (cosine with their start; 1: not at all); the time of a step, in turns."
 )
-# experiments/finetuning.py also has low-rank changes and word vectors.
+# experiments/finetuning.py also measures LoRA and word vectors.
 MODES: dict[str, tuple[str, ...]] = {
     "everything": (),
     "frozen embeddings": ("-token_embedding/*", "*"),
@@ -32,7 +32,7 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 
 
-def measure(setting: Setting) -> Result:
+def measure(setting: Setting) -> dict[str, Any]:
     """Losses, drift and time by mode."""
     bases = trained.characters(setting)
     steps = setting.pick(2, 200, 1_000)
@@ -65,40 +65,47 @@ def measure(setting: Setting) -> Result:
         new["before"], new[mode] = ([curve[step] for curve in curves] for step in (0, steps))
         runs = [comparing.load(row) for row in found]
         old[mode] = [comparing.loss_on(run.model, run.params, old_ids, tokens).loss for run in runs]
-        began, ended = (
+        start, end = (
             [_table(run)[: len(_table(b))] for run, b in zip(r, bases, strict=True)] for r in (bases, runs)
         )
         cosines[mode] = [
             float((unit(np.float64(a)) * unit(np.float64(b))).sum(axis=1).mean())
-            for a, b in zip(began, ended, strict=True)
+            for a, b in zip(start, end, strict=True)
         ]
         if mode == "frozen embeddings":
-            moved = sum(int((a != b).sum()) for a, b in zip(began, ended, strict=True))
+            moved = sum(int((a != b).sum()) for a, b in zip(start, end, strict=True))
+    return {
+        "new": new, "old": old, "cosines": cosines, "frozen numbers that moved": moved, "steps": steps,
+        "milliseconds": {mode: 1000 * statistics.median(found) for mode, found in times.items()},
+    }  # fmt: skip
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    new, old, cosines, milliseconds = (
+        measurements[name] for name in ("new", "old", "cosines", "milliseconds")
+    )
     learned = {mode: claim.difference(new["before"], new[mode]) for mode in MODES}
     forgot = {mode: claim.difference(old[mode], old["before"]) for mode in MODES}
-    unit_text = "nats a character"
-    quicker = claim.ratio(times["everything"], times["embeddings alone"])
     drift = claim.mean([1 - cosine for cosine in cosines["everything"]])
-    said = "; ".join(
+    unit = "nats a character"
+    by_mode = "; ".join(
         f"{mode} {claim.show(learned[mode])} and {claim.show(forgot[mode])}, cosine {claim.show(claim.mean(cosines[mode]))}"
         for mode in MODES
     )
     return Result(
         parts=(
-            *(Effect(f"fall of the loss on the new text, {mode}", learned[mode], unit_text) for mode in MODES),
-            Check("numbers of the frozen table that are not what they were", moved, 0),
-            Effect("1 less the cosine of rows with where they began, everything", drift),
+            *(Effect(f"fall of the loss on the new text, {mode}", learned[mode], unit) for mode in MODES),
+            Check("numbers of the frozen table that changed", measurements["frozen numbers that moved"], 0),
+            Effect("1 minus the cosine of rows with their start, everything", drift),
         ),
         says=(
-            f"In {steps} steps the loss on the new text falls, and that on the old rises, by ({unit_text}): {said}. A step that "
-            f"trains everything takes {claim.show(quicker, 'times')} as long as one of embeddings alone."
+            f"In {measurements['steps']} steps the loss on the new text falls and the loss on the old text rises by ({unit}): {by_mode}. "
+            f"The median step takes {milliseconds['everything']:.1f} ms for everything and "
+            f"{milliseconds['embeddings alone']:.1f} ms for embeddings alone."
         ),
-        measurements={
-            "new": new, "old": old, "cosines": cosines,
-            "milliseconds": {mode: 1000 * statistics.median(t) for mode, t in times.items()},
-        },
-        seeds=setting.seeds,
-    )  # fmt: skip
+        seeds=len(new["before"]),
+    )
 
 
 def _table(run) -> np.ndarray:
@@ -106,13 +113,13 @@ def _table(run) -> np.ndarray:
 
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
-    """Loss on the new text and on the old."""
+    """Loss on the new and the old text; cosine of the table's rows with their start."""
     axes = figure.subplots(1, 3)
     for axis, what in ((axes[0], "new"), (axes[1], "old")):
         by_mode = {name: measurements[what][name] for name in ("before", *MODES)}
         comparing.draw_seeds(axis, by_mode, "nats a character")
         axis.set_title(f"{what} text")
-    comparing.draw_seeds(axes[2], measurements["cosines"], "cosine with where rows began")
+    comparing.draw_seeds(axes[2], measurements["cosines"], "cosine of rows with their start")
 
 
 if __name__ == "__main__":

@@ -24,20 +24,20 @@ from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import steps
 
 CLAIM = (
-    "Backpropagation updates embeddings like any weight, and of a table that is not the head as well only the rows that "
+    "Backpropagation updates embeddings like any weight; if the table is not tied to the head, it updates only the rows that "
     "occur in the batch."
 )
 DESIGN = (
-    "Fresh word models of Shakespeare, head of its own and tied, on the first batches of training, one for each seed. "
-    "The gradient of each row of the token table; the table's gradient against a finite difference of the loss along it; "
-    "which rows the first step of AdamW moves, with and without weight decay of the table, and which a later step moves "
-    "(Adam's averages go on moving a row whose gradient is 0 by then). Occurs: as an input, not as a target alone."
+    "Untrained word models of Shakespeare, with a separate head and with a tied head, on the first batches of training, one per seed. "
+    "Measured: the gradient of each row of the token table; the table's gradient against a finite difference of the loss "
+    "along it; the rows that the first step of AdamW changes, with and without weight decay of the table, and those that a later step changes "
+    "(Adam's averages keep moving a row after its gradient is 0). A row occurs if its token is an input of the batch; being a target is not enough."
 )
 TABLE = "token_embedding/embedding"
 
 
 def base_config(setting: Setting, **model: Any) -> config.Config:
-    """The models whose first steps are looked at."""
+    """The config of the models."""
     pick = setting.pick
     text = trained.text_of(setting, "shakespeare", pick(40_000, 1_000_000, None))
     sizes = config.ModelConfig(
@@ -64,7 +64,7 @@ def table_of(params: dict) -> np.ndarray:
 
 
 def moved_rows(cfg: config.Config, ids: np.ndarray, seeds: int, num_steps: int) -> list[list[dict[str, int]]]:
-    """For each seed and each of its first steps: how many rows occur, move, and move without occurring."""
+    """For each seed and step: how many rows occur, move, and move without occurring."""
     parts = steps.build(cfg)
     step = jax.jit(parts.train_step)
     found = []
@@ -83,7 +83,7 @@ def moved_rows(cfg: config.Config, ids: np.ndarray, seeds: int, num_steps: int) 
 
 
 def batch_of(cfg: config.Config, ids: np.ndarray, seed: int, at: int) -> np.ndarray:
-    """The windows of a step [B, T + 1]."""
+    """The windows of one step [B, T + 1]."""
     return Batches(ids, seed, cfg.data.batch_size, cfg.model.context_length).at(at)
 
 
@@ -93,7 +93,7 @@ def occurring(batch: np.ndarray, V: int) -> np.ndarray:
 
 
 def gradients(cfg: config.Config, ids: np.ndarray, seeds: int) -> list[dict[str, Any]]:
-    """For each seed: what the first batch's gradient is, row by row, and how far it is from a finite difference."""
+    """For each seed: the first batch's gradient by row, and its distance from a finite difference."""
     model = GPT(cfg.model)
     loss = jax.jit(lambda params, batch: steps.mean_loss(model, params, batch))
     gradient = jax.jit(jax.grad(loss))
@@ -107,9 +107,7 @@ def _gradient(model: GPT, loss: Callable, gradient: Callable, batch: np.ndarray,
     occurs_V = occurring(batch, len(size_V))
 
     length = float(np.linalg.norm(gradient_VD))
-    reach = (
-        0.002 / length
-    )  # the loss changes by 0.002 each way: far above rounding, where it is nearly a line
+    reach = 0.002 / length  # the loss changes by 0.002 each way: far above rounding, and still nearly linear
 
     def at(distance: float) -> float:
         moved = params | {
@@ -132,8 +130,8 @@ def _gradient(model: GPT, loss: Callable, gradient: Callable, batch: np.ndarray,
     }
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Gradients and moved rows, with a separate and a tied head."""
     found: dict[str, list[dict]] = {}
     steps_of: dict[str, list[list[dict]]] = {}
     num_steps = setting.pick(2, 20, 20)
@@ -147,41 +145,41 @@ def measure(setting: Setting) -> Result:
         if not tied:
             decayed = trained.changed(cfg, {"optim.decay_embeddings": True})
             steps_of[f"{kind}, decayed"] = moved_rows(decayed, ids, setting.seeds, num_steps)
-    untied, tied = found["untied"], found["tied"]
-    plain, decayed = steps_of["untied"], steps_of["untied, decayed"]
+    return {"gradients": found, "steps": steps_of}
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    untied, tied = (measurements["gradients"][kind] for kind in ("untied", "tied"))
+    plain, decayed = (measurements["steps"][kind] for kind in ("untied", "untied, decayed"))
     rows = untied[0]["rows"]
-    occur = claim.mean([row["occur"] for row in untied]).value
-    reached = claim.mean([row["reached"] for row in tied]).value
-    late = claim.mean([run[-1]["moved"] for run in plain]).value
-    late_occur = claim.mean([run[-1]["occur"] for run in plain]).value
+
+    def mean_of(counts: list[int]) -> str:
+        return f"{claim.mean(counts).value:,.0f}"
+
+    largest_unseen = max(row["largest_unseen"] for row in untied)
     slope_error = max(row["slope_error"] for row in untied + tied)
     says = (
-        f"Of {rows:,} rows {occur:,.0f} occur in a batch; with a head of its own {claim.mean([r['reached'] for r in untied]).value:,.0f} "
-        f"get a gradient and {claim.mean([run[0]['moved'] for run in plain]).value:,.0f} move in the first step, the largest gradient of the others is "
-        f"{max(row['largest_unseen'] for row in untied):g}; tied to the head {reached:,.0f} get one. Along it the loss changes as it says, to "
-        f"{slope_error:.1%}. With AdamW at step {num_steps} {late:,.0f} rows move where {late_occur:,.0f} occur, and with decay of the table "
-        f"{claim.mean([run[0]['moved'] for run in decayed]).value:,.0f} at the first step."
+        f"Of {rows:,} rows {mean_of([row['occur'] for row in untied])} occur in a batch. With a separate head, "
+        f"{mean_of([row['reached'] for row in untied])} get a gradient and {mean_of([run[0]['moved'] for run in plain])} move in the "
+        f"first step; the largest gradient of the other rows is {largest_unseen:g}. With a tied head, "
+        f"{mean_of([row['reached'] for row in tied])} get a gradient. The gradient predicts the change of the loss to {slope_error:.1%}. "
+        f"At step {len(plain[0])} AdamW moves {mean_of([run[-1]['moved'] for run in plain])} rows, of which "
+        f"{mean_of([run[-1]['occur'] for run in plain])} occur in that batch; with weight decay of the table it moves "
+        f"{mean_of([run[0]['moved'] for run in decayed])} in the first step."
     )
     parts = (
-        Check(
-            "largest gradient of a row that does not occur, own head",
-            max(r["largest_unseen"] for r in untied),
-            0.0,
-        ),
-        Check(
-            "rows that occur and get no gradient, own head", max(row["occur_without"] for row in untied), 0
-        ),
-        Check("rows that get no gradient, tied", max(rows - row["reached"] for row in tied), 0),
-        Check(
-            "rows that move in step 1 without occurring, own head", max(run[0]["unseen"] for run in plain), 0
-        ),
+        Check("largest gradient of a row that does not occur, separate head", largest_unseen, 0.0),
+        Check("rows that occur and get no gradient, separate head", max(row["occur_without"] for row in untied), 0),
+        Check("rows that get no gradient, tied head", max(rows - row["reached"] for row in tied), 0),
+        Check("rows that move in step 1 without occurring, separate head", max(run[0]["unseen"] for run in plain), 0),
         Check("relative error of the gradient against a finite difference", slope_error, 0.01),
-    )
-    return Result(parts, says, {"gradients": found, "steps": steps_of}, seeds=None)
+    )  # fmt: skip
+    return Result(parts, says)
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """Rows that move at each step; how large gradients of rows are."""
+    """Rows that move at each step; sizes of the rows' gradients."""
     moved, sizes = figure.subplots(1, 2)
     for i, (name, runs) in enumerate(measurements["steps"].items()):
         at = range(1, len(runs[0]) + 1)
@@ -212,7 +210,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
                 va="top",
                 fontsize=7,
             )
-    sizes.set(title="largest gradient of a row: median, 10 % and 90 %", xticks=[])
+    sizes.set(title="largest gradient in a row: median, 10 % and 90 %", xticks=[])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Heads work in parallel and what they propose adds up: the identity, and what each head is worth.
+"""Do attention heads work in parallel, do their outputs add up, and what is each head worth?
 
 python -m experiments.heads_add_up [--quick | --full] [--seeds 5]
 """
@@ -20,15 +20,15 @@ from jaxgpt.training.evaluation import window_losses
 
 CLAIM = "Heads work in parallel, each proposes a change, and the changes add up to what attention adds to the stream."
 DESIGN = (
-    "Character models of Shakespeare, one a seed. The identity: concat(heads) W_O against the sum of each head's own "
-    "change. In parallel: with a head's part of W_O set to 0 the changes of the other heads of its layer must stay bit "
-    "for bit. What a head is worth: the rise of the validation loss without it, paired window by window; and the sum of "
-    "those rises in a layer beside the rise without all its heads at once, as losses, unlike changes, need not add up."
+    "Character models of Shakespeare, one per seed. Sum: concat(heads) W_O against the sum of the heads' separate changes. "
+    "Parallel: if one head's part of W_O is set to 0, the changes of the other heads of its layer must stay equal bit for "
+    "bit. Worth of a head: how much the validation loss rises without it, paired by window; and the sum of these rises over a layer, compared with the "
+    "rise without all of the layer's heads at once, as losses, unlike changes, need not add up."
 )
 
 
 def without(params: dict, heads: list[tuple[int, int]]) -> dict:
-    """Parameters in which these (layer, head) write nothing."""
+    """The parameters with the output of these (layer, head) set to 0."""
     params = dict(params)
     for layer, head in heads:
         block = params[f"block_{layer}"]
@@ -40,10 +40,10 @@ def without(params: dict, heads: list[tuple[int, int]]) -> dict:
 
 
 def identity(run: Run, tokens_T: np.ndarray) -> dict[str, float]:
-    """How far the heads' sum is from what attention did, and how far other heads move when one is set to 0."""
-    whole = capture(run.config.model, run.params, tokens_T)
+    """How far the sum of the heads is from attention's change, and how far other heads move if one is set to 0."""
+    shown = capture(run.config.model, run.params, tokens_T)
     error = moved = 0.0
-    for i, layer in enumerate(whole.layers):
+    for i, layer in enumerate(shown.layers):
         change_TD = layer.between_TD.astype(np.float64) - layer.before_TD
         summed_TD = layer.head_changes_HTD.astype(np.float64).sum(axis=0) + layer.attention_bias_D
         error = max(error, np.abs(change_TD - summed_TD).max() / np.abs(layer.between_TD).max())
@@ -53,13 +53,13 @@ def identity(run: Run, tokens_T: np.ndarray) -> dict[str, float]:
 
 
 def losses(run: Run, params: dict, windows: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Mean loss of each whole window."""
+    """Mean loss of each complete window."""
     found = [np.asarray(window_losses(run.model, params, t))[(w > 0).all(axis=1)] for t, w in windows]
     return np.concatenate(found).mean(axis=1)
 
 
 def ablate(run: Run, windows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """The rise of the loss without each head [layer][head], without each layer's heads, and without any."""
+    """The rise of the loss without each head [layer][head], without each layer's heads, and without all heads."""
     L, H = run.config.model.num_layers, run.config.model.num_heads
     base = losses(run, run.params, windows)
 
@@ -73,47 +73,51 @@ def ablate(run: Run, windows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
     }
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """The sum of the heads, and the rise of the loss without them."""
     runs = trained.characters(setting)
     ids = prepare_dataset(runs[0].config.data).valid.ids
     T = runs[0].config.model.context_length
     windows = list(
         batches.eval_batches(ids, context_length=T, batch_size=64, max_tokens=T * setting.pick(16, 256, 256))
     )
-    exact = [identity(run, np.asarray(ids[:T])) for run in runs]
-    found = [ablate(run, windows) for run in runs]
-    count = len(found[0]["single"]) * len(found[0]["single"][0])
-    rises = [[head.value for layer in row["single"] for head in layer] for row in found]
-    mean_rise = claim.mean([np.mean(row) for row in rises])
-    needed = sum(head.low > 0 for row in found for layer in row["single"] for head in layer)
-    summed = [sum(head.value for head in layer) for row in found for layer in row["single"]]
-    at_once = [layer.value for row in found for layer in row["layers"]]
-    # One value a seed: layers of one model are not independent.
-    by_seed = (
-        np.array(at_once).reshape(len(found), -1).sum(axis=1),
-        np.array(summed).reshape(len(found), -1).sum(axis=1),
+    return {
+        "identity": [identity(run, np.asarray(ids[:T])) for run in runs],
+        "ablation": [ablate(run, windows) for run in runs],
+    }
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    found = measurements["ablation"]
+    heads = [[head for layer in row["single"] for head in layer] for row in found]  # of each seed
+    rise = claim.mean([np.mean([head["value"] for head in row]) for row in heads])
+    needed = sum((head["low"] or 0) > 0 for row in heads for head in row)
+    # One value per seed: the layers of one model are not independent.
+    summed = [sum(head["value"] for head in row) for row in heads]
+    at_once = [sum(layer["value"] for layer in row["layers"]) for row in found]
+    times = (
+        f"{claim.show(claim.ratio(at_once, summed))} times"
+        if min(summed + at_once) > 0
+        else "an unknown number of times"
     )
-    share = claim.ratio(*by_seed) if min(map(min, by_seed)) > 0 else claim.mean([np.nan])
-    error, moved = (max(row[key] for row in exact) for key in ("error", "moved"))
+    error, moved = (max(row[key] for row in measurements["identity"]) for key in ("error", "moved"))
     says = (
-        f"The sum of the heads' changes is what attention adds, to {error:.1e} of the stream; heads do not see each other within a "
-        f"layer (largest change {moved:g}). Without one head the loss rises by {claim.show(mean_rise)} nats on average, measurably "
-        f"for {needed} of {count * len(found)} heads. Losses do not add up: without all of a layer's heads it rises "
-        f"{claim.show(share) if np.isfinite(share.value) else 'an unknown number of'} times as much as without each alone, summed."
+        f"The sum of the heads' changes equals what attention adds, to {error:.1e} of the stream; heads do not affect each other "
+        f"within a layer (largest change {moved:g}). Without one head the loss rises by {claim.show(rise)} nats on average, "
+        f"measurably for {needed} of {sum(map(len, heads))} heads. Losses do not add up: removing all heads of a layer at once "
+        f"raises the loss {times} as much as the sum of removing each alone."
     )
     parts = (
-        Check("largest relative difference of the heads' sum from attention's change", error, 1e-5),
-        Check("largest change of another head of the layer when one is set to 0", moved, 0.0),
-        Effect("rise of the loss without a head, mean over heads", mean_rise, "nats a character"),
+        Check("largest relative difference between the sum of the heads and attention's change", error, 1e-5),
+        Check("largest change of another head of the layer if one is set to 0", moved, 0.0),
+        Effect("rise of the loss without a head, mean over heads", rise, "nats a character"),
     )
-    return Result(
-        parts, says, {"identity": exact, "ablation": found, "at once / summed": share}, seeds=len(runs)
-    )
+    return Result(parts, says, seeds=len(found))
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """Each head's rise for the first seed, with intervals; sums of single rises against all at once."""
+    """The rise without each head of the first seed; sums of single rises against all heads at once."""
     heads, sums = figure.subplots(1, 2, width_ratios=(1.6, 1))
     singles = measurements["ablation"][0]["single"]
     for i, layer in enumerate(singles):

@@ -1,4 +1,4 @@
-"""Is an embedding lookup a product with one-hot vectors, and cheaper?
+"""Is an embedding lookup the same as a product with one-hot vectors, and is it cheaper?
 
 python -m experiments.lookup [--quick | --full]
 """
@@ -21,13 +21,13 @@ import numpy as np
 from experiments import claim
 from experiments.claim import Check, Effect, Result, Setting
 
-CLAIM = "Looking up rows of the embedding table gives what multiplying it with one-hot vectors gives, and is cheaper."
+CLAIM = "Looking up rows of the embedding table gives the same result as multiplying one-hot vectors by it, and is cheaper."
 DESIGN = (
-    "1,024 random tokens, a table of V x 64, V up to GPT-2's 50,257; both as compiled programs that begin with the ids. "
-    "Forward: rows. Backward: the gradient of a weighted sum of the rows by the table, for tokens that all differ (one "
-    "addend a row: must be equal bit for bit) and for random ones (repeated tokens are added up in another order: equal "
-    "to rounding). Times are taken in turns; their ratio counts at the largest V, forward and backward. Memory: what "
-    "XLA reserves beside inputs and outputs, and the peak of a process of its own beyond what it had before."
+    "1,024 random tokens and a table of V x 64, with V up to GPT-2's 50,257. Both methods are compiled programs that start "
+    "from the ids. Forward: the rows. Backward: the gradient of a weighted sum of the rows with respect to the table, for "
+    "distinct tokens (one term per row: must be equal bit for bit) and for random tokens (repeated tokens are summed in "
+    "another order: equal up to rounding). The methods are timed in turns, and the time ratio at the largest V decides, forward and "
+    "backward. Memory: what XLA allocates besides inputs and outputs, and how much the peak memory of a separate process rises."
 )
 
 
@@ -37,13 +37,13 @@ def by_lookup(table_VD: jax.Array, ids_B: jax.Array) -> jax.Array:
 
 
 def by_product(table_VD: jax.Array, ids_B: jax.Array) -> jax.Array:
-    """The same as a matrix product [B, V] x [V, D]."""
+    """The same rows as a matrix product [B, V] x [V, D]."""
     one_hot_BV = jax.nn.one_hot(ids_B, table_VD.shape[0], dtype=table_VD.dtype)
     return jnp.matmul(one_hot_BV, table_VD, precision=jax.lax.Precision.HIGHEST)  # GPUs would round the table
 
 
 def gradient_of(rows: Callable) -> Callable:
-    """The gradient [V, D] of the rows' weighted sum by the table."""
+    """The gradient [V, D] of the weighted sum of the rows with respect to the table."""
     return jax.grad(lambda table_VD, ids_B, weights_BD: (rows(table_VD, ids_B) * weights_BD).sum())
 
 
@@ -51,7 +51,7 @@ METHODS = {"lookup": by_lookup, "product": by_product}
 
 
 def inputs(V: int, D: int, count: int, distinct: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A table [V, D], ids [count] (or as many different ones as there are) and weights for each row."""
+    """A table [V, D], ids [count] (distinct: at most V of them) and weights for each row."""
     rng = np.random.default_rng(V)
     ids_B = rng.permutation(V)[:count] if distinct else rng.integers(V, size=count)
     table_VD, weights_BD = (rng.standard_normal((rows, D), np.float32) for rows in (V, len(ids_B)))
@@ -59,7 +59,7 @@ def inputs(V: int, D: int, count: int, distinct: bool = False) -> tuple[jax.Arra
 
 
 def largest_difference(one: jax.Array, other: jax.Array) -> float:
-    """Relative to the largest number."""
+    """The largest difference, relative to the largest number."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     return float(np.abs(one - other).max() / np.abs(one).max())
 
@@ -89,22 +89,22 @@ def compare(V: int, D: int, count: int, repeats: int) -> dict[str, Any]:
         row["seconds"][name] = (run, arguments)
     runs, row["seconds"] = row["seconds"], {name: [] for name in row["seconds"]}
     for _ in range(repeats):
-        for name, (run, arguments) in runs.items():  # in turn: what else the machine does falls on all
-            began = time.perf_counter()
+        for name, (run, arguments) in runs.items():  # in turns: other load on the machine affects all alike
+            start = time.perf_counter()
             jax.block_until_ready(run(*arguments))
-            row["seconds"][name].append(time.perf_counter() - began)
+            row["seconds"][name].append(time.perf_counter() - start)
     return row
 
 
 def peak_bytes(method: str, V: int, D: int, count: int) -> int:
-    """What the process (on a GPU: the device) held at most while it computed the gradient, beyond what it had before."""
+    """By how many bytes computing the gradient raises the peak memory of the process (on a GPU: of the device)."""
     table_VD, ids_B, weights_BD = jax.block_until_ready(inputs(V, D, count))
     device = jax.devices()[0]
 
     def held() -> int:
         if device.platform == "gpu":
             return device.memory_stats()["peak_bytes_in_use"]
-        # Of this process alone: getrusage's would begin with the parent's.
+        # Of this process alone: getrusage would start from the parent's peak.
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
     run = jax.jit(gradient_of(METHODS[method])).lower(table_VD, ids_B, weights_BD).compile()
@@ -122,65 +122,62 @@ def measured_peak(method: str, *sizes: int) -> int:
     return json.loads(done.stdout)
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Times, memory and differences by vocabulary size."""
     D, count = 64, setting.pick(64, 1024, 8192)
     sizes = setting.pick(
         [16, 256], [65, 256, 1024, 4096, 16_384, 50_257], [65, 256, 1024, 4096, 16_384, 50_257]
     )
     rows = [compare(V, D, count, setting.pick(3, 15, 30)) for V in sizes]
+    peaks = {}
+    if setting.scale != "quick" and Path("/proc/self/status").exists():  # Linux only
+        peaks = {method: measured_peak(method, sizes[-1], D, count) for method in METHODS}
+    return {"width": D, "tokens": count, "rows": rows, "peak_bytes": peaks}
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    rows, peaks = measurements["rows"], measurements["peak_bytes"]
     last = rows[-1]
-    on_linux = Path("/proc/self/status").exists()
-    peaks = (
-        {}
-        if setting.scale == "quick" or not on_linux
-        else {m: measured_peak(m, sizes[-1], D, count) for m in METHODS}
-    )
+    V = f"{last['V']:,}"
     ratios = {
         part: [claim.ratio(r["seconds"][f"product_{part}"], r["seconds"][f"lookup_{part}"]) for r in rows]
         for part in ("forward", "backward")
     }
-    temporary = {name: value / 2**20 for name, value in last["temporary"].items()}
-    dearer = [row["V"] for row, found in zip(rows, ratios["backward"], strict=True) if found.high < 1]
+    differs, gradient_differs_once, gradient_differs = (
+        max(row[name] for row in rows)
+        for name in ("difference", "gradient_difference_once", "gradient_difference")
+    )
+    product_mib, lookup_mib = (last["temporary"][f"{name}_forward"] / 2**20 for name in ("product", "lookup"))
     says = (
-        f"Rows equal bit for bit at every V; at V = {sizes[-1]:,} the product takes "
-        f"{claim.show(ratios['forward'][-1])} times as long forward and {claim.show(ratios['backward'][-1])} times as long "
-        f"backward, and needs {temporary['product_forward']:,.0f} MiB for its one-hot vectors where the lookup needs "
-        f"{temporary['lookup_forward']:,.0f}."
-        if max(row["difference"] for row in rows) == 0
-        else f"Rows differ by up to {max(row['difference'] for row in rows):.2g}."
+        f"{'The rows are equal bit for bit at every V' if differs == 0 else f'The rows differ by up to {differs:.2g}'}. "
+        f"At V = {V} the product takes {claim.show(ratios['forward'][-1])} times as long forward and "
+        f"{claim.show(ratios['backward'][-1])} times as long backward, and needs {product_mib:,.0f} MiB of temporary memory "
+        f"where the lookup needs {lookup_mib:,.0f}."
     )
     if peaks:
         lookup, product = (peaks[name] / 2**20 for name in ("lookup", "product"))
-        says += f" The gradient raised a process's peak memory by {product:,.0f} MiB against {lookup:,.0f}."
+        says += f" Computing the gradient raises the peak memory of a process by {product:,.0f} MiB with the product and {lookup:,.0f} MiB with the lookup."
+    faster = [row["V"] for row, found in zip(rows, ratios["backward"], strict=True) if found.high < 1]
     says += (
-        f" Backward the product was faster at V = {', '.join(f'{V:,}' for V in dearer)}."
-        if dearer
-        else " At no V was the product measurably faster."
+        f" Backward, the product is faster at V = {', '.join(f'{V:,}' for V in faster)}."
+        if faster
+        else " The product is not measurably faster at any V."
     )
     parts = (
-        Check("largest difference of rows, all V", max(row["difference"] for row in rows), 0.0),
+        Check("largest difference between the rows, all V", differs, 0.0),
         Check(
-            "largest relative difference of gradients, tokens differ",
-            max(r["gradient_difference_once"] for r in rows),
-            0.0,
+            "largest relative difference between the gradients, distinct tokens", gradient_differs_once, 0.0
         ),
-        Check(
-            "largest relative difference of gradients, random tokens",
-            max(r["gradient_difference"] for r in rows),
-            1e-5,
+        Check("largest relative difference between the gradients, random tokens", gradient_differs, 1e-5),
+        Effect(
+            f"time of the product / the lookup, forward, V = {V}", ratios["forward"][-1], "times", above=1.0
         ),
         Effect(
-            f"time of product / lookup forward, V = {sizes[-1]:,}", ratios["forward"][-1], "times", above=1.0
-        ),
-        Effect(
-            f"time of product / lookup backward, V = {sizes[-1]:,}",
-            ratios["backward"][-1],
-            "times",
-            above=1.0,
+            f"time of the product / the lookup, backward, V = {V}", ratios["backward"][-1], "times", above=1.0
         ),
     )
-    return Result(parts, says, {"width": D, "tokens": count, "rows": rows, "peak_bytes": peaks})
+    return Result(parts, says)
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
@@ -196,7 +193,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
         mib = [max(row["temporary"][name], 1) / 2**20 for row in rows]
         memory.loglog(V, mib, marker="o", markersize=3, **style)
     times.set(title=f"median milliseconds, {measurements['tokens']:,} tokens", xlabel="vocabulary V")
-    memory.set(title="MiB beside inputs and outputs (none is drawn as 1 byte)", xlabel="vocabulary V")
+    memory.set(title="temporary MiB (0 is drawn as 1 byte)", xlabel="vocabulary V")
     times.legend()
 
 

@@ -1,4 +1,4 @@
-"""Do embeddings start random, and do tokens that are used alike become alike?
+"""Do embeddings start random, and do tokens with similar uses become similar?
 
 python -m experiments.meaning [--quick | --full] [--seeds 5]
 """
@@ -16,24 +16,24 @@ from experiments.claim import Effect, Result, Setting
 from jaxgpt.vectors import tables, word_tests
 from jaxgpt.vectors.nearest import unit
 
-CLAIM = "Embeddings start random, and training makes tokens that are used alike alike."
+CLAIM = "Embeddings start random, and training makes tokens with similar uses similar."
 DESIGN = (
-    "The token tables of word models and of character models of Shakespeare, kept at log-spaced steps. How often is the "
-    "cosine of a related pair higher than that of an unrelated one (AUC; 0.5 is chance)? Words: 73 pairs such as king and queen, "
-    "against the same words paired otherwise. Characters: two vowels or two consonants against one of each; a capital and "
-    "its small letter against two other letters. At step 0 it must be chance, for words: else nothing can be told."
+    "The token tables of word models and character models of Shakespeare, kept at log-spaced steps. AUC: how often is the "
+    "cosine of a related pair higher than that of an unrelated pair (0.5 is chance)? Words: 73 pairs such as king and queen, "
+    "against the same words paired differently. Characters: two vowels or two consonants against one of each; a capital and "
+    "its small letter against two different letters. Control: at step 0 the words must be at chance."
 )
 VOWELS = "aeiou"
 
 
 def word_auc(table: tables.Table) -> float:
-    """That of the built-in pairs whose words the table has."""
+    """The AUC of the built-in pairs whose words are in the table."""
     rows, _ = word_tests.rows_of(tables.finder(table), word_tests.RELATED_PAIRS)
     return word_tests.related_auc(table.values, rows, draws=2).value
 
 
 def vowel_auc(table: tables.Table) -> float:
-    """Pairs of small letters of one class against pairs of two."""
+    """The AUC of pairs of small letters in the same class, against pairs from both classes."""
     letters = [letter for letter in string.ascii_lowercase if letter in table.words]
     rows_ND = unit(np.asarray([table.values[table.words.index(letter)] for letter in letters], np.float64))
     cosines = rows_ND @ rows_ND.T
@@ -46,15 +46,15 @@ def vowel_auc(table: tables.Table) -> float:
 
 
 def case_auc(table: tables.Table) -> float:
-    """A letter's two cases against the cases of two letters."""
+    """The AUC of a letter in both cases, against two different letters."""
     pairs = [(letter.upper(), letter) for letter in string.ascii_lowercase]
     known = [pair for pair in pairs if all(letter in table.words for letter in pair)]
     rows = np.array([[table.words.index(letter) for letter in pair] for pair in known])
     return word_tests.related_auc(table.values, rows, draws=2).value
 
 
-def measure(setting: Setting) -> Result:
-    """AUC by step, a curve a seed, for each kind of relation."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """AUC by step, a curve per seed, for each kind of relation."""
     runs = {"words": trained.words(setting), "characters": trained.characters(setting)}
     kinds = {
         "related words": (runs["words"], word_auc),
@@ -67,36 +67,37 @@ def measure(setting: Setting) -> Result:
         ]
         for kind, (found, auc) in kinds.items()
     }
-    starts = {kind: claim.mean([curve[0][1] for curve in found]) for kind, found in curves.items()}
-    ends = {kind: claim.mean([curve[-1][1] for curve in found]) for kind, found in curves.items()}
-    rises = {
-        kind: claim.difference([curve[-1][1] for curve in found], [curve[0][1] for curve in found])
-        for kind, found in curves.items()
-    }
-    control = starts["related words"]
-    steps = {kind: found[0][-1][0] for kind, found in curves.items()}
+    return {"curves": curves}
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    curves = measurements["curves"]
+    starts = {kind: [curve[0][1] for curve in found] for kind, found in curves.items()}
+    ends = {kind: [curve[-1][1] for curve in found] for kind, found in curves.items()}
+    control = claim.mean(starts["related words"])
+    rises = "; ".join(
+        f"from {claim.show(claim.mean(starts[kind]))} to {claim.show(claim.mean(ends[kind]))} for {kind}"
+        for kind in curves
+    )
     return Result(
         parts=tuple(
-            Effect(f"rise of the AUC of {kind}, over {steps[kind]:,} steps", found)
-            for kind, found in rises.items()
-        ),
-        says=(
-            "The share of related pairs that are nearer than unrelated ones goes from chance at step 0 to the last step "
-            + "; ".join(
-                f"from {claim.show(starts[kind])} to {claim.show(ends[kind])} ({kind})" for kind in kinds
+            Effect(
+                f"rise of the AUC for {kind} in {found[0][-1][0]:,} steps",
+                claim.difference(ends[kind], starts[kind]),
             )
-            + "."
+            for kind, found in curves.items()
         ),
-        measurements={"curves": curves},
+        says=f"Training raises the AUC {rises}.",
         untold=""
         if control.low <= 0.5 <= control.high
-        else f"related words are not at chance at step 0: {claim.show(control)}",
-        seeds=setting.seeds,
+        else f"related words are not at chance at step 0: AUC {claim.show(control)}",
+        seeds=len(curves["related words"]),
     )
 
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
-    """AUC over steps, a line a seed."""
+    """AUC by step, a line per seed."""
     axes = figure.subplots(1, len(measurements["curves"]), sharey=True)
     for axis, (kind, found) in zip(axes, measurements["curves"].items(), strict=True):
         for curve in found:

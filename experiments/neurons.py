@@ -1,4 +1,4 @@
-"""Do neurons of the MLP fire on patterns?
+"""Do the neurons of the MLP respond to patterns?
 
 python -m experiments.neurons [--quick | --full] [--seeds 5]
 """
@@ -19,17 +19,17 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.runs.checkpoint import Run
 
-CLAIM = "The MLP's ReLU neurons recognise patterns: a neuron fires on some contexts and not on others."
+CLAIM = "The MLP's ReLU neurons recognize patterns: a neuron fires in some contexts and not in others."
 DESIGN = (
-    "Character models of Shakespeare, one a seed. A neuron fires where its activation is among its highest 1 % on one half "
-    "of some validation text. From that half: the five three-character contexts on which it fires most often. Selectivity, "
-    "on the other half: the share of its firings that end in one of the five, less the share of all positions that do; 0 for "
-    "a neuron that fires anywhere, 1 for one that fires on these alone; compared with models that are not trained. Firing: "
-    "how often a neuron fires on the other half, over how often on the same characters shuffled (1 for one that looks at "
-    "single characters; above 1 where it waits for what text has and shuffled characters have not)."
+    "Character models of Shakespeare, one per seed. A neuron fires if its activation is among its highest 1 % on the first half "
+    "of some validation text. From that half: the five three-character contexts in which it fires most often. Selectivity, on "
+    "the other half: the share of its firings that are in one of the five contexts, minus the share of all positions that are; 0 for a neuron that "
+    "fires anywhere, 1 for one that fires in these contexts alone; compared with untrained models. Firing ratio: how "
+    "often a neuron fires on the other half, divided by how often it fires on the same characters shuffled (1 for a neuron that responds to "
+    "single characters, above 1 for one that responds to sequences)."
 )
 SPAN, PATTERNS, STRONG = 3, 5, 0.01
-FEWEST = 5  # firings on the other half: a neuron with fewer has no selectivity
+FEWEST = 5  # firings on the second half that a neuron needs to have a selectivity
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -40,7 +40,7 @@ def hidden(model: GPT, params: dict, tokens_BT: jax.Array) -> list[jax.Array]:
 
 
 def activations(model: GPT, params: dict, windows_WT: np.ndarray) -> list[np.ndarray]:
-    """Each layer's [N, F] at all positions of the windows that have a whole context before them."""
+    """Each layer's activations [N, F] at all positions that have SPAN tokens."""
     parts = [hidden(model, params, windows_WT[at : at + 64]) for at in range(0, len(windows_WT), 64)]
     return [
         np.concatenate([np.asarray(h)[:, SPAN - 1 :] for h in layer]).reshape(-1, layer[0].shape[-1])
@@ -49,7 +49,7 @@ def activations(model: GPT, params: dict, windows_WT: np.ndarray) -> list[np.nda
 
 
 def patterns_at(windows_WT: np.ndarray, V: int) -> np.ndarray:
-    """The last SPAN tokens of each of those positions as one number [N]."""
+    """The last SPAN tokens at each of those positions, as one number [N]."""
     T = windows_WT.shape[1]
     return sum(
         windows_WT[:, i : T - SPAN + 1 + i].astype(np.int64) * V ** (SPAN - 1 - i) for i in range(SPAN)
@@ -57,12 +57,12 @@ def patterns_at(windows_WT: np.ndarray, V: int) -> np.ndarray:
 
 
 def thresholds(active_NF: np.ndarray) -> np.ndarray:
-    """Above which each neuron fires [F]: what STRONG of the first half's activations exceed, and at least 0."""
+    """The activation above which a neuron fires [F]: exceeded by STRONG of the first half, and at least 0."""
     return np.maximum(np.quantile(active_NF[: len(active_NF) // 2], 1 - STRONG, axis=0), 0.0)
 
 
 def selectivity(active_NF: np.ndarray, patterns_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each neuron [F] (nan for one that hardly fires), and the patterns [F, PATTERNS] of the first half."""
+    """The selectivity of each neuron [F] (nan if it hardly fires) and its patterns [F, PATTERNS] in the first half."""
     values, ids_N = np.unique(patterns_N, return_inverse=True)
     half = len(ids_N) // 2
     chance_P = np.bincount(ids_N[half:], minlength=len(values)) / (len(ids_N) - half)
@@ -84,8 +84,8 @@ def as_text(pattern: int, tokenizer: Tokenizer, V: int) -> str:
 
 
 def look(run: Run, windows_WT: np.ndarray, shuffled_WT: np.ndarray, seed: int) -> dict[str, Any]:
-    """By layer, trained and untrained: mean selectivity, how often neurons fire on text and shuffled; and the most
-    selective neuron of each trained layer."""
+    """By layer, trained and untrained: the mean selectivity and how often neurons fire, on text and on shuffled text; and
+    the most selective neuron of each trained layer."""
     V = run.config.model.vocab_size
     kinds = {"trained": run.params, "untrained": init_params(run.model, jax.random.key(1000 + seed))}
     found: dict[str, Any] = {"positive": [], "silent": [], "neurons": []}
@@ -111,14 +111,19 @@ def look(run: Run, windows_WT: np.ndarray, shuffled_WT: np.ndarray, seed: int) -
     return found
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Selectivity and firing, trained and untrained."""
     runs = trained.characters(setting)
     T = runs[0].config.model.context_length
     count = setting.pick(120, 512, 1024)
     ids = np.asarray(prepare_dataset(runs[0].config.data).valid.ids[: count * T], np.int32)
     texts = [x[: len(x) // T * T].reshape(-1, T) for x in (ids, np.random.default_rng(0).permutation(ids))]
-    found = [look(run, *texts, seed) for seed, run in enumerate(runs)]
+    return {"found": [look(run, *texts, seed) for seed, run in enumerate(runs)]}
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    found = measurements["found"]
 
     def of(kind: str, what: str) -> list[float]:
         return [float(np.mean(row[kind][what])) for row in found]
@@ -130,22 +135,23 @@ def measure(setting: Setting) -> Result:
     best = max(
         (neuron for row in found for neuron in row["neurons"]), key=lambda neuron: neuron["selectivity"]
     )
+    positive, silent = (np.mean([row[what] for row in found]) for what in ("positive", "silent"))
     says = (
-        f"Mean selectivity of a neuron {claim.show(claim.mean(own))}, untrained {claim.show(claim.mean(fresh))}; it fires "
-        f"{claim.show(firing)} times as often on text as on shuffled characters, untrained {claim.show(fresh_firing)}; "
-        f"{np.mean([row['positive'] for row in found]):.0%} of activations are above 0, {np.mean([row['silent'] for row in found]):.0%} of neurons hardly ever. The most selective: {best['selectivity']:.2f}, "
-        f"layer {best['layer']}, fires after {', '.join(map(repr, best['contexts']))}."
+        f"The mean selectivity of a neuron is {claim.show(claim.mean(own))} (untrained {claim.show(claim.mean(fresh))}). It fires "
+        f"{claim.show(firing)} times as often on text as on shuffled characters (untrained {claim.show(fresh_firing)}). "
+        f"{positive:.0%} of activations are above 0, and {silent:.0%} of neurons hardly ever fire. The most selective neuron "
+        f"(layer {best['layer']}, selectivity {best['selectivity']:.2f}) fires after {', '.join(map(repr, best['contexts']))}."
     )
     parts = (
         Effect("selectivity, trained", claim.mean(own), margin=0.05),
-        Effect("selectivity trained less untrained", claim.difference(own, fresh)),
+        Effect("selectivity, trained minus untrained", claim.difference(own, fresh)),
         Effect("firing on text / on shuffled characters, trained", firing, "times", above=1.0),
     )
-    return Result(parts, says, {"found": found}, seeds=len(runs))
+    return Result(parts, says, seeds=len(found))
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """Selectivity by layer; the most selective neuron of each layer of the first seed and its contexts."""
+    """Selectivity and firing ratio by layer; the most selective neuron of each layer of the first seed."""
     layers, firing, listed = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     found = measurements["found"]
     for i, kind in enumerate(("trained", "untrained")):

@@ -11,41 +11,44 @@ from typing import Any
 from experiments import claim, comparing
 from experiments.claim import Effect, Result, Setting
 
-CLAIM = (
-    "Attention split into several heads that work side by side does better than one head of the same width."
-)
+CLAIM = "Attention with several parallel heads does better than with one head of the same total width."
 DESIGN = (
-    "Character models of Shakespeare that differ in the number of heads that d_model is split into: parameters and matrix "
-    "products are the same. Loss with one head less that with each other number, seed by seed."
+    "Character models of Shakespeare that differ in the number of heads that d_model is split into; parameters and matrix "
+    "products are the same. The loss with one head minus that with each other number, paired by seed."
 )
 
 
-def measure(setting: Setting) -> Result:
-    """Losses by the number of heads."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Losses and step times by the number of heads."""
     counts = setting.pick((1, 2), (1, 2, 4, 8), (1, 2, 4, 8, 16))
     base = comparing.base(setting, train__num_steps=setting.pick(3, 500, 5_000))
     variants = {str(count): {"model.num_heads": count} for count in counts}
     configs = {label: comparing.changed(base, fields) for label, fields in variants.items()}
     times = comparing.step_times(configs, setting.pick(2, 20, 40))
     rows = comparing.train(setting, "number_of_heads", base, variants)
-    losses = {label: comparing.losses(found) for label, found in rows.items()}
+    return {
+        "losses": {label: comparing.losses(found) for label, found in rows.items()},
+        "milliseconds": {label: 1000 * statistics.median(found) for label, found in times.items()},
+    }
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    losses, milliseconds = measurements["losses"], measurements["milliseconds"]
     better = {label: claim.difference(losses["1"], found) for label, found in losses.items() if label != "1"}
-    slower = claim.ratio(times[str(counts[-1])], times["1"])
-    said = ", ".join(f"{label} heads by {claim.show(found)}" for label, found in better.items())
+    gains = ", ".join(f"{label} heads by {claim.show(found)}" for label, found in better.items())
+    most = list(losses)[-1]
     return Result(
         parts=tuple(
-            Effect(f"loss with 1 head less that with {label}", found, "nats a character")
+            Effect(f"loss with 1 head minus loss with {label}", found, "nats a character")
             for label, found in better.items()
         ),
         says=(
-            f"At d_model {base.model.d_model} the loss of one head, {claim.show(claim.mean(losses['1']))}, falls with {said} nats a "
-            f"character; a step with {counts[-1]} takes {claim.show(slower, 'times')} as long as with one."
+            f"More heads lower the loss of one head, {claim.show(claim.mean(losses['1']), 'nats a character')}: {gains}. The median "
+            f"step takes {milliseconds['1']:.1f} ms with 1 head and {milliseconds[most]:.1f} ms with {most}."
         ),
-        measurements={
-            "losses": losses, "milliseconds": {n: 1000 * statistics.median(t) for n, t in times.items()},
-        },
-        seeds=setting.seeds,
-    )  # fmt: skip
+        seeds=len(losses["1"]),
+    )
 
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
@@ -58,7 +61,7 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
         list(measurements["milliseconds"].values()),
         color=claim.COLOURS[0],
     )
-    times.set(xlabel="heads", ylabel="milliseconds a step")
+    times.set(xlabel="heads", ylabel="milliseconds per step")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does too wide a model learn a small text by heart?
+"""Does a model that is too wide memorize a small text?
 
 python -m experiments.overfitting [--quick | --full] [--seeds 5]
 """
@@ -12,32 +12,30 @@ from experiments.claim import Effect, Result, Setting
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import prepare_dataset
 
-CLAIM = "Too large a dimension on little data overfits."
+CLAIM = "With too large a d_model, a model overfits a small text."
 DESIGN = (
-    "Character models of three widths on the first characters of Shakespeare, three amounts of them; equally many steps, at "
-    "rates that suit all widths alike (muP). The gap is the loss on text far away in the corpus, the same for all, less "
-    "that on the text trained on. On the smallest text the widest model's gap must be the larger, more so than on the "
-    "largest text, and its loss on unseen text the higher."
+    "Character models of three widths, trained on the first characters of Shakespeare, in three amounts, for equally many steps with "
+    "learning rates that suit every width (muP). The gap is the loss on text from elsewhere in the corpus, the same for all, minus the "
+    "loss on the training text. On the smallest text the widest model must have a larger gap than the narrowest, by more than "
+    "on the largest text, and a higher loss on unseen text."
 )
 
 
-def measure(setting: Setting) -> Result:
-    """Losses on seen and unseen text by width and amount."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Losses on unseen and training text by width and amount."""
     widths = setting.pick((8, 16), (16, 64, 192), (64, 256, 768))
     amounts = setting.pick((3_000, 12_000), (4_000, 16_000, 64_000), (16_000, 128_000, 1_000_000))
     tokens = setting.pick(64, 16_384, 65_536)
-    whole = prepare_dataset(trained.text_of(setting, "shakespeare", setting.pick(40_000, None, None)))
+    corpus = prepare_dataset(trained.text_of(setting, "shakespeare", setting.pick(40_000, None, None)))
     letters = setting.folder / "letters.json"
     setting.folder.mkdir(parents=True, exist_ok=True)
-    tokenizers.save(
-        whole.tokenizer, letters
-    )  # of the whole text: that of a slice would not know all of the rest
+    tokenizers.save(corpus.tokenizer, letters)  # a slice does not have all characters of the corpus
     base = comparing.base(
         setting, **comparing.WIDTHS_ALIKE, train__num_steps=setting.pick(2, 240, 3_000), train__eval_tokens=64,
         data__tokenizer_path=str(letters), data__valid_fraction=0.02,
     )  # fmt: skip
     variants = {
-        f"{width} x {amount}": {
+        _label(width, amount): {
             "model.d_model": width, "model.num_heads": max(1, width // 16),
             "data.path": comparing.text_slice(setting, "shakespeare", 0, amount),
         }
@@ -51,45 +49,54 @@ def measure(setting: Setting) -> Result:
         runs = [comparing.load(row) for row in found]
         seen_ids = prepare_dataset(runs[0].config.data).train.ids
         unseen[label] = [
-            comparing.loss_on(run.model, run.params, whole.valid.ids, tokens).loss for run in runs
+            comparing.loss_on(run.model, run.params, corpus.valid.ids, tokens).loss for run in runs
         ]
         seen = [comparing.loss_on(run.model, run.params, seen_ids, tokens).loss for run in runs]
         gaps[label] = [a - b for a, b in zip(unseen[label], seen, strict=True)]
-    little, much = amounts[0], amounts[-1]
-    narrow, wide = widths[0], widths[-1]
+    return {"widths": widths, "amounts": amounts, "gaps": gaps, "unseen": unseen}
 
-    def label(width: int, amount: int) -> str:
-        return f"{width} x {amount}"
 
-    wider_gap = claim.difference(gaps[label(wide, little)], gaps[label(narrow, little)])
-    on_little, on_much = (
-        [a - b for a, b in zip(gaps[label(wide, amount)], gaps[label(narrow, amount)], strict=True)]
-        for amount in (little, much)
-    )
-    more = claim.difference(on_little, on_much)
-    worse = claim.difference(unseen[label(wide, little)], unseen[label(narrow, little)])
-    worse_than_middle = claim.difference(unseen[label(wide, little)], unseen[label(widths[-2], little)])
+def _label(width: int, amount: int) -> str:
+    return f"{width} x {amount}"
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    gaps, unseen = measurements["gaps"], measurements["unseen"]
+    narrow, middle, wide = (measurements["widths"][place] for place in (0, -2, -1))
+    little, *_, much = measurements["amounts"]
+
+    def wider(by_label: dict[str, list[float]], amount: int, than: int = narrow) -> list[float]:
+        pairs = zip(by_label[_label(wide, amount)], by_label[_label(than, amount)], strict=True)
+        return [a - b for a, b in pairs]
+
+    wider_gap = claim.mean(wider(gaps, little))
+    more = claim.difference(wider(gaps, little), wider(gaps, much))
+    worse, worse_than_middle = (claim.mean(wider(unseen, little, than)) for than in (narrow, middle))
     unit = "nats a character"
     return Result(
         parts=(
-            Effect(f"gap at d_model {wide} less that at {narrow}, on {little:,} characters", wider_gap, unit),
-            Effect(f"the same less what it is on {much:,} characters", more, unit),
-            Effect(f"unseen loss at d_model {wide} less that at {narrow}, on {little:,} characters", worse, unit),
+            Effect(f"gap at d_model {wide} minus gap at {narrow}, {little:,} characters", wider_gap, unit),
+            Effect(f"the same minus its value at {much:,} characters", more, unit),
+            Effect(f"unseen loss at d_model {wide} minus that at {narrow}, {little:,} characters", worse, unit),
         ),
         says=(
-            f"On {little:,} characters the gap between unseen and seen text grows by {claim.show(wider_gap, unit)} from d_model "
-            f"{narrow} to {wide}, {claim.show(more, 'nats')} more than on {much:,}. The loss on unseen text changes by "
-            f"{claim.show(worse, 'nats')} there (from {widths[-2]} to {wide} by {claim.show(worse_than_middle, 'nats')})."
+            f"On {little:,} characters, the gap between unseen and training text is {claim.show(wider_gap, unit)} larger at d_model "
+            f"{wide} than at {narrow}; on {much:,} characters that difference is smaller by {claim.show(more, 'nats')}. The loss on "
+            f"unseen text after training on {little:,} characters is {claim.show(worse, 'nats')} higher at d_model {wide} than at {narrow}, and "
+            f"{claim.show(worse_than_middle, 'nats')} higher than at {middle}."
         ),
-        measurements={"widths": widths, "amounts": amounts, "gaps": gaps, "unseen": unseen},
-        seeds=setting.seeds,
+        seeds=len(gaps[_label(wide, little)]),
     )  # fmt: skip
 
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
-    """Gap and unseen loss over the width, a line for each amount of text."""
+    """Gap and unseen loss by width, a line for each amount of text."""
     axes = figure.subplots(1, 2)
-    for axis, what, title in ((axes[0], "gaps", "unseen less seen text"), (axes[1], "unseen", "unseen text")):
+    for axis, what, title in (
+        (axes[0], "gaps", "unseen minus training text"),
+        (axes[1], "unseen", "unseen text"),
+    ):
         for place, amount in enumerate(measurements["amounts"]):
             estimates = [
                 claim.mean(measurements[what][f"{width} x {amount}"]) for width in measurements["widths"]

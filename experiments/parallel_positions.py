@@ -1,4 +1,4 @@
-"""One pass over all positions against one step a position.
+"""One pass over all positions, compared with one step per position.
 
 python -m experiments.parallel_positions [--quick | --full]
 """
@@ -19,14 +19,14 @@ from jaxgpt import config
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.parameters import init_params
 
-CLAIM = "All positions of a text are processed in parallel: one pass gives what a step for each token gives, and sooner."
+CLAIM = "All positions of a text are processed in parallel: one pass gives the same as a step for each token, and is faster."
 DESIGN = (
-    "An untrained model (four layers, 128 wide), random texts of T tokens, one at a time. One pass over all positions, "
-    "and T steps of one token each that keep keys and values of those before in a cache; the steps are one compiled "
-    "loop, with no word to the host between. Logits of all positions are compared; times are taken in turns, the fastest of every "
-    "three counts, and their ratio is judged at the largest T."
+    "An untrained model (four layers, d_model 128) and random texts of T tokens, one at a time. One pass over all positions is compared with "
+    "T steps of one token each, which keep earlier keys and values in a cache and run in one compiled loop on the "
+    "device. The logits of all positions are compared. Both are timed in turns; of every three times the fastest counts, and "
+    "their ratio at the largest T decides."
 )
-AMONG = 3  # rounds: the fastest of so many counts
+AMONG = 3  # of every so many times the fastest counts
 
 
 def one_pass(model: GPT, params: dict, tokens_T: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def one_pass(model: GPT, params: dict, tokens_T: jax.Array) -> jax.Array:
 
 
 def one_by_one(model: GPT, params: dict, tokens_T: jax.Array) -> jax.Array:
-    """The same from T steps with a cache."""
+    """The same logits from T steps with a cache."""
     T = len(tokens_T)
 
     def step(i, carry):
@@ -48,9 +48,9 @@ def one_by_one(model: GPT, params: dict, tokens_T: jax.Array) -> jax.Array:
 
 
 def compare(model: GPT, params: dict, T: int, repeats: int) -> dict[str, Any]:
-    """Difference of the logits and seconds [repeats] of both ways, for one length."""
+    """The difference between the logits, and the seconds of both ways, for one length."""
     tokens_T = jnp.asarray(np.random.default_rng(T).integers(model.cfg.vocab_size, size=T), jnp.int32)
-    # As generate.decode is compiled: else XLA's CPU backend copies the cache at every step.
+    # As jaxgpt.model.generation compiles it: without it, XLA's CPU backend copies the cache at every step.
     options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     ways = {
         "pass": jax.jit(functools.partial(one_pass, model)),
@@ -59,17 +59,17 @@ def compare(model: GPT, params: dict, T: int, repeats: int) -> dict[str, Any]:
     found = {name: np.asarray(way(params, tokens_T)) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
-        for name, way in ways.items():  # in turn: what else the machine does falls on both
-            began = time.perf_counter()
+        for name, way in ways.items():  # in turns: other load on the machine affects both alike
+            start = time.perf_counter()
             jax.block_until_ready(way(params, tokens_T))
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - start)
     seconds = {name: claim.fastest(taken, AMONG) for name, taken in seconds.items()}
     difference = float(np.abs(found["pass"] - found["steps"]).max())
     return {"T": T, "difference": difference, "scale": float(np.abs(found["pass"]).max()), "seconds": seconds}
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Logits and times by the number of tokens."""
     lengths = setting.pick([4, 16], [4, 16, 64, 256, 1024], [16, 64, 256, 1024, 4096])
     size = setting.pick(32, 128, 768)
     cfg = config.ModelConfig(
@@ -79,22 +79,33 @@ def measure(setting: Setting) -> Result:
     model = GPT(cfg)
     params = init_params(model, jax.random.key(0))
     with jax.default_matmul_precision("highest"):  # a GPU would round each way differently
-        rows = [compare(model, params, T, AMONG * setting.pick(2, 8, 10)) for T in lengths]
-    ratios = [claim.ratio(row["seconds"]["steps"], row["seconds"]["pass"]) for row in rows]
+        return {"rows": [compare(model, params, T, AMONG * setting.pick(2, 8, 10)) for T in lengths]}
+
+
+def ratios_of(measurements: dict[str, Any]) -> list[claim.Estimate]:
+    """The time of T steps / one pass, for each T."""
+    return [claim.ratio(row["seconds"]["steps"], row["seconds"]["pass"]) for row in measurements["rows"]]
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    rows, ratios = measurements["rows"], ratios_of(measurements)
     worst = max(row["difference"] / row["scale"] for row in rows)
-    says = (
-        f"Logits agree to {worst:.1e} of the largest; T steps take "
-        f"{', '.join(f'{claim.show(found)} times' for found in ratios)} as long as one pass for T = {', '.join(f'{T:,}' for T in lengths)}."
+    by_length = ", ".join(
+        f"{claim.show(found)} (T = {row['T']:,})" for row, found in zip(rows, ratios, strict=True)
     )
     parts = (
-        Check("largest relative difference of logits, all T", worst, 1e-4),
-        Effect(f"time of T steps / one pass, T = {lengths[-1]:,}", ratios[-1], "times", above=1.0),
+        Check("largest relative difference between the logits, all T", worst, 1e-4),
+        Effect(f"time of T steps / one pass, T = {rows[-1]['T']:,}", ratios[-1], "times", above=1.0),
     )
-    return Result(parts, says, {"rows": rows, "ratios": ratios})
+    return Result(
+        parts,
+        f"The logits agree to {worst:.1e} of the largest. T steps take so many times as long as one pass: {by_length}.",
+    )
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """Times, and their ratio, over T."""
+    """Times and their ratio by T."""
     times, ratio = figure.subplots(1, 2)
     rows = measurements["rows"]
     T = [row["T"] for row in rows]
@@ -104,9 +115,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
         )
     times.set(title="median milliseconds", xlabel="tokens T")
     times.legend()
-    values, low, high = (
-        np.array([found[key] for found in measurements["ratios"]]) for key in ("value", "low", "high")
-    )
+    values, low, high = np.array([(e.value, e.low, e.high) for e in ratios_of(measurements)]).T
     ratio.errorbar(
         T, values, yerr=[values - low, high - values], marker="o", markersize=3, capsize=3, color="C2"
     )

@@ -1,9 +1,9 @@
-"""Is order lost without positions? Four kinds of positions on text, and on a question that is of nothing but order.
+"""Do models need positions? Four kinds, on text and on a question about order alone.
 
-    python -m experiments.positions
+    python -m experiments.positions [--quick | --full] [--seeds 5]
 
-The question: eight letters in a random order, then two of them; which of the two came first? The model answers after
-the last letter, and only that answer is trained and counted, so that a model without a causal mask can be asked too.
+The question: eight letters in random order, then two of them. Which of the two came first? The model answers after the
+last token, and only that answer is trained and scored, so that a model without a causal mask can be asked as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import claim, comparing
-from experiments.claim import Check, Effect, Estimate, Result, Setting, difference, mean
+from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt import config
 from jaxgpt.config import Config
 from jaxgpt.model.gpt import GPT
@@ -30,16 +30,16 @@ CLAIM = (
     "lets some of it through."
 )
 DESIGN = (
-    "Character models of Shakespeare with positions none, learned, sinusoidal and rotary. Then small models that are "
-    "asked which of two letters came first among eight, with and without a causal mask; chance is 0.5. Without positions "
-    "and mask the answers cannot depend on the order: that they do not is checked."
+    "Character models of Shakespeare with no, learned, sinusoidal and rotary positions. Then small models that are asked "
+    "which of two letters came first among eight, with and without a causal mask; chance is 0.5. Without positions and "
+    "mask, the answers must not depend on the order of the letters; this is checked."
 )
 KINDS = ("none", "learned", "sinusoidal", "rotary")
 LETTERS = 8
 
 
 def questions(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Tokens [B, 10]: eight letters in random order, then two of them; and the one that came first [B]."""
+    """Tokens [B, 10], eight letters in random order and then two of them, and which of the two came first [B]."""
     order_key, pair_key, swap_key = jax.random.split(key, 3)
 
     def shuffled(key):
@@ -54,7 +54,7 @@ def questions(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def order_config(setting: Setting, position: str, causal: bool) -> Config:
-    """The model that is asked."""
+    """The model that is asked about the order."""
     return Config(
         model=config.ModelConfig(
             vocab_size=LETTERS, context_length=LETTERS + 2, d_model=setting.pick(8, 32, 64), num_layers=setting.pick(1, 2, 2),
@@ -67,7 +67,7 @@ def order_config(setting: Setting, position: str, causal: bool) -> Config:
 
 @functools.partial(jax.jit, static_argnames=("cfg", "batch_size"))
 def answered(cfg: Config, keys_S: jax.Array, batch_size: int) -> tuple[dict, jax.Array]:
-    """The parameters after training, and the share of right answers to 1,024 new questions [S], for each seed's key."""
+    """For each seed's key: the trained parameters, and the share of correct answers to 1,024 new questions [S]."""
     model, schedule = GPT(cfg.model), optim.make_schedule(cfg.optim, cfg.train.num_steps)
     optimizer = optim.make_optimizer(cfg.optim, schedule)
 
@@ -93,20 +93,18 @@ def answered(cfg: Config, keys_S: jax.Array, batch_size: int) -> tuple[dict, jax
 
 
 def order_effect(cfg: Config, params: dict) -> float:
-    """The largest change of a logit of the answer when the eight letters come in another order, over all seeds."""
+    """The largest change of a logit of the answer when the eight letters are reordered, over all seeds."""
     tokens_BT = np.asarray(questions(jax.random.key(1), 32)[0])
     other_BT = np.concatenate([tokens_BT[:, LETTERS - 1 :: -1], tokens_BT[:, LETTERS:]], axis=1)
     say = jax.vmap(lambda p, tokens: GPT(cfg.model).apply({"params": p}, tokens)[:, -1], (0, None))
     return float(jnp.abs(say(params, tokens_BT) - say(params, other_BT)).max())
 
 
-def measure(setting: Setting) -> Result:
-    """Losses on text by kind; shares of right answers by kind, with and without the mask."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Losses on text by kind; shares of correct answers by kind, with and without the mask."""
     kinds = setting.pick(("none", "learned"), KINDS, KINDS)
     variants = {kind: {"model.position": kind} for kind in kinds}
     rows = comparing.train(setting, "positions", comparing.base(setting), variants)
-    losses = {kind: comparing.losses(found) for kind, found in rows.items()}
-
     keys_S = jnp.stack([jax.random.key(seed) for seed in range(setting.seeds)])
     shares: dict[str, dict[str, list[float]]] = {"mask": {}, "no mask": {}}
     differs = math.nan
@@ -117,43 +115,44 @@ def measure(setting: Setting) -> Result:
             by_kind[kind] = np.asarray(share_S, float).tolist()
             if (mask, kind) == ("no mask", "none"):
                 differs = order_effect(cfg, params)
+    losses = {kind: comparing.losses(found) for kind, found in rows.items()}
+    return {"losses": losses, "shares": shares, "reordered": differs}
 
-    lost = difference(losses["none"], losses["learned"])
-    told = difference(shares["no mask"]["learned"], shares["no mask"]["none"])
-    leaked = mean([share - 0.5 for share in shares["mask"]["none"]])
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    losses, shares = measurements["losses"], measurements["shares"]
+    lost = claim.difference(losses["none"], losses["learned"])
+    gained = claim.difference(shares["no mask"]["learned"], shares["no mask"]["none"])
+    leaked = claim.mean([share - 0.5 for share in shares["mask"]["none"]])
     best = min((np.mean(values), kind) for kind, values in losses.items() if kind != "none")[1]
+    neither, learned, masked = (
+        claim.show(claim.mean(shares[mask][kind]))
+        for mask, kind in (("no mask", "none"), ("no mask", "learned"), ("mask", "none"))
+    )
     return Result(
         parts=(
-            Effect(
-                "right answers with learned positions less those with none, no mask", told, "of all", 0.05
-            ),
-            Check("change of the answer's logits when the letters are reordered, no positions, no mask", differs, 1e-4),
-            Effect("right answers above chance without positions, under a causal mask", leaked, "of all", 0.05),
-            Effect("loss on text without positions less that with learned ones", lost, "nats a character"),
+            Effect("correct answers with learned positions minus those with none, no mask", gained, "of all", 0.05),
+            Check("change of the answer's logits when the letters are reordered, no positions, no mask", measurements["reordered"], 1e-4),
+            Effect("correct answers above chance without positions, with a causal mask", leaked, "of all", 0.05),
+            Effect("loss on text without positions minus that with learned ones", lost, "nats a character"),
         ),
         says=(
-            f"Asked for the order, a model without mask and positions is right in {_share(shares['no mask']['none'])} of the "
-            f"cases, with learned positions in {_share(shares['no mask']['learned'])}; under a causal mask without positions "
-            f"in {_share(shares['mask']['none'])}. On text the loss without positions is higher by "
-            f"{claim.show(lost, 'nats a character')}; {best} positions are the best there."
+            f"Asked about the order, a model without mask and positions answers correctly in {neither} of the cases; with learned "
+            f"positions in {learned}; with a causal mask and no positions in {masked}. On text, the loss without positions is "
+            f"{claim.show(lost, 'nats a character')} higher than with learned ones, and {best} positions are the best."
         ),
-        measurements={"losses": losses, "shares": shares, "reordered": differs},
-        seeds=setting.seeds,
+        seeds=len(losses["none"]),
     )  # fmt: skip
 
 
-def _share(values: list[float]) -> str:
-    found: Estimate = mean(values)
-    return claim.show(found)
-
-
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
-    """Losses on text; right answers with and without the mask."""
+    """Losses on text; correct answers with and without the mask."""
     text, masked, unmasked = figure.subplots(1, 3)
     comparing.draw_seeds(text, measurements["losses"], "validation loss, nats a character")
     text.set_title("Shakespeare")
     for axis, mask in ((masked, "mask"), (unmasked, "no mask")):
-        comparing.draw_seeds(axis, measurements["shares"][mask], "right answers")
+        comparing.draw_seeds(axis, measurements["shares"][mask], "correct answers")
         axis.axhline(0.5, color="#7a7a7a", linewidth=1, linestyle="--")
         axis.set_ylim(0, 1.05)
         axis.set_title(f"which came first? ({'causal mask' if mask == 'mask' else 'no mask'})")

@@ -1,4 +1,4 @@
-"""What is the sum x + f(x) good for, and from which depth on?
+"""What is the residual connection x + f(x) worth, and from which depth on?
 
 python -m experiments.residual [--quick | --full] [--seeds 5]
 """
@@ -25,14 +25,14 @@ from jaxgpt.training.steps import mean_loss
 
 CLAIM = "With a residual, x + f(x), a layer only has to learn a change; without one, f(x), a deep model hardly learns."
 DESIGN = (
-    "Character models of Shakespeare of several depths, with and without the sums around attention and MLP. Matrices start "
-    "as large as keeps signals of one size (fan_in); each is trained at two rates and counts with the better. Losses; the "
-    "gradient of the first block relative to that of the last, at the start (over eight times as many draws of the parameters "
-    "as seeds, as they vary by a factor of ten and need no training) and at the end; and how large the change of a block is "
-    "beside the stream that it is added to, in the deepest model."
+    "Character models of Shakespeare of several depths, with and without the residual connections around attention and MLP. Initial "
+    "matrices keep the scale of signals (fan_in). Each model is trained at two learning rates, and the better one counts. Measured: losses; the "
+    "gradient of the first block relative to that of the last, at the start (over eight times as many initial parameters "
+    "as seeds, as it varies by a factor of ten) and at the end; and, in the deepest model, the size of a block's change "
+    "relative to the stream that it is added to."
 )
 RATES = (1e-3, 4e-3)
-DRAWS = 8  # of first parameters, a seed
+DRAWS = 8  # initial parameters per seed
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -49,7 +49,7 @@ def gradient_norms(cfg: config.ModelConfig, params: dict, ids: np.ndarray) -> li
 
 
 def change_sizes(run, ids: np.ndarray) -> list[float]:
-    """What each block adds, relative to the stream before it: mean over the positions of a window, [L]."""
+    """The size of each block's change relative to the stream before it [L], mean over the positions of a window."""
     shown = capture(run.config.model, run.params, ids[: run.config.model.context_length])
     norm = functools.partial(np.linalg.norm, axis=-1)
     return [
@@ -58,8 +58,8 @@ def change_sizes(run, ids: np.ndarray) -> list[float]:
     ]
 
 
-def measure(setting: Setting) -> Result:
-    """Losses and gradients by depth, with and without."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Losses and gradients by depth, with and without residuals."""
     depths = setting.pick((1, 2), (1, 2, 4, 8, 12), (1, 2, 4, 8, 12, 24))
     rates = setting.pick(RATES[:1], RATES, RATES)
     width = setting.pick(8, 32, 256)
@@ -102,39 +102,45 @@ def measure(setting: Setting) -> Result:
                 shares[at][kind][str(depth)] = [row[0] / row[-1] for row in found]
             if (kind, depth) == ("with", depths[-1]):
                 changes = [change_sizes(run, ids) for run in ends]
-    shallow, deep = str(depths[0]), str(depths[-1])
-    worse = {
-        depth: claim.difference(losses["without"][depth], losses["with"][depth]) for depth in losses["with"]
-    }
+    return {
+        "losses": losses, "rates": chosen, "first block's gradient over the last's": shares, "changes": changes,
+    }  # fmt: skip
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    losses, shares = measurements["losses"], measurements["first block's gradient over the last's"]["start"]
+    shallow, *_, deep = losses["with"]
     harm = {
         depth: [a - b for a, b in zip(losses["without"][depth], losses["with"][depth], strict=True)]
-        for depth in (shallow, deep)
+        for depth in losses["with"]
     }
+    worse = {depth: claim.mean(found) for depth, found in harm.items()}
     grows = claim.difference(harm[deep], harm[shallow])
-    reaches = claim.ratio(shares["start"]["with"][deep], shares["start"]["without"][deep])
-    kept = claim.mean([1 - statistics.fmean(row[1:]) for row in changes])
+    reaches = claim.ratio(shares["with"][deep], shares["without"][deep])
+    changes = [statistics.fmean(row[1:]) for row in measurements["changes"]]
     unit = "nats a character"
     return Result(
         parts=(
-            Effect(f"loss without residuals less that with, {deep} layers", worse[deep], unit),
-            Effect(f"the same less what it is with {shallow} layers", grows, unit),
+            Effect(f"loss without residuals minus loss with, {deep} layers", worse[deep], unit),
+            Effect(f"the same minus its value with {shallow} layers", grows, unit),
             Effect(
-                f"gradient of the first block over that of the last at the start, {deep} layers: with over without",
+                f"gradient of the first block / of the last at the start, {deep} layers: with residuals / without",
                 reaches, "times", above=1.0,
             ),
-            Effect("1 less the size of a block's change relative to the stream, all blocks but the first", kept),
+            Effect(
+                "1 minus the size of a block's change relative to the stream, all blocks but the first",
+                claim.mean([1 - size for size in changes]),
+            ),
         ),
         says=(
             "Without residuals the loss is higher by "
             + ", ".join(f"{claim.show(found)} ({depth} layers)" for depth, found in worse.items())
-            + f" {unit}. At the start the first of {deep} blocks gets {_share(shares['start']['with'][deep])} of the last one's "
-            f"gradient with them, {_share(shares['start']['without'][deep])} without. A block changes the stream by "
-            f"{claim.show(claim.mean([statistics.fmean(row[1:]) for row in changes]))} of its size."
+            + f" {unit}. At the start, the gradient of the first of {deep} blocks is {_share(shares['with'][deep])} that of the last "
+            f"with residuals, and {_share(shares['without'][deep])} without. With residuals, a block's change is "
+            f"{claim.show(claim.mean(changes))} of the size of the stream."
         ),
-        measurements={
-            "losses": losses, "rates": chosen, "first block's gradient over the last's": shares, "changes": changes,
-        },
-        seeds=setting.seeds,
+        seeds=len(losses["with"][deep]),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""One word in many contexts: how alike are its vectors, layer by layer?
+"""How similar are the vectors of one word in many contexts, layer by layer?
 
 python -m experiments.static_dynamic [--quick | --full] [--seeds 5]
 """
@@ -18,20 +18,20 @@ from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 
-CLAIM = "A word's embedding is the same in every sentence; attention makes of it a vector that depends on the sentence."
+CLAIM = "A word's embedding is the same in every sentence; attention turns it into a vector that depends on the sentence."
 DESIGN = (
-    "Word models of Shakespeare, one a seed, and the same models untrained. Words with several senses (bank where the "
-    "vocabulary has it); for each up to 24 places in the text, the word at the end of a window, so that its "
-    "position is the same. Cosine of the stream at that position between every two contexts of one word, mean over "
-    "pairs, then words: after the embedding and after each block. Beside it the cosine between different words, as all "
-    "vectors of a layer have much in common, and that within words once the mean over words is taken away."
+    "Word models of Shakespeare, one per seed, and the same models untrained. Words with several senses (bank, if it is in "
+    "the vocabulary), each at up to 24 places in the text, always as the last word of a window, so that its position is the "
+    "same. Cosine of the residual stream at that position between every two contexts of a word, averaged over pairs and then over words: after "
+    "the embedding and after each block. For comparison: the cosine between different words, as all vectors of a layer "
+    "have much in common, and the cosine within words after subtracting the mean over words."
 )
 WORDS = "bank light right still fair present state rest lie mine like well kind blood fall part bear sound may will".split()
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def streams(model: GPT, params: dict, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows of the token table at the last position [B, E], and the stream there after the embedding and each block
+    """At the last position: rows of the token table [B, E], and the stream after the embedding and after each block
     [1 + layers, B, D]."""
     _, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
     shown = shown["intermediates"]
@@ -40,7 +40,7 @@ def streams(model: GPT, params: dict, tokens_BT: jax.Array) -> tuple[jax.Array, 
 
 
 def contexts(ids: np.ndarray, row: int, length: int, count: int) -> np.ndarray:
-    """Windows [at most count, length] that end in the token, spread over the text."""
+    """At most `count` windows [., length] that end in the token, spread over the text."""
     places = np.flatnonzero(ids[length - 1 :] == row) + length - 1
     chosen = (
         places[np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))]
@@ -51,19 +51,19 @@ def contexts(ids: np.ndarray, row: int, length: int, count: int) -> np.ndarray:
 
 
 def pairs_within(unit_BD: np.ndarray) -> float:
-    """The mean cosine of every two rows of length 1."""
+    """The mean cosine between every two rows, which have length 1."""
     B = len(unit_BD)
     return float((np.square(unit_BD.sum(axis=0)).sum() - B) / (B * (B - 1)))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Each vector at length 1."""
+    """Each vector scaled to length 1."""
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Mean cosine [1 + layers] within words, between words, within words once the mean over words is taken away; and how
-    far rows of the table of one word differ at most."""
+    """Mean cosines [1 + layers] within words, between words, and within words after subtracting the mean over words; and
+    the largest difference between a word's rows of the table."""
     vectors, difference = {}, 0.0
     for word, tokens_BT in windows.items():
         rows_BE, x_LBD = (np.asarray(found, np.float64) for found in streams(model, params, tokens_BT))
@@ -74,7 +74,7 @@ def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[st
     centred = {
         word: [pairs_within(unit(x_BD)) for x_BD in x_LBD - mean_L1D] for word, x_LBD in vectors.items()
     }
-    # A mean of unit vectors times another: the mean cosine of all their pairs.
+    # The product of two means of unit vectors is the mean cosine over all pairs.
     means_WLD = np.stack([unit(x_LBD).mean(axis=1) for x_LBD in vectors.values()])
     between_LVW = np.einsum("VLD,WLD->LVW", means_WLD, means_WLD)
     return {
@@ -86,8 +86,8 @@ def cosines(model: GPT, params: dict, windows: dict[str, np.ndarray]) -> dict[st
     }
 
 
-def measure(setting: Setting) -> Result:
-    """See DESIGN."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Cosines by layer, trained and untrained."""
     runs = trained.words(setting)
     dataset = prepare_dataset(runs[0].config.data)
     ids = np.concatenate([dataset.train.ids, dataset.valid.ids])
@@ -105,6 +105,15 @@ def measure(setting: Setting) -> Result:
         kind: [claim.mean(values) for values in np.transpose([row["within"] for row in rows])]
         for kind, rows in found.items()
     }
+    contexts_of = {word: len(tokens) for word, tokens in windows.items()}
+    return {"layers": by_layer, "found": found, "contexts": contexts_of}
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    found, contexts_of = measurements["found"], measurements["contexts"]
+    layers = [claim.estimate(stored) for stored in measurements["layers"]["trained"]]
+    untrained = claim.estimate(measurements["layers"]["untrained"][-1])
     first, last = ([row["within"][at] for row in found["trained"]] for at in (1, -1))
     fresh = [row["within"][-1] for row in found["untrained"]]
     difference = max(row["difference"] for rows in found.values() for row in rows)
@@ -112,42 +121,36 @@ def measure(setting: Setting) -> Result:
     between, centred = (
         claim.mean([row[what][-1] for row in found["trained"]]) for what in ("between", "centred")
     )
-    if "bank" in windows:
-        bank = f"bank among them, in {len(windows['bank'])} contexts"
-    else:
-        bank = (
-            f"bank not: {'the text has it too rarely' if 'bank' in vocabulary else 'the vocabulary lacks it'}"
-        )
+    bank = (
+        f"with bank, in {contexts_of['bank']} contexts"
+        if "bank" in contexts_of
+        else "without bank, which is too rare"
+    )
     says = (
-        f"One word in two contexts, {len(windows)} words ({bank}): cosine 1 at the embedding, "
-        f"{', '.join(claim.show(x) for x in by_layer['trained'][1:])} after blocks 1 to {len(by_layer['trained']) - 1} of the trained models; "
-        f"untrained {claim.show(by_layer['untrained'][-1])} after the last. Different words after the last block: {claim.show(between)}; one word, with the mean over "
-        f"words taken away: {claim.show(centred)}."
+        f"One word in two contexts ({len(contexts_of)} words, {bank}) has cosine 1 at the embedding and "
+        f"{', '.join(map(claim.show, layers[1:]))} after blocks 1 to {len(layers) - 1} of the trained models; untrained models have "
+        f"{claim.show(untrained)} after the last block. After the last trained block, different words have {claim.show(between)}, "
+        f"and one word has {claim.show(centred)} after subtracting the mean over words."
     )
     parts = (
         Check("largest difference between a word's rows of the table", difference, 0.0),
         Check("largest distance from cosine 1 at the embedding, same position", start, 1e-6),
-        Effect(
-            "1 less the cosine after the last block, trained",
-            claim.difference([1.0] * len(last), last),
-            margin=0.05,
-        ),
-        Effect("cosine after the first block less after the last, trained", claim.difference(first, last)),
-        Effect("cosine after the last block, untrained less trained", claim.difference(fresh, last)),
-    )
-    contexts_of = {word: len(tokens) for word, tokens in windows.items()}
-    return Result(parts, says, {"layers": by_layer, "found": found, "contexts": contexts_of}, seeds=len(runs))
+        Effect("1 minus the cosine after the last block, trained", claim.difference([1.0] * len(last), last), margin=0.05),
+        Effect("cosine after the first block minus that after the last, trained", claim.difference(first, last)),
+        Effect("cosine after the last block, untrained minus trained", claim.difference(fresh, last)),
+    )  # fmt: skip
+    return Result(parts, says, seeds=len(last))
 
 
 LINES = {
     "within": ("o-", "one word"),
-    "centred": ("--", "one word, mean taken away"),
+    "centred": ("--", "one word, mean subtracted"),
     "between": (":", "different words"),
 }
 
 
 def draw(figure, measurements: dict[str, Any]) -> None:
-    """Cosine by layer, trained and untrained; and by word."""
+    """Cosine by layer, trained and untrained, and by word."""
     layers, words = figure.subplots(1, 2, width_ratios=(1, 1.4))
     for i, (kind, rows) in enumerate(measurements["found"].items()):
         at = range(len(rows[0]["within"]))
@@ -155,14 +158,14 @@ def draw(figure, measurements: dict[str, Any]) -> None:
             for what, (line, label) in LINES.items():
                 name = f"{kind}, {label}" if not j else None
                 layers.plot(at, row[what], line, color=f"C{i}", alpha=0.6, markersize=3, label=name)
-    layers.set(title="cosine between two contexts", xlabel="blocks passed", xticks=list(at), ylim=(0, 1.02))
+    layers.set(title="cosine between two contexts", xlabel="block", xticks=list(at), ylim=(0, 1.02))
     layers.legend(fontsize=6, loc="lower left")
     rows_of = measurements["found"]["trained"]
     last = {
         word: np.mean([row["words"][word] for row in rows_of], axis=0) for word in measurements["contexts"]
     }
     names = sorted(last, key=lambda word: last[word][1])
-    for i, (line, label) in enumerate((("o", "cosine"), ("x", "mean taken away"))):
+    for i, (line, label) in enumerate((("o", "cosine"), ("x", "mean subtracted"))):
         words.plot(
             range(len(names)), [last[name][i] for name in names], line, color="C0", markersize=4, label=label
         )

@@ -1,4 +1,4 @@
-"""Small models that several claims look into: trained once for each seed, kept under --runs, found again by their config."""
+"""Small models that several claims examine: trained once per seed, kept under --runs, and found again by their config."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from jaxgpt.sweeps.members import Row
 
 
 def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
-    """Train each member, base with some fields changed (by dotted name), those alike as lanes of one program; what is
-    done is not done again."""
-    few = (
-        base.train.num_steps < 100
-    )  # then finding out how many lanes at once pay would take longer than training
-    return groups.run(base, members, folder, groups.Options(width=1) if few else None)
+    """Train each member (base with some fields changed, by dotted name) unless it is trained already; equal programs run as lanes."""
+    short = base.train.num_steps < 100  # finding the best number of lanes would take longer than training
+    return groups.run(base, members, folder, groups.Options(width=1) if short else None)
 
 
 def changed(base: Config, overrides: dict[str, Any]) -> Config:
@@ -36,7 +33,7 @@ def changed(base: Config, overrides: dict[str, Any]) -> Config:
 
 
 def text_of(setting: Setting, corpus: str, characters: int | None) -> config.DataConfig:
-    """A corpus, or its first so many characters, as where a config reads its text."""
+    """The text of a config: a corpus, or a file with its first characters."""
     if characters is None:
         return config.DataConfig(corpus=corpus)
     path = setting.folder / f"{corpus}_{characters}.txt"
@@ -47,14 +44,14 @@ def text_of(setting: Setting, corpus: str, characters: int | None) -> config.Dat
 
 
 def folder_of(setting: Setting, kind: str, base: Config) -> Path:
-    """A folder for a base config and a number of seeds: others get another."""
+    """The folder for a base config and a number of seeds."""
     what = json.dumps([config.to_json(base), setting.seeds], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()
     return setting.folder / f"{kind}_{digest[:8]}"
 
 
 def seeds(setting: Setting, kind: str, base: Config) -> list[checkpoint.Run]:
-    """The base config trained with each seed. Raises UserError with the reason where one failed."""
+    """The base config trained with each seed. Raises UserError with the reason if one failed."""
     rows = run(base, [{"train.seed": seed} for seed in range(setting.seeds)], folder_of(setting, kind, base))
     if failed := [f"{row.workdir}: {row.status}" for row in rows if not row.done]:
         raise UserError(f"training failed: {'; '.join(failed)}")
@@ -62,7 +59,7 @@ def seeds(setting: Setting, kind: str, base: Config) -> list[checkpoint.Run]:
 
 
 def characters(setting: Setting) -> list[checkpoint.Run]:
-    """Character models of Shakespeare, one a seed: four layers, four heads, ReLU."""
+    """Character models of Shakespeare, one per seed: four layers, four heads, ReLU."""
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick
     base = Config(
@@ -81,7 +78,7 @@ def characters(setting: Setting) -> list[checkpoint.Run]:
 
 
 def words(setting: Setting) -> list[checkpoint.Run]:
-    """Word models of Shakespeare, one a seed, with a table of whole words (white space is tokens too)."""
+    """Word models of Shakespeare, one per seed (white space is tokens too)."""
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick
     base = Config(

@@ -1,4 +1,4 @@
-"""What does a wider model cost, and what does it win, at equal steps and at equal time?
+"""What does a wider model cost, and what does it gain, after equally many steps and after equal time?
 
 python -m experiments.width [--quick | --full] [--seeds 5]
 """
@@ -13,23 +13,23 @@ import numpy as np
 from experiments import claim, comparing
 from experiments.claim import Check, Effect, Result, Setting
 
-CLAIM = "A small d_model is fast, small in memory and less accurate; a large one is the reverse."
+CLAIM = "A small d_model is fast, needs little memory and is less accurate; a large d_model is the reverse."
 DESIGN = (
-    "Two-layer character models of Shakespeare that differ in d_model, at rates that suit all widths alike (muP), constant "
-    "after a warm-up, the same windows for all. Loss after equally many steps; parameters and the memory of a training "
-    "step as predicted; the time of a step, measured in turn. Narrow models train for more steps, so that losses can be "
-    "read at equal time too: at the shortest of all runs, between evaluations on a straight line."
+    "Two-layer character models of Shakespeare that differ in d_model, trained on the same windows with learning rates that "
+    "suit every width (muP; constant after a warm-up). Compared: the loss after equally many steps; the number of parameters and the "
+    "predicted memory of a training step; the time of a step, measured in turns. Narrow models train for more steps, so that "
+    "losses can also be compared after equal time: that of the shortest run, interpolated linearly between evaluations."
 )
 
 
 def plan(setting: Setting) -> dict[int, int]:
-    """Steps for each width: the widest has fewest, which all are compared after."""
+    """Steps for each width. The widest has the fewest, after which all are compared."""
     return setting.pick(
         {4: 4, 8: 2}, {64: 800, 128: 400, 256: 200, 512: 100}, {64: 8000, 128: 8000, 256: 6000, 512: 4000, 1024: 2000}
     )  # fmt: skip
 
 
-def measure(setting: Setting) -> Result:
+def measure(setting: Setting) -> dict[str, Any]:
     """Losses, sizes and times by width."""
     steps = plan(setting)
     common = min(steps.values())
@@ -44,22 +44,35 @@ def measure(setting: Setting) -> Result:
         for width, count in steps.items()
     }  # fmt: skip
     configs = {label: comparing.changed(base, overrides) for label, overrides in variants.items()}
-    sizes = {label: comparing.size(cfg) for label, cfg in configs.items()}
     times = comparing.step_times(configs, setting.pick(2, 20, 40))
     seconds = {label: statistics.median(values) for label, values in times.items()}
     rows = comparing.train(setting, "width", base, variants)
     curves = {label: [comparing.curve(row) for row in found] for label, found in rows.items()}
-
     budget = min(count * seconds[str(width)] for width, count in steps.items())
-    equal_steps = {label: [curve[common] for curve in found] for label, found in curves.items()}
-    equal_time = {
-        label: [_at(curve, budget / seconds[label]) for curve in found] for label, found in curves.items()
-    }
-    small, *_, large = variants
-    won = claim.difference(equal_steps[small], equal_steps[large])
-    slower = claim.ratio(times[large], times[small])
-    in_time = claim.difference(equal_time[small], equal_time[large])
-    best = min(equal_time, key=lambda label: statistics.fmean(equal_time[label]))
+    narrow, *_, wide = variants
+    return {
+        "sizes": {label: comparing.size(cfg) for label, cfg in configs.items()},
+        "milliseconds": {label: 1000 * s for label, s in seconds.items()},
+        "step time ratio": claim.ratio(times[wide], times[narrow]), "steps": common, "seconds": budget,
+        "equal steps": {label: [curve[common] for curve in found] for label, found in curves.items()},
+        "equal time": {
+            label: [_at(curve, budget / seconds[label]) for curve in found] for label, found in curves.items()
+        },
+        "curves": {label: [sorted(curve.items()) for curve in found] for label, found in curves.items()},
+    }  # fmt: skip
+
+
+def conclude(measurements: dict[str, Any]) -> Result:
+    """See DESIGN."""
+    sizes, steps = measurements["sizes"], measurements["steps"]
+    equal_steps, equal_time = measurements["equal steps"], measurements["equal time"]
+    narrow, *_, wide = sizes
+    slower = claim.estimate(measurements["step time ratio"])
+    gained = claim.difference(equal_steps[narrow], equal_steps[wide])
+    means = {label: statistics.fmean(losses) for label, losses in equal_time.items()}
+    best = min(means, key=means.get)
+    better, worse = sorted((narrow, wide), key=means.get)
+    in_time = claim.difference(equal_time[worse], equal_time[better])
     shrinks = sum(
         sizes[b][what] <= sizes[a][what]
         for a, b in zip(sizes, list(sizes)[1:], strict=False)
@@ -67,23 +80,18 @@ def measure(setting: Setting) -> Result:
     )
     return Result(
         parts=(
-            Effect(f"loss at d_model {small} less that at {large}, {common} steps each", won, "nats a character"),
-            Effect(f"time of a step at d_model {large} over that at {small}", slower, "times", above=1.0),
-            Check("widths that have fewer parameters or need less memory than the one before", shrinks, 0),
+            Effect(f"loss at d_model {narrow} minus loss at {wide}, after {steps} steps", gained, "nats a character"),
+            Effect(f"time of a step at d_model {wide} / at {narrow}", slower, "times", above=1.0),
+            Check("widths with fewer parameters or less memory than the width before", shrinks, 0),
         ),
         says=(
-            f"From d_model {small} to {large} the loss after {common} steps falls by {claim.show(won, 'nats a character')}, a "
-            f"step takes {claim.show(slower, 'times')} as long, parameters grow from {sizes[small]['parameters']:,} to "
-            f"{sizes[large]['parameters']:,} and memory from {sizes[small]['bytes'] / 1e6:.1f} to "
-            f"{sizes[large]['bytes'] / 1e6:.1f} MB. In the same {budget:.1f} s of training the narrowest less the "
-            f"widest is {claim.show(in_time, 'nats')}, and {best} is the best."
+            f"From d_model {narrow} to {wide}, the loss after {steps} steps falls by {claim.show(gained, 'nats a character')}, a "
+            f"step takes {claim.show(slower, 'times')} as long, parameters grow from {sizes[narrow]['parameters']:,} to "
+            f"{sizes[wide]['parameters']:,} and memory from {sizes[narrow]['bytes'] / 1e6:.1f} to "
+            f"{sizes[wide]['bytes'] / 1e6:.1f} MB. After the same {measurements['seconds']:.1f} s of training, d_model {better} is "
+            f"{claim.show(in_time, 'nats')} better than d_model {worse}; d_model {best} is the best of all."
         ),
-        measurements={
-            "sizes": sizes, "milliseconds": {label: 1000 * s for label, s in seconds.items()}, "steps": common,
-            "seconds": budget, "equal steps": equal_steps, "equal time": equal_time,
-            "curves": {label: [sorted(curve.items()) for curve in found] for label, found in curves.items()},
-        },
-        seeds=setting.seeds,
+        seeds=len(equal_steps[narrow]),
     )  # fmt: skip
 
 
@@ -93,7 +101,7 @@ def _at(curve: dict[int, float], step: float) -> float:
 
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
-    """Loss over steps and over time, each width's mean; what it costs."""
+    """Mean loss of each width by steps and by time; the cost of a step."""
     by_step, by_time, cost = figure.subplots(1, 3)
     for label, found in measurements["curves"].items():
         steps = [step for step, _ in found[0]]
