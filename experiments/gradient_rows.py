@@ -164,7 +164,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         f"{mean_of([row['reached'] for row in untied])} get a gradient and {mean_of([run[0]['moved'] for run in plain])} move in the "
         f"first step; the largest gradient of the other rows is {largest_unseen:g}. With a tied head, "
         f"{mean_of([row['reached'] for row in tied])} get a gradient. The gradient predicts the change of the loss to {slope_error:.1%}. "
-        f"At step {len(plain[0])} AdamW moves {mean_of([run[-1]['moved'] for run in plain])} rows, of which "
+        f"At step {len(plain[0])} AdamW moves {mean_of([run[-1]['moved'] for run in plain])} rows, while "
         f"{mean_of([run[-1]['occur'] for run in plain])} occur in that batch; with weight decay of the table it moves "
         f"{mean_of([run[0]['moved'] for run in decayed])} in the first step."
     )

@@ -100,7 +100,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
     )
     return Result(
         parts,
-        f"The logits agree to {worst:.1e} of the largest. T steps take so many times as long as one pass: {by_length}.",
+        f"The logits agree to {worst:.1e} of the largest. The time of T steps / one pass is {by_length}.",
     )
 
 

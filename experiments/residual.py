@@ -135,7 +135,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         says=(
             "Without residuals the loss is higher by "
-            + ", ".join(f"{claim.show(found)} ({depth} layers)" for depth, found in worse.items())
+            + ", ".join(f"{claim.show(found)} ({depth} layer{'s' * (depth != '1')})" for depth, found in worse.items())
             + f" {unit}. At the start, the gradient of the first of {deep} blocks is {_share(shares['with'][deep])} that of the last "
             f"with residuals, and {_share(shares['without'][deep])} without. With residuals, a block's change is "
             f"{claim.show(claim.mean(changes))} of the size of the stream."

@@ -47,7 +47,7 @@ def test_differences_are_paired_and_ratios_geometric():
     assert found.low * found.high == pytest.approx(16.0)
 
 
-def test_the_fastest_of_every_few_counts():
+def test_the_fastest_of_each_group_counts():
     assert claim.fastest([3.0, 1.0, 2.0, 5.0, 4.0], 2) == [1.0, 2.0]
 
 
@@ -83,14 +83,14 @@ def test_the_rule_of_verdicts(low, value, high, margin, verdict):
 def test_a_claim_is_as_good_as_its_worst_part():
     good, bad = Check("", 0.0, 0.0), Check("", 1.0, 0.5)
     noise = Effect("", Estimate(0.1, -1.0, 1.0, 5))
-    assert Result((good,), "", {}).verdict == HOLDS
-    assert Result((good, noise), "", {}).verdict == NOISE
-    assert Result((good, noise, bad), "", {}).verdict == FAILS
-    assert Result((good,), "", {}, untold="the control failed").verdict == UNTOLD
+    assert Result((good,), "").verdict == HOLDS
+    assert Result((good, noise), "").verdict == NOISE
+    assert Result((good, noise, bad), "").verdict == FAILS
+    assert Result((good,), "", untold="the control failed").verdict == UNTOLD
     assert Check("", math.nan, 1.0).verdict == UNTOLD
 
 
-def test_numbers_are_shown_to_the_decimals_that_their_interval_calls_for():
+def test_numbers_are_shown_with_the_decimals_that_their_interval_justifies():
     assert claim.show(Estimate(0.12345, 0.1, 0.15, 5), "nats") == "0.123 [0.100, 0.150] nats"
     assert claim.show(Estimate(168.4, 98.2, 290.1, 5)) == "168 [98, 290]"
     assert claim.show(Estimate(0.5, math.nan, math.nan, 1)) == "0.50"
@@ -100,9 +100,15 @@ def test_numbers_are_shown_to_the_decimals_that_their_interval_calls_for():
 
 
 def record(name: str, **fields) -> dict:
-    parts = (Effect("loss", Estimate(0.2, 0.1, 0.3, 5), "nats", 0.1), Check("error", 0.0, 1e-6))
-    module = type("Module", (), {"CLAIM": f"{name} | is so.", "DESIGN": "As said.", "__file__": f"{name}.py"})
-    return claim.record_of(module, Result(parts, "It is 0.2.", {}), Setting(), 12.0) | fields
+    def conclude(measurements: dict) -> Result:
+        loss = claim.estimate(measurements["loss"])
+        parts = (Effect("loss", loss, "nats", 0.1), Check("error", 0.0, 1e-6))
+        return Result(parts, f"It is {loss.value}.")
+
+    module = SimpleNamespace(
+        CLAIM=f"{name} | is so.", DESIGN="As designed.", __file__=f"{name}.py", conclude=conclude
+    )
+    return claim.record_of(module, {"loss": Estimate(0.2, 0.1, 0.3, 5)}, Setting(), 12.0) | fields
 
 
 def test_the_table_has_every_claim_its_verdict_and_its_plot(tmp_path):
@@ -147,10 +153,29 @@ def test_without_matplotlib_a_line_says_so_before_anything_is_measured(tmp_path,
 
 
 def test_wrong_names_and_seeds_get_one_line(tmp_path):
-    with pytest.raises(UserError, match="choose among lookup"):
+    with pytest.raises(UserError, match="choose from lookup"):
         every.main(["--only", "nothing"])
     with pytest.raises(UserError, match="--seeds=0: give 1 or more"):
         every.main(["--seeds", "0"])
+
+
+def test_stored_sentences_and_verdicts_follow_from_the_stored_measurements():
+    for name in every.CLAIMS:
+        stored = every.read(claim.RESULTS, name)
+        found = claim.concluded(importlib.import_module(f"experiments.{name}"), stored)
+        assert found.keys() == stored.keys(), name
+        for key in found.keys() - {"parts"}:
+            assert found[key] == stored[key], (name, key)
+        for part, old in zip(found["parts"], stored["parts"], strict=True):
+            assert part.keys() == old.keys()
+            for key, value in part.items():
+                same = pytest.approx(old[key], rel=1e-9) if isinstance(value, float) else old[key]
+                assert value == same, (name, part["what"], key)
+
+
+def test_the_stored_table_is_the_one_of_the_stored_results():
+    readme = claim.RESULTS.parent / "README.md"
+    assert readme.read_text("utf-8") == every.table(claim.RESULTS, "results")
 
 
 # --- the claims -----------------------------------------------------------------------------------------
