@@ -21,6 +21,7 @@ def get_config():
     config.data.vocab_size = 2_048
     config.data.batch_size = 16
     config.optim.learning_rate = 4e-3
+    config.optim.final_learning_rate_ratio = 0.025
     config.train.num_steps = 1_500
     config.train.eval_every = 250
     config.train.eval_tokens = 32_768

@@ -24,7 +24,7 @@ def get_config():
     config.data.tokenizer = "char"
     config.data.batch_size = 16
     config.optim.learning_rate = 4e-3
-    config.optim.final_learning_rate = 1e-4
+    config.optim.final_learning_rate_ratio = 0.025
     config.optim.warmup_steps = 100
     config.train.num_steps = 1_500
     config.train.eval_every = 250

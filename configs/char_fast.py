@@ -43,7 +43,7 @@ def get_config():
     config.optim.grad_clip_norm = 0.0
     config.optim.schedule = "linear"
     config.optim.warmup_steps = 15
-    config.optim.final_learning_rate = 4e-4
+    config.optim.final_learning_rate_ratio = 0.02
     config.train.num_steps = 240
     config.train.eval_every = 0
     config.train.eval_batch_size = 64

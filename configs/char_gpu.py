@@ -40,7 +40,7 @@ def get_config():
     config.optim.grad_clip_norm = 0.0
     config.optim.schedule = "linear"
     config.optim.warmup_steps = 50
-    config.optim.final_learning_rate = 2e-4
+    config.optim.final_learning_rate_ratio = 0.02
     config.train.num_steps = 2_000
     config.train.steps_per_dispatch = 10
     config.train.eval_every = 100

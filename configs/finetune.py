@@ -31,7 +31,7 @@ MODES = {
     "new_embeddings": {"optim": {"trainable": ("token_embedding/*",)}},
     "lora": {
         "model": {"lora_rank": 8, "lora_targets": ("query", "key", "value", "out")},
-        "optim": {"learning_rate": 4e-3},
+        "optim": {"learning_rate": 4e-3, "final_learning_rate_ratio": 0.025},
     },
 }
 
@@ -51,7 +51,7 @@ def get_config(mode="all"):
     config.data.add_tokens = True
     config.data.batch_size = 16
     config.optim.learning_rate = 1e-3
-    config.optim.final_learning_rate = 1e-4
+    config.optim.final_learning_rate_ratio = 0.1
     config.optim.warmup_steps = 20
     config.train.num_steps = 300
     config.train.eval_every = 100

@@ -24,7 +24,7 @@ def get_config(shape: str = "gpt2"):
     config.data.valid_fraction = 0.01
     config.data.batch_size = 512  # x 1,024 = half a million tokens a step
     config.optim.learning_rate = 6e-4
-    config.optim.final_learning_rate = 6e-5
+    config.optim.final_learning_rate_ratio = 0.1
     config.optim.warmup_steps = 700
     config.optim.b2 = 0.95
     config.train.num_steps = 19_000

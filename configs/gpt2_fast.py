@@ -43,7 +43,7 @@ def get_config():
     config.optim.grad_clip_norm = 0.0
     config.optim.schedule = "wsd"
     config.optim.decay_fraction = 0.4
-    config.optim.final_learning_rate = 0.0
+    config.optim.final_learning_rate_ratio = 0.0
     config.optim.warmup_steps = 0
     config.train.num_steps = 5_000
     config.train.grad_accumulation_steps = 8

@@ -25,7 +25,7 @@ def get_config():
     config.data.valid_fraction = 0.1
     config.data.batch_size = 12
     config.optim.learning_rate = 1e-3
-    config.optim.final_learning_rate = 1e-4
+    config.optim.final_learning_rate_ratio = 0.1
     config.optim.warmup_steps = 100
     config.optim.b2 = 0.99
     config.optim.weight_decay = 0.1

@@ -28,7 +28,7 @@ def get_config():
     config.data.vocab_size = 64
     config.data.batch_size = 64
     config.optim.learning_rate = 3e-2
-    config.optim.final_learning_rate = 1e-3
+    config.optim.final_learning_rate_ratio = 1 / 30
     config.optim.warmup_steps = 20
     config.train.num_steps = 500
     config.train.eval_every = 0

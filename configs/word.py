@@ -22,6 +22,7 @@ def get_config():
     config.data.vocab_size = 8_192
     config.data.batch_size = 16
     config.optim.learning_rate = 2e-3
+    config.optim.final_learning_rate_ratio = 0.05
     config.train.num_steps = 1_000
     config.train.eval_every = 250
     config.train.eval_tokens = 32_768

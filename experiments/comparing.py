@@ -30,7 +30,7 @@ from jaxgpt.training import costs, evaluation, starting, steps
 # For comparisons of widths: learning rates that suit every d_model alike (muP; Yang et al. 2022).
 WIDTHS_ALIKE = {
     "optim.parametrization": "mup", "optim.mup_base_width": 64, "optim.weight_decay": 0.0, "optim.b2": 0.95,
-    "optim.learning_rate": 2.0**-6, "model.init": "fan_in", "model.tie_embeddings": False, "model.zero_init": True,
+    "optim.learning_rate": 2.0**-6, "optim.final_learning_rate_ratio": 0.0064, "model.init": "fan_in", "model.tie_embeddings": False, "model.zero_init": True,
 }  # fmt: skip
 
 
@@ -49,7 +49,9 @@ def base(setting: Setting, **overrides: Any) -> Config:
         data=dataclasses.replace(
             trained.text_of(setting, "shakespeare", pick(40_000, None, None)), batch_size=pick(2, 16, 64)
         ),
-        optim=config.OptimConfig(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(1, 20, 100)),
+        optim=config.OptimConfig(
+            learning_rate=pick(1e-2, 4e-3, 1e-3), final_learning_rate_ratio=pick(0.01, 0.025, 0.1), warmup_steps=pick(1, 20, 100)
+        ),
         train=config.TrainConfig(
             num_steps=pick(3, 300, 3_000), eval_every=0, eval_tokens=pick(64, 16_384, 65_536), eval_batch_size=pick(8, 64, 64),
             log_every=pick(1, 20, 100), checkpoint_every=0, keep_checkpoints=1, sample_tokens=0, embedding_snapshots=0,

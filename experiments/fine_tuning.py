@@ -43,7 +43,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         {
             "data.corpus": "kjv", "data.path": comparing.text_slice(setting, "kjv", 0, setting.pick(20_000, None, None)),
             "data.add_tokens": True, "data.tokenizer_path": str(bases[0].workdir / "tokenizer.json"),
-            "model.vocab_size": None, "optim.learning_rate": 1e-3, "optim.warmup_steps": setting.pick(1, 20, 50),
+            "model.vocab_size": None, "optim.learning_rate": 1e-3, "optim.final_learning_rate_ratio": 0.1, "optim.warmup_steps": setting.pick(1, 20, 50),
             "train.num_steps": steps, "train.eval_every": steps, "train.eval_tokens": tokens,
             "train.embedding_snapshots": 0,
         },

@@ -60,7 +60,7 @@ def order_config(setting: Setting, position: str, causal: bool) -> Config:
             vocab_size=LETTERS, context_length=LETTERS + 2, d_model=setting.pick(8, 32, 64), num_layers=setting.pick(1, 2, 2),
             num_heads=setting.pick(1, 4, 4), activation="relu", position=position, causal=causal,
         ),
-        optim=config.OptimConfig(learning_rate=4e-3, warmup_steps=setting.pick(1, 50, 50)),
+        optim=config.OptimConfig(learning_rate=4e-3, final_learning_rate_ratio=0.025, warmup_steps=setting.pick(1, 50, 50)),
         train=config.TrainConfig(num_steps=setting.pick(3, 400, 3_000), sample_tokens=0),
     )  # fmt: skip
 

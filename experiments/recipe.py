@@ -34,7 +34,7 @@ VARIANTS = {
     "AdamW for Muon (rate 0.004)": {
         "optim.name": "adamw",
         "optim.learning_rate": "4e-3",
-        "optim.final_learning_rate": "8e-5",
+        "optim.final_learning_rate_ratio": "0.02",
     },
     "learned positions for rotary": {"model.position": "learned"},
     "LayerNorm for RMSNorm without parameters": {"model.norm": "layernorm"},

@@ -71,6 +71,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     variants = {
         f"{kind} {depth} {rate:g}": {
             "model.residual": kind == "with", "model.num_layers": depth, "optim.learning_rate": rate,
+            "optim.final_learning_rate_ratio": 1e-4 / rate,
         }
         for kind in ("with", "without")
         for depth in depths

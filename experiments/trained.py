@@ -68,7 +68,9 @@ def characters(setting: Setting) -> list[checkpoint.Run]:
             activation="relu",
         ),
         data=dataclasses.replace(data, batch_size=pick(4, 16, 64)),
-        optim=config.OptimConfig(learning_rate=pick(1e-2, 4e-3, 1e-3), warmup_steps=pick(2, 50, 100)),
+        optim=config.OptimConfig(
+            learning_rate=pick(1e-2, 4e-3, 1e-3), final_learning_rate_ratio=pick(0.01, 0.025, 0.1), warmup_steps=pick(2, 50, 100)
+        ),
         train=config.TrainConfig(
             num_steps=pick(20, 600, 3_000), eval_every=pick(10, 100, 500), eval_tokens=pick(512, 16_384, 65_536),
             log_every=pick(5, 20, 50), checkpoint_every=0, sample_tokens=0,
@@ -87,7 +89,9 @@ def words(setting: Setting) -> list[checkpoint.Run]:
             activation="relu",
         ),
         data=dataclasses.replace(data, tokenizer="word", vocab_size=pick(512, 5_000, 8_192), batch_size=pick(4, 16, 64)),
-        optim=config.OptimConfig(learning_rate=pick(1e-2, 4e-3, 2e-3), warmup_steps=pick(2, 50, 100)),
+        optim=config.OptimConfig(
+            learning_rate=pick(1e-2, 4e-3, 2e-3), final_learning_rate_ratio=pick(0.01, 0.025, 0.05), warmup_steps=pick(2, 50, 100)
+        ),
         train=config.TrainConfig(
             num_steps=pick(20, 600, 4_000), eval_every=pick(10, 200, 500), eval_tokens=pick(512, 16_384, 65_536),
             log_every=pick(5, 20, 50), checkpoint_every=0, sample_tokens=0,

@@ -209,7 +209,7 @@ CASES = [
         "accumulation", f"{NEW} --config.train.grad_accumulation_steps=3",
         "data.batch_size=4", "multiple", "train.grad_accumulation_steps=3",
     ),
-    case("learning rate nan", f"{NEW} --config.optim.learning_rate=nan", "optim.learning_rate=nan", "above 0", problems=2),
+    case("learning rate nan", f"{NEW} --config.optim.learning_rate=nan", "optim.learning_rate=nan", "above 0"),
     case("no validation", f"{NEW} --config.data.valid_fraction=0", "data.valid_fraction=0.0", "between 0 and 1"),
     case("no training text", f"{NEW} --config.data.valid_fraction=1", "data.valid_fraction=1.0", "between 0 and 1"),
     case(

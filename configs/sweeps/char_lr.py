@@ -26,4 +26,6 @@ def get_config():
 
 def sweep():
     rates = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
-    yield from grid({"optim.learning_rate": rates, "train.seed": range(3)})
+    for overrides in grid({"optim.learning_rate": rates, "train.seed": range(3)}):
+        # All of them decay to the same 1e-4.
+        yield overrides | {"optim.final_learning_rate_ratio": 1e-4 / overrides["optim.learning_rate"]}

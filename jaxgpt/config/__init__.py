@@ -1,35 +1,62 @@
-"""Every field of a run: its default, what it may be, and how it is given."""
+"""The fields of a run, and how they are given.
 
+metadata    what a field says of itself
+fields      every field, its default, bounds and meaning
+checks      what several fields must satisfy together
+conversion  ConfigDicts, command lines and JSON <-> Config
+reference   all fields as a text, for --help_config
+presets     published model shapes
+errors      the error that a user can fix
+"""
+
+from jaxgpt.config.checks import find_problems
 from jaxgpt.config.conversion import (
+    NewerVersion,
     apply_overrides,
+    changed_values,
     default_config,
     differences,
     field_names,
-    find_problems,
     from_config_dict,
+    from_json,
+    set_value,
     to_config_dict,
     to_json,
-    value_of,
 )
 from jaxgpt.config.errors import UserError, first_line
-from jaxgpt.config.fields import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig, is_off
+from jaxgpt.config.fields import (
+    FIELDS,
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    is_off,
+    value_of,
+)
 
 __all__ = [
+    "FIELDS",
     "Config",
     "DataConfig",
     "MeshConfig",
     "ModelConfig",
+    "NewerVersion",
     "OptimConfig",
     "TrainConfig",
     "UserError",
     "apply_overrides",
+    "changed_values",
     "default_config",
     "differences",
     "field_names",
     "find_problems",
     "first_line",
     "from_config_dict",
+    "from_json",
     "is_off",
+    "set_value",
     "to_config_dict",
     "to_json",
     "value_of",

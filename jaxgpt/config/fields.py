@@ -1,61 +1,135 @@
-"""Every field of a run with its default, in frozen dataclasses; `config.py` converts and checks them."""
+"""Every field of a run: its type, default, bounds and meaning, in frozen dataclasses.
+
+This is the one place where a field is described (see metadata.py for the words). `python -m jaxgpt.train --help_config`
+prints the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import dataclasses
+import operator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxgpt.config.metadata import Field, field, fields_of
+
+INT32_MAX = 2**31 - 1  # steps, seeds and token ids are 32-bit
 
 
 def is_off(number: float) -> bool:
-    """Whether a number is the 0 that switches something off. One that a program takes as an argument is not: see members.py."""
+    """Whether a number is the 0 that switches something off. A traced number (see training/lanes.py) is never off."""
     return isinstance(number, int | float) and number == 0
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the transformer. Sizes are counts; `None` means "follows from another field"."""
+    """The shape of the transformer. None means that the value follows from another field."""
 
-    # Rows of the embedding table. Left None it is the tokenizer's; given, it must be the tokenizer's.
-    vocab_size: int | None = None
-    # The tables get a multiple of so many rows, for GPUs (50,257 -> 50,304 with 128). The rows beyond vocab_size
-    # are never looked up and never get a probability.
-    vocab_multiple: int = 1
-    context_length: int = 256  # T: tokens that the model sees at once
-    d_model: int = 384  # D: width of the residual stream
-    num_layers: int = 6
-    num_heads: int = 6  # H: d_model is split into num_heads x (d_model // num_heads)
-    num_kv_heads: int | None = None  # heads of keys and values, shared by groups of queries; None: num_heads
-    # F: width of the MLP's hidden layer; None: 4 * d_model, 2/3 of it where gated; 0: blocks have attention alone.
-    d_ff: int | None = None
-    dropout_rate: float = 0.0  # on embeddings, attention weights and what each layer adds; training only
-    activation: Literal["relu", "gelu", "gelu_tanh", "relu_squared", "swiglu", "geglu"] = "gelu"
-    position: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
-    rotary_base: float = 10_000.0  # "rotary" only: the slowest pair turns by 1 / rotary_base a token
-    norm: Literal["layernorm", "rmsnorm", "rmsnorm_plain"] = "layernorm"
-    qk_norm: bool = False  # queries and keys get a root mean square of 1, head by head
-    attention_scale: float | None = None  # what q k is multiplied with; None: 1 / sqrt(head width)
-    attention_softcap: float = 0.0  # scores are kept within +- this by a tanh; 0: off
-    attention_window: int | None = None  # a token sees so many, itself included; None: all before it
-    # Whether a token sees none after it. Without the mask it sees the very tokens that it is to predict: a loss is then
-    # no measure of anything, and no text can be generated, as a cache can't hold what each new token changes.
-    causal: bool = True
-    residual: bool = True  # x + f(x) for attention and MLP; else f(x), which has to learn x too
-    value_residual: bool = False  # later layers mix the first layer's values into theirs
-    embedding_residual: bool = False  # each layer mixes the embedding into the stream that it reads
-    logit_softcap: float = 0.0  # logits are kept within +- this by a tanh; 0: off
-    use_bias: bool = True  # in linear layers and in the norms
-    tie_embeddings: bool = True  # the output head is the transposed embedding table
-    # E: width of the token table, and of a tied head; a learned projection takes it to d_model and back (Lan et al.
-    # 2020, "ALBERT", section 3.1). None: d_model, without a projection.
-    embedding_dim: int | None = None
-    # Low-rank changes of linear layers (Hu et al. 2021, "LoRA"): y = x W + lora_alpha / lora_rank * x A B. 0: none.
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
-    lora_targets: tuple[str, ...] = ("query", "value")  # among query, key, value, out, up, gate, down
-    init: Literal["gpt2", "fan_in"] = "gpt2"  # how matrices and tables start, see model.initial_std
-    init_scale: float = 1.0  # times all those standard deviations
-    zero_init: bool = False  # what writes to the residual stream, and an untied head, start at 0
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; params and softmax stay float32
+    vocab_size: int | None = field(
+        None,
+        "rows of the token table; None: as many as the tokenizer has tokens, which is the only other choice",
+        at_least=1,
+        same_in_source=False,
+    )
+    vocab_multiple: int = field(
+        1,
+        "round the rows of the table up to a multiple, for GPUs (50,257 -> 50,304 with 128); the added rows are "
+        "never looked up and have no probability",
+        at_least=1,
+        same_in_source=False,
+    )
+    context_length: int = field(
+        256, "T: tokens that the model sees at once", at_least=1, same_in_source=False
+    )
+    d_model: int = field(384, "D: width of the residual stream", at_least=1)
+    num_layers: int = field(6, "number of transformer blocks", at_least=1)
+    num_heads: int = field(6, "H: heads of attention, each of d_model / num_heads numbers", at_least=1)
+    num_kv_heads: int | None = field(
+        None,
+        "heads of keys and values, each shared by a group of query heads; None: num_heads",
+        at_least=1,
+        same_in_source=False,
+    )
+    d_ff: int | None = field(
+        None,
+        "F: width of the MLP's hidden layer; None: 4 * d_model, or 2/3 of it if gated; 0: no MLP",
+        at_least=0,
+        same_in_source=False,
+    )
+    dropout_rate: float = field(
+        0.0,
+        "dropout of embeddings, attention weights and what each layer adds, in training only; 0: off",
+        at_least=0,
+        below=1,
+        lane="argument",
+        switch=True,
+        same_in_source=False,
+    )
+    activation: Literal["relu", "gelu", "gelu_tanh", "relu_squared", "swiglu", "geglu"] = field(
+        "gelu", "activation of the MLP; swiglu and geglu are gated"
+    )
+    position: Literal["learned", "sinusoidal", "rotary", "none"] = field(
+        "learned", "how positions are encoded"
+    )
+    rotary_base: float = field(
+        10_000.0, "rotary positions only: the slowest pair turns by 1 / rotary_base per token", above=1
+    )
+    norm: Literal["layernorm", "rmsnorm", "rmsnorm_plain"] = field(
+        "layernorm", "normalization; rmsnorm_plain has no scale"
+    )
+    qk_norm: bool = field(False, "normalize queries and keys of each head to a root mean square of 1")
+    attention_scale: float | None = field(
+        None, "factor of the attention scores; None: 1 / sqrt(head width)", above=0
+    )
+    attention_softcap: float = field(0.0, "limit attention scores to +- this with a tanh; 0: off", at_least=0)
+    attention_window: int | None = field(
+        None, "tokens that a token attends to, itself included; None: all before it", at_least=1
+    )
+    causal: bool = field(
+        True,
+        "a token attends to no later token; without this mask the loss measures nothing and no text can be generated",
+    )
+    residual: bool = field(True, "x + f(x) for attention and MLP; false: f(x) alone")
+    value_residual: bool = field(False, "later layers mix the first layer's values into theirs")
+    embedding_residual: bool = field(False, "each layer mixes the embedding into the stream that it reads")
+    logit_softcap: float = field(0.0, "limit logits to +- this with a tanh; 0: off", at_least=0)
+    use_bias: bool = field(True, "biases in linear layers and norms")
+    tie_embeddings: bool = field(True, "the output head is the transposed token table")
+    embedding_dim: int | None = field(
+        None,
+        "E: width of the token table; a learned projection takes it to d_model and back (Lan et al. 2020, section "
+        "3.1); None: d_model, without a projection",
+        at_least=1,
+        same_in_source=False,
+    )
+    lora_rank: int = field(
+        0,
+        "rank of LoRA (Hu et al. 2021): y = x W + lora_alpha / lora_rank * x A B; 0: no LoRA",
+        at_least=0,
+        same_in_source=False,
+    )
+    lora_alpha: float = field(16.0, "scale of LoRA", above=0, same_in_source=False)
+    lora_targets: tuple[str, ...] = field(
+        ("query", "value"),
+        "linear layers with LoRA, among query, key, value, out, up, gate, down",
+        same_in_source=False,
+    )
+    init: Literal["gpt2", "fan_in"] = field(
+        "gpt2",
+        "initial standard deviations: GPT-2's, or of matrices 1 / sqrt(3 * inputs)",
+        lane="outside",
+        same_in_source=False,
+    )
+    init_scale: float = field(1.0, "factor of all initial standard deviations", above=0, lane="outside")
+    zero_init: bool = field(
+        False,
+        "layers that write to the residual stream, and an untied head, start at 0",
+        lane="outside",
+        same_in_source=False,
+    )
+    dtype: Literal["float32", "bfloat16"] = field(
+        "float32", "of computation; parameters and softmax stay float32", same_in_source=False
+    )
 
     @property
     def table_width(self) -> int:
@@ -110,121 +184,241 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which text, which tokens, and how many of them a step."""
+    """Which text, which tokens, and how many of them per step."""
 
-    corpus: str = "shakespeare"  # a name from corpora.CORPORA; not used where `path` is given
-    path: str = ""  # a UTF-8 text file, or a folder of them (joined in name order)
-    tokenizer: Literal["char", "word", "bpe", "gpt2", "ids"] = "char"  # ids: a text of numbers
-    # A folder with GPT-2's two vocabulary files, or a tokenizer.json of an earlier run.
-    tokenizer_path: str = ""
-    # The characters or words of this text that the tokenizer of tokenizer_path lacks get ids after its own.
-    add_tokens: bool = False
-    # bpe: the size to train; word: at most that many, the rest is <unk>; char: refuse a text with more.
-    vocab_size: int | None = None
-    valid_fraction: float = 0.1  # the last part of the text, by characters
-    batch_size: int = 64  # sequences a step, over all devices and accumulation steps
-    seed: int | None = None  # of the order in which the text is read; None: train.seed
-    on_device: bool = False  # the training tokens live on the device, batches are cut there
+    corpus: str = field("shakespeare", "a corpus by name (see data/corpora.py); not used if path is given")
+    path: str = field("", "a UTF-8 text file, or a folder of text files, joined in the order of their names")
+    tokenizer: Literal["char", "word", "bpe", "gpt2", "ids"] = field(
+        "char", "kind of tokenizer; ids: a text of numbers"
+    )
+    tokenizer_path: str = field(
+        "", "the tokenizer.json of an earlier run, or a folder with GPT-2's two vocabulary files"
+    )
+    add_tokens: bool = field(
+        False,
+        "add the characters or words of this text that the tokenizer of tokenizer_path lacks, with ids after its own",
+    )
+    vocab_size: int | None = field(
+        None,
+        "bpe: tokens to train; word: at most so many, other words are <unk>; char: refuse a text with more",
+        at_least=1,
+        at_most=INT32_MAX,
+    )
+    valid_fraction: float = field(
+        0.1, "the last part of the text, by characters, is for validation", above=0, below=1
+    )
+    batch_size: int = field(64, "sequences per step, over all devices and accumulation steps", at_least=1)
+    seed: int | None = field(
+        None,
+        "seed of the order in which the text is read; None: train.seed",
+        at_least=0,
+        at_most=INT32_MAX,
+        lane="outside",
+    )
+    on_device: bool = field(False, "keep the training tokens on the device and cut batches there")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How parameters move."""
+    """How parameters are updated."""
 
-    name: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = "adamw"
-    learning_rate: float = 1e-3  # the peak
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    warmup_steps: int = 100  # linear from 0 to learning_rate
-    final_learning_rate: float = 1e-4  # at num_steps; not used by "constant"
-    decay_fraction: float = 0.2  # "wsd" only: the last part of the run, in which the rate falls
-    b1: float = 0.9
-    b2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.1  # on matrices; never on biases and norms
-    decay_embeddings: bool = False  # on the token and position tables too, as nanoGPT does
-    grad_clip_norm: float = 1.0  # on the global norm; 0: off
-    # "muon" only: the hidden matrices' own peak rate, which follows the same schedule; all else is Adam's.
-    muon_learning_rate: float = 0.02
-    muon_momentum: float = 0.95
-    muon_iterations: int = 5  # Newton-Schulz steps: more come nearer to an orthogonal update
-    ema_decay: float = (
-        0.0  # evaluate and keep an average of the params, this much of it old each step; 0: off
+    name: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = field("adamw", "the optimizer")
+    learning_rate: float = field(1e-3, "peak learning rate", above=0, lane="argument")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = field(
+        "cosine", "shape of the learning rate after the warm-up; wsd: constant, then linear decay"
     )
-    # Which parameters move, by patterns on their paths; the first that matches counts: "block_*" does, "-block_*" does
-    # not, and what none matches does not. Empty: all, or in a model with LoRA its low-rank matrices. See trainable.py.
-    trainable: tuple[str, ...] = ()
-    rates: tuple[str, ...] = ()  # "block_*/mlp/*=0.1": times the learning rate; the first that matches counts
-    # Rows of the token table (and columns of an untied head) before this one stay as they are; -1: those of all
-    # tokens but the ones that data.add_tokens has added.
-    train_rows_from: int = 0
-    # "mup": rates that stand still when d_model grows, relative to mup_base_width. See optim.py.
-    parametrization: Literal["standard", "mup"] = "standard"
-    mup_base_width: int = 128
+    warmup_steps: int = field(
+        100, "steps of linear warm-up from 0 to learning_rate", at_least=0, lane="argument"
+    )
+    final_learning_rate_ratio: float = field(
+        0.1,
+        "learning rate at num_steps, as a ratio of learning_rate; not used by constant",
+        at_least=0,
+        at_most=1,
+        lane="argument",
+    )
+    decay_fraction: float = field(
+        0.2,
+        "wsd only: the last part of the run, in which the rate decays",
+        above=0,
+        at_most=1,
+        lane="argument",
+    )
+    b1: float = field(0.9, "decay of the average of gradients", at_least=0, below=1, lane="argument")
+    b2: float = field(0.99, "decay of the average of squared gradients", at_least=0, below=1, lane="argument")
+    eps: float = field(1e-8, "added to the root of the squared gradients", at_least=0, lane="argument")
+    weight_decay: float = field(
+        0.1, "decay of matrices; biases and norms never decay", at_least=0, lane="argument"
+    )
+    decay_embeddings: bool = field(False, "token and position tables decay too, as in nanoGPT")
+    grad_clip_norm: float = field(
+        1.0, "clip gradients to this global norm; 0: off", at_least=0, lane="argument", switch=True
+    )
+    muon_learning_rate: float = field(
+        0.02,
+        "muon only: peak rate of the hidden matrices, on the same schedule; Adam updates all other parameters",
+        above=0,
+        lane="argument",
+    )
+    muon_momentum: float = field(0.95, "muon only: momentum", at_least=0, below=1, lane="argument")
+    muon_iterations: int = field(
+        5, "muon only: Newton-Schulz steps; more of them give an update closer to orthogonal", at_least=1
+    )
+    ema_decay: float = field(
+        0.0,
+        "decay per step of an average of the parameters, which is evaluated and saved; 0: off",
+        at_least=0,
+        below=1,
+        lane="argument",
+        switch=True,
+    )
+    trainable: tuple[str, ...] = field(
+        (),
+        "patterns of the parameters to train; the first match counts, -PATTERN excludes, without a match a parameter is "
+        "not trained; empty: all, or with LoRA its matrices (see training/trainable.py)",
+    )
+    rates: tuple[str, ...] = field(
+        (), "PATTERN=FACTOR of the learning rate, such as block_*/mlp/*=0.1; the first match counts"
+    )
+    train_rows_from: int = field(
+        0,
+        "rows of the token table (columns of an untied head) before this one are not trained; -1: only those of the "
+        "tokens that data.add_tokens adds",
+        at_least=-1,
+    )
+    parametrization: Literal["standard", "mup"] = field(
+        "standard",
+        "mup: the best learning rate does not depend on d_model, relative to mup_base_width (see training/optim.py)",
+    )
+    mup_base_width: int = field(128, "mup only: the d_model at which all rates are as given", at_least=1)
+
+    @property
+    def final_learning_rate(self) -> float:
+        """The learning rate at num_steps."""
+        return self.final_learning_rate_ratio * self.learning_rate
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how often, and what is kept. All counts are optimizer steps unless they say otherwise."""
+    """How long, how often, and what is saved. Counts are optimizer steps unless the text says otherwise."""
 
-    num_steps: int = 5_000
-    eval_every: int = 500  # 0: only at the end
-    log_every: int = 10
-    checkpoint_every: int = 500  # 0: only at the end
-    keep_checkpoints: int = 2  # the newest so many; the best by validation loss is kept besides
-    grad_accumulation_steps: int = 1  # batch_size is split into so many parts, one after another
-    eval_batch_size: int | None = None  # sequences; None: data.batch_size / grad_accumulation_steps
-    eval_tokens: int = 0  # the first so many tokens of the validation split; 0: all of it
-    sample_tokens: int = 200  # tokens of text written at every evaluation; 0: none
-    sample_prompt: str = ""  # what samples go on from; empty: a new line
-    # The embedding tables are kept for later study at step 0 and at so many log-spaced steps from 1 to
-    # num_steps, the end included. 0: none are kept.
-    embedding_snapshots: int = 8
-    tensorboard: bool = False
-    report: bool = False  # RUN/report.html at the end: see report/
-    seed: int = 0
-    steps_per_dispatch: int = 1  # so many steps in one call of the device, where the host can't keep up
-    # Positions of each window whose logits are formed at once; 0: all. A large vocabulary fits memory in parts.
-    loss_chunk: int = 0
-    # What the backward pass keeps: all ("none"), matrix products ("dots"), or each layer's input only ("full").
-    remat: Literal["none", "dots", "full"] = "none"
-    # A step whose loss or gradient is not finite, or whose gradient norm is above bad_grad_norm (0: off), is bad and
-    # changes nothing. "stop": the run ends there, with an error; "skip": it goes on with the next batch.
-    on_bad_step: Literal["stop", "skip"] = "stop"
-    bad_grad_norm: float = 0.0
-    watchdog_seconds: int = 600  # say so where a step, an evaluation or a save takes longer; 0: never
-    # "cudnn": fused, GPU and bfloat16 only. "auto": that where it is possible, else "explicit".
-    attention: Literal["auto", "explicit", "cudnn"] = "auto"
+    num_steps: int = field(
+        5_000,
+        "length of the run; it may be changed when the run is resumed",
+        at_least=1,
+        at_most=INT32_MAX,
+        resume="length",
+        lane="argument",
+    )
+    eval_every: int = field(500, "steps between evaluations; 0: only at the end", at_least=0, resume="free")
+    log_every: int = field(10, "steps between logged losses", at_least=1, resume="free")
+    checkpoint_every: int = field(
+        500, "steps between checkpoints; 0: only at the end", at_least=0, resume="free"
+    )
+    keep_checkpoints: int = field(
+        2,
+        "newest checkpoints to keep; the one with the lowest validation loss is kept in addition",
+        at_least=1,
+        resume="free",
+    )
+    grad_accumulation_steps: int = field(
+        1, "split each batch into parts that run one after another", at_least=1
+    )
+    eval_batch_size: int | None = field(
+        None,
+        "sequences per batch of an evaluation; None: data.batch_size / grad_accumulation_steps",
+        at_least=1,
+        resume="free",
+    )
+    eval_tokens: int = field(
+        0, "evaluate on the first tokens of the validation split, so many; 0: all", at_least=0, resume="free"
+    )
+    sample_tokens: int = field(
+        200, "tokens of sample text at each evaluation; 0: none", at_least=0, resume="free"
+    )
+    sample_prompt: str = field("", "prompt of the sample text; empty: a new line", resume="free")
+    embedding_snapshots: int = field(
+        8,
+        "save the embedding tables at step 0 and at so many log-spaced steps from 1 to num_steps; 0: never",
+        at_least=0,
+        resume="free",
+    )
+    tensorboard: bool = field(False, "write TensorBoard events too", resume="free")
+    report: bool = field(False, "write RUN/report.html at the end", resume="free")
+    seed: int = field(
+        0,
+        "seed of initial values, dropout and, unless data.seed is given, the order of the text",
+        at_least=0,
+        at_most=INT32_MAX,
+        lane="outside",
+    )
+    steps_per_dispatch: int = field(
+        1, "steps in one call of the device, for models so small that the host can't keep up", at_least=1
+    )
+    loss_chunk: int = field(
+        0, "positions of a window whose logits are computed at once, to save memory; 0: all", at_least=0
+    )
+    remat: Literal["none", "dots", "full"] = field(
+        "none",
+        "what the backward pass recomputes: nothing, all but matrix products, or all but each layer's input",
+    )
+    on_bad_step: Literal["stop", "skip"] = field(
+        "stop",
+        "a bad step (loss or gradient not finite, or norm above bad_grad_norm) changes nothing; then stop with an error, "
+        "or continue with the next batch",
+    )
+    bad_grad_norm: float = field(0.0, "a step with a larger gradient norm is bad; 0: off", at_least=0)
+    watchdog_seconds: int = field(
+        600, "warn if a step, an evaluation or a save takes longer; 0: never", at_least=0, resume="free"
+    )
+    attention: Literal["auto", "explicit", "cudnn"] = field(
+        "auto", "cudnn: fused, needs an NVIDIA GPU and bfloat16; auto: cudnn where possible, else explicit"
+    )
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share what (see sharding.py). One of them may be -1: all that the others leave.
+    """How many devices share what (see model/sharding.py). One size may be -1: all devices that the others leave."""
 
-    Not part of what a run is: it may go on under another mesh.
-    """
-
-    data: int = -1  # copies of the parameters; each gets its part of the batch
-    fsdp: int = 1  # parts of every matrix, and of the batch
-    tensor: int = 1  # parts of the heads, of the MLP's width and of the vocabulary
+    data: int = field(-1, "copies of the parameters, each with its part of the batch", resume="free")
+    fsdp: int = field(1, "parts of every matrix, and of the batch", resume="free")
+    tensor: int = field(1, "parts of the heads, of the MLP's width and of the vocabulary", resume="free")
 
 
 @dataclass(frozen=True)
 class Config:
     """One run."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    # What the first parameters are: those of a run's newest checkpoint, or of a folder with GPT-2's. See starting.py.
-    init_from: str = ""
-    # Word vectors that the rows of the token table begin as: a file, or a package's name (see vectors.py). "pca": wider
-    # ones are turned to their principal axes; else they are as wide as the table (model.embedding_dim).
-    init_vectors: str = ""
-    init_bridge: Literal["none", "pca"] = "none"
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    init_from: str = field(
+        "",
+        "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see training/starting.py)",
+        lane="outside",
+    )
+    init_vectors: str = field(
+        "",
+        "start the token table from word vectors: a file, or the name of a package (see vectors/word_vectors.py)",
+        lane="outside",
+    )
+    init_bridge: Literal["none", "pca"] = field(
+        "none",
+        "pca: project wider word vectors on their principal axes; none: they are as wide as the token table",
+        lane="outside",
+    )
 
     @property
     def order_seed(self) -> int:
-        """What the order of the batches is drawn from."""
+        """Seed of the order of the batches."""
         return self.train.seed if self.data.seed is None else self.data.seed
+
+
+FIELDS: dict[str, Field] = fields_of(Config)  # by dotted name, in order
+
+
+def value_of(config: Config, dotted: str) -> Any:
+    """A field's value by its dotted name."""
+    return operator.attrgetter(dotted)(config)

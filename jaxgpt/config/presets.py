@@ -1,4 +1,4 @@
-"""Shapes that the field speaks of, from the 2017 Transformer to GPT-3's 175 billion parameters."""
+"""Published model shapes, from the 2017 Transformer to GPT-3 with 175 billion parameters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from jaxgpt.config import Config, ModelConfig, UserError, to_config_dict
+from jaxgpt.config.errors import unknown
 
 
 def _gpt2(d_model: int, num_layers: int, num_heads: int) -> ModelConfig:
@@ -45,11 +46,11 @@ PRESETS: dict[str, ModelConfig] = {
     "gpt3-small": _gpt3(768, 12, 12),
     "gpt3-medium": _gpt3(1024, 24, 16),
     "gpt3-large": _gpt3(1536, 24, 16),
-    # The paper's table gives 24 heads of 128 for a width of 2048, which do not fit it; 16 of 128 do.
+    # The paper's table gives 24 heads of 128 for a width of 2048, which is more than the width; 16 heads of 128 fit.
     "gpt3-xl": _gpt3(2048, 24, 16),
     "gpt3-2.7b": _gpt3(2560, 32, 32),
     "gpt3-6.7b": _gpt3(4096, 32, 32),
-    # 5140 in the paper's table, which 40 heads of 128 do not fill; 5120 is what they do.
+    # The paper's table gives a width of 5140; 40 heads of 128 make 5120.
     "gpt3-13b": _gpt3(5120, 40, 40),
     "gpt3-175b": _gpt3(12288, 96, 96),
 }  # fmt: skip
@@ -58,5 +59,5 @@ PRESETS: dict[str, ModelConfig] = {
 def preset(name: str) -> ConfigDict:
     """The model group of a named shape, as a ConfigDict. Raises UserError that lists the names."""
     if name not in PRESETS:
-        raise UserError(f"no preset named {name!r}: choose one of {', '.join(PRESETS)}")
+        raise UserError(unknown("preset", name, PRESETS))
     return to_config_dict(Config(model=PRESETS[name])).model

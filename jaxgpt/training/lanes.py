@@ -16,40 +16,26 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxgpt.config import Config, is_off, value_of
+from jaxgpt.config import FIELDS, Config, OptimConfig, is_off, value_of
 from jaxgpt.training.steps import build, make_dispatch
 
 LANE = "lane"
 
-# Fields that the compiled step can take as numbers. Where 0 switches something off, all members have it on, or all off.
-ARGUMENTS = (
-    "model.dropout_rate",
-    "optim.learning_rate",
-    "optim.final_learning_rate",
-    "optim.muon_learning_rate",
-    "optim.muon_momentum",
-    "optim.warmup_steps",
-    "optim.decay_fraction",
-    "optim.b1",
-    "optim.b2",
-    "optim.eps",
-    "optim.weight_decay",
-    "optim.grad_clip_norm",
-    "optim.ema_decay",
-    "train.num_steps",
-)
-SWITCHES = ("model.dropout_rate", "optim.grad_clip_norm", "optim.ema_decay")
-# Fields that say how a run begins and in which order it reads: the compiled step does not know them.
-OUTSIDE = (
-    "train.seed",
-    "data.seed",
-    "model.init",
-    "model.init_scale",
-    "model.zero_init",
-    "init_from",
-    "init_vectors",
-    "init_bridge",
-)
+# Fields that the compiled step can take as numbers; where 0 switches something off, all lanes have it on, or all off; and
+# fields that the compiled step does not use: how a run starts, and in which order it reads.
+ARGUMENTS = tuple(name for name, f in FIELDS.items() if f.meaning.lane == "argument")
+SWITCHES = tuple(name for name, f in FIELDS.items() if f.meaning.switch)
+OUTSIDE = tuple(name for name, f in FIELDS.items() if f.meaning.lane == "outside")
+# The numbers themselves. The final rate is multiplied out before it becomes a float32: the float32 product of a ratio and a
+# rate could differ in its last bit from the rate of a run by itself.
+_NUMBERS = tuple(name.replace("final_learning_rate_ratio", "final_learning_rate") for name in ARGUMENTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LaneOptimConfig(OptimConfig):
+    """An OptimConfig whose final rate is a number of its own."""
+
+    final_learning_rate: Any = None
 
 
 def with_values(cfg: Config, values: dict[str, Any]) -> Config:
@@ -57,20 +43,24 @@ def with_values(cfg: Config, values: dict[str, Any]) -> Config:
     for dotted, value in values.items():
         group, _, name = dotted.rpartition(".")
         if group:
-            value = dataclasses.replace(getattr(cfg, group), **{name: value})
+            owner = getattr(cfg, group)
+            if name == "final_learning_rate":
+                value = _LaneOptimConfig(**vars(owner) | {name: value})
+            else:
+                value = dataclasses.replace(owner, **{name: value})
         cfg = dataclasses.replace(cfg, **{group or name: value})
     return cfg
 
 
 def program_of(cfg: Config) -> Config:
     """What two configs have in common where one program trains both: without the fields that may differ."""
-    plain = dict.fromkeys(ARGUMENTS, 0.0) | {name: value_of(Config(), name) for name in OUTSIDE}
+    plain = dict.fromkeys(ARGUMENTS, 0.0) | {name: FIELDS[name].default for name in OUTSIDE}
     return with_values(cfg, plain | {name: float(not is_off(value_of(cfg, name))) for name in SWITCHES})
 
 
 def numbers_of(cfgs: Sequence[Config]) -> dict[str, np.ndarray]:
     """The arguments in which the configs differ, by dotted name: [N] each."""
-    columns = {name: [value_of(cfg, name) for cfg in cfgs] for name in ARGUMENTS}
+    columns = {name: [value_of(cfg, name) for cfg in cfgs] for name in _NUMBERS}
     return {
         name: np.asarray(values, np.int32 if isinstance(values[0], int) else np.float32)
         for name, values in columns.items()

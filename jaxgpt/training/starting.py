@@ -98,17 +98,10 @@ def open_source(folder: str) -> checkpoint.Run:
 
 # --- from a trained model -------------------------------------------------------------------------------
 
-# Fields that may differ: parameters do not depend on them, or they are fitted, or they are for training alone.
-FREE = "vocab_size vocab_multiple context_length dropout_rate init zero_init dtype d_ff embedding_dim num_kv_heads".split()
-
 
 def _function_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
     """The fields that make another function of the same parameters."""
-    names = [
-        f.name
-        for f in dataclasses.fields(ModelConfig)
-        if f.name not in FREE and not f.name.startswith("lora")
-    ]
+    names = [f.name for f in dataclasses.fields(ModelConfig) if f.metadata["meaning"].same_in_source]
     if here.position != "rotary":
         names.remove("rotary_base")
     return [

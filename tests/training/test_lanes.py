@@ -17,7 +17,12 @@ MEMBERS = (
     {},
     {"optim.learning_rate": 1e-2, "train.seed": 1, "model.dropout_rate": 0.3},
     {"optim.b1": 0.8, "optim.b2": 0.95, "optim.weight_decay": 0.5, "optim.grad_clip_norm": 0.1},
-    {"optim.warmup_steps": 20, "optim.final_learning_rate": 1e-3, "model.init_scale": 0.5, "data.seed": 7},
+    {
+        "optim.warmup_steps": 20,
+        "optim.final_learning_rate_ratio": 1.0,
+        "model.init_scale": 0.5,
+        "data.seed": 7,
+    },
     {"optim.eps": 1e-6, "optim.muon_learning_rate": 4e-3, "optim.muon_momentum": 0.9, "optim.ema_decay": 0.9},
 )
 
@@ -109,7 +114,7 @@ def test_fields_that_shape_a_program_tell_configs_apart():
     assert {lanes.program_of(cfg) for cfg in same} == {lanes.program_of(base)}
     assert len({lanes.program_of(cfg) for cfg in [base, *other]}) == 5
     numbers = lanes.numbers_of([base, same[0]])
-    assert set(numbers) == {"optim.learning_rate", "optim.weight_decay"}
+    assert set(numbers) == {"optim.learning_rate", "optim.final_learning_rate", "optim.weight_decay"}
     assert numbers["optim.learning_rate"].tolist() == [np.float32(1e-3), 1.0]
 
 

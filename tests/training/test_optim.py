@@ -13,7 +13,9 @@ import pytest
 from jaxgpt import config
 from jaxgpt.training import optim
 
-CFG = config.OptimConfig(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10, decay_fraction=0.2)
+CFG = config.OptimConfig(
+    learning_rate=1.0, final_learning_rate_ratio=0.1, warmup_steps=10, decay_fraction=0.2
+)
 
 
 def rates(num_steps: int, **changes) -> np.ndarray:

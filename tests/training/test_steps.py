@@ -14,7 +14,7 @@ from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import optim, steps
 
 CFG = config.ModelConfig(vocab_size=13, context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=32)
-OPTIM = config.OptimConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=5)
+OPTIM = config.OptimConfig(learning_rate=1e-2, final_learning_rate_ratio=0.1, warmup_steps=5)
 SCHEDULE = optim.make_schedule(OPTIM, 200)
 OPTIMIZER = optim.make_optimizer(OPTIM, SCHEDULE)
 KEY = jax.random.key(7)

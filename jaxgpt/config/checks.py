@@ -1,0 +1,161 @@
+"""The checks that concern several fields at once; the bounds of a single field are stated in fields.py."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxgpt.config.fields import FIELDS, Config, value_of
+
+
+def find_problems(config: Config) -> list[str]:
+    """Everything that is wrong with the values, one line each; an empty list if nothing is."""
+    problems = [problem for name, f in FIELDS.items() if (problem := f.problem(value_of(config, name)))]
+    return (
+        problems + _model(config) + _data(config) + _optim(config) + _train(config) + _start_and_mesh(config)
+    )
+
+
+def _model(config: Config) -> list[str]:
+    """The model by itself, and what a model without a mask can't do."""
+    model = config.model
+    problems = []
+    if model.num_heads >= 1 and model.d_model % model.num_heads:
+        problems.append(
+            f"model.d_model={model.d_model} is not a multiple of model.num_heads={model.num_heads}: "
+            "every head gets d_model / num_heads numbers"
+        )
+    if model.position == "sinusoidal" and model.d_model % 2:
+        problems.append(f"model.d_model={model.d_model} is odd: position='sinusoidal' needs an even width")
+    if model.kv_heads >= 1 and model.num_heads % model.kv_heads:
+        problems.append(
+            f"model.num_heads={model.num_heads} is not a multiple of model.num_kv_heads={model.kv_heads}: "
+            "every head of keys serves equally many heads of queries"
+        )
+    if model.position == "rotary" and model.num_heads >= 1 and model.head_dim % 2:
+        problems.append(
+            f"model.d_model={model.d_model} over model.num_heads={model.num_heads} gives heads of {model.head_dim}: "
+            "position='rotary' turns pairs of numbers, give an even width"
+        )
+    linear = ["query", "key", "value", "out", "up", "gate", "down"]
+    absent = linear[4:] if model.d_ff == 0 else [] if model.gated else ["gate"]
+    if wrong := [name for name in model.lora_targets if name not in linear or name in absent]:
+        problems.append(
+            f"model.lora_targets: this model has no layer {', '.join(wrong)}: choose among {', '.join(linear)}"
+        )
+    if model.lora_rank and not model.lora_targets:
+        problems.append(
+            "model.lora_rank is given and model.lora_targets is empty: name layers, such as query,value"
+        )
+    if not model.causal and model.attention_window is not None:
+        problems.append(
+            f"model.attention_window={model.attention_window} counts the tokens before: it needs model.causal=true"
+        )
+    if not model.causal and config.train.sample_tokens:
+        problems.append(
+            f"train.sample_tokens={config.train.sample_tokens}: a model without a causal mask (model.causal=false) can't "
+            "write with a cache; set train.sample_tokens=0"
+        )
+    return problems
+
+
+def _data(config: Config) -> list[str]:
+    """The text and its tokenizer."""
+    data = config.data
+    problems = []
+    if not data.path and not data.corpus:
+        problems.append("data.corpus and data.path are both empty: give a corpus or a file")
+    if data.tokenizer == "bpe" and not data.tokenizer_path and (data.vocab_size or 0) < 257:
+        problems.append(
+            f"data.vocab_size={data.vocab_size}: tokenizer='bpe' needs 257 or more (256 bytes first)"
+        )
+    if data.tokenizer == "gpt2" and data.vocab_size not in (None, 50_257):
+        problems.append(f"data.vocab_size={data.vocab_size}: tokenizer='gpt2' has 50257 tokens; leave it out")
+
+    if data.add_tokens and (not data.tokenizer_path or data.tokenizer not in ("char", "word")):
+        problems.append(
+            "data.add_tokens adds to a char or word tokenizer: give its file as data.tokenizer_path "
+            "(RUN/tokenizer.json); a bpe tokenizer has all bytes and needs none"
+        )
+    return problems
+
+
+def _optim(config: Config) -> list[str]:
+    """The optimizer, and what it needs of the model."""
+    model, data, optim = config.model, config.data, config.optim
+    problems = []
+    if optim.train_rows_from == -1 and not data.add_tokens:
+        problems.append(
+            "optim.train_rows_from=-1 trains the rows that data.add_tokens adds: set data.add_tokens=true"
+        )
+    if optim.name == "schedule_free" and optim.schedule != "constant":
+        problems.append(
+            f"optim.schedule={optim.schedule!r}: optim.name='schedule_free' averages instead of lowering "
+            "the rate, set optim.schedule='constant'"
+        )
+    if optim.name == "schedule_free" and not optim.b1 > 0:
+        problems.append(f"optim.b1={optim.b1}: optim.name='schedule_free' needs a number above 0")
+    if optim.name == "schedule_free" and optim.ema_decay:
+        problems.append(
+            f"optim.ema_decay={optim.ema_decay}: optim.name='schedule_free' has its own average, leave it 0"
+        )
+    if optim.parametrization == "mup":
+        if optim.name not in ("adamw", "muon"):
+            problems.append(f"optim.name={optim.name!r}: parametrization='mup' is for adamw and muon")
+        if (model.init, model.tie_embeddings, model.zero_init) != ("fan_in", False, True):
+            problems.append(
+                "optim.parametrization='mup' needs model.init='fan_in', model.tie_embeddings=false and "
+                "model.zero_init=true"
+            )
+    for rule in optim.rates:
+        pattern, _, factor = rule.rpartition("=")
+        try:
+            good = bool(pattern) and 0.0 < float(factor) < float("inf")
+        except ValueError:
+            good = False
+        if not good:
+            problems.append(
+                f"optim.rates: {rule!r} is not PATTERN=FACTOR with a factor above 0, such as block_*/mlp/*=0.1 "
+                "(to train nothing there, use optim.trainable)"
+            )
+    return problems
+
+
+def _train(config: Config) -> list[str]:
+    """Counts that divide each other."""
+    model, data, train = config.model, config.data, config.train
+    problems = []
+    for name in ("num_steps", "eval_every", "checkpoint_every"):
+        value = getattr(train, name)
+        if train.steps_per_dispatch >= 1 and value % train.steps_per_dispatch:
+            problems.append(
+                f"train.{name}={value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}"
+            )
+    if train.loss_chunk >= 1 and model.context_length % train.loss_chunk:
+        problems.append(
+            f"model.context_length={model.context_length} is not a multiple of train.loss_chunk={train.loss_chunk}"
+        )
+    if train.attention == "cudnn" and (obstacle := model.cudnn_obstacle):
+        problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
+    if train.grad_accumulation_steps >= 1 and data.batch_size % train.grad_accumulation_steps:
+        problems.append(
+            f"data.batch_size={data.batch_size} is not a multiple of "
+            f"train.grad_accumulation_steps={train.grad_accumulation_steps}"
+        )
+    return problems
+
+
+def _start_and_mesh(config: Config) -> list[str]:
+    """How the run starts, and on how many devices."""
+    problems = []
+    if config.init_from and config.init_vectors:
+        problems.append("init_from and init_vectors are both given: the token table starts from one of them")
+
+    sizes = dataclasses.asdict(config.mesh)
+    for name, size in sizes.items():
+        if size != -1 and size < 1:
+            problems.append(
+                f"mesh.{name}={size}: give 1 or more, or -1 for all devices that the others leave"
+            )
+    if list(sizes.values()).count(-1) > 1:
+        problems.append(f"mesh {sizes}: only one size can be -1, all devices that the others leave")
+    return problems
