@@ -156,7 +156,7 @@ def same(one: Path, other: Path) -> dict:
 
     import jaxgpt
     from jaxgpt.model.paths import named_leaves
-    from jaxgpt.reproduce import curve
+    from jaxgpt.runs.curves import curve
 
     a, b = (named_leaves(jaxgpt.load(folder).params) for folder in (one, other))
     return {

@@ -17,34 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.common import cli
-from jaxgpt.config import Config, UserError, from_config_dict, to_json
-from jaxgpt.config.presets import PRESETS
-from jaxgpt.training.benchmark import (
-    DECODE_BATCHES,
-    GPT2_VOCABULARY,
-    OTHER_VOCABULARY,
-    bench_decoding,
-    bench_training,
-    decoding_text,
-    machine,
-    sweep_text,
-    training_text,
-)
-
-# --- the command line -----------------------------------------------------------------------------------
-
-
-def with_vocabulary(cfg: Config, file: str, vocab_size: int | None) -> Config:
-    """The config with a vocabulary, which in a real run is the tokenizer's."""
-    size = vocab_size or cfg.model.vocab_size or cfg.data.vocab_size
-    if size is None:
-        shape = file.partition(":")[2]
-        size = PRESETS[shape].vocab_size if shape in PRESETS else None
-    if size is None:
-        size = GPT2_VOCABULARY if cfg.data.tokenizer == "gpt2" else OTHER_VOCABULARY
-    values = to_json(cfg)
-    values["model"]["vocab_size"] = size
-    return from_config_dict(values)
+from jaxgpt.config import UserError, to_json
 
 
 def _sweep(spec: str) -> tuple[str, list[str]]:
@@ -58,7 +31,7 @@ def _sweep(spec: str) -> tuple[str, list[str]]:
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser(
-        prog="python -m jaxgpt.bench",
+        "bench",
         description="Measure how fast a config trains and decodes on this machine.",
         epilog="Any field of the config: --config.data.batch_size=16",
     )
@@ -81,31 +54,32 @@ def main(argv: list[str]) -> None:
     if args.decode and args.sweep:
         raise UserError("--decode and --sweep exclude each other: --sweep is of training")
     field, values = _sweep(args.sweep) if args.sweep else ("", [""])
-    configs = [
-        with_vocabulary(cli.read_config(file, {**overrides, **({field: value} if field else {})}), file, args.vocab_size)
-        for value in values
-    ]  # fmt: skip
+    changes = [{**overrides, field: value} if field else overrides for value in values]
+    configs = [cli.read_config(file, change) for change in changes]
+    from jaxgpt.training import benchmark
 
+    configs = [benchmark.with_vocabulary(cfg, file, args.vocab_size) for cfg in configs]
     cli.keep_freed_memory()  # as training has it; but no cache of compiled programs, whose time is wanted
     say = (lambda _: None) if args.json == "-" else (lambda text: print(text, flush=True))
-    limits = machine(configs[0].model.dtype)
+    limits = benchmark.machine(configs[0].model.dtype)
     say(f"{limits['device']}, jax {limits['jax']}, {file}")
     results: list[dict[str, Any]] = []
     for value, cfg in zip(values, configs, strict=True):
         result: dict[str, Any] = {"config": to_json(cfg)}
         if args.decode:
             result["decoding"] = [
-                bench_decoding(cfg, limits, size, new_tokens=128, repeats=3) for size in DECODE_BATCHES
+                benchmark.bench_decoding(cfg, limits, size, new_tokens=128, repeats=3)
+                for size in benchmark.DECODE_BATCHES
             ]
             for found in result["decoding"]:
-                say(decoding_text(found, limits))
+                say(benchmark.decoding_text(found, limits))
         else:
-            result["training"] = bench_training(cfg, limits, args.steps, args.warmup)
+            result["training"] = benchmark.bench_training(cfg, limits, args.steps, args.warmup)
             if not field:
-                say(training_text(result["training"], limits))
+                say(benchmark.training_text(result["training"], limits))
         results.append({"value": value, **result})
     if field:
-        say(sweep_text(field, results))
+        say(benchmark.sweep_text(field, results))
     if args.json is not None:
         text = json.dumps({"machine": limits, "field": field or None, "results": results}, indent=2)
         if args.json == "-":

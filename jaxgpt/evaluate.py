@@ -7,55 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from pathlib import Path
-
-import numpy as np
 
 from jaxgpt.common import cli
-from jaxgpt.config import DataConfig, UserError
-from jaxgpt.data import batches, corpora, tokenizers
-from jaxgpt.data.dataset import prepare_dataset
-from jaxgpt.training.evaluation import Evaluation, evaluate, own_dataset, per_token
-
-
-def _text_ids(path: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
-    return tokenizer.encode("".join(corpora.open_files(path, "--text").read()))
-
-
-def _corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[np.ndarray, str]:
-    """The validation split of another corpus in the run's tokens, and what to call it."""
-    path = str(workdir / "tokenizer.json")
-    dataset = prepare_dataset(
-        DataConfig(
-            corpus=name, tokenizer=cfg.tokenizer, tokenizer_path=path, valid_fraction=cfg.valid_fraction
-        )
-    )
-    return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
-
-
-def _report(result: Evaluation, ids: np.ndarray, tokenizer: tokenizers.Tokenizer) -> dict:
-    """The figures as a dictionary; characters and bytes are those of the predicted tokens."""
-    num_bytes, num_chars = tokenizer.token_lengths()
-    predicted = ids[1:]
-    bits = result.total_bits
-    figures = {
-        **asdict(result),
-        # JSON has no nan: a single window has no spread to tell an error from.
-        "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
-        "perplexity": result.perplexity,
-        "bits_per_char": bits / max(1, int(num_chars[predicted].sum())),
-        "bits_per_byte": bits / max(1, int(num_bytes[predicted].sum())),
-    }
-    unk_id = getattr(tokenizer, "unk_id", None)
-    if unk_id is not None:
-        figures["unk_share"] = float((predicted == unk_id).mean())
-    return figures
+from jaxgpt.config import UserError
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser(prog="python -m jaxgpt.evaluate", description="How well a model predicts a text.")
+    parser = cli.Parser("evaluate", description="How well a model predicts a text.")
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--text", default="", help="a UTF-8 text file; default: the run's validation split")
     parser.add_argument(
@@ -73,25 +32,27 @@ def main(argv: list[str]) -> None:
     if args.text and args.corpus:
         raise UserError("--text and --corpus are both given: choose one")
     cli.set_up_process()
+    from jaxgpt.data import batches, corpora
     from jaxgpt.runs.checkpoint import load
+    from jaxgpt.training import evaluation
 
     run = load(args.workdir, step=args.step)
     if args.text:
-        ids, source = _text_ids(args.text, run.tokenizer), args.text
+        ids, source = run.tokenizer.encode("".join(corpora.open_files(args.text, "--text").read())), args.text
     elif args.corpus:
-        ids, source = _corpus_split(run.workdir, run.config.data, args.corpus)
+        ids, source = evaluation.corpus_split(run.workdir, run.config.data, args.corpus)
     else:
-        dataset = own_dataset(run.workdir, run.config.data, run.tokenizer)
+        dataset = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer)
         ids, source = dataset.valid.ids, f"validation split of {dataset.corpus_name}"
     if len(ids) < 2:
         raise UserError(f"{source} has {len(ids)} tokens: 2 or more are needed, the first is not predicted")
 
     context_length = run.config.model.context_length
     windows = batches.eval_batches(ids, context_length=context_length, batch_size=args.batch_size)
-    result = evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
-    figures = _report(result, ids, run.tokenizer)
+    result = evaluation.evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
+    figures = evaluation.figures(result, ids, run.tokenizer)
     figures = {"workdir": str(args.workdir), "step": run.step, "text": source, **figures}
-    losses = per_token(run.model, run.params, ids) if args.per_token else None
+    losses = evaluation.per_token(run.model, run.params, ids) if args.per_token else None
     if args.json:
         if losses is not None:
             figures["per_token"] = [

@@ -13,16 +13,13 @@ import json
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.inspect.capture import capture
-from jaxgpt.inspect.explanation import explain, ids_of, open_run, untrained
-from jaxgpt.inspect.figures import figures
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
     file, overrides, rest = cli.split_config_flags(argv)
     parser = cli.Parser(
-        prog="python -m jaxgpt.explain",
+        "explain",
         description="One forward pass, step by step: of a run, or with --config FILE of an untrained model.",
     )
     parser.add_argument("--workdir", default="", help="the run's folder")
@@ -48,6 +45,10 @@ def main(argv: list[str]) -> None:
     if args.width < 1:
         raise UserError(f"--width={args.width}: give 1 or more")
     cli.set_up_process()
+    from jaxgpt.inspect.capture import capture
+    from jaxgpt.inspect.explanation import explain, ids_of, open_run, untrained
+    from jaxgpt.inspect.figures import figures
+
     subject = open_run(args.workdir, args.step) if args.workdir else untrained(file, overrides, args.text)
     for name, value, count in (
         ("layer", args.layer, subject.cfg.num_layers),

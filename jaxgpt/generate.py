@@ -15,12 +15,11 @@ from __future__ import annotations
 import sys
 
 from jaxgpt.common import cli
-from jaxgpt.model.generation import Sampler, generate, stream
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser(prog="python -m jaxgpt.generate", description="Text from a trained model.")
+    parser = cli.Parser("generate", description="Text from a trained model.")
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--prompt", default="\n", help="text to go on from")
     parser.add_argument("--max_new_tokens", type=int, default=400, help="tokens a sample")
@@ -36,10 +35,11 @@ def main(argv: list[str]) -> None:
         "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
     )
     args = parser.parse_args(argv)
-    sampler = Sampler(args.temperature, args.top_k, args.top_p)
     cli.set_up_process()
+    from jaxgpt.model.generation import Sampler, generate, stream
     from jaxgpt.runs.checkpoint import load
 
+    sampler = Sampler(args.temperature, args.top_k, args.top_p)
     run = load(args.workdir, step=args.step)
     if args.num_samples == 1:
         texts = stream(

@@ -11,19 +11,19 @@ exported loads in transformers with from_pretrained. Nothing in a folder is run,
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import Any
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.model.parameters import count_params
-from jaxgpt.runs import checkpoint
-from jaxgpt.runs.gpt2 import _check_free, _download, export_run, import_folder
 
 
-def _import(args: Any) -> None:
+def _import(args: argparse.Namespace) -> None:
     if bool(args.from_dir) == bool(args.from_hub):
         raise UserError("give one of --from_dir and --from_hub (see --help)")
+    from jaxgpt.model.parameters import count_params
+    from jaxgpt.runs.gpt2 import _check_free, _download, import_folder
+
     _check_free(Path(args.workdir), "--workdir", "the run")  # before a download
     run = import_folder(_download(args.from_hub) if args.from_hub else args.from_dir, args.workdir)
     model, tokenizer = run.config.model, run.tokenizer
@@ -43,8 +43,11 @@ def _import(args: Any) -> None:
     )
 
 
-def _export(args: Any) -> None:
-    run = checkpoint.load(args.workdir, step=args.step)
+def _export(args: argparse.Namespace) -> None:
+    from jaxgpt.runs.checkpoint import load
+    from jaxgpt.runs.gpt2 import export_run
+
+    run = load(args.workdir, step=args.step)
     for note in export_run(run, args.to_dir):
         print(f"note: {note}")
     print(
@@ -54,7 +57,7 @@ def _export(args: Any) -> None:
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser(prog="python -m jaxgpt.gpt2", description="GPT-2's weights in and out.")
+    parser = cli.Parser("gpt2", description="GPT-2's weights in and out.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
     importing = commands.add_parser(
         "import",

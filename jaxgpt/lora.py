@@ -15,13 +15,12 @@ from pathlib import Path
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.model.lora import merge_lora
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser(
-        prog="python -m jaxgpt.lora",
+        "lora",
         description="Write a run whose low-rank matrices are merged into the others.",
     )
     parser.add_argument("--workdir", required=True, help="the run's folder")
@@ -31,6 +30,7 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     cli.set_up_process()
+    from jaxgpt.model.lora import merge_lora
     from jaxgpt.runs import checkpoint
 
     run, to = checkpoint.load(args.workdir, step=args.step), Path(args.to_workdir)

@@ -12,9 +12,7 @@ from jaxgpt.common import cli
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser(
-        prog="python -m jaxgpt.report", description="A page about a run: what it learned, and how."
-    )
+    parser = cli.Parser("report", description="A page about a run: what it learned, and how.")
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument(
         "--text", default=None, help="the text to look at; default: a piece of the validation split"

@@ -33,15 +33,11 @@ import threading
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.inspect.server import HOST, Playground, listen, serve
-from jaxgpt.inspect.subject import open_subject
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser(
-        prog="python -m jaxgpt.serve", description="A local page in which a run goes on with what one types."
-    )
+    parser = cli.Parser("serve", description="A local page in which a run goes on with what one types.")
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0: any that is free")
     parser.add_argument(
@@ -51,6 +47,9 @@ def main(argv: list[str]) -> None:
     if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f'the local page needs {" and ".join(missing)}: pip install "jaxgpt[serve]"')
     cli.set_up_process()
+    from jaxgpt.inspect.server import HOST, Playground, listen, serve
+    from jaxgpt.inspect.subject import open_subject
+
     listening = listen(args.port)
     play = Playground(open_subject(args.workdir, args.step))
     print(

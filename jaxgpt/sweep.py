@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import signal as signals
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError, apply_overrides
-from jaxgpt.sweeps import launchers, members, plots, results
-from jaxgpt.sweeps.groups import Options, plan, train_members, use_all_cores
-from jaxgpt.sweeps.halving import check_halving, with_halving
-from jaxgpt.sweeps.members import Sweep
+from jaxgpt.sweeps import launchers
+
+if TYPE_CHECKING:
+    from jaxgpt.sweeps.members import Sweep
 
 
 def _steps(text: str) -> tuple[int, ...]:
@@ -27,7 +28,7 @@ def _steps(text: str) -> tuple[int, ...]:
 def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(
-        prog="python -m jaxgpt.sweep",
+        "sweep",
         description="Train the members of a sweep, or resume one.",
         epilog="Any field of the base config can be set: --config.train.num_steps=500",
     )
@@ -67,7 +68,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--halving={args.halving}: give steps such as 250,500") from None
     values, module = cli.load_config_file(file)
     base = type(values)(apply_overrides(values, overrides))
-    sweep = Sweep(*members.from_file(base, module, file), args.workdir or Path("runs") / Path(file).stem)
+    from jaxgpt.sweeps import members, plots, results
+    from jaxgpt.sweeps.halving import check_halving
+
+    sweep = members.Sweep(
+        *members.from_file(base, module, file), args.workdir or Path("runs") / Path(file).stem
+    )
     check_halving(sweep, rungs)
     part = launchers.check(args, bool(rungs))
     sweep.open()
@@ -88,18 +94,21 @@ def _train_all(
     args: argparse.Namespace, argv: list[str], sweep: Sweep, rungs: tuple[int, ...], part: tuple[int, int]
 ) -> int | None:
     """Train in this process or with a launcher. Returns the signal that stopped it, or None."""
-    options = Options(args.width, args.group_size, rungs, *part)
+    from jaxgpt.sweeps import groups
+    from jaxgpt.sweeps.halving import with_halving
+
+    options = groups.Options(args.width, args.group_size, rungs, *part)
     here = args.launcher == "local" and args.workers == 1
     if here:
         cli.set_up_process()
-        use_all_cores(args.cores)
+        groups.use_all_cores(args.cores)
 
     def train(until: int | None) -> None:
         if here:
-            train_members(sweep, options, until)
+            groups.train_members(sweep, options, until)
         else:
-            groups = len(plan(sweep.members, args.group_size, args.workers))
-            signal = launchers.launch(args, argv, groups, sweep.folder, until)
+            count = len(groups.plan(sweep.members, args.group_size, args.workers))
+            signal = launchers.launch(args, argv, count, sweep.folder, until)
             if signal is not None:
                 raise KeyboardInterrupt(signal)
 

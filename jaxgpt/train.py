@@ -9,17 +9,20 @@ run gives bit for bit what it gives uninterrupted: a batch and a dropout mask ar
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jaxgpt.common import cli, processes
-from jaxgpt.config import Config
-from jaxgpt.data.dataset import prepare_dataset
-from jaxgpt.training import preflight, starting
-from jaxgpt.training.loop import Result, train
-from jaxgpt.training.starting import resolve
+from jaxgpt.common import cli
+
+if TYPE_CHECKING:
+    from jaxgpt.config import Config
+    from jaxgpt.training.loop import Result
 
 
 def run(cfg: Config, workdir: str | Path, profile_steps: str | None = None) -> Result:
     """Train, and write the report at the end where the config asks for one."""
+    from jaxgpt.common import processes
+    from jaxgpt.training.loop import train
+
     result = train(cfg, workdir, profile_steps=profile_steps)
     if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
         from jaxgpt.inspect.write import write_or_warn
@@ -28,20 +31,10 @@ def run(cfg: Config, workdir: str | Path, profile_steps: str | None = None) -> R
     return result
 
 
-def dry_run(cfg: Config) -> str:
-    """What the run would be, in a text: see `preflight`. Nothing is written but the cache of the text's ids."""
-    dataset = prepare_dataset(cfg.data)
-    facts = preflight.Facts(len(dataset.train.ids), len(dataset.valid.ids))
-    cfg = resolve(cfg, dataset.tokenizer)
-    start = starting.prepare(cfg, dataset.tokenizer)
-    text = preflight.as_text(cfg, preflight.report(cfg, facts))
-    return text if start is None else f"{start.text}\n\n{text}"
-
-
 def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(
-        prog="python -m jaxgpt.train",
+        "train",
         description="Train a model, or go on with a run that was stopped.",
         epilog="Any field of the config: --config.model.d_model=256",
     )
@@ -59,14 +52,18 @@ def main(argv: list[str]) -> int:
         metavar="START:STOP",
         help="write a trace of these steps to the run's folder profile",
     )
-    processes.add_flags(parser)
+    cli.add_process_flags(parser)
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     cfg = cli.read_config(file, overrides)
     cli.set_up_process()
+    from jaxgpt.common import processes
+
     processes.join(args)
     if args.dry_run:
-        print(dry_run(cfg))
+        from jaxgpt.training import preflight
+
+        print(preflight.dry_run(cfg))
         return 0
     workdir = args.workdir or Path("runs") / Path(file.partition(":")[0]).stem
     result = run(cfg, workdir, args.profile_steps)

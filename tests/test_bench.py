@@ -98,11 +98,11 @@ def test_the_vocabulary_is_the_presets_or_the_tokenizers():
     from jaxgpt.common.cli import read_config
 
     gpt2 = str(ROOT / "configs" / "gpt2.py")
-    assert bench.with_vocabulary(read_config(gpt2, {}), gpt2, None).model.vocab_size == 50_257
+    assert benchmark.with_vocabulary(read_config(gpt2, {}), gpt2, None).model.vocab_size == 50_257
     bert = f"{gpt2}:bert-base"
-    assert bench.with_vocabulary(read_config(bert, {}), bert, None).model.vocab_size == 30_522
-    assert bench.with_vocabulary(read_config(CHAR, {}), CHAR, None).model.vocab_size == 256
-    assert bench.with_vocabulary(read_config(CHAR, {}), CHAR, 65).model.vocab_size == 65
+    assert benchmark.with_vocabulary(read_config(bert, {}), bert, None).model.vocab_size == 30_522
+    assert benchmark.with_vocabulary(read_config(CHAR, {}), CHAR, None).model.vocab_size == 256
+    assert benchmark.with_vocabulary(read_config(CHAR, {}), CHAR, 65).model.vocab_size == 65
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ def test_vectors_from_elsewhere(tmp_path, capsys):
         ("neighbours kimg --workdir RUN", ("no word 'kimg'", "the nearest spelling is 'king'")),
         ("neighbours 99 --workdir RUN --table position", ("give a position, 0 to 15",)),
         ("neighbours king --workdir RUN --step 4", ("no table of step 4", "the steps are [0")),
-        ("neighbours king --workdir RUN --metric l1", ("invalid choice", "cosine")),
+        ("neighbours king --workdir RUN --metric l1", ("metric='l1'", "cosine")),
         ("neighbours king --workdir RUN --count 0", ("--count=0",)),
         ("similarity king --workdir RUN", ("1 words: give pairs",)),
         ("analogy king queen --workdir RUN", ("required",)),

@@ -1,4 +1,8 @@
-"""What every command shares: config flags, one-line errors, exit codes."""
+"""What every command shares: flags, one-line errors, exit codes.
+
+A command is a file at the top of the package with a `main(argv)`. It imports the rooms after it has read its arguments, so
+that --help and a wrong flag answer at once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -24,14 +28,22 @@ from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_c
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, as everywhere else in jaxgpt."""
+    """The parser of a command. Its errors are one line, as everywhere else in jaxgpt."""
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, command: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        if command is not None:
+            kwargs["prog"] = called(command)
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
+
+
+def called(command: str) -> str:
+    """How a command is typed, in the form that was used: `jaxgpt train` or `python -m jaxgpt.train`."""
+    console = Path(sys.argv[0]).stem in ("jaxgpt", "__main__")
+    return f"jaxgpt {command}" if console else f"python -m jaxgpt.{command}"
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -95,6 +107,18 @@ def step(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `processes.join`."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument("--distributed", action="store_true", help="join the processes that SLURM, Open MPI or Kubernetes "
+                       "started")  # fmt: skip
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where the first process listens; with the two below"
+    )
+    group.add_argument("--num_processes", type=int, help="how many processes make the run")
+    group.add_argument("--process_id", type=int, help="which of them this one is, from 0")
 
 
 def set_up_process() -> None:

@@ -17,20 +17,8 @@ from jaxgpt.config import UserError, first_line
 LONGEST_MESSAGE = 4000  # bytes of an error that all processes are told
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `join`."""
-    group = parser.add_argument_group("several processes")
-    group.add_argument("--distributed", action="store_true", help="join the processes that SLURM, Open MPI or Kubernetes "
-                       "started")  # fmt: skip
-    group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="where the first process listens; with the two below"
-    )
-    group.add_argument("--num_processes", type=int, help="how many processes make the run")
-    group.add_argument("--process_id", type=int, help="which of them this one is, from 0")
-
-
 def join(args: argparse.Namespace) -> None:
-    """Make this process one of several, as the flags say. Before JAX is used. Raises UserError."""
+    """Make this process one of several, as the flags of `cli.add_process_flags` say. Before JAX is used. Raises UserError."""
     given = [value is not None for value in (args.coordinator, args.num_processes, args.process_id)]
     if not any(given) and not args.distributed:
         return

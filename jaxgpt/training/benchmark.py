@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import Config
+from jaxgpt.config import Config, from_config_dict, to_json
+from jaxgpt.config.presets import PRESETS
 from jaxgpt.data.batches import Batches
 from jaxgpt.model import generation, sharding
 from jaxgpt.model.gpt import GPT
@@ -48,6 +49,19 @@ DATASHEET = {
 GPT2_VOCABULARY = 50_257
 OTHER_VOCABULARY = 256  # of a tokenizer that only the text would tell: the order of what characters give
 DECODE_BATCHES = (1, 64)
+
+
+def with_vocabulary(cfg: Config, file: str, vocab_size: int | None) -> Config:
+    """The config with a vocabulary, which in a real run is the tokenizer's."""
+    size = vocab_size or cfg.model.vocab_size or cfg.data.vocab_size
+    if size is None:
+        shape = file.partition(":")[2]
+        size = PRESETS[shape].vocab_size if shape in PRESETS else None
+    if size is None:
+        size = GPT2_VOCABULARY if cfg.data.tokenizer == "gpt2" else OTHER_VOCABULARY
+    values = to_json(cfg)
+    values["model"]["vocab_size"] = size
+    return from_config_dict(values)
 
 
 def datasheet_peak(device_kind: str, dtype: str) -> float | None:

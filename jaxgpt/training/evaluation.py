@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,3 +122,33 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
         raise UserError("the run's text has changed since training: give another with --text FILE")
     records.check_same_text(workdir, text_sha256=dataset.text_sha256)
     return dataset
+
+
+def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[np.ndarray, str]:
+    """The validation split of another corpus in the run's tokens, and what to call it."""
+    path = str(workdir / "tokenizer.json")
+    dataset = prepare_dataset(
+        DataConfig(
+            corpus=name, tokenizer=cfg.tokenizer, tokenizer_path=path, valid_fraction=cfg.valid_fraction
+        )
+    )
+    return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
+
+
+def figures(result: Evaluation, ids: np.ndarray, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """An evaluation of `ids` by name, with bits per character and per byte of the predicted tokens."""
+    num_bytes, num_chars = tokenizer.token_lengths()
+    predicted = ids[1:]
+    bits = result.total_bits
+    found = {
+        **asdict(result),
+        # JSON has no nan: a single window has no spread to tell an error from.
+        "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
+        "perplexity": result.perplexity,
+        "bits_per_char": bits / max(1, int(num_chars[predicted].sum())),
+        "bits_per_byte": bits / max(1, int(num_bytes[predicted].sum())),
+    }
+    unk_id = getattr(tokenizer, "unk_id", None)
+    if unk_id is not None:
+        found["unk_share"] = float((predicted == unk_id).mean())
+    return found

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import batches
+from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import count_params, param_shapes
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.training import costs, traffic, trainable
+from jaxgpt.training import costs, starting, traffic, trainable
 
 # Assumed shares of the measured matrix speed that a whole step keeps, and said to be so in the report. On 2 CPU
 # cores the toy model kept 0.45 and 6 x 384 0.7 of it; published single-GPU trainings of GPT-2 keep 0.3 to 0.45.
@@ -238,6 +239,16 @@ def warnings(
     if train.eval_every > train.num_steps:
         found.append(f"train.eval_every={train.eval_every} is longer than the run: only the end is evaluated")
     return found
+
+
+def dry_run(cfg: Config) -> str:
+    """What the run would be, as text. Nothing is written but the cache of the text's ids."""
+    dataset = prepare_dataset(cfg.data)
+    facts = Facts(len(dataset.train.ids), len(dataset.valid.ids))
+    cfg = starting.resolve(cfg, dataset.tokenizer)
+    start = starting.prepare(cfg, dataset.tokenizer)
+    text = as_text(cfg, report(cfg, facts))
+    return text if start is None else f"{start.text}\n\n{text}"
 
 
 # --- text -----------------------------------------------------------------------------------------------

@@ -170,9 +170,9 @@ def test_what_one_process_finds_wrong_is_told_to_all(place):
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(flags, words):
-    from jaxgpt.common.cli import Parser
+    from jaxgpt.common import cli
 
-    parser = Parser(prog="x")
-    processes.add_flags(parser)
+    parser = cli.Parser(prog="x")
+    cli.add_process_flags(parser)
     with pytest.raises(UserError, match=words):
         processes.join(parser.parse_args(flags))

@@ -9,6 +9,7 @@ import pytest
 
 import jaxgpt
 from jaxgpt import explain
+from jaxgpt.config import UserError
 from jaxgpt.inspect import analysis, explanation
 from jaxgpt.inspect.capture import Capture, capture
 from tests.commands import execute
@@ -178,5 +179,5 @@ def test_wrong_input_gets_one_line_and_exit_code_2(here, monkeypatch, capsys, ar
 
 
 def test_words_that_the_tokenizer_lacks_are_named(toy):
-    with pytest.raises(explain.UserError, match="has 'hate', 'cats', which the tokenizer lacks"):
+    with pytest.raises(UserError, match="has 'hate', 'cats', which the tokenizer lacks"):
         explanation.ids_of(toy[0], "I hate cats")

@@ -98,7 +98,7 @@ def test_bits_per_byte_and_per_character_differ_where_characters_have_several_by
 
     tokenizer = tokenizers.train("char", lambda: iter(["aé→"]), None)
     ids = tokenizer.encode("aé→a")
-    report = evaluate._report(evaluation.Evaluation(math.log(2), 0.0, 3), ids, tokenizer)
+    report = evaluation.figures(evaluation.Evaluation(math.log(2), 0.0, 3), ids, tokenizer)
     assert report["bits_per_char"] == pytest.approx(1.0)
     assert report["bits_per_byte"] == pytest.approx(3 / (2 + 3 + 1))
 
