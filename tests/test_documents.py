@@ -1,5 +1,6 @@
-"""What the documents name is there: links, headings, modules, configs, fields."""
+"""What the documents name exists: links, headings, paths, modules, configs, fields. And words that nobody should need."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -10,10 +11,10 @@ from jaxgpt.config import default_config
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted(ROOT.glob("experiments/*.md")),
+    path for pattern in ("*.md", "docs/*.md", "experiments/*.md") for path in sorted(ROOT.glob(pattern))
 ]
+CODE = [path for room in ("experiments", "configs") for path in sorted(ROOT.glob(f"{room}/**/*.py"))]
+OLD_WORDS = ("mend", "mended", "whereof", "thereof")
 
 
 def anchors(text: str) -> set[str]:
@@ -47,3 +48,29 @@ def test_commands_name_what_there_is(path):
             for part in name.split("."):
                 assert part in holder, name
                 holder = holder[part]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_and_imports_name_what_there_is(path):
+    text = path.read_text()
+    for named in re.findall(r"(?<![\w/.])(?:jaxgpt|tests|experiments|configs|docs)/[\w/.]*\w", text):
+        if path.name == "CHANGELOG.md" or named.endswith(
+            (".npz", ".log")
+        ):  # the changelog names old paths too
+            continue
+        assert (ROOT / named).exists(), named
+    for module, names in re.findall(r"^from (jaxgpt[\w.]*) import ([\w, ]+)$", text, re.M):
+        for name in names.split(", "):
+            found = importlib.import_module(module)
+            assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}"), f"{module}.{name}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_no_old_words():
+    words = re.compile(rf"\b(?:{'|'.join(OLD_WORDS)})\b", re.I)
+    assert not [
+        (str(path), found) for path in DOCUMENTS + CODE for found in words.findall(path.read_text("utf-8"))
+    ]
