@@ -23,7 +23,8 @@ def main(argv: list[str]) -> None:
         description="One forward pass, step by step: of a run, or with --config FILE of an untrained model.",
     )
     parser.add_argument("--workdir", default="", help="the run's folder")
-    parser.add_argument("--text", default="I love AI", help="the sentence")
+    parser.add_argument("--text", default=None, help="the sentence; default: \"I love AI\", or the first words "
+                        "of the validation text if the run's tokenizer lacks them")  # fmt: skip
     parser.add_argument("--layer", type=int, default=0, help="the layer to show in detail")
     parser.add_argument("--head", type=int, default=0, help="the head to show in detail")
     parser.add_argument("--width", type=int, default=8, help="rows and columns of an array that are printed")
@@ -49,14 +50,17 @@ def main(argv: list[str]) -> None:
     from jaxgpt.inspect.explanation import explain, ids_of, open_run, untrained
     from jaxgpt.inspect.figures import figures
 
-    subject = open_run(args.workdir, args.step) if args.workdir else untrained(file, overrides, args.text)
+    if args.workdir:
+        subject = open_run(args.workdir, args.step, args.text)
+    else:
+        subject = untrained(file, overrides, args.text)
     for name, value, count in (
         ("layer", args.layer, subject.cfg.num_layers),
         ("head", args.head, subject.cfg.num_heads),
     ):
         if not 0 <= value < count:
             raise UserError(f"--{name}={value}: this model has {count}, give 0 to {count - 1}")
-    seen = capture(subject.cfg, subject.params, ids_of(subject, args.text))
+    seen = capture(subject.cfg, subject.params, ids_of(subject, subject.text))
     if args.json:
         out = {"title": subject.title, **figures(seen, subject.tokenizer, args.layer, args.head)}
         print(json.dumps(out, ensure_ascii=False))

@@ -21,7 +21,8 @@ def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser("generate", description="Text from a trained model.")
     parser.add_argument("--workdir", required=True, help="the run's folder")
-    parser.add_argument("--prompt", default="\n", help="text to go on from")
+    parser.add_argument("--prompt", default=None, help="text to continue; default: the run's "
+                        "train.sample_prompt, or a newline if the tokenizer knows it")  # fmt: skip
     parser.add_argument("--max_new_tokens", type=int, default=400, help="tokens a sample")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the most probable token")
     parser.add_argument("--top_k", type=int, default=None, help="draw from the k most probable tokens only")
@@ -36,30 +37,34 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     cli.set_up_process()
+    from jaxgpt.data import prompts
     from jaxgpt.model.generation import Sampler, generate, stream
     from jaxgpt.runs.checkpoint import load
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
     run = load(args.workdir, step=args.step)
+    prompt = args.prompt
+    if prompt is None:
+        prompt = prompts.default(run.tokenizer, run.config.train.sample_prompt)
     if args.num_samples == 1:
         texts = stream(
-            run.model, run.params, run.tokenizer, args.prompt, args.max_new_tokens,
+            run.model, run.params, run.tokenizer, prompt, args.max_new_tokens,
             sampler=sampler, seed=args.seed,
         )  # fmt: skip
         first = next(texts, "")  # the prompt is printed once it is known to be a good one
-        sys.stdout.write(args.prompt + first)
+        sys.stdout.write(prompt + first)
         for text in texts:
             sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")
         return
     (samples,) = generate(
-        run.model, run.params, run.tokenizer, [args.prompt], args.max_new_tokens,
+        run.model, run.params, run.tokenizer, [prompt], args.max_new_tokens,
         sampler=sampler, num_samples=args.num_samples, seed=args.seed,
     )  # fmt: skip
     for number, text in enumerate(samples, start=1):
         print(f"--- sample {number} of {args.num_samples} ---")
-        print(args.prompt + text)
+        print(prompt + text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import config
+from jaxgpt.common.cli import called
 
 
 class Progress:
@@ -72,13 +74,13 @@ def stopped(signal_number: int, step: int, workdir: Path) -> str:
     return f"stopped by {name}: saved step {step} in {workdir}; the same command goes on from there"
 
 
-def conclusion(valid_losses: dict[int, float], bigram: float, workdir: Path) -> str:
-    """The last word of a run that came to its end."""
+def conclusion(valid_losses: dict[int, float], bigram: float, workdir: Path, prompt: str) -> str:
+    """The last lines of a completed run: its losses, and a command that continues `prompt`."""
     last, best = max(valid_losses), min(valid_losses, key=valid_losses.__getitem__)
     return (
         f"done: step {last}, validation loss {valid_losses[last]:.4f} "
         f"(best {valid_losses[best]:.4f} at step {best}; bigram {bigram:.4f})\n"
-        f'try: python -m jaxgpt.generate --workdir {workdir} --prompt "ROMEO:"'
+        f"try: {called('generate')} {shlex.join(['--workdir', str(workdir), '--prompt', prompt])}"
     )
 
 

@@ -20,13 +20,14 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
-from jaxgpt.data import tokenizers
+from jaxgpt.data import prompts, tokenizers
 from jaxgpt.inspect import analysis
 from jaxgpt.inspect.capture import Capture, names_of
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.training import starting
+from jaxgpt.training import evaluation, starting
 
+EXAMPLE = "I love AI"  # the text where none is given
 LABEL = 11  # characters for a row's name
 CELL = 8  # and for a number
 LIKELIEST = 3  # next tokens printed for each position
@@ -35,24 +36,31 @@ ENTRIES = 24  # rows of sums over layers that are printed
 
 @dataclass(frozen=True)
 class Subject:
-    """What is explained: a model with its tokenizer, and what to call it."""
+    """A model with its tokenizer and a title, and the text to explain."""
 
     title: str
     cfg: config.ModelConfig
     params: dict
     tokenizer: tokenizers.Tokenizer
+    text: str
 
 
-def open_run(workdir: str, step: int | str | None) -> Subject:
-    """A trained run's model."""
+def open_run(workdir: str, step: int | str | None, text: str | None = None) -> Subject:
+    """A trained run's model. Where no text is given, it is EXAMPLE or, if the tokenizer lacks it, the run's own."""
     from jaxgpt.runs.checkpoint import load
 
     run = load(workdir, step=step)
-    return Subject(f"{workdir}, step {run.step}", run.config.model, run.params, run.tokenizer)
+    if text is None and prompts.is_known(run.tokenizer, EXAMPLE, tokens=2):
+        text = EXAMPLE
+    elif text is None:
+        ids = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer).valid.ids
+        text = prompts.first_words(run.tokenizer, ids)
+    return Subject(f"{workdir}, step {run.step}", run.config.model, run.params, run.tokenizer, text)
 
 
-def untrained(file: str, overrides: dict[str, str], text: str) -> Subject:
+def untrained(file: str, overrides: dict[str, str], text: str | None = None) -> Subject:
     """A config's model with fresh parameters, drawn as training draws them, and the text's own tokens."""
+    text = EXAMPLE if text is None else text
     cfg = cli.read_config(file, overrides)
     if cfg.data.tokenizer not in ("char", "word"):
         raise UserError(
@@ -70,7 +78,7 @@ def untrained(file: str, overrides: dict[str, str], text: str) -> Subject:
     optim = dataclasses.replace(cfg.optim, train_rows_from=0)
     cfg = starting.resolve(dataclasses.replace(cfg, data=data, optim=optim), tokenizer)
     params = init_params(GPT(cfg.model), jax.random.key(cfg.train.seed))
-    return Subject(f"{file}, untrained: all weights are random", cfg.model, params, tokenizer)
+    return Subject(f"{file}, untrained: all weights are random", cfg.model, params, tokenizer, text)
 
 
 def ids_of(subject: Subject, text: str) -> np.ndarray:

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxgpt.config import UserError, first_line
+from jaxgpt.data import prompts
 from jaxgpt.inspect import page, playground
 from jaxgpt.inspect.payload import Ground, ground, payload
 from jaxgpt.inspect.plain import rounded, token_entry
@@ -113,13 +114,7 @@ class Playground:
     def about(self) -> dict[str, Any]:
         """The answer of /api/run."""
         run, cfg = self.subject.run, self.subject.cfg
-        prompt = run.config.train.sample_prompt or DEFAULTS["prompt"]
-        try:
-            known = len(run.tokenizer.encode(prompt)) > 0
-        except UserError:
-            known = False
-        if not known:
-            prompt = run.tokenizer.decode([0])
+        prompt = prompts.default(run.tokenizer, run.config.train.sample_prompt)
         return {
             "title": f"{run.workdir.name}, step {run.step:,}",
             "step": run.step,

@@ -288,21 +288,6 @@ def generate_pieces(
         done += made
 
 
-def prompt_ids(tokenizer, prompt: str, context_length: int, fallback: int) -> list[int]:
-    """What samples go on from while training: train.sample_prompt; or a new line; or, where there is none, a token."""
-    if prompt:
-        ids = tokenizer.encode(prompt)
-        if len(ids) > context_length:
-            raise UserError(
-                f"train.sample_prompt has {len(ids)} tokens, model.context_length={context_length}: shorten the prompt"
-            )
-        return list(ids)
-    try:
-        return list(tokenizer.encode("\n"))[:1]
-    except UserError:
-        return [fallback]
-
-
 def stream(
     model: GPT,
     params: dict,

@@ -23,7 +23,7 @@ import numpy as np
 from jaxgpt.common import processes
 from jaxgpt.common.progress import Interrupt, Progress, StepClock, conclusion, introduction, stopped
 from jaxgpt.config import Config, UserError
-from jaxgpt.data import baselines, batches
+from jaxgpt.data import baselines, batches, prompts
 from jaxgpt.data.dataset import check_windows, prepare_dataset
 from jaxgpt.model import generation, sharding
 from jaxgpt.model.attention import uses_fused_attention
@@ -81,8 +81,9 @@ class Trainer:
         self.cfg = cfg = cfgs[0]
         preflight.check_memory(cfg)
         if cfg.train.sample_tokens:
-            T, first = cfg.model.context_length, int(self.dataset.valid.ids[0])
-            self._sample_prompt = generation.prompt_ids(self.tokenizer, cfg.train.sample_prompt, T, first)
+            self._sample_prompt = prompts.sample_ids(
+                self.tokenizer, cfg.train.sample_prompt, cfg.model.context_length
+            )
         uses_fused_attention(cfg.model, cfg.train.attention)  # refuses what this machine can't do
         self.program = One(cfg, self.dataset) if self.alone else Lanes(cfgs, self.dataset, width)
         K = cfg.train.steps_per_dispatch
@@ -293,7 +294,8 @@ class Trainer:
         if signalled is not None:
             print(stopped(signalled, step, run.workdir))
         elif step == self.cfg.train.num_steps and evaluated:
-            print(conclusion(evaluated, self._bigram, run.workdir))
+            prompt = prompts.first_words(self.tokenizer, self.dataset.valid.ids)
+            print(conclusion(evaluated, self._bigram, run.workdir, prompt))
 
     def _due(self, every: str, step: int, again: bool = True) -> list[RunFolder]:
         """The runs whose field of this name says that now is the time, or that are at their end."""
