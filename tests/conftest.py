@@ -27,6 +27,7 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(trylast=True)  # below the durations
 def pytest_terminal_summary(terminalreporter):
     """One line for each reason why tests were skipped."""
     skipped = terminalreporter.stats.get("skipped", [])
