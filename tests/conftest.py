@@ -74,3 +74,14 @@ def here(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def sweep_folder(tmp_path, monkeypatch):
+    """The working directory of a test, with text.txt and sweep.py: four members of 20 steps."""
+    from tests import small_runs, small_sweeps
+
+    small_runs.write_text(tmp_path / "text.txt")
+    (tmp_path / "sweep.py").write_text(small_sweeps.SWEEP)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

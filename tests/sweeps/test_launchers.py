@@ -1,0 +1,96 @@
+"""Launchers: local processes, Ray tasks and SLURM jobs share a sweep's groups."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from jaxgpt.common import processes
+from jaxgpt.sweeps import launchers
+from tests.commands import CONFIG, execute
+from tests.small_sweeps import COMMAND, read
+
+
+def test_local_processes_share_a_sweep(sweep_folder, monkeypatch, capfd):
+    assert execute(monkeypatch, "sweep --config sweep.py --workdir found --width 1 --workers 2") == 0
+    assert [row["status"] for row in read(sweep_folder / "found/results.csv")] == ["done"] * 4
+    assert capfd.readouterr().out.count("2 in one program") == 2
+
+
+def test_more_groups_than_processes_are_shared_among_them(sweep_folder, monkeypatch):
+    started = []
+    monkeypatch.setitem(
+        launchers.LAUNCHERS, "local", lambda commands, args: started.extend(c[-2:] for c in commands)
+    )
+    monkeypatch.setattr(processes, "available_cores", lambda: 8)
+    (sweep_folder / "sweep.py").write_text(
+        CONFIG + "\ndef sweep():\n    return [{'model.d_model': 2 * n} for n in range(1, 6)]\n"
+    )
+    assert execute(monkeypatch, COMMAND + " --workers 2") == 0
+    assert started == [["--part=0/2", "--cores=4"], ["--part=1/2", "--cores=4"]]
+
+
+def test_slurms_script_runs_every_part(sweep_folder, monkeypatch, capsys):
+    assert execute(monkeypatch, COMMAND + " --launcher slurm --workers 2 --gpus 1") == 0
+    script = (sweep_folder / "found/slurm.sh").read_text()
+    assert "#SBATCH --array=0-1" in script and "#SBATCH --gpus-per-task=1" in script
+    assert "submit it with `sbatch found/slurm.sh`" in capsys.readouterr().out
+    # What a job runs is the command with its part: here without SLURM.
+    for part in range(2):
+        environment = {
+            **os.environ,
+            "SLURM_ARRAY_TASK_ID": str(part),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        text = script.replace("srun ", "")
+        subprocess.run(["bash", "-c", text], check=True, env=environment, capture_output=True)
+    assert execute(monkeypatch, COMMAND + " --table") == 0
+    assert [row["status"] for row in read(sweep_folder / "found/results.csv")] == ["done"] * 4
+
+
+def test_a_missing_ray_is_one_line(sweep_folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert execute(monkeypatch, COMMAND + " --launcher ray") == 2
+    assert 'pip install "jaxgpt[ray]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers, cores", [(1, 8), (2, 8), (4, 4), (100, 4)])
+def test_a_ray_task_asks_for_its_share_of_the_hosts(sweep_folder, monkeypatch, workers, cores):
+    """A stand-in for Ray with two hosts of 8 CPUs: what would be asked of it, and run."""
+    asked, run = [], []
+
+    def remote(**resources):
+        asked.append(resources)
+        return lambda function: SimpleNamespace(remote=lambda command, **options: run.append(command))
+
+    stand_in = SimpleNamespace(
+        is_initialized=lambda: True,
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}] * 2 + [{"Alive": False, "Resources": {}}],
+        cluster_resources=lambda: {"CPU": 16.0},
+        remote=remote,
+        get=lambda tasks: [SimpleNamespace(returncode=0) for _ in tasks],
+    )
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    assert execute(monkeypatch, COMMAND + f" --launcher ray --workers {workers}") == 0
+    assert asked == [{"num_cpus": cores, "num_gpus": 0, "max_retries": 3}]
+    parts = min(workers, 4)  # there are four members
+    assert [command[-2:] for command in run] == [
+        [f"--part={i}/{parts}", f"--cores={cores}"] for i in range(parts)
+    ]
+
+
+def test_own_flags_leave_out_who_launches():
+    flags = [
+        "--config=a.py",
+        "--launcher",
+        "ray",
+        "--workers=3",
+        "--width",
+        "2",
+        "--halving",
+        "5",
+        "--retry_failed",
+    ]
+    assert launchers.own_flags(flags) == ["--config=a.py", "--width", "2"]
