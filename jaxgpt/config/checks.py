@@ -36,12 +36,6 @@ def _model(config: Config) -> list[str]:
             f"model.d_model={model.d_model} over model.num_heads={model.num_heads} gives heads of {model.head_dim}: "
             "position='rotary' turns pairs of numbers, give an even width"
         )
-    linear = ["query", "key", "value", "out", "up", "gate", "down"]
-    absent = linear[4:] if model.d_ff == 0 else [] if model.gated else ["gate"]
-    if wrong := [name for name in model.lora_targets if name not in linear or name in absent]:
-        problems.append(
-            f"model.lora_targets: this model has no layer {', '.join(wrong)}: choose among {', '.join(linear)}"
-        )
     if model.lora_rank and not model.lora_targets:
         problems.append(
             "model.lora_rank is given and model.lora_targets is empty: name layers, such as query,value"

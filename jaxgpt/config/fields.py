@@ -111,7 +111,7 @@ class ModelConfig:
     lora_alpha: float = field(16.0, "scale of LoRA", above=0, same_in_source=False)
     lora_targets: tuple[str, ...] = field(
         ("query", "value"),
-        "linear layers with LoRA, among query, key, value, out, up, gate, down",
+        "linear layers with LoRA, by their names in model/linear.py: query, key, ...",
         same_in_source=False,
     )
     init: Literal["gpt2", "fan_in"] = field(

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.model.layers import Dropout, dense, drawn_later, normalize, record, rotate, soft_cap
+from jaxgpt.model.initial import initializer
+from jaxgpt.model.layers import Dense, Dropout, normalize, record, rotate, soft_cap
 
 
 def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
@@ -123,9 +124,9 @@ class Attention(nn.Module):
         `past` are the keys, values and lengths [B] that a layer's cache holds.
         """
         cfg = self.cfg
-        q_BTHK = dense(cfg, "query", cfg.num_heads, cfg.head_dim)(x_BTD)
-        k_BTGK = dense(cfg, "key", cfg.kv_heads, cfg.head_dim)(x_BTD)
-        v_BTGK = own_values = dense(cfg, "value", cfg.kv_heads, cfg.head_dim)(x_BTD)
+        q_BTHK = Dense(cfg, name="query")(x_BTD)
+        k_BTGK = Dense(cfg, name="key")(x_BTD)
+        v_BTGK = own_values = Dense(cfg, name="value")(x_BTD)
         if cfg.qk_norm:
             # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck.
             q_BTHK, k_BTGK = normalize(q_BTHK, False), normalize(k_BTGK, False)
@@ -134,7 +135,7 @@ class Attention(nn.Module):
                 rotate(x, positions_BT, cfg.rotary_base, cfg.context_length) for x in (q_BTHK, k_BTGK)
             )
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
-            mix = self.param("value_mix", drawn_later, (2,)).astype(v_BTGK.dtype)
+            mix = self.param("value_mix", initializer("value_mix"), (2,)).astype(v_BTGK.dtype)
             v_BTGK = mix[0] * v_BTGK + mix[1] * first_values
         if past is None and uses_fused_attention(cfg, self.attention):
             heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
@@ -162,5 +163,5 @@ class Attention(nn.Module):
             if past is not None:
                 heads_BTHK += weighted_values(weights_BHTS[..., :-T], values_BSGK)
         record(self, q=q_BTHK, k=k_BTGK, v=v_BTGK, heads=heads_BTHK)
-        change_BTD = dense(cfg, "out", cfg.d_model, inputs=2)(heads_BTHK)
+        change_BTD = Dense(cfg, name="out")(heads_BTHK)
         return change_BTD, (k_BTGK, v_BTGK), own_values

@@ -41,7 +41,9 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.model.attention import Attention
-from jaxgpt.model.layers import MLP, NORMS, POSITIONS, Dropout, drawn_later, record, soft_cap
+from jaxgpt.model.initial import draw, initializer
+from jaxgpt.model.layers import MLP, NORMS, POSITIONS, Dropout, Kernel, record, soft_cap
+from jaxgpt.model.linear import check_lora_targets
 from jaxgpt.model.sharding import BATCH, constrain
 
 
@@ -106,7 +108,7 @@ class Block(nn.Module):
         values as Attention does. `start_BTD` is the embedding, `first_values` are the first layer's values."""
         cfg = self.cfg
         if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
-            mix = self.param("embedding_mix", drawn_later, (2,)).astype(x_BTD.dtype)
+            mix = self.param("embedding_mix", initializer("embedding_mix"), (2,)).astype(x_BTD.dtype)
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
         drop = functools.partial(Dropout(cfg.dropout_rate), deterministic=not train)
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
@@ -135,15 +137,6 @@ REMATS = {
 }
 
 
-class Matrix(nn.Module):
-    """A kernel alone: an untied head, which is a table of its own, and the projection of a narrow token table."""
-
-    shape: tuple[int, int]
-
-    def setup(self) -> None:
-        self.kernel = self.param("kernel", drawn_later, self.shape)
-
-
 class GPT(nn.Module):
     """Tokens in, logits of the next token out.
 
@@ -165,11 +158,15 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         cfg = self.cfg
+        check_lora_targets(cfg)
         self.token_embedding = nn.Embed(
-            cfg.table_rows, cfg.table_width, dtype=cfg.dtype, embedding_init=drawn_later
+            cfg.table_rows,
+            cfg.table_width,
+            dtype=cfg.dtype,
+            embedding_init=initializer("token_embedding/embedding", cfg),
         )
         if cfg.factorised:
-            self.embedding_projection = Matrix((cfg.table_width, cfg.d_model))
+            self.embedding_projection = Kernel(cfg)
         self.position_embedding = POSITIONS[cfg.position](cfg)
         self.embedding_dropout = Dropout(cfg.dropout_rate)
         block = Block
@@ -178,7 +175,14 @@ class GPT(nn.Module):
         self.block = [block(cfg, self.attention) for _ in range(cfg.num_layers)]
         self.final_norm = NORMS[cfg.norm](cfg)
         if not cfg.tie_embeddings:
-            self.head = Matrix((cfg.d_model, cfg.table_rows))
+            self.head = Kernel(cfg)
+
+    @nn.nowrap
+    def init(self, rngs: jax.Array | dict, *args, **kwargs) -> dict:
+        """As in Flax. The parameters are those that training starts with, `parameters.init_params(model, key)`."""
+        key = rngs["params"] if isinstance(rngs, dict) else rngs
+        variables = jax.eval_shape(lambda: nn.Module.init(self, rngs, *args, **kwargs))
+        return {**variables, "params": draw(self.cfg, variables["params"], key)}
 
     def __call__(self, tokens_BT: jax.Array, *, cache: KVCache | None = None, train: bool = False):
         x_BTD, cache = self.features(tokens_BT, cache=cache, train=train)

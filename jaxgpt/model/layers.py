@@ -12,17 +12,10 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import is_off
+from jaxgpt.model.initial import GPT2_STD, initializer
+from jaxgpt.model.linear import LINEAR
 
-GPT2_STD = 0.02  # of GPT-2's tables and matrices before training
 EPSILON = 1e-5  # in every norm
-
-
-def drawn_later(_key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """The initializer of every parameter here: not a number, until `model.init_params` has set it.
-
-    One draw for all of them compiles in a tenth of the time that one a parameter takes.
-    """
-    return jnp.full(shape, jnp.nan, dtype)
 
 
 def record(module: nn.Module, **values: jax.Array) -> None:
@@ -125,9 +118,9 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = normalize(x, self.centered)
         if self.use_scale:
-            y = y * self.param("scale", drawn_later, x.shape[-1:]).astype(x.dtype)
+            y = y * self.param("scale", initializer("scale"), x.shape[-1:]).astype(x.dtype)
         if self.use_bias:
-            y = y + self.param("bias", drawn_later, x.shape[-1:]).astype(x.dtype)
+            y = y + self.param("bias", initializer("bias"), x.shape[-1:]).astype(x.dtype)
         return y
 
 
@@ -173,7 +166,10 @@ def _no_table(cfg: config.ModelConfig) -> None:
 # Each entry makes what turns positions [B, T] into a vector [B, T, D] that is added to the token's, or None.
 POSITIONS: dict[str, Callable[[config.ModelConfig], nn.Module | None]] = {
     "learned": lambda cfg: nn.Embed(
-        cfg.context_length, cfg.d_model, dtype=cfg.dtype, embedding_init=drawn_later
+        cfg.context_length,
+        cfg.d_model,
+        dtype=cfg.dtype,
+        embedding_init=initializer("position_embedding/embedding", cfg),
     ),
     "sinusoidal": lambda cfg: Sinusoidal(cfg),
     "rotary": _no_table,
@@ -207,43 +203,44 @@ def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float,
 
 
 class Dense(nn.Module):
-    """A linear layer from x's last `inputs` axes to `features` axes: kernel [in..., out...], bias [out...].
+    """The linear layer of this name, see linear.LINEAR: x [..., in...] -> [..., out...], in model.dtype.
 
-    With a lora_rank r it also has x A B times lora_scale, with lora_a [in..., r] and lora_b [r, out...] (Hu et al. 2021).
+    With a lora_rank r it adds x A B times lora_alpha / r, with lora_a [in..., r] and lora_b [r, out...] (Hu et al. 2021).
 
-    As one matrix product [B * T, in] x [in, out], computed in `dtype`. With the axes left apart XLA's CPU
-    backend copies the transposed gradient for the kernel's, and computes anew in that copy all that the gradient
-    came from: a step then takes 1.6 times as long.
+    Computed as one matrix product [B * T, in] x [in, out]. With the axes kept apart, XLA's CPU backend copies the
+    transposed gradient for the kernel's and recomputes there everything that it came from: a step takes 1.6 times
+    as long.
     """
 
-    features: tuple[int, ...]
-    inputs: int = 1
-    use_bias: bool = True
-    dtype: str = "float32"
-    lora_rank: int = 0
-    lora_scale: float = 1.0
+    cfg: config.ModelConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        in_shape, rest = x.shape[x.ndim - self.inputs :], x.shape[: x.ndim - self.inputs]
-        fan_in, fan_out = int(np.prod(in_shape)), int(np.prod(self.features))
-        kernel = self.param("kernel", drawn_later, (*in_shape, *self.features)).astype(self.dtype)
-        x = x.reshape(-1, fan_in).astype(self.dtype)
-        y = x @ kernel.reshape(fan_in, fan_out)
-        if self.lora_rank:
-            a = self.param("lora_a", drawn_later, (*in_shape, self.lora_rank)).astype(self.dtype)
-            b = self.param("lora_b", drawn_later, (self.lora_rank, *self.features)).astype(self.dtype)
-            y = y + self.lora_scale * (x @ a.reshape(fan_in, -1)) @ b.reshape(-1, fan_out)
-        if self.use_bias:
-            y = y + self.param("bias", drawn_later, self.features).astype(self.dtype).reshape(-1)
-        return y.reshape(*rest, *self.features)
+        cfg, layer = self.cfg, LINEAR[self.name]
+        (in_shape, out_shape), (fan_in, fan_out) = layer.shapes(cfg), layer.fans(cfg)
+
+        def param(name: str, *shape: int) -> jax.Array:
+            return self.param(name, initializer(f"{layer.name}/{name}", cfg), shape).astype(cfg.dtype)
+
+        rest = x.shape[: x.ndim - len(in_shape)]
+        x = x.reshape(-1, fan_in).astype(cfg.dtype)
+        y = x @ param("kernel", *in_shape, *out_shape).reshape(fan_in, fan_out)
+        if rank := layer.rank(cfg):
+            a, b = param("lora_a", *in_shape, rank), param("lora_b", rank, *out_shape)
+            y = y + cfg.lora_alpha / rank * (x @ a.reshape(fan_in, -1)) @ b.reshape(-1, fan_out)
+        if cfg.use_bias and layer.bias:
+            y = y + param("bias", *out_shape).reshape(-1)
+        return y.reshape(*rest, *out_shape)
 
 
-def dense(cfg: config.ModelConfig, name: str, *features: int, inputs: int = 1) -> Dense:
-    """A linear layer as the config wants it."""
-    rank = cfg.lora_rank if name in cfg.lora_targets else 0
-    scale = cfg.lora_alpha / rank if rank else 1.0
-    return Dense(features, inputs, cfg.use_bias, cfg.dtype, rank, scale, name=name)
+class Kernel(nn.Module):
+    """The kernel of the linear layer of this name alone, for a caller that multiplies with it itself."""
+
+    cfg: config.ModelConfig
+
+    def setup(self) -> None:
+        ins, outs = LINEAR[self.name].shapes(self.cfg)
+        self.kernel = self.param("kernel", initializer(f"{self.name}/kernel", self.cfg), (*ins, *outs))
 
 
 class MLP(nn.Module):
@@ -257,10 +254,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         cfg, activation = self.cfg, ACTIVATIONS[self.cfg.activation]
-        h_BTF = dense(cfg, "up", cfg.mlp_width)(x_BTD)
-        if cfg.gated:
-            h_BTF = activation(dense(cfg, "gate", cfg.mlp_width)(x_BTD)) * h_BTF
-        else:
-            h_BTF = activation(h_BTF)
+        up_BTF = Dense(cfg, name="up")(x_BTD)
+        h_BTF = activation(Dense(cfg, name="gate")(x_BTD)) * up_BTF if cfg.gated else activation(up_BTF)
         record(self, hidden=h_BTF)
-        return dense(cfg, "down", cfg.d_model)(h_BTF)
+        return Dense(cfg, name="down")(h_BTF)

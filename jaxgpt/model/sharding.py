@@ -22,46 +22,20 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt import config
 from jaxgpt.config import UserError
+from jaxgpt.model.linear import LINEAR
 from jaxgpt.model.paths import named_leaves
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that the rows of a batch are spread over
 
-# Of every parameter, by its path without `block_<i>/`, the mesh axis that each axis of the array is spread over.
+# The mesh axis of each axis of a parameter, by its path without `block_<i>/`. Small vectors are on every device.
 SPECS: dict[str, P] = {
     "token_embedding/embedding": P("tensor", "fsdp"),  # [V, E]
-    "embedding_projection/kernel": P(None, "fsdp"),  # [E, D]
     "position_embedding/embedding": P(None, "fsdp"),  # [T, D]
-    "attention_norm/scale": P(),
-    "attention_norm/bias": P(),
-    "attention/query/kernel": P("fsdp", "tensor", None),  # [D, H, K]
-    "attention/query/bias": P("tensor", None),
-    "attention/key/kernel": P("fsdp", "tensor", None),  # [D, G, K]
-    "attention/key/bias": P("tensor", None),
-    "attention/value/kernel": P("fsdp", "tensor", None),
-    "attention/value/bias": P("tensor", None),
-    "attention/out/kernel": P("tensor", None, "fsdp"),  # [H, K, D]
-    "attention/out/bias": P(),
     "attention/value_mix": P(),
     "embedding_mix": P(),
-    "mlp_norm/scale": P(),
-    "mlp_norm/bias": P(),
-    "mlp/up/kernel": P("fsdp", "tensor"),  # [D, F]
-    "mlp/up/bias": P("tensor"),
-    "mlp/gate/kernel": P("fsdp", "tensor"),
-    "mlp/gate/bias": P("tensor"),
-    "mlp/down/kernel": P("tensor", "fsdp"),  # [F, D]
-    "mlp/down/bias": P(),
-    "final_norm/scale": P(),
-    "final_norm/bias": P(),
-    "head/kernel": P("fsdp", "tensor"),  # [D, V]
-}
-# Low-rank changes lie as the kernels that they change, their ranks whole: A [in..., r], B [r, out...].
-for _layer, _inputs in (("attention/query", 1), ("attention/key", 1), ("attention/value", 1), ("attention/out", 2),
-                        ("mlp/up", 1), ("mlp/gate", 1), ("mlp/down", 1)):  # fmt: skip
-    _axes = SPECS[f"{_layer}/kernel"]
-    SPECS[f"{_layer}/lora_a"] = P(*_axes[:_inputs], None)
-    SPECS[f"{_layer}/lora_b"] = P(None, *_axes[_inputs:])
+} | {path: spec for layer in LINEAR.values() for path, spec in layer.specs().items()}
+NORMS = ("attention_norm", "mlp_norm", "final_norm")  # all their parameters are on every device
 
 
 def _name(path: str) -> str:
@@ -69,8 +43,9 @@ def _name(path: str) -> str:
 
 
 def spec(path: str) -> P:
-    """Where a parameter lies, by its path. Raises KeyError for one that has no row: the table is complete."""
-    return SPECS[_name(path)]
+    """The mesh axes of a parameter, by its path. Raises KeyError for a path without a row: the table is complete."""
+    name = _name(path)
+    return P() if name.split("/")[0] in NORMS else SPECS[name]
 
 
 def mesh_sizes(cfg: config.MeshConfig, count: int) -> dict[str, int]:

@@ -21,7 +21,9 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
-from jaxgpt.model.layers import EPSILON, GPT2_STD, sinusoids
+from jaxgpt.model import linear
+from jaxgpt.model.initial import GPT2_STD
+from jaxgpt.model.layers import EPSILON, sinusoids
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.tensor_files import TensorFiles
@@ -193,6 +195,10 @@ def obstacles(cfg: config.ModelConfig) -> list[str]:
         found.append("an MLP in every block, not model.d_ff=0")
     if cfg.attention_window is not None and cfg.attention_window < cfg.context_length:
         found.append(f"attention to all tokens before, not model.attention_window={cfg.attention_window}")
+    expressed = {path.rpartition("/")[0] for _, _, paths in BLOCK for path in paths.split()}
+    for layer in linear.present(cfg):
+        if layer.module and layer.path not in expressed and layer.name != "gate":  # the activation says that
+            found.append(f"no linear layer {layer.path}")
     for field in dataclasses.fields(cfg):
         if field.name not in _EXPRESSED and getattr(cfg, field.name) != field.default:
             found.append(f"no model.{field.name}={getattr(cfg, field.name)!r}")
@@ -346,7 +352,8 @@ def _theirs(cfg: config.ModelConfig, place: Place, ours: dict[str, Any]) -> np.n
     for path in place.paths:
         if path in ours:
             part = np.asarray(ours[path], np.float32)
-            if "/key/" in path or "/value/" in path:  # [..., G, K] -> [..., H, K]
+            layer = linear.of_path(path)
+            if layer and layer.outputs == "GK":  # -> [..., H, K]
                 part = np.repeat(part, cfg.num_heads // cfg.kv_heads, axis=-2)
             if place.name == "wte.weight":
                 part = part[: cfg.vocab_size]

@@ -8,6 +8,7 @@ remat policy computes twice.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxgpt import config
 from jaxgpt.config import Config
+from jaxgpt.model import linear
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.sharding import BATCH, bytes_per_device
@@ -54,21 +56,22 @@ def matmul_params(cfg: config.ModelConfig) -> int:
 
 def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
     """Operations a token of a forward pass over windows of context_length tokens."""
-    layers, D, E, K = cfg.num_layers, cfg.d_model, cfg.table_width, cfg.head_dim
-    queries, values = cfg.num_heads * K, cfg.kv_heads * K
 
-    def products(**widths: int) -> int:
-        """Of linear layers between D and these widths, with their low-rank changes."""
-        ranks = {name: cfg.lora_rank if name in cfg.lora_targets else 0 for name in widths}
-        return layers * 2 * sum(D * width + ranks[name] * (D + width) for name, width in widths.items())
+    def products(layer: linear.Linear) -> int:
+        """Of a linear layer with its low-rank change."""
+        fan_in, fan_out = layer.fans(cfg)
+        return 2 * (fan_in * fan_out + layer.rank(cfg) * (fan_in + fan_out))
 
-    gate = {"gate": cfg.mlp_width} if cfg.gated else {}
-    projected = 2 * D * E if cfg.factorised else 0
+    flops = collections.Counter()
+    for layer in linear.present(cfg):
+        flops[layer.module or layer.name] += products(layer)
+    L, E = cfg.num_layers, cfg.table_width
+    projected = flops["embedding_projection"]
     return ForwardFlops(
-        projections=products(query=queries, key=values, value=values, out=queries),
-        attention=layers * 4 * queries * cfg.context_length,
-        mlp=products(up=cfg.mlp_width, down=cfg.mlp_width, **gate),
-        head=2 * (E if cfg.tie_embeddings else D) * cfg.table_rows + projected * cfg.tie_embeddings,
+        projections=L * flops["attention"],
+        attention=L * 4 * cfg.num_heads * cfg.head_dim * cfg.context_length,
+        mlp=L * flops["mlp"],
+        head=2 * E * cfg.table_rows + projected if cfg.tie_embeddings else flops["head"],
         embedding=projected,
     )
 

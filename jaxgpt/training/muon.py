@@ -17,26 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-# Each matrix of a block, by its kernel's name: how many of its last axes are inputs, and how many outputs.
-AXES = {
-    "query": (1, 2),  # [D, H, K]
-    "key": (1, 2),
-    "value": (1, 2),
-    "out": (2, 1),  # [H, K, D]
-    "up": (1, 1),  # [D, F]
-    "gate": (1, 1),
-    "down": (1, 1),  # [F, D]
-}
+from jaxgpt.model.linear import LINEAR
 
 
 def is_hidden(path: tuple) -> bool:
-    """Whether the parameter at this path is a matrix inside a block, and not a low-rank change of one."""
-    return path[-1].key == "kernel" and path[-2].key in AXES
+    """Whether the parameter at this path is the kernel of a linear layer that Muon takes (see linear.LINEAR)."""
+    return path[-1].key == "kernel" and path[-2].key in LINEAR and LINEAR[path[-2].key].muon
 
 
 def as_matrices(path: tuple, x: jax.Array) -> jax.Array:
-    """A hidden kernel as [N, fan_in, fan_out]: heads flattened, leading axes (stacked layers) counted by N."""
-    inputs, outputs = AXES[path[-2].key]
+    """A hidden kernel as [N, fan_in, fan_out]: heads are flattened, N counts leading axes (stacked layers)."""
+    layer = LINEAR[path[-2].key]
+    inputs, outputs = len(layer.inputs), len(layer.outputs)
     fan_in = int(np.prod(x.shape[x.ndim - outputs - inputs : x.ndim - outputs]))
     return x.reshape(-1, fan_in, int(np.prod(x.shape[x.ndim - outputs :])))
 

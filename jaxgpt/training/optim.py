@@ -14,6 +14,7 @@ import optax.contrib
 
 from jaxgpt import config
 from jaxgpt.config import is_off
+from jaxgpt.model.linear import LINEAR
 from jaxgpt.training import muon, trainable
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -92,10 +93,10 @@ def rate_multipliers(cfg: config.OptimConfig, params: dict) -> dict:
         return jax.tree.map(lambda _: 1.0, params)
 
     def multiplier(path: tuple, x: jax.Array) -> float:
-        matrix = path[-1].key == "kernel" and path[-2].key != "embedding_projection"
-        if not matrix or (cfg.name == "muon" and muon.is_hidden(path)):
+        layer = LINEAR.get(path[-2].key) if path[-1].key == "kernel" else None
+        if layer is None or not layer.grows or (cfg.name == "muon" and layer.muon):
             return 1.0
-        return cfg.mup_base_width / x.shape[-1 if path[-2].key in ("out", "down") else 0]
+        return cfg.mup_base_width / x.shape[(layer.inputs + layer.outputs).index("D")]
 
     return jax.tree_util.tree_map_with_path(multiplier, params)
 

@@ -24,8 +24,9 @@ from jaxgpt.common import processes
 from jaxgpt.config import Config, ModelConfig, UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.initial import initial_std
 from jaxgpt.model.lora import merge_lora
-from jaxgpt.model.parameters import init_params, initial_std, param_shapes
+from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint, gpt2
 from jaxgpt.training import trainable

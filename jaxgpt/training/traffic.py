@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jaxgpt.config import Config
+from jaxgpt.model import linear
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.sharding import AXES, BATCH, bytes_per_device
 from jaxgpt.training import trainable
@@ -66,7 +67,11 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
     parts = cfg.train.grad_accumulation_steps
     stream = rows * cfg.model.context_length * cfg.model.d_model * jnp.dtype(cfg.model.dtype).itemsize
     gathers = parts * (1 if cfg.train.remat == "none" else 2)
-    sums = 4 * cfg.model.num_layers + 2
+    # A product over inputs that are split is summed forward; what reads the stream before it, backward.
+    split = [
+        layer for layer in linear.present(cfg.model) if layer.to_stream and set(layer.inputs) & set("HGF")
+    ]
+    sums = 2 * len(split) * cfg.model.num_layers + 2
     return Traffic(
         data=all_reduce(kept, sizes["data"]),
         fsdp=gathers * all_gather(used, sizes["fsdp"]) + parts * all_gather(used_moving, sizes["fsdp"]),

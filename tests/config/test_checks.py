@@ -15,7 +15,6 @@ WRONG = {
         *({name: 0} for name in "vocab_size context_length d_model num_layers num_heads".split()),
         {"num_layers": -1},
         {"d_ff": -1},
-        {"d_ff": 0, "lora_rank": 1, "lora_targets": ("up",)},
         {"causal": False, "attention_window": 4},
         {"d_model": 10, "num_heads": 4},
         {"d_model": 9, "num_heads": 3, "position": "sinusoidal"},

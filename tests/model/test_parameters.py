@@ -12,10 +12,11 @@ import pytest
 
 from jaxgpt import config
 from jaxgpt.config.presets import PRESETS
-from jaxgpt.model import gpt, layers, parameters
+from jaxgpt.model import attention, gpt, layers, parameters
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.initial import initial_std
 from jaxgpt.model.paths import named_leaves
-from tests.models import TINY, TOKENS
+from tests.models import TINY, TOKENS, VARIANTS
 
 
 def documented_parameters(cfg: config.ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -121,6 +122,38 @@ def test_fan_in_parameters_keep_sizes_and_zero_init_makes_every_layer_the_identi
     x_BTD, _ = GPT(cfg).apply({"params": params}, TOKENS, method="features")
     np.testing.assert_allclose(x_BTD, layers.normalize(start, False), rtol=1e-6)
     assert (GPT(cfg).apply({"params": params}, TOKENS) == 0.0).all()  # the loss is log V exactly
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_flax_init_gives_the_parameters_that_training_starts_with(name):
+    model, key = GPT(VARIANTS[name]), jax.random.key(5)
+    variables = model.init(key, TOKENS)
+    assert set(variables) == {"params"}
+    expected = named_leaves(parameters.init_params(model, key))
+    for (path, leaf), (other, drawn) in zip(named_leaves(variables["params"]), expected, strict=True):
+        assert path == other
+        np.testing.assert_array_equal(leaf, drawn, err_msg=path)
+    again = model.init({"params": key, "dropout": jax.random.key(1)}, TOKENS, train=True)
+    np.testing.assert_array_equal(
+        again["params"]["token_embedding"]["embedding"], variables["params"]["token_embedding"]["embedding"]
+    )
+
+
+def test_a_part_of_a_model_starts_with_the_statistics_of_the_complete_one():
+    cfg = dataclasses.replace(TINY, d_model=64, num_heads=4, d_ff=256)
+    x_BTD, positions_BT = np.ones((1, 3, 64), np.float32), np.arange(3)[None]
+    for part, args in (
+        (gpt.Block(cfg), (x_BTD, positions_BT)),
+        (attention.Attention(cfg), (x_BTD, positions_BT)),
+        (layers.MLP(cfg), (x_BTD,)),
+        (layers.NORMS["layernorm"](cfg), (x_BTD,)),
+    ):
+        for path, leaf in named_leaves(part.init(jax.random.key(0), *args)["params"]):
+            std = initial_std(cfg, path, leaf.shape)
+            if std is None:
+                assert (leaf == float(path.endswith("scale"))).all(), path
+            else:
+                assert abs(leaf.std() / std - 1) < 5 / math.sqrt(2 * leaf.size), path
 
 
 def count(cfg: config.ModelConfig) -> int:

@@ -145,7 +145,6 @@ def test_rules_that_do_not_fit_are_refused(fields, words):
         ({"optim.rates": "block_*=0"}, "PATTERN=FACTOR"),
         ({"optim.train_rows_from": "-1"}, "set data.add_tokens=true"),
         ({"data.add_tokens": "true"}, "data.tokenizer_path"),
-        ({"model.lora_targets": "gate"}, "has no layer gate"),
         ({"init_from": "a", "init_vectors": "b"}, "init_from and init_vectors"),
         ({"init_frm": "a"}, "did you mean init_from?"),
     ],
