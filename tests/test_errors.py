@@ -228,11 +228,11 @@ CASES = [
     ),
     case("no such text", f"{NEW} --config.data.path=nope.txt", "data.path='nope.txt' does not exist", "UTF-8 text file"),
     case(
-        "empty text", f"{NEW} --config.data.path=a.txt", "data.path='a.txt' holds no text", "not empty",
+        "empty text", f"{NEW} --config.data.path=a.txt", "data.path='a.txt' has no text", "not empty",
         prepare=write("a.txt"),
     ),
     case(
-        "only a byte order mark", f"{NEW} --config.data.path=a.txt", "data.path='a.txt' holds no text",
+        "only a byte order mark", f"{NEW} --config.data.path=a.txt", "data.path='a.txt' has no text",
         prepare=write("a.txt", b"\xef\xbb\xbf"),
     ),
     case(
@@ -286,11 +286,11 @@ CASES = [
         "run/tokenizer.json", "'char' tokenizer", "data.tokenizer='word'", "set data.tokenizer='char'",
     ),
     case(
-        "tokenizer.json is none", f"{NEW} --config.data.tokenizer_path=text.txt", "text.txt is no tokenizer.json",
+        "tokenizer.json is none", f"{NEW} --config.data.tokenizer_path=text.txt", "text.txt is not a tokenizer.json",
     ),
     case(
         "tokenizer.json is huge", f"{NEW} --config.data.tokenizer_path=big.json",
-        "big.json is no tokenizer.json", "larger than 64 MiB",
+        "big.json is not a tokenizer.json", "larger than 64 MiB",
         prepare=huge_tokenizer,
     ),
     case(
@@ -373,7 +373,7 @@ CASES = [
     case("seed", f"{GENERATE} --seed 99999999999999999999999", "seed", "99999999999999999999999"),
     # Evaluating
     case("no such text to evaluate", f"{EVALUATE} --text nope.txt", "--text='nope.txt' does not exist", "UTF-8 text file"),
-    case("evaluate an empty text", f"{EVALUATE} --text a.txt", "--text='a.txt' holds no text", prepare=write("a.txt")),
+    case("evaluate an empty text", f"{EVALUATE} --text a.txt", "--text='a.txt' has no text", prepare=write("a.txt")),
     case("evaluate one token", f"{EVALUATE} --text a.txt", "a.txt has 1 token", "2 or more", prepare=write("a.txt", "t")),
     case(
         "evaluate an unknown character", f"{EVALUATE} --text a.txt", "character 'ß' (U+00DF) at position 5", "leave it out",

@@ -1,6 +1,6 @@
-"""What a model must beat: guesses that need no network, fitted on the training ids.
+"""Baselines that a model must beat: uniform, unigram and bigram predictions, fitted on the training ids.
 
-All losses are means of -log p(next id) in nats over the ids evaluated, as the model's own are.
+All losses are means of -log p(next id) in nats, as the model's own.
 """
 
 from __future__ import annotations
@@ -9,38 +9,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_IDS = 20_000_000  # that they are fitted and measured on
+MOST_IDS = 20_000_000  # for fitting, and for measuring
 
 
 def uniform_loss(vocab_size: int) -> float:
-    """log V: every token equally likely, which is what an untrained model says."""
+    """log V: the loss of equally likely tokens, and about that of an untrained model."""
     return float(np.log(vocab_size))
 
 
 def unigram_probs(train_ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Each token's share of the text, one added to every count so that none is impossible: [V]."""
+    """The frequency of each token, with one added to every count so that none is impossible: [V]."""
     counts = np.bincount(train_ids, minlength=vocab_size)
     return (counts + 1) / (len(train_ids) + vocab_size)
 
 
 def unigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -> float:
-    """How often a token occurs is all that is known; every id but the first is predicted."""
+    """The mean loss of predicting token frequencies, over every id but the first."""
     return float(-np.log(unigram_probs(train_ids, vocab_size)[valid_ids[1:]]).mean())
 
 
 @dataclass(frozen=True)
 class Bigram:
-    """Only the one token before is known. Pairs are counted sparsely, so any vocabulary will do.
+    """Probabilities of the next token given the previous one. Pairs are counted sparsely, for any vocabulary size.
 
-    p(b | a) = (count(ab) + t(a) p(b)) / (count(a) + t(a)) with t(a) the number of different followers of a:
-    Witten and Bell 1991, which needs no tuning.
+    p(b | a) = (count(ab) + t(a) p(b)) / (count(a) + t(a)), where t(a) is the number of different tokens that follow a
+    (Witten and Bell 1991). It needs no tuning.
     """
 
     unigram_V: np.ndarray
     pairs: np.ndarray  # codes a * V + b of the pairs that occur, sorted
-    counts: np.ndarray  # how often each
-    starts_V: np.ndarray  # how often each token is followed by one
-    followers_V: np.ndarray  # by how many different ones
+    counts: np.ndarray  # of each pair
+    starts_V: np.ndarray  # how many tokens follow each token
+    followers_V: np.ndarray  # how many different tokens follow it
 
     def nats(self, ids_N: np.ndarray) -> np.ndarray:
         """-log p of every id but the first: [N - 1]."""
@@ -49,7 +49,7 @@ class Bigram:
         place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
         count = np.where(self.pairs[place] == wanted, self.counts[place], 0)
         before, after = wanted // V, wanted % V
-        # A token never seen before another: fall back on the unigram (0 + 1 p(b)) / (0 + 1).
+        # A token that nothing follows falls back on the unigram: (0 + 1 p(b)) / (0 + 1).
         weight = np.maximum(self.followers_V[before], 1)
         return -np.log((count + weight * self.unigram_V[after]) / (self.starts_V[before] + weight))
 
@@ -60,7 +60,7 @@ def _pair_codes(ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def fit_bigram(train_ids: np.ndarray, vocab_size: int) -> Bigram:
-    """The bigram baseline of a training text of 2 ids or more."""
+    """The bigram baseline of 2 or more training ids. Raises ValueError for fewer."""
     if len(train_ids) < 2:
         raise ValueError(f"{len(train_ids)} ids: a pair needs 2")
     pairs, counts = np.unique(_pair_codes(train_ids, vocab_size), return_counts=True)
@@ -74,7 +74,7 @@ def fit_bigram(train_ids: np.ndarray, vocab_size: int) -> Bigram:
 
 
 def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -> float:
-    """The mean loss of the `Bigram` of the training ids; every id but the first is predicted."""
+    """The mean loss of the training ids' `Bigram`, over every id but the first."""
     if len(train_ids) < 2 or len(valid_ids) < 2:
         raise ValueError(f"{len(train_ids)} and {len(valid_ids)} ids: a pair needs 2 of each")
     return float(fit_bigram(train_ids, vocab_size).nats(valid_ids).mean())
@@ -83,7 +83,7 @@ def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -
 def losses(
     train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int, eval_tokens: int | None
 ) -> dict[str, float]:
-    """All three, on the validation tokens that evaluation uses (config.TrainConfig's eval_tokens)."""
+    """All three losses on the validation tokens that evaluation uses: `eval_tokens`, or all for None or 0."""
     train_ids = np.asarray(train_ids[:MOST_IDS])
     valid_ids = np.asarray(valid_ids[: min((eval_tokens or len(valid_ids)) + 1, MOST_IDS)])
     return {

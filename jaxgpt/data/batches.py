@@ -16,20 +16,20 @@ from jaxgpt.config import Config, UserError
 
 
 def num_windows(num_ids: int, context_length: int) -> int:
-    """W: windows in an epoch. Ids beyond W windows leave room for the epoch's phase.
+    """W: the number of windows in an epoch. Ids beyond W windows leave room for the epoch's phase.
 
-    Raises UserError where not even one window of context_length + 1 ids fits.
+    Raises UserError where the ids are fewer than one window of context_length + 1.
     """
     if num_ids < context_length + 1:
         raise UserError(
             f"{num_ids} tokens are fewer than one window of context_length + 1 = {context_length + 1}: "
-            f"use a longer text or a smaller model.context_length"
+            f"give a longer text or lower model.context_length"
         )
     return max(1, (num_ids - context_length) // context_length)
 
 
 def steps_per_epoch(num_ids: int, *, context_length: int, batch_size: int) -> float:
-    """Steps that visit every window once: a fraction, because batches run on across the end of an epoch."""
+    """The steps in which every window is visited once; a fraction, because a batch may span two epochs."""
     return num_windows(num_ids, context_length) / batch_size
 
 
@@ -89,17 +89,16 @@ class Batches:
 def window_starts(
     num_ids: int, step: int, *, seed: int, batch_size: int, context_length: int, rows: slice | None = None
 ) -> np.ndarray:
-    """Where the windows of a step's batch begin: [B] int64 positions in the ids.
+    """The first positions of the windows of a step's batch: [B] int64.
 
-    Samples are counted through the whole run: row r of step s is sample s * batch_size + r. Every W samples
-    are an epoch: all W windows once each, in an order drawn from (seed, epoch). Windows lie context_length
-    apart and share one id, the last target of one and the first input of the next. All windows of an epoch
-    are shifted by a phase drawn from (seed, epoch), so that an id is not always at the same place in them;
-    phases range over all the room that the windows leave, so that in the long run every id is trained on.
-    Costs O(batch) time and memory, however long the text and whatever the step.
+    Samples are numbered over the run: row r of step s is sample s * batch_size + r. W samples are an epoch: every
+    window once, in an order drawn from (seed, epoch). Windows start context_length apart and share one id: the last
+    target of one is the first input of the next. All windows of an epoch are shifted by a phase drawn from
+    (seed, epoch), so that an id is not always at the same position; phases use all the room that the windows leave,
+    so that in the long run every id is trained on. Time and memory are O(batch) for any text length and step.
     """
     size = num_windows(num_ids, context_length)
-    num_phases = num_ids - size * context_length  # with any of these the last window fits
+    num_phases = num_ids - size * context_length  # the last window fits with each of them
     first_sample = np.array(int(step) * batch_size, np.uint64)
     samples = np.arange(batch_size, dtype=np.uint64)[rows or slice(None)] + first_sample
     epochs, windows = np.divmod(samples, np.uint64(size))
@@ -109,7 +108,7 @@ def window_starts(
     return starts.astype(np.int64)
 
 
-# Zero-dimensional arrays, because NumPy combines an array with these faster than with its scalars.
+# Zero-dimensional arrays: NumPy combines an array with them faster than with its scalars.
 _GOLDEN = np.array(0x9E3779B97F4A7C15, np.uint64)
 _MULTIPLIER_1 = np.array(0xBF58476D1CE4E5B9, np.uint64)
 _MULTIPLIER_2 = np.array(0x94D049BB133111EB, np.uint64)
@@ -125,16 +124,15 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of range(size) sends each index: [B] uint64, with one key each, [B] uint64.
+    """The images of indices [B] under keyed permutations of range(size), one key [B] each: [B], all uint64.
 
-    A Feistel network of four rounds (Luby and Rackoff, 1988) on pairs (left, right) of a rectangle that
-    holds `size` cells, with addition modulo its sides in place of XOR; a result outside range(size) goes
-    through again until it falls inside ("cycle walking"). Both are from Black and Rogaway, "Ciphers with
-    Arbitrary Finite Domains", 2002. The rectangle is nearly square and has fewer than sqrt(size) + 1 cells
-    to spare, so that walking is rare. Not for secrets: it has to look random to a training run only.
+    A Feistel network of four rounds (Luby and Rackoff, 1988) on the cells (left, right) of a rectangle of at least
+    `size` cells, with addition modulo its sides in place of XOR. A result outside range(size) is permuted again until
+    it is inside ("cycle walking"). Both are from Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.
+    The rectangle is nearly square and has fewer than sqrt(size) + 1 spare cells, so walking is rare. Not for
+    cryptography.
 
-    Arithmetic of our own, and not `np.random`: its streams may change with the version of NumPy, and a run
-    that is resumed must go on in the same order.
+    It does not use `np.random`, whose streams may change with the version of NumPy: a resumed run must keep its order.
     """
     width = math.isqrt(size - 1) + 1
     height = -(-size // width)
@@ -150,8 +148,8 @@ def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
 def _rounds(index: np.ndarray, width: np.ndarray, height: np.ndarray, keys: np.ndarray) -> np.ndarray:
     right, left = np.divmod(index, width)
     for number, round_keys in enumerate(keys + _ROUND_CONSTANTS):
-        # Each half in turn is shifted by a pseudorandom amount that the other determines: undone by the
-        # same amounts subtracted in reverse order, hence a permutation whatever `_round_function` is.
+        # Each half in turn is shifted by an amount that depends on the other half only. Subtracting the amounts in
+        # reverse order inverts this, so it is a permutation for any `_round_function`.
         if number % 2 == 0:
             left = (left + _round_function(right + round_keys)) % width
         else:
@@ -160,7 +158,7 @@ def _rounds(index: np.ndarray, width: np.ndarray, height: np.ndarray, keys: np.n
 
 
 def _round_function(x: np.ndarray) -> np.ndarray:
-    """[B] uint64 below 2**32, so that adding a half of an index cannot overflow; cheaper than `_mix`."""
+    """[B] uint64 below 2**32, so that adding half an index cannot overflow; cheaper than `_mix`."""
     x = x * _MULTIPLIER_1
     return ((x ^ (x >> _SHIFT_32)) * _MULTIPLIER_2) >> _SHIFT_32
 
@@ -171,13 +169,12 @@ def _round_function(x: np.ndarray) -> np.ndarray:
 def eval_batches(
     ids: np.ndarray, *, context_length: int, batch_size: int, max_tokens: int = 0, rows: slice | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches in which every id but the first is predicted once: (tokens [B, T + 1] int32, weights [B, T]).
+    """Batches that predict every id but the first once: (tokens [B, T + 1] int32, weights [B, T] float32).
 
-    weights, float32, are 1 for a target that counts and 0 for padding; all batches have the same shape, so
-    that one compilation serves. Only the first `max_tokens` predictions count where that is not 0. `rows`
-    selects rows of each batch, as in `Batches`.
+    Weights are 1 for a target that counts and 0 for padding. All batches have one shape, for one compilation. If
+    `max_tokens` is not 0, only that many predictions count. `rows` selects rows of each batch, as in `Batches`.
     """
-    last = len(ids) - 1  # the last id that is predicted
+    last = len(ids) - 1  # the position of the last predicted id
     if max_tokens > 0:
         last = min(last, max_tokens)
     for first in range(0, last, batch_size * context_length):

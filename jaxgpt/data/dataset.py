@@ -1,6 +1,6 @@
 """Text -> token ids on disk.
 
-`prepare` encodes a text once and keeps the ids in the cache folder; later runs map that file into memory.
+`prepare_dataset` encodes a text once and keeps the ids in the cache folder; later runs map that file into memory.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import cache_dir, write_atomically
 from jaxgpt.config import UserError
-from jaxgpt.data import added_tokens, corpora, tokenizers
+from jaxgpt.data import corpora, tokenizers
 
-# Part of every cache key. Raise it when what is written changes: the files, or the ids a tokenizer gives.
+# Part of every cache key. Raise it when the files change, or the ids that a tokenizer gives.
 CACHE_VERSION = 1
 ABANDONED_AFTER_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a text as token ids.
+    """The training or the validation part of a text, as token ids.
 
-    ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the text that
-    they encode, in characters and in UTF-8 bytes (for bits per character and per byte).
+    ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the encoded text in
+    characters and in UTF-8 bytes (for bits per character and per byte).
     """
 
     ids: np.ndarray
@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A tokenized text. text_sha256 is of its UTF-8 bytes, fingerprint is `tokenizers.fingerprint`'s."""
+    """A tokenized text. text_sha256 is the hash of its UTF-8 bytes, fingerprint that of the tokenizer."""
 
     train: Split
     valid: Split
@@ -54,7 +54,7 @@ class Dataset:
     fingerprint: str
 
     def facts(self) -> dict[str, str | int]:
-        """What run.json says of it."""
+        """The record of the data in run.json."""
         return {
             "corpus": self.corpus_name,
             "text_sha256": self.text_sha256,
@@ -70,7 +70,7 @@ class Dataset:
 
 
 class _Meter:
-    """Counts and hashes the text that flows through it."""
+    """Counts and hashes the text that passes through it."""
 
     def __init__(self):
         self.sha256 = hashlib.sha256()
@@ -87,7 +87,7 @@ class _Meter:
 
 
 def _characters(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
-    """The characters [start, stop) of the text that `pieces` make up."""
+    """The characters [start, stop) of the joined pieces."""
     position = 0
     for piece in pieces:
         if position >= stop:
@@ -98,14 +98,14 @@ def _characters(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
 
 
 def prepare_dataset(cfg: config.DataConfig) -> Dataset:
-    """The dataset that `cfg` describes, from the cache where an earlier run has left it there.
+    """The dataset of a config, from the cache if an earlier run has prepared it.
 
-    A text is read to hash it where it, or its files, have changed; only a text (or tokenizer, or split) not seen
-    before is tokenized.
-    The first int(num_chars * (1 - valid_fraction)) characters are for training and the rest for validation:
-    cut by characters, so that losses per character compare across tokenizers on the same validation text.
-    Raises UserError for a split that would be empty, a tokenizer that does not fit `cfg`, a cache folder
-    that cannot be written, and cached files that are damaged.
+    The first int(num_chars * (1 - valid_fraction)) characters are for training, the rest for validation. The text is
+    cut by characters, so that different tokenizers are compared on the same validation text. The text is read (for
+    its hash) only where its files have changed, and tokenized only where text, tokenizer or split are new.
+
+    Raises UserError for an empty split, a tokenizer that does not fit the config, a cache folder that cannot be
+    written, and damaged files in the cache.
     """
     corpus = corpora.open_corpus(cfg.corpus, cfg.path)
     text = _measure(corpus)
@@ -124,14 +124,14 @@ def prepare_dataset(cfg: config.DataConfig) -> Dataset:
             except UserError as error:
                 if loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
                     raise
-                way_out = "or give it a token of its own with data.add_tokens=true"
-                raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {way_out}") from error
+                or_add = "or add a token for it with data.add_tokens=true"
+                raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {or_add}") from error
     return _open_folder(folder, corpus.name, text.sha256)
 
 
 @dataclass(frozen=True)
 class _Measures:
-    """A text's hash and lengths."""
+    """The hash and the lengths of a text."""
 
     sha256: str
     num_chars: int
@@ -139,7 +139,7 @@ class _Measures:
 
 
 def _measure(corpus: corpora.Corpus) -> _Measures:
-    """By reading the text; or, where its files are as they were, from a note of the time before."""
+    """Measured by reading the text, or from a note in the cache where its files have not changed."""
     note = cache_dir() / "texts" / f"{corpus.state()}.json" if corpus.files else None
     if note is not None and note.is_file():
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -149,7 +149,7 @@ def _measure(corpus: corpora.Corpus) -> _Measures:
         pass
     measures = _Measures(text.sha256.hexdigest(), text.num_chars, text.num_bytes)
     if note is not None:
-        with contextlib.suppress(OSError):  # where the cache can't be written, `_new_folder` says so
+        with contextlib.suppress(OSError):  # `_new_folder` reports a cache that can't be written
             note.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(note, json.dumps(dataclasses.asdict(measures)).encode())
     return measures
@@ -159,14 +159,14 @@ def _num_train_chars(num_chars: int, valid_fraction: float) -> int:
     num_train = int(num_chars * (1 - valid_fraction)) if 0 < valid_fraction < 1 else 0
     if not 0 < num_train < num_chars:
         raise UserError(
-            f"data.valid_fraction={valid_fraction} of a text of {num_chars} characters leaves the training "
-            f"or the validation split empty: give a fraction between 0 and 1, or a longer text"
+            f"data.valid_fraction={valid_fraction} leaves the training or the validation split of a text of "
+            f"{num_chars} characters empty: give a fraction between 0 and 1, or a longer text"
         )
     return num_train
 
 
 def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
-    """The existing tokenizer that `cfg` names, or None where one is to be trained."""
+    """The existing tokenizer that the config names, or None where one is to be trained."""
     if cfg.tokenizer == "gpt2" and not os.path.isfile(cfg.tokenizer_path):
         tokenizer = tokenizers.load_gpt2(cfg.tokenizer_path)
     elif cfg.tokenizer_path:
@@ -176,8 +176,8 @@ def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
     given = f"data.tokenizer_path={cfg.tokenizer_path!r}"
     if tokenizer.kind != cfg.tokenizer:
         raise UserError(
-            f"{given} holds a {tokenizer.kind!r} tokenizer, but data.tokenizer={cfg.tokenizer!r}: "
-            f"set data.tokenizer={tokenizer.kind!r} or name another file"
+            f"{given} is a {tokenizer.kind!r} tokenizer, but data.tokenizer={cfg.tokenizer!r}: "
+            f"set data.tokenizer={tokenizer.kind!r} or give another file"
         )
     found, wanted = tokenizer.vocab_size, cfg.vocab_size
     if wanted is not None and (found > wanted or (cfg.tokenizer == "gpt2" and found != wanted)):
@@ -191,28 +191,27 @@ def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
 def _train_tokenizer(
     cfg: config.DataConfig, read: Callable, num_train: int, loaded: tokenizers.Tokenizer | None
 ) -> tokenizers.Tokenizer:
-    """The loaded one as it is, or with more tokens; or, where there is none, a new one."""
+    """The loaded tokenizer, with more tokens if the config asks for them; without one, a new tokenizer."""
     if loaded is not None and not cfg.add_tokens:
         return loaded
-    # A set of characters says nothing about what comes next, and without a character of its own the validation text
-    # could not be written at all.
-    until = None if cfg.tokenizer == "char" else num_train
+
+    def read_training_text() -> Iterator[str]:
+        return _characters(read(), 0, num_train)
+
+    # Words and merges are learned from the training text only: validation text that they were learned from would be
+    # encoded in fewer tokens than new text. A set of characters says nothing about what comes next, but a character
+    # without a token could not be encoded at all.
+    read_text = read if cfg.tokenizer == "char" else read_training_text
     if loaded is not None:
-        return added_tokens.extended(
-            loaded, read if until is None else lambda: _characters(read(), 0, until), cfg.vocab_size
-        )
-    if until is None:
-        return tokenizers.train("char", read, cfg.vocab_size)
-    # Which words and merges pay off is learned, and what is learned must not come from the validation text:
-    # it would be encoded in fewer tokens than new text of its kind.
-    return tokenizers.train(cfg.tokenizer, lambda: _characters(read(), 0, until), cfg.vocab_size)
+        return loaded.extended(read_text, cfg.vocab_size)
+    return tokenizers.train(cfg.tokenizer, read_text, cfg.vocab_size)
 
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary sibling to fill, which becomes `folder` at the end: complete or not at all.
+    """A temporary folder to fill, which becomes `folder` at the end: complete or not at all.
 
-    Where two processes prepare the same data, the first rename wins and the other uses what it finds.
+    Where two processes prepare the same data, the first rename wins and the other process uses its result.
     """
     temporary = folder.with_name(f"tmp-{uuid.uuid4().hex}")
     try:
@@ -231,7 +230,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             f"set JAXGPT_CACHE to another folder"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already where the rename succeeded
+        shutil.rmtree(temporary, ignore_errors=True)  # already gone after a rename
 
 
 def _ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
@@ -242,21 +241,21 @@ def _write_files(
     folder: Path, read: Callable, tokenizer: tokenizers.Tokenizer, num_train: int, text: _Measures
 ):
     dtype = _ids_dtype(tokenizer)
-    again, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
+    meter, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
     for name, start, stop in (("train", 0, num_train), ("valid", num_train, text.num_chars)):
         num_ids = 0
         with open(folder / f"{name}.bin", "wb") as file:
-            for ids in tokenizers.encode_pieces(tokenizer, again.through(_characters(read(), start, stop))):
+            for ids in tokenizers.encode_pieces(tokenizer, meter.through(_characters(read(), start, stop))):
                 file.write(np.ascontiguousarray(ids, dtype))
                 num_ids += len(ids)
             _sync(file)
-        num_chars, num_bytes = again.num_chars - chars_before, again.num_bytes - bytes_before
-        chars_before, bytes_before = again.num_chars, again.num_bytes
+        num_chars, num_bytes = meter.num_chars - chars_before, meter.num_bytes - bytes_before
+        chars_before, bytes_before = meter.num_chars, meter.num_bytes
         splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes}
-    if again.sha256.hexdigest() != text.sha256:
+    if meter.sha256.hexdigest() != text.sha256:
         raise UserError(
-            f"the text changed while it was being read ({text.num_bytes} bytes at first, then "
-            f"{again.num_bytes}): run again when nothing writes to it"
+            f"the text changed while it was being read ({text.num_bytes} bytes, then {meter.num_bytes}): "
+            f"run again when nothing writes to it"
         )
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     meta = {"fingerprint": tokenizers.fingerprint(tokenizer), "splits": splits}
@@ -266,13 +265,13 @@ def _write_files(
 
 
 def _sync(file):
-    # Before the rename: after a power cut the folder must not be there with its files empty.
+    # Before the rename: a power cut must not leave a folder with empty files.
     file.flush()
     os.fsync(file.fileno())
 
 
 def _remove_abandoned(root: Path):
-    """Removes temporary folders that a killed process left. One still in use has a file written lately."""
+    """Remove the temporary folders of killed processes. A folder in use has a recently written file."""
     for folder in root.glob("tmp-*"):
         with contextlib.suppress(OSError):  # its owner may finish at this moment
             newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
@@ -286,7 +285,7 @@ def _open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
         fingerprint = meta["fingerprint"]
         tokenizer = tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(tokenizer) != fingerprint:
-            raise ValueError("tokenizer.json is not the tokenizer that meta.json was written with")
+            raise ValueError("tokenizer.json is not the tokenizer of meta.json")
         train, valid = (
             _open_split(folder / f"{name}.bin", _ids_dtype(tokenizer), **meta["splits"][name])
             for name in ("train", "valid")
@@ -294,7 +293,7 @@ def _open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
     except (OSError, ValueError, TypeError, KeyError) as error:
         detail = f"no {error} in meta.json" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"cached token ids are damaged: {detail}: delete the folder {folder} and run again"
+            f"cached token ids are damaged ({detail}): delete the folder {folder} and run again"
         ) from error
     return Dataset(train, valid, tokenizer, corpus_name, text_sha256, fingerprint)
 
@@ -302,7 +301,9 @@ def _open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
 def _open_split(path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int) -> Split:
     found, expected = path.stat().st_size, num_ids * dtype.itemsize
     if found != expected:
-        raise ValueError(f"{path.name} has {found} bytes, not {expected} ({num_ids} ids of {dtype.itemsize})")
+        raise ValueError(
+            f"{path.name} has {found} bytes, not {expected} ({num_ids} ids of {dtype.itemsize} bytes)"
+        )
     if num_ids == 0:  # an empty file cannot be mapped
         return Split(np.zeros(0, dtype), num_chars, num_bytes)
     # A plain view of the map: indexing the np.memmap subclass costs several microseconds more.
@@ -310,10 +311,10 @@ def _open_split(path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_b
 
 
 def check_windows(dataset: Dataset, context_length: int) -> None:
-    """Raises UserError where a split is too short: training needs one window, validation one prediction."""
+    """Raises UserError for a split that is too short: training needs a window, validation a prediction."""
     for name, found, needed, reason in (
         ("training", len(dataset.train.ids), context_length + 1, "context_length + 1"),
-        ("validation", len(dataset.valid.ids), 2, "one to read and one to predict"),
+        ("validation", len(dataset.valid.ids), 2, "one input and one target"),
     ):
         if found < needed:
             raise UserError(

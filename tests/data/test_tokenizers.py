@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jaxgpt.common import files
 from jaxgpt.config import UserError
 from jaxgpt.data import byte_pairs, tokenizers
+from tests.errors import one_line
 
 TEXT = (
     "KING HENRY:\nOnce more unto the breach, dear friends, once more;\nOr close the wall up with our English"
@@ -42,12 +43,6 @@ WORD = tokenizers.train("word", read(), None)
 BPE = tokenizers.train("bpe", read(), 300)
 CHAR = tokenizers.train("char", read(), None)
 trained = pytest.mark.parametrize("tokenizer", [CHAR, WORD, BPE], ids=["char", "word", "bpe"])
-
-
-def one_line(error) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # Round trips
@@ -169,14 +164,16 @@ def test_unknown_character_is_named_with_its_place(unknown):
     tokenizer = tokenizers.train("char", read("ac\u00e9\U0001f642"), None)
     with pytest.raises(UserError) as error:
         tokenizer.encode("aca" + unknown + "a" + unknown)
-    assert f"{unknown!r} (U+{ord(unknown):04X}) at position 3 is none of the 4" in one_line(error)
+    assert f"{unknown!r} (U+{ord(unknown):04X}) at position 3 is not one of the tokenizer's 4" in one_line(
+        error
+    )
     with pytest.raises(UserError, match="at position 103"):
         list(tokenizers.encode_pieces(tokenizer, iter(["a" * 100, "aca" + unknown])))
 
 
 def test_char_vocabulary_that_is_too_small_is_refused():
     assert tokenizers.train("char", read("abc"), 3).vocab_size == 3
-    with pytest.raises(UserError, match=r"4 distinct characters, data\.vocab_size=3") as error:
+    with pytest.raises(UserError, match=r"4 distinct characters, more than data\.vocab_size=3") as error:
         tokenizers.train("char", read("abcd"), 3)
     one_line(error)
 
@@ -272,6 +269,25 @@ def test_only_some_kinds_are_trained(kind):
         tokenizers.train(kind, read(), None)
 
 
+# More tokens
+
+
+def test_added_tokens_come_after_the_known_ones():
+    char = tokenizers.train("char", read("hello"), None)
+    more = char.extended(read("a hello z"))
+    assert more.characters == "ehlo" + " az"
+    np.testing.assert_array_equal(more.encode("hello"), char.encode("hello"))
+    assert more.decode(more.encode("a zoo")) == "a zoo"
+    assert tokenizers.fingerprint(tokenizers.from_json(more.to_json())) == tokenizers.fingerprint(more)
+    word = tokenizers.train("word", read("to be or not to be"), None)
+    longer = word.extended(read("to see, or see to see"), word.vocab_size + 1)
+    assert longer.words == [*word.words, "see"]
+    with pytest.raises(UserError, match=r"data\.vocab_size=5"):
+        char.extended(read("xyz"), 5)
+    with pytest.raises(UserError, match="bpe tokenizer can't get more"):
+        tokenizers.train("bpe", read("ab " * 9), 257).extended(read("x"))
+
+
 # Files
 
 
@@ -299,7 +315,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UserError, match=r"cannot write .*tokenizer\.json: No space left") as error:
+    with pytest.raises(UserError, match=r"cannot write .*tokenizer\.json \(No space left") as error:
         tokenizers.save(WORD, path)
     one_line(error)
     assert tokenizers.load(path).kind == "char"
@@ -309,10 +325,10 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "is no tokenizer.json"),
-        (b"\xff", "is no tokenizer.json"),
-        (b"{", "is no tokenizer.json"),
-        (b"[" * 100_000, "is no tokenizer.json"),
+        (b"", "is not a tokenizer.json"),
+        (b"\xff", "is not a tokenizer.json"),
+        (b"{", "is not a tokenizer.json"),
+        (b"[" * 100_000, "is not a tokenizer.json"),
         (b"[]", "not a tokenizer"),
         (b'{"kind": "sentencepiece"}', "'sentencepiece', not one of"),
         (b'{"kind": []}', "not a tokenizer"),
@@ -328,7 +344,7 @@ def test_files_that_are_none_are_refused(tmp_path, content, message):
 
 
 def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"cannot read .*missing\.json: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*missing\.json \(No such file"):
         tokenizers.load(tmp_path / "missing.json")
     tokenizers.save(CHAR, tmp_path / "tokenizer.json")
     monkeypatch.setattr(files, "LARGEST_JSON", 10)

@@ -155,7 +155,7 @@ def test_a_trained_run_is_explained(here, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ("--workdir run --text 'the KING'", "'K' (U+004B) at position 4 is none of the"),
+        ("--workdir run --text 'the KING'", "'K' (U+004B) at position 4 is not one of the"),
         ("--workdir run --text 'the king sees the fool'", "22 tokens, model.context_length=16: shorten it"),
         ("--workdir run --text t", "1 token: give 2 or more"),
         ("--workdir run --text ''", "0 tokens: give 2 or more"),

@@ -243,7 +243,7 @@ def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ("--text é", "'é' (U+00E9) at position 0 is none of"),
+        ("--text é", "'é' (U+00E9) at position 0 is not one of"),
         ("--text ''", "has 0 tokens: give 2 or more"),
         ("--text t", "has 1 tokens: give 2 or more"),
         ("--step 5", "no checkpoint of step 5: the steps are"),

@@ -216,7 +216,7 @@ def test_what_is_found_once_for_all_texts_is_the_same_as_found_anew(play, monkey
 @pytest.mark.parametrize(
     "body, status, words",
     [
-        ({"prompt": "é"}, 400, "character 'é' (U+00E9) at position 0 is none of"),
+        ({"prompt": "é"}, 400, "character 'é' (U+00E9) at position 0 is not one of"),
         ({"prompt": ""}, 400, "empty prompt"),
         ({"prompt": "\ud800"}, 400, "lone surrogate"),
         ({"prompt": "a", "max_new_tokens": 0}, 400, "max_new_tokens=0"),

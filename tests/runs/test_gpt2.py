@@ -354,7 +354,7 @@ def test_ids_are_their_own_text():
     assert ids.tolist() == [3, 29, 0] and tokenizer.decode(ids) == " 3 29 0"
     assert tokenizers.from_json(tokenizer.to_json()).vocab_size == 30
     for text, position in (("3 thirty", 2), ("30", 0), ("3 -1", 2), ("1 ²", 2)):
-        with pytest.raises(config.UserError, match=f"at position {position} is no token id"):
+        with pytest.raises(config.UserError, match=f"at position {position} is not a token id"):
             tokenizer.encode(text)
 
 
@@ -514,7 +514,7 @@ def test_what_is_there_is_not_overwritten_and_flags_are_checked(tmp_path, monkey
         ("gpt2 export --workdir run --to_dir text.txt/new", "text.txt"),
         ("gpt2", "import | export", "required"),
         ("evaluate --workdir run", "was imported from folder", "--text FILE"),
-        ("generate --workdir run --prompt the", "'the' at position 0 is no token id"),
+        ("generate --workdir run --prompt the", "'the' at position 0 is not a token id"),
         (
             "train --config config.py --config.data.path=text.txt --workdir run",
             "imported from folder",

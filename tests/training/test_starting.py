@@ -12,7 +12,6 @@ from experiments import finetuning
 from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxgpt.data import added_tokens, tokenizers
 from jaxgpt.lora import main as merge_main
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.lora import merge_lora
@@ -390,25 +389,6 @@ def test_a_source_with_other_low_rank_changes_is_merged_first(base, tmp_path):
     )
     kept = starting.prepare(again, run.tokenizer).arrays
     assert all(same(kept[path], x) for path, x in leaves(run.params).items())
-
-
-# --- tokens ---------------------------------------------------------------------------------------------
-
-
-def test_added_tokens_come_after_the_known_ones():
-    char = tokenizers.train("char", lambda: iter(["hello"]), None)
-    more = added_tokens.extended(char, lambda: iter(["a hello z"]))
-    assert more.characters == "ehlo" + " az"
-    np.testing.assert_array_equal(more.encode("hello"), char.encode("hello"))
-    assert more.decode(more.encode("a zoo")) == "a zoo"
-    assert tokenizers.fingerprint(tokenizers.from_json(more.to_json())) == tokenizers.fingerprint(more)
-    word = tokenizers.train("word", lambda: iter(["to be or not to be"]), None)
-    longer = added_tokens.extended(word, lambda: iter(["to see, or see to see"]), word.vocab_size + 1)
-    assert longer.words == [*word.words, "see"]
-    with pytest.raises(UserError, match=r"data\.vocab_size=5"):
-        added_tokens.extended(char, lambda: iter(["xyz"]), 5)
-    with pytest.raises(UserError, match="bpe tokenizer can't get more"):
-        added_tokens.extended(tokenizers.train("bpe", lambda: iter(["ab " * 9]), 257), lambda: iter(["x"]))
 
 
 # --- word vectors ---------------------------------------------------------------------------------------

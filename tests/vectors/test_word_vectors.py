@@ -227,7 +227,7 @@ def test_bad_arrays_get_one_clear_line(tmp_path):
         (fine, written(tmp_path / "latin.txt", b"a\n\xe9\n"), "is not UTF-8 at byte 2"),
         (fine, written(tmp_path / "gap.json", b'{"a": 0, "b": 2}'), "not 0, 1, 2, ..."),
         (fine, written(tmp_path / "bad.json", b'{"a": 0'), "is no JSON"),
-        (fine, written(tmp_path / "list.json", b'{"a": "b"}'), "does not give each token an id"),
+        (fine, written(tmp_path / "list.json", b'{"a": "b"}'), "is not a vocabulary"),
         (fine, written(tmp_path / "empty.txt", b""), "holds no words"),
         (fine, tmp_path / "none.txt", "can't read"),
         (fine, None, "has no words in it"),

@@ -186,12 +186,12 @@ def edit_vocab(change):
     [
         (lambda folder: (folder / "merges.txt").unlink(), r"has no merges\.txt or vocab\.bpe"),
         (lambda folder: (folder / "vocab.json").unlink(), r"has no vocab\.json or encoder\.json"),
-        (lambda folder: (folder / "vocab.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "merges.txt").write_bytes(b"\xff"), "cannot be read"),
-        (lambda folder: (folder / "vocab.json").write_text("[]"), "no vocabulary"),
+        (lambda folder: (folder / "vocab.json").write_text("{"), "cannot read GPT-2"),
+        (lambda folder: (folder / "merges.txt").write_bytes(b"\xff"), "cannot read GPT-2"),
+        (lambda folder: (folder / "vocab.json").write_text("[]"), "is not a vocabulary"),
         (lambda folder: (folder / "merges.txt").write_text("a b c\n"), "\"merges\" has 'a b c'"),
         (edit_vocab(lambda vocab: vocab.pop("!")), "not 0, 1, 2"),
-        (edit_vocab(lambda vocab: vocab.update({"!": 0.0})), "no vocabulary"),
+        (edit_vocab(lambda vocab: vocab.update({"!": 0.0})), "is not a vocabulary"),
         (edit_vocab(lambda vocab: vocab.pop("<|endoftext|>")), "does not end in"),
         (
             edit_vocab(lambda vocab: vocab.update({"<|endoftext|>": 50_257, "!!!!!!": 50_256})),

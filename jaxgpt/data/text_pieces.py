@@ -1,0 +1,68 @@
+"""Pieces of text: their positions, places where no token is cut, and the characters that UTF-8 cannot write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from jaxgpt.config import UserError
+
+# Where text can be cut: before a space or newline that follows something other than white space. No token of a word
+# or bpe tokenizer crosses such a place, and none depends on the text after it.
+CUT = r"\S(?=[ \n])"
+_LAST_CUT = re.compile(f".*{CUT}", re.DOTALL)
+
+
+def with_positions(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Each piece with its position in the text."""
+    position = 0
+    for piece in pieces:
+        yield piece, position
+        position += len(piece)
+
+
+def between_tokens(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The same text in pieces that no token crosses, each with its position in the text."""
+
+    def regrouped() -> Iterator[str]:
+        held: list[str] = []
+        for piece in filter(None, pieces):
+            before = held[-1][-1] if held else ""  # a cut may be between two pieces
+            if cut := _LAST_CUT.match(before + piece):
+                at = cut.end() - len(before)
+                yield "".join([*held, piece[:at]])
+                held, piece = [], piece[at:]
+            held.append(piece)
+        if held:
+            yield "".join(held)
+
+    return with_positions(regrouped())
+
+
+def checked(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of `between_tokens`. Raises UserError where one has a lone surrogate."""
+    for text, position in between_tokens(pieces):
+        check_text(text, position)
+        yield text
+
+
+def code_points(text: str, position: int = 0) -> np.ndarray:
+    """The code points of a text: [N] uint32. Raises UserError for a lone surrogate."""
+    return np.frombuffer(_encoded(text, position, "utf-32-le"), np.uint32)
+
+
+def check_text(text: str, position: int = 0) -> None:
+    """Raises UserError for a lone surrogate; `position` is where the text starts in a longer one."""
+    _encoded(text, position, "utf-8")
+
+
+def _encoded(text: str, position: int, encoding: str) -> bytes:
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"U+{ord(text[error.start]):04X} at position {position + error.start} is a lone surrogate "
+            "(half of a character), which UTF-8 cannot encode: remove it"
+        ) from error
