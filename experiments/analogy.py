@@ -52,15 +52,15 @@ def questions(find: Callable[[str], int | None]) -> tuple[np.ndarray, np.ndarray
 
 def ask(table: tables.Table) -> dict[str, Any]:
     """How near the answers are: relative places (0 nearest, 1 farthest), over questions and by the pair asked about."""
-    find = tables.finder(table)
+    find = table.vectors.row_of_word
     abcd, asked, names = questions(find)
     if len(abcd) == 0:
         return {"source": table.source, "rows": len(table.words), "questions": 0}
     N = len(table.words)
     ranks = {
-        "arithmetic": word_tests.answer_rank(table.values, abcd, aside=True),
-        "all words": word_tests.answer_rank(table.values, abcd, aside=False),
-        "c alone": rank_of(table.values, table.values[abcd[:, 2]], abcd[:, 3], aside_QE=abcd[:, :3]),
+        "arithmetic": word_tests.answer_rank(table.values, abcd, exclude_abc=True),
+        "all words": word_tests.answer_rank(table.values, abcd, exclude_abc=False),
+        "c alone": rank_of(table.values, table.values[abcd[:, 2]], abcd[:, 3], exclude_QE=abcd[:, :3]),
     }
     found: dict[str, Any] = {"source": table.source, "rows": N, "questions": len(abcd)}
     for name, rank_Q in ranks.items():
@@ -78,7 +78,7 @@ def ask(table: tables.Table) -> dict[str, Any]:
     if None not in own:
         own = own.astype(np.int64)
         for name, aside in (("queen", True), ("queen_all_words", False)):
-            found[name] = int(word_tests.answer_rank(table.values, own, aside=aside)[0])
+            found[name] = int(word_tests.answer_rank(table.values, own, exclude_abc=aside)[0])
     return found
 
 

@@ -28,7 +28,7 @@ VOWELS = "aeiou"
 
 def word_auc(table: tables.Table) -> float:
     """The AUC of the built-in pairs whose words are in the table."""
-    rows, _ = word_tests.rows_of(tables.finder(table), word_tests.RELATED_PAIRS)
+    rows, _ = word_tests.rows_of(table.vectors.row_of_word, word_tests.RELATED_PAIRS)
     return word_tests.related_auc(table.values, rows, draws=2).value
 
 

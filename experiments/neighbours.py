@@ -28,7 +28,7 @@ from jaxgpt.vectors.nearest import nearest
 
 
 def _ours(table_ND: np.ndarray, Q: int, k: int) -> Callable[[], np.ndarray]:
-    return lambda: nearest(table_ND, table_ND[:Q], k, aside_QE=np.arange(Q)[:, None])[0]
+    return lambda: nearest(table_ND, table_ND[:Q], k, exclude_QE=np.arange(Q)[:, None])[0]
 
 
 def _scikit_learn(table_ND: np.ndarray, Q: int, k: int) -> Callable[[], np.ndarray]:

@@ -26,14 +26,14 @@ QUESTION = "king man woman queen".split()
 
 def auc(table: tables.Table) -> word_tests.Estimate:
     """That of the built-in pairs whose words the run knows."""
-    rows, _ = word_tests.rows_of(tables.finder(table), word_tests.RELATED_PAIRS)
+    rows, _ = word_tests.rows_of(table.vectors.row_of_word, word_tests.RELATED_PAIRS)
     return word_tests.related_auc(table.values, rows)
 
 
 def neighbours(table: tables.Table, word: str, count: int = 6) -> list[str]:
     """The nearest words by cosine."""
     row = np.array([table.row(word)])
-    found, _ = nearest.nearest(table.values, table.values[row], count, aside_QE=row[:, None])
+    found, _ = nearest.nearest(table.values, table.values[row], count, exclude_QE=row[:, None])
     return [table.words[i] for i in found[0]]
 
 

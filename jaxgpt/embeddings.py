@@ -3,7 +3,7 @@
     python -m jaxgpt.embeddings neighbours king --workdir runs/word [--step 0] [--table position] [--json]
     python -m jaxgpt.embeddings analogy king man woman --answer queen --vectors minilm
 
-The table is that of a run at a saved step (--workdir) or comes from elsewhere (--vectors FILE, or a package's name).
+The table is that of a run at a saved step (--workdir), or other vectors (--vectors FILE, or the name of a package).
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from pathlib import Path
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
 
-# Each question and its line of help. The function of the same name in vectors/questions.py answers it.
+# Each question and its help; the function of the same name in vectors/questions.py answers it.
 QUESTIONS = {
-    "neighbours": "The nearest rows of each word, except the word itself.",
-    "similarity": "Cosine, dot product and distance of pairs.",
-    "analogy": "a - b + c, with and without the question's own words, and the rank of an answer.",
-    "related": "AUC of related against random pairs.",
-    "benchmark": "Google's analogies by section, WordSim-353, SimLex-999.",
-    "drift": "How far rows have moved from their start, over the saved steps.",
-    "plot": "A scatter plot of words on the first two principal axes, PNG or SVG.",
-    "lookup": "Lookup against one-hot product.",
+    "neighbours": "The nearest rows of each word, without the word itself.",
+    "similarity": "Cosine, dot product and distance of pairs of words.",
+    "analogy": "The nearest rows of a - b + c, without and with a, b and c, and the rank of an answer.",
+    "related": "AUC of related pairs of words against random pairs.",
+    "benchmark": "Google's analogies by section, WordSim-353 and SimLex-999.",
+    "drift": "How far the rows have moved from step 0, at every saved step.",
+    "plot": "A scatter plot of words on the first two principal axes, as PNG or SVG.",
+    "lookup": "Table lookup against the product with one-hot vectors: numbers, times, bytes.",
 }
-# How many words a command takes, and what --count is for it.
+# How many words a question takes, and the default and the meaning of its --count.
 WORDS: dict[str, str | int] = {"neighbours": "+", "similarity": "+", "analogy": 3, "plot": "*"}
 COUNTS = {
-    "neighbours": (10, "neighbours"),
-    "analogy": (5, "neighbours"),
-    "drift": (10, "neighbours that are followed, tokens that are listed"),
-    "plot": (100, "the first so many rows, where no words are given"),
-    "lookup": (1024, "rows to look up"),
+    "neighbours": (10, "number of neighbours"),
+    "analogy": (5, "number of neighbours"),
+    "drift": (10, "number of neighbours to follow, and of tokens to list"),
+    "plot": (100, "number of rows to plot, where no words are given"),
+    "lookup": (1024, "number of rows to look up"),
 }
 
 
@@ -43,35 +43,40 @@ def _parser() -> cli.Parser:
         command = commands.add_parser(name, help=meaning, description=meaning)
         if name in WORDS:
             command.add_argument("words", nargs=WORDS[name], help="words, tokens or positions")
-        command.add_argument("--workdir", default=None, type=Path, help="a run's folder")
-        command.add_argument("--table", default="token", help="which of the run's tables: token or position")
-        if name != "drift":
-            command.add_argument(
-                "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-            )
-            command.add_argument("--vectors", default=None, help="a file of vectors, or glove, minilm")
-            command.add_argument("--vocabulary", default=None, help="its words, for .npy and .safetensors")
-            command.add_argument("--tensor", default=None, help="the table's name in a .safetensors file")
-        command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
-        command.add_argument("--seed", type=int, default=0, help="of what is drawn")
         if name in COUNTS:
             default, counted = COUNTS[name]
             command.add_argument("--count", type=int, default=default, help=counted)
-    neighbour, question = commands.choices["neighbours"], commands.choices["analogy"]
-    neighbour.add_argument("--metric", default="cosine", help="cosine, dot or euclidean")
-    neighbour.add_argument("--centre", action="store_true", help="take the mean row away first")
-    question.add_argument("--answer", default=None, help="a word whose rank is told")
+        if name in ("related", "drift"):
+            command.add_argument("--seed", type=int, default=0, help="seed of the random draws")
+        source = command.add_argument_group("the table")
+        source.add_argument("--workdir", default=None, type=Path, help="the folder of a run")
+        source.add_argument("--table", default="token", help="the run's table: token or position")
+        if name != "drift":
+            source.add_argument(
+                "--step", type=cli.step, default=None, help="a saved step or 'best'; None: the latest"
+            )
+            source.add_argument("--vectors", default=None, help="a file of vectors, or glove or minilm")
+            source.add_argument("--vocabulary", default=None, help="the words of a .npy or .safetensors file")
+            source.add_argument("--tensor", default=None, help="the name of the table in a .safetensors file")
+        command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    neighbours = commands.choices["neighbours"]
+    neighbours.add_argument("--metric", default="cosine", help="cosine, dot or euclidean")
+    neighbours.add_argument("--centre", action="store_true", help="subtract the mean row first")
+    commands.choices["analogy"].add_argument("--answer", default=None, help="a word whose rank is printed")
     commands.choices["related"].add_argument(
-        "--pairs", default=None, help="a file with two words a line; default: our own list"
+        "--pairs", default=None, help="a file with two words per line; None: the built-in list"
     )
-    test = commands.choices["benchmark"]
-    test.add_argument(
+    benchmark = commands.choices["benchmark"]
+    benchmark.add_argument(
         "--questions",
         default=None,
-        help="analogies, four words a line; default: Google's, of the package gensim",
+        help="a file of analogies, four words per line; None: Google's, from gensim",
     )
-    test.add_argument(
-        "--similarities", nargs="*", default=None, help="files of two words and a number; default: gensim's"
+    benchmark.add_argument(
+        "--similarities",
+        nargs="*",
+        default=None,
+        help="files with two words and a number per line; None: gensim's",
     )
     commands.choices["plot"].add_argument("--out", required=True, help="a .png or .svg file")
     return parser
@@ -79,31 +84,36 @@ def _parser() -> cli.Parser:
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    args = _parser().parse_args(argv)
-    if getattr(args, "count", 1) < 1:
-        raise UserError(f"--count={args.count}: give 1 or more")
+    options = vars(_parser().parse_args(argv))
+    question, as_json = options.pop("command"), options.pop("json")
+    workdir, kind = options.pop("workdir"), options.pop("table")
+    step, vectors, *file_options = (
+        options.pop(name, None) for name in ("step", "vectors", "vocabulary", "tensor")
+    )
+    if options.get("count", 1) < 1:
+        raise UserError(f"--count={options['count']}: give 1 or more")
+    if question == "drift" and workdir is None:
+        raise UserError("drift needs the tables of a run: give its folder as --workdir")
+    if (workdir is None) == (vectors is None):
+        raise UserError("give either the folder of a run as --workdir or a file of vectors as --vectors")
+
     cli.set_up_process()
     from jaxgpt.vectors import questions, tables
 
-    if args.command == "drift":
-        if args.workdir is None:
-            raise UserError("drift follows a run: give its folder as --workdir")
-        history = tables.open_history(args.workdir, args.table)
-        source, step = str(args.workdir), None
-        result, lines = questions.drift(history, args)
+    if question == "drift":
+        table = tables.open_history(workdir, kind)
+        source, step = str(workdir), None
     else:
-        if (args.workdir is None) == (args.vectors is None):
-            raise UserError("give either a run's folder as --workdir or vectors from elsewhere as --vectors")
-        if args.vectors is not None:
-            table = tables.open_vectors(args.vectors, args.vocabulary, args.tensor)
+        if vectors is not None:
+            table = tables.open_vectors(vectors, *file_options)
         else:
-            table = tables.open_run(args.workdir, args.step, args.table)
+            table = tables.open_run(workdir, step, kind)
         source, step = table.source, table.step
-        result, lines = getattr(questions, args.command)(table, args)
-    if args.json:
-        print(json.dumps({"source": source, "step": step, **result}, ensure_ascii=False))
+    answer = getattr(questions, question)(table, **options)
+    if as_json:
+        print(json.dumps({"source": source, "step": step, **answer.values}, ensure_ascii=False))
     else:
-        print("\n".join(lines))
+        print("\n".join(answer.lines))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,19 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def word_run(tmp_path_factory):
+    """The folder of a run with words as tokens and its embedding tables at several steps. Not to be changed."""
+    from jaxgpt.training import loop
+    from tests.small_runs import small_config, write_text
+
+    folder = tmp_path_factory.mktemp("words")
+    text = write_text(folder / "text.txt")
+    cfg = small_config(text, data__tokenizer="word", train__embedding_snapshots=3, model__num_layers=1)
+    loop.Trainer([(cfg, folder / "run")]).run()
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
 def report_payload(trained):
     """The numbers of that run's report, which its page is made of. Not to be changed."""
     from tests import report_pages

@@ -100,7 +100,7 @@ def _neighbours(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) ->
         centre_D = nearest.mean_row(table_ND)
         for kind, mean_D in (("raw", None), ("centred", centre_D)):
             found.setdefault(when, {})[kind] = nearest.nearest(
-                table_ND, table_ND[asked], NEIGHBOURS, aside_QE=asked[:, None], mean_D=mean_D
+                table_ND, table_ND[asked], NEIGHBOURS, exclude_QE=asked[:, None], mean_D=mean_D
             )
     rows = []
     for i, token in enumerate(asked):
@@ -153,7 +153,7 @@ def _pairs(both: dict[str, np.ndarray], words: Vectors, names: Names) -> list[di
             "count": len(test.rows),
             **{when: _estimate(auc(table_ND, test)) for when, table_ND in both.items()},
         }
-        for test in word_lists.tests(words.row_of_whole, names.count)
+        for test in word_lists.tests(words.row_of_word, names.count)
     ]
 
 
@@ -161,7 +161,7 @@ def analogies(both: dict[str, np.ndarray], words: Vectors, names: Names) -> dict
     """Questions one by one, and the share of all that are right, by family."""
     families, shown = [], []
     V = len(both["end"])
-    for name, pairs in word_lists.families(words.row_of_whole, names.count).items():
+    for name, pairs in word_lists.families(words.row_of_word, names.count).items():
         abcd_Q4 = np.array([[*one, *other[::-1]] for one in pairs for other in pairs if one != other])
         family: dict[str, Any] = {
             "name": name,
@@ -198,7 +198,7 @@ def _analogy(both: dict[str, np.ndarray], name: str, abcd_4: np.ndarray, names: 
         query = word_tests.analogy_queries(table_ND, abc)
         figures[when] = {}
         for how, aside in (("aside", abc), ("all", None)):
-            ids, scores = nearest.nearest(table_ND, query, 5, aside_QE=aside)
+            ids, scores = nearest.nearest(table_ND, query, 5, exclude_QE=aside)
             rank = word_tests.answer_rank(table_ND, abcd_4[None], aside is not None)
             figures[when][how] = {"rank": int(rank[0]), "top": _listed(ids[0], scores[0], names)}
     return figures | {"found": figures["end"]["aside"]["rank"] == 1}

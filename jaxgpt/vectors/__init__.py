@@ -1,1 +1,6 @@
-"""Embedding tables and word vectors: reading, searching and testing them."""
+"""Embedding tables and word vectors.
+
+vector_files, word_vectors: reading vectors, and initial rows from them. tables: the tables of runs and of files, with
+named rows. nearest: exact nearest rows. geometry: principal axes, drift. word_tests: analogies, related pairs, test
+sets. questions: what `python -m jaxgpt.embeddings` answers.
+"""

@@ -1,4 +1,4 @@
-"""What a table of vectors looks like and does: principal axes, how rows move, lookup against one-hot product."""
+"""Geometry of a table of vectors: principal axes, drift of its rows, lookup against one-hot products."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.vectors.nearest import nearest, unit
@@ -18,13 +16,15 @@ from jaxgpt.vectors.nearest import nearest, unit
 def principal_axes(rows_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean [D], the first `count` principal axes [count, D], and each axis's share of the variance [count].
 
-    By the eigenvectors of the covariance [D, D] in float64, so N may be large (Pearson 1901). An axis has a sign
-    by convention: its largest number is positive.
+    By the eigenvectors of the covariance [D, D] in float64, so N may be large (Pearson 1901). The sign of an axis is
+    chosen such that its number of largest magnitude is positive.
     """
     mean_D = rows_ND.mean(axis=0, dtype=np.float64)
     D = rows_ND.shape[1]
     covariance_DD = np.zeros((D, D))
-    for start in range(0, len(rows_ND), 65_536):  # in parts: a centred copy of all would be large
+    for start in range(
+        0, len(rows_ND), 65_536
+    ):  # in parts, because a centred copy of all rows would be large
         part = rows_ND[start : start + 65_536] - mean_D
         covariance_DD += part.T @ part
     values, directions = np.linalg.eigh(covariance_DD)
@@ -35,23 +35,22 @@ def principal_axes(rows_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a table has come at one step."""
+    """How far a table has moved at one step."""
 
     step: int
-    cosine_N: np.ndarray  # of each row to the same row at the start
-    kept_start: float  # share of the k nearest neighbours that were so at the start
-    kept_before: float  # share that were so at the saved step before
-    kept_end: float  # share that are so at the last step
-    distance_N: (
-        np.ndarray
-    )  # of each row from its start, over the start's length; exactly 0 for a row that stood still
+    cosine_N: np.ndarray  # of each row to itself at the start
+    kept_start: float  # share of the k nearest neighbours that are also neighbours at the start
+    kept_before: float  # ... at the previous saved step
+    kept_end: float  # ... at the last step
+    # Distance of each row from its start, over the length at the start; exactly 0 for a row that did not move.
+    distance_N: np.ndarray
 
 
 def drift(tables: Mapping[int, np.ndarray], k: int = 10, sample: int = 2000, seed: int = 0) -> list[Drift]:
-    """How rows and their neighbourhoods move over the steps of a run, relative to its first step.
+    """The movement of rows and of their neighbourhoods over the steps of a run, relative to its first step.
 
-    Neighbours are by cosine among all rows; those of `sample` random rows (all, where there are fewer) are followed.
-    Tables are asked for one at a time.
+    Neighbours are by cosine among all rows, for `sample` random rows (or all, where there are fewer). Tables are read
+    one at a time.
     """
     steps = sorted(tables)
     start_ND = tables[steps[0]]
@@ -62,7 +61,7 @@ def drift(tables: Mapping[int, np.ndarray], k: int = 10, sample: int = 2000, see
     near, cosines, distances = [], [], []
     for step in steps:
         table_ND = tables[step]
-        near.append(nearest(table_ND, table_ND[rows], k, aside_QE=rows[:, None])[0])
+        near.append(nearest(table_ND, table_ND[rows], k, exclude_QE=rows[:, None])[0])
         cosines.append(
             np.einsum("ND,ND->N", unit(start_ND.astype(np.float64)), unit(table_ND.astype(np.float64)))
         )
@@ -81,7 +80,7 @@ def drift(tables: Mapping[int, np.ndarray], k: int = 10, sample: int = 2000, see
 
 
 def _overlap(one_Rk: np.ndarray, other_Rk: np.ndarray) -> float:
-    """The mean share of entries of a row that are in the same row of the other."""
+    """The mean share of a row's entries that are also in the other's row."""
     return float((one_Rk[:, :, None] == other_Rk[:, None, :]).any(axis=2).mean()) if one_Rk.size else math.nan
 
 
@@ -90,17 +89,19 @@ def compare_lookups(
 ) -> dict[str, Any]:
     """Lookup of random rows against the product of one-hot vectors with the table: numbers, times, bytes.
 
-    `bytes` are those of the inputs that are read and the output that is written, by the shapes; `seconds` are the
-    median of `repeats` calls of the compiled functions. Fewer ids are taken where the one-hot vectors of all
-    would need more than 256 MiB.
+    `bytes` are read inputs and written output, by their shapes; `seconds` are the median of `repeats` calls of the
+    compiled functions. Fewer ids are used where their one-hot vectors would need more than 256 MiB.
     """
+    import jax
+    import jax.numpy as jnp
+
     V, D = table_VD.shape
     count = max(1, min(num_ids, (1 << 28) // (4 * V)))
     ids_B = np.random.default_rng(seed).integers(V, size=count).astype(np.int32)
     table = jnp.asarray(table_VD, jnp.float32)
     ids, one_hot_BV = jnp.asarray(ids_B), jax.nn.one_hot(ids_B, V, dtype=jnp.float32)
     lookup = jax.jit(lambda ids_B, table_VD: table_VD[ids_B])
-    highest = jax.lax.Precision.HIGHEST  # GPUs would round the table to fewer bits
+    highest = jax.lax.Precision.HIGHEST  # else GPUs round the table to fewer bits
     product = jax.jit(lambda one_hot_BV, table_VD: jnp.matmul(one_hot_BV, table_VD, precision=highest))
 
     def timed(function, argument) -> tuple[np.ndarray, float]:

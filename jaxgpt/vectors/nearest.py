@@ -1,9 +1,9 @@
-"""The nearest rows of a table to some queries: by cosine, dot product or Euclidean distance, exactly.
+"""Exact nearest rows of a table: by cosine, dot product or Euclidean distance.
 
-Products are formed a block of rows at a time and only the best so far are kept, so 400,000 rows need no matrix of
-400,000 x 400,000. The order is decided in float32; the scores that come back are computed anew in float64.
+Scores are computed for one block of rows at a time and only the best are kept, so 400,000 rows need no matrix of
+400,000 x 400,000. The candidates are found in float32; their scores are then computed again in float64.
 
-    Q queries   N rows   D numbers a row   k neighbours   E rows that a query sets aside
+    Q queries   N rows   D numbers per row   k neighbours   E excluded rows per query
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _MIN_BLOCK = 1024  # rows at once, at least
 
 
 def mean_row(table_ND: np.ndarray) -> np.ndarray:
-    """The mean of all rows [D] float32: what `centre` takes away."""
+    """The mean of all rows: [D] float32."""
     return table_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def unit(rows_ND: np.ndarray) -> np.ndarray:
-    """Rows of length 1; rows of zeros stay zeros."""
+    """The rows scaled to length 1; rows of zeros stay zeros."""
     lengths = np.sqrt(np.einsum("ND,ND->N", rows_ND, rows_ND))
     return rows_ND / np.maximum(lengths, np.finfo(rows_ND.dtype).tiny)[:, None]
 
@@ -36,18 +36,18 @@ def nearest(
     queries_QD: np.ndarray,
     k: int,
     metric: str = "cosine",
-    aside_QE: np.ndarray | None = None,
+    exclude_QE: np.ndarray | None = None,
     mean_D: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of each query, the nearest first: (rows [Q, k] int64, scores [Q, k] float64).
 
-    Scores are cosines, dot products, or distances (the nearest has the smallest). `aside_QE` are rows not to be
-    given, -1 for none; with `mean_D` that vector is taken from rows and queries first. Where fewer than k rows are
-    left all of them are given. Of rows with the same score the first is nearer.
+    Scores are cosines, dot products, or distances (smallest first). The rows `exclude_QE` are left out (-1: none).
+    `mean_D` is subtracted from rows and queries first. Where fewer than k rows are left, all are returned. Rows with
+    equal scores are in the order of the table.
     """
     _check(metric)
     N, Q = len(table_ND), len(queries_QD)
-    E = 0 if aside_QE is None else aside_QE.shape[1]
+    E = 0 if exclude_QE is None else exclude_QE.shape[1]
     k = max(0, min(k, N - E))
     want = min(k + E, N)
     rows_Qk, scores_Qk = np.zeros((Q, k), np.int64), np.zeros((Q, k))
@@ -59,8 +59,8 @@ def nearest(
             best = _merged(*best, scores, first_row)
         rows = np.sort(best[1], axis=1)
         exact = _exact(table_ND, rows, queries_QD[some], metric, mean_D)
-        if aside_QE is not None:
-            exact[(rows[:, :, None] == aside_QE[some][:, None, :]).any(axis=2)] = np.inf
+        if exclude_QE is not None:
+            exact[(rows[:, :, None] == exclude_QE[some][:, None, :]).any(axis=2)] = np.inf
         order = np.argsort(exact, axis=1, kind="stable")[:, :k]
         rows_Qk[some] = np.take_along_axis(rows, order, axis=1)
         scores_Qk[some] = np.take_along_axis(exact, order, axis=1)
@@ -72,10 +72,10 @@ def rank_of(
     queries_QD: np.ndarray,
     answers_Q: np.ndarray,
     metric: str = "cosine",
-    aside_QE: np.ndarray | None = None,
+    exclude_QE: np.ndarray | None = None,
     mean_D: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The place [Q] of one row of each query among all rows, 1 for the nearest; rows set aside do not count."""
+    """The rank [Q] of one row per query among all rows, 1 for the nearest; excluded rows do not count."""
     _check(metric)
     ranks_Q = np.ones(len(queries_QD), np.int64)
     for start in range(0, len(queries_QD), _QUERIES):
@@ -84,7 +84,7 @@ def rank_of(
         own = np.einsum("QD,QD->Q", queries, _rows(table_ND[answers], mean_D, metric))
         if metric == "euclidean":
             own -= _half_squares(_rows(table_ND[answers], mean_D, metric))
-        hidden = answers[:, None] if aside_QE is None else np.column_stack([answers, aside_QE[some]])
+        hidden = answers[:, None] if exclude_QE is None else np.column_stack([answers, exclude_QE[some]])
         for first_row, scores in _scores(table_ND, queries, metric, mean_D):
             at_q, at_e = np.nonzero((hidden >= first_row) & (hidden < first_row + scores.shape[1]))
             scores[at_q, hidden[at_q, at_e] - first_row] = -np.inf
@@ -113,9 +113,9 @@ def _half_squares(rows_ND: np.ndarray) -> np.ndarray:
 def _scores(
     table_ND: np.ndarray, queries_QD: np.ndarray, metric: str, mean_D: np.ndarray | None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, scores [Q, rows of the block]), larger for nearer rows. Each block is overwritten by the next.
+    """(first row, scores [Q, rows of the block]), larger for nearer rows. The next block overwrites a block.
 
-    For distances q x - |x|^2 / 2, which has the order of -|q - x|^2.
+    For distances the score is q x - |x|^2 / 2, which has the order of -|q - x|^2.
     """
     size = max(_MIN_BLOCK, _SCORES // max(1, len(queries_QD)))
     out = np.empty((len(queries_QD), min(size, len(table_ND))), np.float32)
@@ -131,7 +131,7 @@ def _scores(
 def _merged(
     best_scores: np.ndarray, best_rows: np.ndarray, scores: np.ndarray, first_row: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best [Q, k] of those so far and a block: only what beats the worst of them is looked at."""
+    """The best [Q, k] of those so far and a block. Only scores above the worst so far are looked at."""
     Q, want = best_scores.shape
     if first_row == 0 and scores.shape[1] > want:
         columns = np.argpartition(scores, -want, axis=1)[:, -want:]
@@ -153,7 +153,7 @@ def _merged(
 def _exact(
     table_ND: np.ndarray, rows_Qk: np.ndarray, queries_QD: np.ndarray, metric: str, mean_D: np.ndarray | None
 ) -> np.ndarray:
-    """Distances, or scores with the sign turned: smaller is nearer [Q, k] float64."""
+    """Distances, or negative scores: [Q, k] float64, smaller is nearer."""
     Q, k = rows_Qk.shape
     found = table_ND[rows_Qk.reshape(-1)].astype(np.float64)
     queries = queries_QD.astype(np.float64)

@@ -1,12 +1,12 @@
 """Files of word vectors: GloVe's text, word2vec's text and binary form, NumPy arrays; plain or .gz.
 
-    GloVe     king 0.5 -0.1 ...          a word and D numbers a line, a single space between them
-    word2vec  400000 300                 a header line: words and numbers a word; then as GloVe,
+    GloVe     king 0.5 -0.1 ...          a word and D numbers per line, separated by single spaces
+    word2vec  400000 300                 a header line: words and numbers per word; then as GloVe,
                                          or in binary form: the word, a space, D float32 (little-endian)
 
-Whatever is wrong with a file is one UserError with the file and the line. A header is believed only as far as the
-file can hold what it declares, so nothing is allocated for one that lies, and a .gz may not grow beyond all measure.
-A text without a header that was cut in the middle of its last number can't be told from a whole one.
+Every problem of a file is one UserError with the file and the line. A header is compared with the size of the file
+before anything is allocated, and what a .gz may unpack to is limited. A text without a header that was cut in the
+middle of its last number can't be distinguished from a complete one.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, first_line
 
-_CHUNK = 1 << 22  # bytes that are read at once
-_MAX_LINE = 1 << 20  # bytes: a word and some 100,000 numbers
+_CHUNK = 1 << 22  # bytes per read
+_MAX_LINE = 1 << 20  # bytes: a word and about 100,000 numbers
 _MAX_WORD = 1 << 12  # bytes of a word in a binary file
-# A .gz may hold so many times its own bytes: numbers as text shrink to a third, hardly ever to a tenth. Small
-# ones may grow to _FREE bytes in any case.
+# The most that a .gz may unpack to, as a multiple of its size: numbers as text shrink to a third, hardly ever to a
+# tenth. _FREE bytes are always allowed.
 _MAX_EXPANSION = 30
 _FREE = 1 << 24
 _NUMBERS = re.compile(rb"[-+0-9.eEnaifNAIF \t\r]*")
 _LF = b"\n"
-_WHOLE = "get the whole file again"
+_GET_AGAIN = "get the complete file again"
 
 
 def read(path: Path) -> tuple[list[str], np.ndarray]:
-    """The words and their table [N, D] float32 of a text or binary file, by what is in it. Raises UserError."""
+    """The words and the table [N, D] float32 of a text or binary file; the content decides which. Raises UserError."""
     try:
         with path.open("rb") as file:
             stream = _Stream(path, file)
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
                 raise UserError(f"{path} is empty: give a file of word vectors")
             if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
                 raise UserError(
-                    f"{path} is a zip or pickle file: unpack it and give the vectors as text or .npy"
+                    f"{path} is a zip or pickle file: unpack it, and give the vectors as text or .npy"
                 )
             header = _header(head)
             if header is None:
@@ -56,12 +56,12 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
             if min(size_ND) < 1 or size_ND[0] * row_bytes > stream.limit:
                 raise UserError(
                     f"{path} declares {size_ND[0]:,} words x {size_ND[1]:,} numbers, which its "
-                    f"{stream.size:,} bytes can't hold: it is cut short or its header is wrong; {_WHOLE}"
+                    f"{stream.size:,} bytes can't hold: it is cut short or its header is wrong; {_GET_AGAIN}"
                 )
             reader = _read_binary if binary else _read_text
             return reader(path, stream, head[start:], size_ND)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is no whole .gz file ({error}): {_WHOLE}") from None
+        raise UserError(f"{path} is not a complete .gz file ({error}): {_GET_AGAIN}") from None
     except OSError as error:
         raise UserError(
             f"can't read {path} ({error.strerror or error}): give a file of word vectors"
@@ -71,34 +71,23 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
 def read_npy(path: Path) -> np.ndarray:
     """The table [N, D] float32 of a .npy file of any float type. Never unpickles. Raises UserError."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if read_header is None:
-                raise ValueError(f"version {version} of the format")
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                shape, _, dtype = read_header(file)
-            start = file.tell()
+        table = np.lib.format.open_memmap(
+            path, mode="r"
+        )  # refuses objects, and more numbers than the file has
     except OSError as error:
         raise UserError(f"can't read {path} ({error.strerror or error}): give a .npy file") from None
-    except (ValueError, Warning) as error:
-        line = (str(error).splitlines() or ["no header"])[0]
-        raise UserError(f"{path} is no .npy file ({line}): {_WHOLE}") from None
-    if dtype.kind != "f":
-        what = "Python objects (pickled, which are never read)" if dtype.hasobject else dtype.name
-        raise UserError(f"{path} holds {what}, not numbers with a point: save it as a float array")
-    if len(shape) != 2 or min(shape) < 1:
-        raise UserError(f"{path} has the shape {list(shape)}: a table has two axes, words and numbers [N, D]")
-    if start + shape[0] * shape[1] * dtype.itemsize != size:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"{path} declares {shape[0]:,} x {shape[1]:,} {dtype.name}, which are not its {size:,} bytes: {_WHOLE}"
+            f"{path} is not a complete .npy file of numbers ({first_line(error)}): {_GET_AGAIN}"
+        ) from None
+    if table.dtype.kind != "f":
+        raise UserError(f"{path} has the type {table.dtype.name}: save it as a float array")
+    if table.ndim != 2 or not table.size:
+        raise UserError(f"{path} has the shape {list(table.shape)}: give a table of words and numbers [N, D]")
+    if table.offset + table.nbytes != (size := path.stat().st_size):
+        raise UserError(
+            f"{path} has {size:,} bytes, {table.offset + table.nbytes:,} are declared: {_GET_AGAIN}"
         )
-    table = np.load(path, mmap_mode="r", allow_pickle=False)
     return checked(path, table, "row")
 
 
@@ -106,7 +95,7 @@ def checked(path: Path, table_ND: np.ndarray, unit: str) -> np.ndarray:
     """The table as contiguous float32. Raises UserError where a number is not finite."""
     with np.errstate(over="ignore"):
         table_ND = np.array(table_ND, np.float32, order="C")
-    for start in range(0, len(table_ND), 65_536):  # in parts: the mask of all would be large
+    for start in range(0, len(table_ND), 65_536):  # in parts, because the mask of all would be large
         finite = np.isfinite(table_ND[start : start + 65_536]).all(axis=1)
         if not finite.all():
             raise _not_finite(path, unit, start + int(np.argmin(finite)) + 1)
@@ -114,19 +103,19 @@ def checked(path: Path, table_ND: np.ndarray, unit: str) -> np.ndarray:
 
 
 def check_words(path: Path, words: Sequence[str]) -> None:
-    """Raises UserError where a word comes twice: which of its rows counts is not ours to choose."""
+    """Raises UserError for a repeated word: we cannot choose one of its rows."""
     if len(set(words)) == len(words):
         return
     first: dict[str, int] = {}
     for row, word in enumerate(words, start=1):
         if first.setdefault(word, row) != row:
             raise UserError(
-                f"{path} has the word {word!r} twice, as word {first[word]:,} and as word {row:,}: take one out"
+                f"{path} has the word {word!r} twice, as word {first[word]:,} and as word {row:,}: remove one"
             )
 
 
 class _Stream:
-    """Bytes of a file or of what a .gz holds; `limit` is the most that there may be."""
+    """The bytes of a file, or of the content of a .gz; more than `limit` raise UserError."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.size = path.stat().st_size
@@ -141,20 +130,20 @@ class _Stream:
         self._total += len(content)
         if self._total > self.limit:
             raise UserError(
-                f"{self._path} ({self.size:,} bytes) unpacks to more than {self.limit:,} bytes, which vectors do "
-                "not: if you trust it, unpack it with gunzip and give the file that comes out"
+                f"{self._path} ({self.size:,} bytes) unpacks to more than {self.limit:,} bytes, unlike vectors: "
+                "if you trust it, unpack it with gunzip and give the unpacked file"
             )
         return content
 
 
 def _header(head: bytes) -> tuple[tuple[int, int], int] | None:
-    """((words, numbers a word), where the rest begins) of a word2vec header; None where there is none."""
+    """((words, numbers per word), end of the header) of a word2vec file; None for a file without a header."""
     match = re.match(rb"([0-9]{1,18}) ([0-9]{1,18})[ \r]*\n", head)
     return match and ((int(match[1]), int(match[2])), match.end())
 
 
 def _is_binary(content: bytes) -> bool:
-    """Whether what follows the first word is something else than numbers as text."""
+    """Whether the first word is followed by anything but numbers as text."""
     line = content[:_MAX_LINE].lstrip(b"\n").split(b"\n", 1)[0]
     return not _NUMBERS.fullmatch(line.rstrip(b" ").partition(b" ")[2])
 
@@ -175,7 +164,7 @@ def _read_text(
         if len(rest) - rest.rfind(b"\n") - 1 > _MAX_LINE:
             raise UserError(
                 f"{path}: line {first_line + len(words) + rest.count(_LF):,} is longer than {_MAX_LINE:,} bytes: "
-                "give vectors as text, a word and its numbers a line"
+                "give vectors as text, a word and its numbers per line"
             )
         if not more and rest and not rest.endswith(b"\n"):
             rest += b"\n"
@@ -189,13 +178,15 @@ def _read_text(
             break
         rest = rest[cut:] + more
     if size_ND and len(words) != size_ND[0]:
-        raise UserError(f"{path} holds {len(words):,} words, its header declares {size_ND[0]:,}: {_WHOLE}")
+        raise UserError(
+            f"{path} has {len(words):,} words, but its header declares {size_ND[0]:,}: {_GET_AGAIN}"
+        )
     check_words(path, words)
     return words, np.concatenate(tables)
 
 
 def _width(content: bytes) -> int:
-    """D: how many numbers stand at the end of the first line; its word may have spaces in it."""
+    """D: the count of numbers at the end of the first line, whose word may contain spaces."""
     fields = content.split(b"\n", 1)[0].rstrip(b" \r").split(b" ")
     count = 0
     while count < len(fields) - 1 and _is_number(fields[-1 - count]):
@@ -212,20 +203,20 @@ def _is_number(text: bytes) -> bool:
 
 
 def _parse(path: Path, lines: list[bytes], D: int, first_line: int) -> tuple[list[str], np.ndarray]:
-    """The words and the table [len(lines), D] of some lines."""
+    """The words and the table [len(lines), D] of lines."""
     parts = [line.partition(b" ") for line in lines]
     words = [word for word, _, _ in parts]
     rests = [rest for _, _, rest in parts]
     counts = [rest.count(b" ") + 1 for rest in rests]
     if counts.count(D) != len(lines):
         for i in [i for i, count in enumerate(counts) if count != D]:
-            fields = lines[i].rsplit(b" ", D)  # words of the large GloVe files have spaces in them: ". . ."
+            fields = lines[i].rsplit(b" ", D)  # words of the large GloVe files may contain spaces: ". . ."
             inner = fields[0].rpartition(b" ")[2]
             if counts[i] < D or _is_number(inner):
                 numbers = counts[i] if rests[i] else 0
                 raise UserError(
-                    f"{path}: line {first_line + i:,} has {numbers:,} numbers where {D:,} belong: "
-                    f"it is cut short or no file of word vectors; {_WHOLE}"
+                    f"{path}: line {first_line + i:,} has {numbers:,} numbers, not {D:,}: "
+                    f"the file is cut short or not a file of word vectors; {_GET_AGAIN}"
                 )
             words[i], rests[i] = fields[0], b" ".join(fields[1:])
     numbers = _numbers(b" ".join(rests))
@@ -235,8 +226,8 @@ def _parse(path: Path, lines: list[bytes], D: int, first_line: int) -> tuple[lis
             if row is None or len(row) != D:
                 wrong = next((f for f in rest.split(b" ") if not _is_number(f)), rest)[:40]
                 raise UserError(
-                    f"{path}: line {first_line + i:,} has {wrong.decode('utf-8', 'backslashreplace')!r} where a "
-                    "number belongs: give vectors as text, a word and its numbers a line"
+                    f"{path}: line {first_line + i:,} has {wrong.decode('utf-8', 'backslashreplace')!r} in place of "
+                    "a number: give vectors as text, a word and its numbers per line"
                 )
     table = numbers.reshape(-1, D)
     finite = np.isfinite(table).all(axis=1)
@@ -246,9 +237,9 @@ def _parse(path: Path, lines: list[bytes], D: int, first_line: int) -> tuple[lis
 
 
 def _numbers(text: bytes) -> np.ndarray | None:
-    """[N] float32; None where there is anything but numbers between single spaces."""
+    """[N] float32; None for anything but numbers separated by single spaces."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # what NumPy says where it stops before the end
+        warnings.simplefilter("error", DeprecationWarning)  # NumPy's warning where it stops before the end
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             return np.fromstring(text, np.float32, sep=" ")
@@ -266,12 +257,12 @@ def _decoded(path: Path, words: list[bytes], unit: str, first: int) -> list[str]
             except UnicodeDecodeError:
                 raise UserError(
                     f"{path}: the word of {unit} {first + i:,} ({word[:40]!r}) is not UTF-8: convert the file "
-                    "to UTF-8 (`iconv -t UTF-8` does)"
+                    "to UTF-8 (with `iconv -t UTF-8`)"
                 ) from None
         raise
     if "" in texts:
         raise UserError(
-            f"{path}: {unit} {first + texts.index(''):,} has no word before its numbers: {_WHOLE}"
+            f"{path}: {unit} {first + texts.index(''):,} has no word before its numbers: {_GET_AGAIN}"
         )
     return texts
 
@@ -279,7 +270,7 @@ def _decoded(path: Path, words: list[bytes], unit: str, first: int) -> list[str]
 def _not_finite(path: Path, unit: str, number: int) -> UserError:
     return UserError(
         f"{path}: {unit} {number:,} has a number that is not finite (nan, inf, or beyond float32): "
-        "take that row out"
+        "remove that row"
     )
 
 
@@ -297,18 +288,20 @@ def _read_binary(
         while (space := content.find(b" ", at, at + _MAX_WORD)) < 0 or len(content) < space + 1 + 4 * D:
             more = stream.read(_CHUNK)
             if not more or (space < 0 and len(content) - at >= _MAX_WORD):
-                raise UserError(f"{path} ends or breaks off in word {row + 1:,} of {N:,}: {_WHOLE}")
+                raise UserError(f"{path} ends in word {row + 1:,} of {N:,}: {_GET_AGAIN}")
             content, at = content[at:] + more, 0
         word = content[at:space].lstrip(b"\n")
         if b"\n" in word:
             raise UserError(
-                f"{path}: word {row + 1:,} of {N:,} has a line end in it: its header is wrong; {_WHOLE}"
+                f"{path}: word {row + 1:,} of {N:,} contains a line end: its header is wrong; {_GET_AGAIN}"
             )
         words.append(word)
         table[row] = np.frombuffer(content, "<f4", D, space + 1)
         at = space + 1 + 4 * D
     if content[at:].strip(b"\n") or stream.read(1):
-        raise UserError(f"{path} goes on after the {N:,} words x {D:,} numbers that it declares: {_WHOLE}")
+        raise UserError(
+            f"{path} is longer than the {N:,} words x {D:,} numbers that it declares: {_GET_AGAIN}"
+        )
     texts = _decoded(path, words, "word", 1)
     check_words(path, texts)
     return texts, checked(path, table, "word")

@@ -1,22 +1,22 @@
-"""What a table knows of words: analogies, related against random pairs, and the field's test sets, with intervals.
+"""Tests of word vectors: analogies, related against random pairs, and the usual test sets, with intervals.
 
-All take a table [N, D] and rows of it; which word has which row is the caller's to know.
+The tests take a table [N, D] and row numbers; `rows_of` finds the rows of words.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from jaxgpt.config import UserError
+from jaxgpt.data.packages import find_package
 from jaxgpt.vectors.nearest import nearest, rank_of, unit
 
-# Words that belong together, each word once; common in Shakespeare and in the King James Bible.
+# Related words, each word once; all are common in Shakespeare and in the King James Bible.
 RELATED = """
 king queen, father mother, brother sister, son daughter, man woman, husband wife, day night, sun moon, heaven earth,
 life death, love hate, hand foot, eye ear, head heart, flesh blood, sword spear, bread wine, gold silver, fire water,
@@ -31,7 +31,7 @@ RELATED_PAIRS = [tuple(pair.split()) for pair in RELATED.replace("\n", " ").spli
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval, from `count` cases."""
+    """A value and its 95 % interval, from `count` cases."""
 
     value: float
     low: float
@@ -46,35 +46,35 @@ class Estimate:
 
 
 def analogy_queries(table_ND: np.ndarray, abc_Q3: np.ndarray) -> np.ndarray:
-    """a - b + c of rows of length 1 [Q, D]: what b is to a, c is to the answer (Mikolov et al. 2013, 3CosAdd)."""
+    """a - b + c of rows scaled to length 1: [Q, D] (3CosAdd, Mikolov et al. 2013). b is to a as c is to the answer."""
     a, b, c = (unit(np.asarray(table_ND[abc_Q3[:, i]], np.float32)) for i in range(3))
     return a - b + c
 
 
 def analogies(table_ND: np.ndarray, abcd_Q4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the nearest row of each a - b + c is d [Q]: with a, b, c set aside, as is customary, and with all rows."""
-    # One search for both: of the four nearest, three at most are a, b and c.
+    """Whether the row nearest to a - b + c is d: [Q] without a, b, c (as is customary), and [Q] with all rows."""
+    # One search for both: at most three of the four nearest are a, b and c.
     nearest_Q4, _ = nearest(table_ND, analogy_queries(table_ND, abcd_Q4), 4)
     own_Q4 = (nearest_Q4[:, :, None] == abcd_Q4[:, None, :3]).any(axis=2)
-    aside_Q = np.take_along_axis(nearest_Q4, own_Q4.argmin(axis=1)[:, None], axis=1)[:, 0]
-    return aside_Q == abcd_Q4[:, 3], nearest_Q4[:, 0] == abcd_Q4[:, 3]
+    other_Q = np.take_along_axis(nearest_Q4, own_Q4.argmin(axis=1)[:, None], axis=1)[:, 0]
+    return other_Q == abcd_Q4[:, 3], nearest_Q4[:, 0] == abcd_Q4[:, 3]
 
 
-def answer_rank(table_ND: np.ndarray, abcd_Q4: np.ndarray, aside: bool) -> np.ndarray:
-    """The place [Q] of d among the neighbours of a - b + c, 1 for the nearest; `aside` leaves a, b, c out."""
+def answer_rank(table_ND: np.ndarray, abcd_Q4: np.ndarray, exclude_abc: bool) -> np.ndarray:
+    """The rank [Q] of d among the neighbours of a - b + c, 1 for the nearest; exclude_abc: without a, b, c."""
     queries_QD = analogy_queries(table_ND, abcd_Q4)
-    return rank_of(table_ND, queries_QD, abcd_Q4[:, 3], aside_QE=abcd_Q4[:, :3] if aside else None)
+    return rank_of(table_ND, queries_QD, abcd_Q4[:, 3], exclude_QE=abcd_Q4[:, :3] if exclude_abc else None)
 
 
 # --- related against random -----------------------------------------------------------------------------
 
 
 def related_auc(table_ND: np.ndarray, pairs_P2: np.ndarray, draws: int = 2000, seed: int = 0) -> Estimate:
-    """How often a related pair has the higher cosine, against a random one: 0.5 is chance, 1 is always.
+    """The probability that a related pair has a higher cosine than a random pair: 0.5 is chance.
 
-    Random pairs are all that the same words make with others' partners (a_i with b_j), so that how frequent the
-    words are is the same on both sides. The interval is a percentile bootstrap that draws whole pairs, words and
-    all: random pairs that share words are no independent cases, and are not taken for that.
+    Random pairs combine the words of different pairs (a_i with b_j), so word frequencies are the same on both sides.
+    The interval is a percentile bootstrap over the related pairs, with all random pairs of their words: random pairs
+    that share words are not independent cases.
     """
     first, second = (unit(np.asarray(table_ND[pairs_P2[:, i]], np.float64)) for i in range(2))
     cosines_PP = first @ second.T
@@ -84,7 +84,7 @@ def related_auc(table_ND: np.ndarray, pairs_P2: np.ndarray, draws: int = 2000, s
         [[a != b and frozenset((a, b)) not in known for b in pairs_P2[:, 1]] for a in pairs_P2[:, 0]], bool
     ).reshape(P, P)
     if P < 2 or not random_PP.any():
-        raise UserError(f"{P} pairs of known words: 2 or more are needed to compare with random ones")
+        raise UserError(f"{P} pairs of known words: give 2 or more, to compare them with random ones")
     at_i, at_j = np.nonzero(random_PP)
     order = np.argsort(cosines_PP[at_i, at_j], kind="stable")
     at_i, at_j = at_i[order], at_j[order]
@@ -105,13 +105,13 @@ def related_auc(table_ND: np.ndarray, pairs_P2: np.ndarray, draws: int = 2000, s
 def group_auc(
     table_ND: np.ndarray, group_G: np.ndarray, others_M: np.ndarray, draws: int = 2000, seed: int = 0
 ) -> Estimate:
-    """How often two of a group have a higher cosine than one of it and one of the others: 0.5 is chance.
+    """The probability that two rows of a group have a higher cosine than a row of it and one of the others.
 
-    The interval is a percentile bootstrap that draws rows within the group and within the others.
+    0.5 is chance. The interval is a percentile bootstrap over the rows of the group and over the others.
     """
     G, M = len(group_G), len(others_M)
     if G < 3 or M < 3:
-        raise UserError(f"groups of {G} and {M}: 3 or more of each are needed")
+        raise UserError(f"groups of {G} and {M} rows: give 3 or more of each")
     rows = unit(np.asarray(table_ND[np.concatenate([group_G, others_M])], np.float64))
     cosines = rows @ rows.T
     one_W, two_W = np.triu_indices(G, 1)
@@ -146,7 +146,7 @@ def _ranks(values_N: np.ndarray) -> np.ndarray:
 
 
 def spearman(x_N: np.ndarray, y_N: np.ndarray) -> Estimate:
-    """Spearman's rank correlation; the interval by Fisher's z with Bonett and Wright's (2000) standard error."""
+    """Spearman's rank correlation; the interval is Fisher's z with the standard error of Bonett and Wright (2000)."""
     N = len(x_N)
     ranks = np.stack([_ranks(x_N), _ranks(y_N)])
     if N < 4 or (ranks.std(axis=1) == 0).any():
@@ -158,7 +158,7 @@ def spearman(x_N: np.ndarray, y_N: np.ndarray) -> Estimate:
 
 
 def proportion(successes: int, count: int) -> Estimate:
-    """A share and its interval (Wilson 1927), as if the cases were independent."""
+    """A proportion and its Wilson interval (1927), which assumes independent cases."""
     if not count:
         return Estimate(math.nan, math.nan, math.nan, 0)
     z, p = 1.96, successes / count
@@ -168,7 +168,7 @@ def proportion(successes: int, count: int) -> Estimate:
 
 
 def similarity(table_ND: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
-    """Cosines [P] of pairs of rows, float64."""
+    """The cosines of pairs of rows: [P] float64."""
     first, second = (unit(np.asarray(table_ND[pairs_P2[:, i]], np.float64)) for i in range(2))
     return np.einsum("PD,PD->P", first, second)
 
@@ -177,14 +177,9 @@ def similarity(table_ND: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
 
 
 def installed_test_set(name: str) -> Path:
-    """A test set that the package gensim brings: questions-words.txt, wordsim353.tsv or simlex999.txt."""
-    spec = importlib.util.find_spec("gensim")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"{name} is read from the package gensim, which is not installed: "
-            'pip install "jaxgpt[words]", or give files of your own with --questions and --similarities'
-        )
-    return Path(next(iter(spec.submodule_search_locations)), "test", "test_data", name)
+    """A test set of the package gensim: questions-words.txt, wordsim353.tsv or simlex999.txt."""
+    instead = "give files as --questions and --similarities"
+    return find_package("gensim", name, '"jaxgpt[words]"', instead) / "test" / "test_data" / name
 
 
 def _read_lines(path: Path) -> list[tuple[int, str]]:
@@ -199,7 +194,7 @@ def _read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_questions(path: Path) -> dict[str, list[list[str]]]:
-    """Analogies by section: `: name` opens one, `Athens Greece Baghdad Iraq` asks one (Mikolov et al. 2013)."""
+    """Analogies by section: `: name` starts a section, `Athens Greece Baghdad Iraq` is a question (Mikolov et al. 2013)."""
     sections: dict[str, list[list[str]]] = {}
     section = "all"
     for number, line in _read_lines(path):
@@ -208,14 +203,16 @@ def read_questions(path: Path) -> dict[str, list[list[str]]]:
         elif len(words := line.split()) == 4:
             sections.setdefault(section, []).append(words)
         else:
-            raise UserError(f"{path}: line {number} has {len(words)} words: an analogy has 4")
+            raise UserError(
+                f"{path}: line {number} has {len(words)} words: give 4, such as Athens Greece Baghdad Iraq"
+            )
     if not sections:
-        raise UserError(f"{path} holds no analogies: give four words a line")
+        raise UserError(f"{path} has no analogies: give four words per line")
     return sections
 
 
 def read_pairs(path: Path, scored: bool) -> list[tuple[str, str, float]]:
-    """Two words a line and, where `scored`, how similar people found them; white space or tabs between."""
+    """Two words per line and, where `scored`, their similarity by human judgement, separated by white space."""
     pairs = []
     for number, line in _read_lines(path):
         fields = line.split()
@@ -226,16 +223,18 @@ def read_pairs(path: Path, scored: bool) -> list[tuple[str, str, float]]:
             pairs.append((first, second, float(score[0]) if scored else math.nan))
         except ValueError:
             what = "two words and a number" if scored else "two words"
-            raise UserError(f"{path}: line {number} is {line[:40]!r}: {what} belong there") from None
+            raise UserError(f"{path}: line {number} is {line[:40]!r}: give {what}") from None
     if not pairs:
-        raise UserError(f"{path} holds no pairs of words: give one a line")
+        raise UserError(f"{path} has no pairs of words: give one per line")
     return pairs
 
 
-def rows_of(find, tuples: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [M, words] of those tuples whose words are all known and distinct rows, and which they are [M].
+def rows_of(
+    find: Callable[[str], int | None], tuples: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows [M, words] of the tuples whose words are known and have distinct rows, and their indices [M].
 
-    `find(word)` gives a row or None.
+    `find(word)` returns a row or None.
     """
     rows = [[find(word) for word in words] for words in tuples]
     kept = [i for i, found in enumerate(rows) if None not in found and len(set(found)) == len(found)]

@@ -333,7 +333,7 @@ def test_a_random_table_passes_no_test_and_a_planted_one_is_seen():
         size=24
     )  # vowels have something in common
     words = Vectors(LETTERS, planted_ND)
-    tests = {test.name: test for test in word_lists.tests(words.row_of_whole, lambda i: None)}
+    tests = {test.name: test for test in word_lists.tests(words.row_of_word, lambda i: None)}
     for name, test in tests.items():
         start, end = learned.auc(random_ND, test), learned.auc(planted_ND, test)
         assert start.low < 0.5 < start.high, name
