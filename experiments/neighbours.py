@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.common import cli
+from jaxgpt.common.machine import peak_memory
 from jaxgpt.config import UserError
 from jaxgpt.vectors.nearest import nearest
 
@@ -64,17 +64,21 @@ def measure(method: str, file: str, Q: int, k: int) -> None:
     """In the process of one method: search, and write seconds, memory and neighbours beside the table."""
     table_ND = np.load(file)
     search = METHODS[method](table_ND, Q, k)
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = peak_memory()
+    cpu_before = time.process_time()
     begin = time.perf_counter()
     rows = search()
     seconds = time.perf_counter() - begin
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu, peak = time.process_time() - cpu_before, peak_memory()
     np.save(Path(file).with_name(f"{method}.npy"), rows)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    beyond = (after.ru_maxrss - before.ru_maxrss) / 1024  # KiB on Linux
     print(
         json.dumps(
-            {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": after.ru_maxrss / 1024, "beyond_mib": beyond}
+            {
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "peak_mib": peak / 2**20,
+                "beyond_mib": (peak - before) / 2**20,
+            }
         )
     )
 

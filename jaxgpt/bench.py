@@ -1,4 +1,4 @@
-"""How fast a config trains and decodes on this machine, and how far that is from what the machine can do.
+"""Measure how fast a config trains and generates text on this machine.
 
     python -m jaxgpt.bench --config configs/gpt2.py [--config.data.batch_size=16 ...] [--steps 10] [--json -]
     python -m jaxgpt.bench --config configs/char.py --decode

@@ -1,4 +1,4 @@
-"""Ask an embedding table: neighbours, similarity, analogies, tests of words, drift over a run, a map.
+"""Ask an embedding table: neighbours, analogies, tests of words, drift over a run, a map.
 
     python -m jaxgpt.embeddings neighbours king --workdir runs/word [--step 0] [--table position] [--json]
     python -m jaxgpt.embeddings analogy king man woman --answer queen --vectors minilm

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: loss, perplexity, bits a character and a byte, loss of each token.
+"""Measure how well a model predicts a text: loss, perplexity, bits per character and byte.
 
 python -m jaxgpt.evaluate --workdir runs/char [--text FILE | --corpus NAME] [--per_token] [--json]
 """

@@ -1,4 +1,4 @@
-"""One forward pass in the terminal, step by step, with shapes and real numbers.
+"""Show one forward pass in the terminal, step by step, with shapes and numbers.
 
     python -m jaxgpt.explain --config configs/toy.py --text "I love AI"
     python -m jaxgpt.explain --workdir runs/char --text "ROMEO:" --layer 2 --head 1

@@ -1,4 +1,4 @@
-"""Text from a trained model: batched prefill, then one token after another with a cache, on the device.
+"""Generate text with a trained model.
 
     python -m jaxgpt.generate --workdir runs/char --prompt "ROMEO:" --max_new_tokens 400
 

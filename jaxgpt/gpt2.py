@@ -1,4 +1,4 @@
-"""GPT-2's weights in and out: folders as the Hugging Face libraries keep them <-> runs of ours.
+"""Import and export GPT-2's weights as Hugging Face folders.
 
     python -m jaxgpt.gpt2 import --from_dir gpt2 --workdir runs/gpt2
     python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported

@@ -1,4 +1,4 @@
-"""Low-rank changes of linear layers, and a run without them.
+"""Merge the low-rank matrices of a run into its weights.
 
     python -m jaxgpt.lora --workdir runs/lora --to_workdir runs/merged
 

@@ -1,4 +1,4 @@
-"""A page about a run: what it learned, and how.
+"""Write a page about a run: what it learned, and how.
 
 python -m jaxgpt.report --workdir runs/char [--text "ROMEO:"] [--step 1000] [--compare runs/other] [--out FOLDER]
 """

@@ -1,4 +1,4 @@
-"""Does a run come out the same again? Its config, run anew in a fresh folder, and the two curves beside each other.
+"""Train a run again and compare the two loss curves.
 
     python -m jaxgpt.reproduce --workdir runs/char [--into runs/char-again] [--steps 200]
 

@@ -1,4 +1,4 @@
-"""A page on this machine in which a run goes on with what one types, and shows how sure it is of every token.
+"""Serve a local page that continues your text and shows the probability of every token.
 
     python -m jaxgpt.serve --workdir runs/char [--port 8000] [--step 1000]
 

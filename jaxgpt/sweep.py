@@ -1,4 +1,4 @@
-"""Train many models. Those that differ only in numbers train together, as lanes of one compiled program.
+"""Train many models. Those that differ only in numbers share one compiled program, as its lanes.
 
     python -m jaxgpt.sweep --config configs/sweeps/char_lr.py [--config.train.num_steps=500 ...] --workdir runs/char_lr
 

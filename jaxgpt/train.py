@@ -1,4 +1,4 @@
-"""Train a model: the wiring of config, data, model and optimizer, and the loop.
+"""Train a model, or resume a run.
 
     python -m jaxgpt.train --config configs/char.py [--config.model.d_model=256 ...] [--workdir runs/char]
 

@@ -137,7 +137,7 @@ CASES = [
     # The command line and the config file
     case("no config", "train --workdir new", "--config is missing", "configs/char.py"),
     case("config without value", "train --config", "--config needs a value"),
-    case("no such config", "train --config nope.py", "no config file nope.py", "configs/char.py"),
+    case("no such config", "train --config nope.py", "no config file nope.py", "char_fast"),
     case("config is a folder", "train --config run", "no config file run"),
     case("config is no python", "train --config text.txt", "text.txt is no Python file", "get_config()"),
     case(

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
+from jaxgpt.common import config_files
 from jaxgpt.common.files import cache_dir
 from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict
 
@@ -57,7 +58,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         _fail(str(error))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + 13)  # as if by SIGPIPE, which Windows does not have
     except OSError as error:
         _fail(describe_os_error(error))
     except (MemoryError, RuntimeError) as error:
@@ -176,15 +177,14 @@ def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], lis
 
 
 def load_config_dict(file: str | Path) -> ConfigDict:
-    """Run a config file's get_config(). `path.py:text` passes the text on as its argument."""
+    """Run a config file's get_config(). `path.py:text` or `name:text` passes the text on as its argument."""
     return load_config_file(str(file))[0]
 
 
 def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
     """What a config file's get_config() gives, and the file as a module."""
-    path, _, argument = file.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"no config file {path}: give one, such as configs/char.py")
+    name, _, argument = file.partition(":")
+    path = config_files.find(name)
     try:
         spec = importlib.util.spec_from_file_location("jaxgpt_user_config", path)
         if spec is None or spec.loader is None:

@@ -7,7 +7,6 @@ a file or the screen comes from the first process alone; checkpoints are written
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 
 import jax
@@ -16,13 +15,6 @@ import numpy as np
 from jaxgpt.config import UserError, first_line
 
 LONGEST_MESSAGE = 4000  # bytes of an error that all processes are told
-
-
-def available_cores() -> int:
-    """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS has no affinity
 
 
 def join(args: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgpt import config
+from jaxgpt.common import machine
 from jaxgpt.config import UserError
 from jaxgpt.model.linear import LINEAR
 from jaxgpt.model.paths import named_leaves
@@ -106,7 +106,7 @@ def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
 def device_memory() -> int:
     """Bytes that the first device may use: what it says, or the machine's memory where it says nothing (CPU)."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return limit or machine.memory()
 
 
 def fits_twice(tree: Any) -> bool:

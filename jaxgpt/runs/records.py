@@ -11,7 +11,6 @@ RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -29,7 +28,7 @@ import jax
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import read_json, write_atomically
+from jaxgpt.common.files import lock, read_json, write_atomically
 from jaxgpt.config import Config, UserError
 
 
@@ -69,7 +68,7 @@ class FolderLock:
     def __init__(self, workdir: Path) -> None:
         self._file = (workdir / ".lock").open("w")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
         except BlockingIOError:
             self._file.close()
             raise UserError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from jaxgpt.common import processes
+from jaxgpt.common import machine
 from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.inspect.write import write_or_warn
@@ -47,7 +47,7 @@ def use_all_cores(cores: int | None = None) -> None:
 
     The operations of a small model are too small to share among cores. Has no effect once JAX has devices.
     """
-    cores = cores or processes.available_cores()
+    cores = cores or machine.available_cores()
     # Two threads per device: with one, a device waits for the threads of another.
     os.environ.setdefault("PJRT_NPROC", str(2 * cores))
     with contextlib.suppress(RuntimeError):
@@ -85,7 +85,7 @@ def _lane_memory(cfg: Config) -> tuple[int, int, float]:
     available = sharding.device_memory() * MEMORY_SHARE
     if jax.default_backend() == "cpu":
         # The CPU devices share the machine's memory, also with the other processes of a launcher.
-        available /= max(jax.local_device_count(), processes.available_cores())
+        available /= max(jax.local_device_count(), machine.available_cores())
     return state, memory.total - state, available
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.common import processes
+from jaxgpt.common import machine
 from jaxgpt.common.files import write_atomically
 from jaxgpt.config import UserError
 
@@ -177,7 +177,7 @@ def launch(
     parts, cores = groups, args.cores
     if args.launcher == "local":
         parts = min(groups, args.workers)
-        cores = cores or max(1, processes.available_cores() // parts)
+        cores = cores or max(1, machine.available_cores() // parts)
     until = until or args.until
     commands = [_command(argv, part, parts, cores, until) for part in range(parts)]
     if args.launcher == "slurm":

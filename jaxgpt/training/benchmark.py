@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt.common.machine import peak_memory
 from jaxgpt.config import Config, from_config_dict, to_json
 from jaxgpt.config.presets import PRESETS
 from jaxgpt.data.batches import Batches
@@ -217,7 +217,7 @@ def _bench_training(
         ),
         # Of the process so far, the measuring of ceilings included (1 GiB); None on CPU, which does not count.
         "peak_bytes": stats.get("peak_bytes_in_use"),
-        "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_peak_bytes": peak_memory(),
         "data_seconds": feeding.median / count,
         "data_share": feeding.median / timing.median,
     }
@@ -294,7 +294,8 @@ def training_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
         ("memory", f"{found['compiled_bytes'] / 2**30:.3f} GiB planned by the compiler, "
                    f"{found['predicted_bytes'] / 2**30:.3f} GiB predicted"),
         ("peak memory", f"{found['peak_bytes'] / 2**30:.3f} GiB on the device" if found["peak_bytes"] else
-                        f"{found['process_peak_bytes'] / 2**30:.3f} GiB of the process"),
+                        f"{found['process_peak_bytes'] / 2**30:.3f} GiB of the process" if found["process_peak_bytes"]
+                        else "unknown on this system"),
         ("data", f"{found['data_seconds'] * ms:.3f} ms a step to cut and send, {found['data_share']:.1%} of the step"),
     ]  # fmt: skip
     return "\n".join(f"{name:<24}{value}" for name, value in rows)

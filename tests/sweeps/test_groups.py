@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxgpt import config
-from jaxgpt.common import cli, processes
+from jaxgpt.common import cli, machine
 from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.groups import Options, plan
 from jaxgpt.sweeps.members import Sweep
@@ -45,7 +45,7 @@ def test_a_process_with_half_of_the_cores_takes_half_of_the_memory(sweep_folder,
     monkeypatch.setattr(groups.sharding, "device_memory", lambda: memory)
     found = []
     for cores in (devices, 2 * devices):
-        monkeypatch.setattr(processes, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(machine, "available_cores", lambda cores=cores: cores)
         found.append(groups.most_lanes(cfg))
     assert found[0] == pytest.approx(2 * found[1], rel=0.01)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxgpt.common import processes
+from jaxgpt.common import machine
 from jaxgpt.sweeps import launchers
 from tests.commands import CONFIG, execute
 from tests.small_sweeps import COMMAND, read
@@ -24,7 +24,7 @@ def test_more_groups_than_processes_are_shared_among_them(sweep_folder, monkeypa
     monkeypatch.setitem(
         launchers.LAUNCHERS, "local", lambda commands, args: started.extend(c[-2:] for c in commands)
     )
-    monkeypatch.setattr(processes, "available_cores", lambda: 8)
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
     (sweep_folder / "sweep.py").write_text(
         CONFIG + "\ndef sweep():\n    return [{'model.d_model': 2 * n} for n in range(1, 6)]\n"
     )
