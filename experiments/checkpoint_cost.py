@@ -71,7 +71,7 @@ def char(folder: Path) -> str:
     trainer = loop.Trainer([(cfg, folder)])
     checkpoints = trainer.runs[0].checkpoints
     save = checkpoints.save = Stopwatch(checkpoints.save)
-    feed = trainer._batches = Stopwatch(trainer._batches)
+    feed = trainer.program.feed = Stopwatch(trainer.program.feed)
     state = trainer.run()[0].state
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     # The first batch is that of compiling; the last save is of the run's end.

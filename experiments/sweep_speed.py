@@ -30,7 +30,7 @@ from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.members import Sweep
 from jaxgpt.training import lanes
-from jaxgpt.training.programs import Lanes
+from jaxgpt.training.programs import VmappedRuns
 from jaxgpt.training.starting import resolve
 
 # Each: the fields that make it.
@@ -113,13 +113,13 @@ def compare(size: str, counts: list[int], steps: int, folder: Path) -> list[dict
 def step_timer(cfgs: Sequence[config.Config], dataset: Dataset, width: int) -> Callable[[], float]:
     """A function that takes one step of all lanes and returns its seconds per lane."""
     cfgs = [lanes.with_values(cfg, {"train.steps_per_dispatch": 1}) for cfg in cfgs]
-    program = Lanes(cfgs, dataset, width)
+    program = VmappedRuns(cfgs, dataset, width)
     first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(cfgs)
-    step, state = program.compile().result(), program.fresh(first)
+    step, state = program.compile().result(), program.init(first)
 
     def timed() -> float:
         nonlocal state
-        arguments = program.feed(0, program.batches(0))
+        arguments = program.feed(0)
         began = time.perf_counter()
         state, metrics = step(state, *arguments)
         jax.block_until_ready(metrics)

@@ -89,12 +89,12 @@ def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number
     begin("start-up")
     from jaxgpt.common.cli import set_up_process
     from jaxgpt.runs import checkpoint
-    from jaxgpt.training import loop
+    from jaxgpt.training import actions, loop, programs
 
     for phase, owner, name in (
-        ("restore", loop.Trainer, "_newest_state"),
-        ("step", loop.Trainer, "_batches"),
-        ("evaluation", loop.Trainer, "_evaluate"),
+        ("restore", loop.Trainer, "restore_or_init"),
+        ("step", programs.SingleRun, "feed"),
+        ("evaluation", actions.Evaluate, "run"),
         ("save", checkpoint.Checkpoints, "save"),
         ("save", checkpoint.Checkpoints, "wait"),
     ):

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
         cfg = cli.read_config(file or CONFIG, {"data.corpus": corpus} | overrides)
         if cfg.data.tokenizer != "word":
             raise UserError(f"data.tokenizer={cfg.data.tokenizer!r}: words are asked for, choose 'word'")
-        result = loop.Trainer(cfg, args.workdir / corpus).run()
+        result = loop.train(cfg, args.workdir / corpus)
         if result.signal is not None:
             raise UserError(f"training on {corpus} was stopped: the same command goes on")
         figures[corpus] = report(args.workdir / corpus)

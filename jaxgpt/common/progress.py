@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,16 @@ def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
     )
 
 
+def describe_evaluation(step: int, evaluated: Sequence[tuple[str, Any]]) -> str:
+    """A line for an evaluation of one run, or of several with their (name, result)."""
+    if len(evaluated) == 1:
+        result = evaluated[0][1]
+        return f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {result.perplexity:.2f}"
+    ordered = sorted((result.loss, name) for name, result in evaluated)
+    (low, best), (high, _) = ordered[0], ordered[-1]
+    return f"step {step:>6}  validation loss {low:.4f} ({best}) to {high:.4f}"
+
+
 def stopped(signal_number: int, step: int, workdir: Path) -> str:
     """The last word of a run that a signal ended."""
     name = signal.Signals(signal_number).name
@@ -119,13 +131,16 @@ class StepClock:
     """Seconds a step since the last reading, pauses (evaluation, saving) left out."""
 
     def __init__(self, step: int) -> None:
-        self._step, self._since, self._paused_at = step, time.perf_counter(), 0.0
+        self._step, self._since = step, time.perf_counter()
 
-    def pause(self) -> None:
-        self._paused_at = time.perf_counter()
-
-    def go_on(self) -> None:
-        self._since += time.perf_counter() - self._paused_at
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time within does not count."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - start
 
     def seconds_a_step(self, step: int) -> float:
         now = time.perf_counter()

@@ -181,7 +181,7 @@ def use_mesh(mesh: jax.sharding.Mesh):
 
 
 def _mesh_in_use() -> jax.sharding.AbstractMesh | None:
-    """The mesh of `use_mesh`, or None; within members.spread there is another, whose lanes are whole models."""
+    """The mesh of `use_mesh`, or None; `lanes.map_lanes` has a mesh of its own, whose lanes are complete models."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if AXES[0] in mesh.axis_names else None
 

@@ -24,7 +24,7 @@ from jaxgpt.sweeps.halving import check_halving, with_halving
 from jaxgpt.sweeps.members import Member, Row, Sweep
 from jaxgpt.sweeps.search_space import Overrides
 from jaxgpt.training import costs, lanes
-from jaxgpt.training.loop import Trainer, Uneven
+from jaxgpt.training.loop import StepMismatch, Trainer
 from jaxgpt.training.starting import resolve
 
 MEMORY_SHARE = 0.7  # of a device's memory that the prediction for a group may use
@@ -162,7 +162,7 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
     print(_introduction(group, width), flush=True)
     try:
         results = trainer.run(stop_at)
-    except Uneven:
+    except StepMismatch:
         for member in group:  # one of them has a damaged checkpoint and restarts from an earlier step
             _train_group(sweep, [member], options, stop_at)
         return

@@ -1,8 +1,8 @@
-"""Several runs as members of one program: which runs may be, and how a function of one becomes a function of all.
+"""Several runs as lanes of one compiled program: which runs can share one, and how one step becomes many.
 
-Training is a pure function of (state, batch, key), so N runs that differ only in numbers are N lanes of one program: their
-states are stacked, and the numbers in which they differ are arguments. Lanes share nothing. Each device takes its part of
-them, and works on `width` of them at once (jax.vmap) and on one after another beyond that (jax.lax.map).
+Training is a pure function of (state, batch, key). So N runs that differ only in numbers are N lanes of one program: their
+states are stacked, and the numbers in which they differ are arguments. Lanes share nothing. Each device gets its part of
+the lanes and computes `width` of them at once (jax.vmap), one group after another (jax.lax.map).
 """
 
 from __future__ import annotations
@@ -84,10 +84,23 @@ def put_shared(mesh: jax.sharding.Mesh, x: Any) -> Any:
     return jax.device_put(x, NamedSharding(mesh, P()))
 
 
-def spread(function: Callable, mesh: jax.sharding.Mesh, width: int) -> Callable:
-    """The function (lane, shared) -> tree for all lanes: (lanes, shared) -> tree, with a leading axis of lanes.
+def take(stacked: Any, n: int) -> Any:
+    """Lane n of a tree of arrays, copied to the host. Only the device that holds the lane is read."""
 
-    The number of lanes is a multiple of the mesh's size times `width`.
+    def one(x: jax.Array) -> np.ndarray:
+        for shard in x.addressable_shards:
+            first = shard.index[0].start or 0
+            if first <= n < first + len(shard.data):
+                return np.asarray(shard.data[n - first])
+        raise IndexError(n)
+
+    return jax.tree.map(one, stacked)
+
+
+def map_lanes(function: Callable, mesh: jax.sharding.Mesh, width: int) -> Callable:
+    """The function (lane, shared) -> tree as a function of all lanes: (lanes, shared) -> tree.
+
+    Lanes are the leading axis. Their number is a multiple of the mesh's size times `width`.
     """
 
     def on_one_device(lanes, shared):

@@ -1,6 +1,6 @@
-"""What the devices run: the steps of one run, spread over many devices; or those of several runs, as lanes.
+"""The compiled computation that the loop drives: one run over a mesh of devices, or several runs as lanes.
 
-`One` and `Lanes` have the same methods, so that one loop (train.py) drives both.
+`Program` is what the loop knows of it. `SingleRun` and `VmappedRuns` are its two implementations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,61 @@ from jaxgpt.training import lanes, optim
 from jaxgpt.training.evaluation import Evaluation, evaluate, evaluate_lanes
 from jaxgpt.training.steps import build, init_state, make_dispatch, make_eval_step, state_shapes, with_signals
 
+Dispatch = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
-def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callable) -> Future:
-    """The dispatch, compiled in a thread beside what comes first: the first parameters, evaluation, sample."""
+
+class Program(Protocol):
+    """The computation of one or several runs, on one or several devices.
+
+    A state is the state of all runs together. Everything is called within `context()`.
+    """
+
+    mesh: jax.sharding.Mesh
+    shapes: TrainState  # shapes of the state of one run
+    model: GPT  # for evaluation and sampling
+
+    def context(self) -> contextlib.AbstractContextManager:
+        """The context for everything below."""
+        ...
+
+    def compile(self) -> Future[Dispatch]:
+        """Start to compile a dispatch: (state, *feed(...)) -> (state, metrics). The state passed in is donated."""
+        ...
+
+    def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
+        """The arguments of the dispatch that starts at a step, except the state.
+
+        `signal` is the number of a signal that this process received, or 0.
+        """
+        ...
+
+    def init(self, params: Sequence[dict]) -> TrainState:
+        """The state at step 0, from the initial parameters of each run."""
+        ...
+
+    def stack(self, states: Sequence[TrainState]) -> TrainState:
+        """One state from the restored states of the runs."""
+        ...
+
+    def take(self, tree: Any, which: Sequence[int]) -> list[Any]:
+        """The parts of a state, or of its parameters, that belong to these runs (by index)."""
+        ...
+
+    def evaluation_params(self, state: TrainState) -> dict:
+        """The parameters to evaluate and export: the trained ones, or their average where the config keeps one."""
+        ...
+
+    def evaluate(self, params: dict, windows: Iterable) -> list[Evaluation]:
+        """One evaluation for each run."""
+        ...
+
+    def on_host(self, metrics: dict) -> dict[str, np.ndarray]:
+        """The metrics of a dispatch as NumPy arrays [runs, steps, ...]."""
+        ...
+
+
+def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callable) -> Future[Dispatch]:
+    """Compile in a thread, next to what comes first: initial parameters, evaluation, sample."""
 
     def compiled():
         with context():
@@ -44,8 +96,8 @@ def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callab
     return future
 
 
-class One:
-    """One run, spread over a mesh of devices, which may belong to several processes."""
+class SingleRun:
+    """One run over a mesh of devices, which may belong to several processes."""
 
     def __init__(self, cfg: Config, dataset: Dataset) -> None:
         self._cfg, self._batches = cfg, Batches.of(cfg, dataset.train.ids)
@@ -53,7 +105,7 @@ class One:
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         shapes = state_shapes(self.model, self._optimizer)
-        self.shapes = sharding.with_shardings(self.mesh, shapes.params, shapes)  # of a run's state
+        self.shapes = sharding.with_shardings(self.mesh, shapes.params, shapes)
         dispatch = make_dispatch(
             train_step, cfg.train.steps_per_dispatch, cfg.model.context_length, cfg.data.on_device
         )
@@ -65,53 +117,41 @@ class One:
             self._ids = sharding.put_replicated(self.mesh, dataset.train.ids)
 
     def context(self) -> contextlib.AbstractContextManager:
-        """What all is to be done in."""
         return sharding.use_mesh(self.mesh)
 
-    def compile(self) -> Future:
-        """The call of `feed`'s arguments after a state, which is used up: (state, ...) -> (state, metrics)."""
-        return _compile(self._dispatch, lambda: (self.shapes, *self.feed(0, self.batches(0))), self.context)
+    def compile(self) -> Future[Dispatch]:
+        return _compile(self._dispatch, lambda: (self.shapes, *self.feed(0)), self.context)
 
-    def batches(self, step: int) -> jax.Array | np.ndarray:
-        """Each step's batch, or where its windows begin."""
-        B, T = self._cfg.data.batch_size, self._cfg.model.context_length
-        count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
-        shape = (count, B) if on_device else (count, B, T + 1)
-        stack = functools.partial(self._batches.stack, step, count, starts_only=on_device)
-        return sharding.put_batch(self.mesh, shape, lambda rows: stack(rows=rows), axis=1)
+    def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
+        cfg = self._cfg
+        B, T, count = cfg.data.batch_size, cfg.model.context_length, cfg.train.steps_per_dispatch
+        shape = (count, B) if cfg.data.on_device else (count, B, T + 1)
+        stack = functools.partial(self._batches.stack, step, count, starts_only=cfg.data.on_device)
+        rows = sharding.put_batch(self.mesh, shape, lambda rows: stack(rows=rows), axis=1)
+        flags = () if processes.is_alone() else (sharding.put_flag(self.mesh, signal),)
+        return self._ids, rows, self._root_key, *flags
 
-    def feed(self, signal: int, rows: jax.Array | np.ndarray) -> tuple[Any, ...]:
-        """All that a dispatch takes beside the state: ids, batches, keys, and the signal that this process got, or 0."""
-        told = () if processes.is_alone() else (sharding.put_flag(self.mesh, signal),)
-        return self._ids, rows, self._root_key, *told
-
-    def state(self, found: Sequence[TrainState]) -> TrainState:
-        """What is trained, of the states of the runs."""
-        return found[0]
-
-    def fresh(self, params: Sequence[dict]) -> TrainState:
-        """Step 0, of the first parameters of the runs."""
+    def init(self, params: Sequence[dict]) -> TrainState:
         return init_state(self.model, self._optimizer, None, params[0])
 
+    def stack(self, states: Sequence[TrainState]) -> TrainState:
+        return states[0]
+
+    def take(self, tree: Any, which: Sequence[int]) -> list[Any]:
+        return [tree for _ in which]
+
     def evaluation_params(self, state: TrainState) -> dict:
-        """What is evaluated and kept for use: the parameters, or their average where the config has one."""
         return optim.evaluation_params(self._cfg.optim, state.params, state.opt_state)
 
     def evaluate(self, params: dict, windows: Iterable) -> list[Evaluation]:
-        """Of each run."""
         return [evaluate(self.model, params, windows, self._cfg.train.loss_chunk)]
 
-    def split(self, tree: Any) -> list[Any]:
-        """Each run's part of a tree of arrays."""
-        return [tree]
-
     def on_host(self, metrics: dict) -> dict[str, np.ndarray]:
-        """Metrics with leading axes [runs, steps]."""
         return {name: np.asarray(x)[None] for name, x in metrics.items()}
 
 
-class Lanes:
-    """Several runs with one `lanes.program_of`, `width` of them at once on each of this process's devices."""
+class VmappedRuns:
+    """Several runs that share one `lanes.program_of`; each local device computes `width` of them at once."""
 
     def __init__(self, cfgs: Sequence[Config], dataset: Dataset, width: int) -> None:
         self._cfgs, self._cfg = cfgs, cfgs[0]
@@ -120,14 +160,14 @@ class Lanes:
         self._padding = -len(cfgs) % (self.mesh.size * width)  # lanes whose results are not used
         parts = build(self._cfg)
         self._optimizer = parts.optimizer
-        self.shapes = state_shapes(parts.model, parts.optimizer)  # of a run's state
+        self.shapes = state_shapes(parts.model, parts.optimizer)
         train = self._cfg.train
-        # Evaluation knows nothing of dropout, in which runs may differ.
-        still = dataclasses.replace(self._cfg.model, dropout_rate=0.0)
-        self.model = GPT(still, attention=train.attention, remat=train.remat)
+        # Evaluation does not use dropout, in which the runs may differ.
+        without_dropout = dataclasses.replace(self._cfg.model, dropout_rate=0.0)
+        self.model = GPT(without_dropout, attention=train.attention, remat=train.remat)
         eval_step = make_eval_step(self.model, train.loss_chunk)
-        self._losses = jax.jit(lanes.spread(eval_step, self.mesh, width))
-        many = lanes.spread(lanes.make_lane_dispatch(self._cfg), self.mesh, width)
+        self._losses = jax.jit(lanes.map_lanes(eval_step, self.mesh, width))
+        many = lanes.map_lanes(lanes.make_lane_dispatch(self._cfg), self.mesh, width)
         self._dispatch = lambda state, ids, rows, keys, numbers: many((numbers, state, rows, keys), ids)
         numbers = lanes.numbers_of(cfgs)
         self._numbers = self._put({name: self._padded(x) for name, x in numbers.items()})
@@ -139,11 +179,11 @@ class Lanes:
             self._ids = lanes.put_shared(self.mesh, dataset.train.ids)
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
-        """With as many more lanes, like the last, as make the devices' shares equal."""
+        """The last lane repeated until every device has the same number of lanes."""
         return np.concatenate([rows, np.repeat(rows[-1:], self._padding, axis=0)])
 
     def _stacked(self, trees: Sequence[Any]) -> Any:
-        """The runs' trees as one of lanes, on the host."""
+        """One tree with a leading axis of lanes, on the host."""
         return jax.tree.map(lambda *leaves: self._padded(np.stack(leaves)), *jax.device_get(list(trees)))
 
     def _put(self, stacked: Any) -> Any:
@@ -152,27 +192,31 @@ class Lanes:
     def context(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
-    def compile(self) -> Future:
+    def compile(self) -> Future[Dispatch]:
         where, count = NamedSharding(self.mesh, P(lanes.LANE)), len(self._cfgs) + self._padding
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=where), self.shapes
         )
-        return _compile(self._dispatch, lambda: (shapes, *self.feed(0, self.batches(0))), self.context)
+        return _compile(self._dispatch, lambda: (shapes, *self.feed(0)), self.context)
 
-    def batches(self, step: int) -> jax.Array:
+    def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
         stacks = [batches.stack(step, count, starts_only=on_device) for batches in self._batches]
-        return self._put(self._padded(np.stack(stacks)))
-
-    def feed(self, signal: int, rows: jax.Array) -> tuple[Any, ...]:
+        rows = self._put(self._padded(np.stack(stacks)))
         return self._ids, rows, self._root_keys, self._numbers
 
-    def state(self, found: Sequence[TrainState]) -> TrainState:
-        return self._put(self._stacked(found))
-
-    def fresh(self, params: Sequence[dict]) -> TrainState:
+    def init(self, params: Sequence[dict]) -> TrainState:
         init = jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))
         return self._put(init(self._stacked(params)))
+
+    def stack(self, states: Sequence[TrainState]) -> TrainState:
+        return self._put(self._stacked(states))
+
+    def take(self, tree: Any, which: Sequence[int]) -> list[Any]:
+        if len(which) == 1:  # one lane is copied without the others
+            return [lanes.take(tree, which[0])]
+        tree = jax.device_get(tree)
+        return [jax.tree.map(lambda x, n=n: x[n], tree) for n in which]
 
     def evaluation_params(self, state: TrainState) -> dict:
         if not optim.averages(self._cfg.optim):
@@ -182,10 +226,6 @@ class Lanes:
 
     def evaluate(self, params: dict, windows: Iterable) -> list[Evaluation]:
         return evaluate_lanes(lambda tokens: self._losses(params, tokens), windows)[: len(self._cfgs)]
-
-    def split(self, tree: Any) -> list[Any]:
-        tree = jax.device_get(tree)
-        return [jax.tree.map(lambda x, n=n: x[n], tree) for n in range(len(self._cfgs))]
 
     def on_host(self, metrics: dict) -> dict[str, np.ndarray]:
         return jax.device_get(metrics)

@@ -1,9 +1,10 @@
-"""One run on disk while it trains: its lock, config, metrics, samples and checkpoints, and what became of it."""
+"""One run on disk while it trains: its lock, config, metrics, samples and checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxgpt.common import processes
-from jaxgpt.config import Config, to_json
+from jaxgpt.config import Config, UserError, to_json
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model.gpt import GPT
@@ -24,16 +25,20 @@ from jaxgpt.training.guard import Guard
 
 
 class RunFolder:
-    """Takes a folder for one run. Raises UserError where it holds another, or cannot be had."""
+    """Takes a folder for one run. Raises UserError where the folder holds another run or can't be used.
 
-    def __init__(self, cfg: Config, workdir: str | Path, dataset: Dataset) -> None:
+    A run that is `alone` raises the error that ends it early. One of several keeps it in `failed`, and the others
+    continue.
+    """
+
+    def __init__(self, cfg: Config, workdir: str | Path, dataset: Dataset, alone: bool = True) -> None:
         self.cfg, self.workdir = cfg, Path(workdir)
-        self._dataset = dataset
-        # A run that goes on does not read again what it began as.
+        self._dataset, self._alone = dataset, alone
+        # A run that resumes does not read its source again.
         self.start = None if starting.begun(workdir) else starting.prepare(cfg, dataset.tokenizer)
-        self.root_key = jax.random.key(cfg.train.seed)
-        self.guard = Guard(cfg)
-        self.failed = ""  # why it came to an early end
+        self._guard = Guard(cfg)
+        self.failed = ""  # the error that ended it early
+        self.improved_at: int | None = None  # the last step whose validation loss was the lowest so far
         self.log: records.MetricsLog | None = None
         self._lock: records.FolderLock | None = None
         self._writes = processes.is_first()
@@ -45,7 +50,7 @@ class RunFolder:
             raise
 
     def _open(self) -> None:
-        """Take the folder for this run alone; refuse one that holds another; write what the run is."""
+        """Lock the folder, refuse one that holds another run, write the config and the tokenizer."""
         records.make_folder(self.workdir)
         self._lock = records.FolderLock(self.workdir)
         records.check_same_config(self.workdir, self.cfg)
@@ -56,12 +61,12 @@ class RunFolder:
         tokenizers.save(self._dataset.tokenizer, self.workdir / "tokenizer.json")
 
     def release(self) -> None:
-        """Let go of the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.release()
 
     def close(self) -> None:
-        """Finish all saves and let go of the folder."""
+        """Finish all saves and unlock the folder."""
         try:
             if self.log is not None:
                 self.log.close()
@@ -70,8 +75,9 @@ class RunFolder:
             self.release()
 
     def first_params(self, model: GPT) -> dict:
-        """The parameters of step 0."""
-        key = jax.random.fold_in(self.root_key, 2**32 - 1)  # not a key that a step draws its masks with
+        """The parameters at step 0."""
+        root_key = jax.random.key(self.cfg.train.seed)
+        key = jax.random.fold_in(root_key, 2**32 - 1)  # no step draws its dropout masks with this key
         self.start = self.start or starting.prepare(self.cfg, self._dataset.tokenizer)
         if self.start is None:
             return init_params(model, key)
@@ -79,47 +85,60 @@ class RunFolder:
         return self.start.params(model, key)
 
     def newest(self, shapes: TrainState) -> TrainState | None:
-        """Its newest whole checkpoint, or None."""
+        """The newest complete checkpoint, or None."""
         return self.checkpoints.newest(self.cfg, self._dataset.tokenizer, shapes)
 
     # --- what is written --------------------------------------------------------------------------------
 
     def open_log(self, step: int) -> None:
-        """Go on with metrics.jsonl after a step."""
+        """Open metrics.jsonl to append after a step."""
         self.log = records.MetricsLog(self.workdir, step, self.cfg.train.tensorboard, self._writes)
 
     def write_facts(self, facts: dict[str, Any], step: int) -> None:
-        """Write run.json. What the run was begun from need not be kept any longer."""
+        """Write run.json. After that, the initial parameters from elsewhere need no memory."""
         if self.start is not None:
             facts = facts | {"started_from": self.start.record}
         if self._writes:
             records.write_run_json(self.workdir, facts, step)
         self.start = None
 
-    def log_step(
-        self,
-        step: int,
-        loss: float,
-        learning_rate: float,
-        grad_norm: float,
-        bad: bool,
-        tokens_per_second: float,
-    ) -> None:
-        """A "train" line."""
+    def check_step(self, step: int, metrics: dict[str, np.ndarray], params: Callable[[], dict]) -> str:
+        """Let the guard see a step's metrics. Returns a line to print, "" where the step is fine."""
+        if self.failed:
+            return ""
+        try:
+            text = self._guard.check(step, metrics, params, self.last_checkpoint)
+        except UserError as error:
+            return self.fail(error)
+        return self._labelled(text) if text else ""
+
+    def fail(self, error: UserError) -> str:
+        """End the run early. Raises the error where the run is alone, else returns a line to print."""
+        if self._alone:
+            raise error
+        self.failed = str(error)
+        return self._labelled(self.failed)
+
+    def _labelled(self, text: str) -> str:
+        return text if self._alone else f"{self.workdir}: {text}"
+
+    def log_step(self, step: int, metrics: dict[str, np.ndarray], tokens_per_second: float) -> None:
+        """A "train" line with every metric that is one number; JSON has no nan, so null stands for it."""
+        numbers = {name: float(x) for name, x in metrics.items() if x.ndim == 0 and x.dtype != bool}
         self.log.write(
             step,
             "train",
-            loss=loss if math.isfinite(loss) else None,  # JSON has no nan
-            learning_rate=learning_rate,
-            grad_norm=grad_norm if math.isfinite(grad_norm) else None,
+            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
             tokens_per_second=round(tokens_per_second, 1),
             time=round(time.time(), 3),
-            **({"skipped": True} if bad else {}),
+            **({"skipped": True} if metrics["bad"] else {}),
         )
 
-    def log_evaluation(self, step: int, result: Evaluation, seconds: float) -> bool:
-        """A "valid" line. True where the loss is the run's lowest so far, step 0 apart."""
+    def log_evaluation(self, step: int, result: Evaluation, seconds: float) -> None:
+        """A "valid" line. Notes whether the loss is the lowest so far; step 0 does not count."""
         earlier = [loss for at, loss in self.log.valid_losses().items() if at > 0]
+        if step > 0 and result.loss < min(earlier, default=math.inf):
+            self.improved_at = step
         self.log.write(
             step,
             "valid",
@@ -129,27 +148,32 @@ class RunFolder:
             seconds=round(seconds, 3),
             time=round(time.time(), 3),
         )
-        return step > 0 and result.loss < min(earlier, default=math.inf)
 
     def keep_sample(self, step: int, text: str) -> None:
-        """The text that the model wrote at a step."""
+        """Keep the text that the model wrote at a step."""
         if self._writes:
             records.write_sample(self.workdir, step, text)
 
     def keep_tables(self, step: int, tables: dict[str, np.ndarray]) -> None:
-        """The embedding tables of a step."""
+        """Keep the embedding tables of a step."""
         if self._writes:
             records.write_embeddings(self.workdir, step, tables, self.cfg.model.vocab_size)
 
     def save(self, state: TrainState, step: int, averaged: dict | None) -> None:
-        """A checkpoint."""
+        """Save a checkpoint, in the background."""
         loss = self.log.valid_losses().get(step)
-        # Those of several runs come from the host; those of several processes stay where they are.
+        # Lanes come from the host. Arrays of several processes stay on their devices.
         state, averaged = jax.tree.map(
             lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), (state, averaged)
         )
         self.checkpoints.save(state, self.cfg, self._dataset.tokenizer, loss, averaged, before=self.log.sync)
 
+    def last_valid_loss(self) -> float | None:
+        """The validation loss of the last evaluation, in nats a token."""
+        losses = self.log.valid_losses()
+        return losses[max(losses)] if losses else None
+
     def last_checkpoint(self) -> str:
+        """The newest saved step, for error messages."""
         saved = self.checkpoints.steps()
         return f"step {saved[-1]}" if saved else "none"

@@ -127,10 +127,10 @@ def test_every_argument_is_a_number_of_the_config():
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_spread_is_the_function_of_every_lane(width):
+def test_map_lanes_is_the_function_of_every_lane(width):
     mesh = lanes.lane_mesh(6)
     stacked = {"x": np.arange(12.0).reshape(6, 2), "key": jax.random.split(jax.random.key(0), 6)}
-    function = lanes.spread(
+    function = lanes.map_lanes(
         lambda lane, shared: lane["x"] * shared + jax.random.uniform(lane["key"]), mesh, width
     )
     found = jax.jit(function)(lanes.put(mesh, stacked), np.float32(3.0))

@@ -89,10 +89,10 @@ def test_best_survives_when_the_loss_rises_again(text, tmp_path):
     """Saved with made-up losses: the lowest stays, whatever comes after."""
     cfg = small_config(text)
     trainer = Trainer([(cfg, tmp_path)])
-    state = trainer._fresh_state()
+    state = trainer.init()
     for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, None), (6, 2.2)]:
         state = state._replace(step=np.int32(step))
-        trainer.runs[0].checkpoints.save(state, trainer.cfg, trainer.tokenizer, loss)
+        trainer.runs[0].checkpoints.save(state, trainer.cfg, trainer.dataset.tokenizer, loss)
     trainer.runs[0].checkpoints.wait()
     assert trainer.runs[0].checkpoints.steps() == [2, 5, 6]
     assert trainer.runs[0].checkpoints.best_step() == 2

@@ -23,7 +23,7 @@ VICTIM = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from jaxgpt.runs import checkpoint
-from jaxgpt.training import loop
+from jaxgpt.training import actions, loop, programs
 from jaxgpt.common.cli import set_up_process
 from tests.small_runs import small_config
 text, folder, phase, call, delay = sys.argv[1:]
@@ -41,11 +41,11 @@ def deadly(function):
     return wrapped
 
 owner, name = {
-    "step": (loop.Trainer, "_batches"),
+    "step": (programs.SingleRun, "feed"),
     "save": (checkpoint.Checkpoints, "save"),
-    "evaluation": (loop.Trainer, "_evaluate"),
-    "start": (loop.Trainer, "_newest_state"),
-    "never": (loop.Trainer, "_batches"),
+    "evaluation": (actions.Evaluate, "run"),
+    "start": (loop.Trainer, "restore_or_init"),
+    "never": (programs.SingleRun, "feed"),
 }[phase]
 if phase != "never":
     setattr(owner, name, deadly(getattr(owner, name)))

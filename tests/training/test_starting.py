@@ -281,15 +281,15 @@ def source(base, **overrides):
 
 def first_params(cfg: Config, tmp_path) -> tuple[Trainer, dict[str, np.ndarray]]:
     trainer = Trainer([(cfg, tmp_path)])
-    trainer._release()
-    return trainer, leaves(trainer._fresh_state().params)
+    trainer.runs[0].release()
+    return trainer, leaves(trainer.init().params)
 
 
 def test_what_agrees_is_copied_and_new_tokens_get_rows_like_the_others(base, tmp_path):
     old = leaves(checkpoint.load(base / "run").params)
     trainer, new = first_params(source(base, model__context_length=8), tmp_path)
     known = len(old[TABLE])
-    assert trainer.tokenizer.vocab_size == known + 4 == len(new[TABLE])
+    assert trainer.dataset.tokenizer.vocab_size == known + 4 == len(new[TABLE])
     assert same(new[TABLE][:known].copy(), old[TABLE])
     assert np.isfinite(new[TABLE]).all() and len(np.unique(new[TABLE], axis=0)) == known + 4
     assert same(new["position_embedding/embedding"], old["position_embedding/embedding"][:8])
@@ -302,7 +302,7 @@ def test_rows_go_by_token_where_the_tokenizer_is_new(base, tmp_path):
     old = leaves(run.params)[TABLE]
     cfg = source(base, data__add_tokens=False, data__tokenizer_path="")
     trainer, new = first_params(cfg, tmp_path)
-    here, there = trainer.tokenizer, run.tokenizer
+    here, there = trainer.dataset.tokenizer, run.tokenizer
     kept = 0
     for i in range(here.vocab_size):
         if here.token(i) in there.characters:
@@ -343,12 +343,12 @@ def test_a_run_that_goes_on_does_not_read_its_source_again(base, tmp_path):
 
 def test_a_source_that_has_changed_before_the_first_checkpoint_is_told(base, tmp_path):
     trainer = Trainer([(source(base), tmp_path)])
-    trainer._release()
+    trainer.runs[0].release()
     (tmp_path / "run.json").write_text(
         json.dumps({"starts": [], "started_from": trainer.runs[0].start.record | {"step": 2}})
     )
     with pytest.raises(UserError, match="when it was another"):
-        trainer._fresh_state()
+        trainer.init()
 
 
 @pytest.mark.parametrize(
@@ -403,10 +403,10 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     fields = SHORT | {"init_vectors": file, "data__tokenizer": "word"}
     cfg = small_config(base / "text.txt", **fields, model__embedding_dim=4)
     trainer, params = first_params(cfg, tmp_path / "run")
-    ids = [trainer.tokenizer.encode(word)[0] for word in words[:5]]
+    ids = [trainer.dataset.tokenizer.encode(word)[0] for word in words[:5]]
     found = params[TABLE][ids]
     np.testing.assert_allclose(found / found.std(), rows[:5] / rows[:5].std(), rtol=1e-4)
-    assert f"5 of {trainer.tokenizer.vocab_size} tokens have a vector" in trainer.runs[0].start.text
+    assert f"5 of {trainer.dataset.tokenizer.vocab_size} tokens have a vector" in trainer.runs[0].start.text
     narrow = small_config(base / "text.txt", **fields, model__embedding_dim=3, init_bridge="pca")
     trainer, params = first_params(narrow, tmp_path / "narrow")
     centred = rows[:5] - rows[:5].mean(axis=0)
