@@ -396,7 +396,7 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     init_from: str = field(
         "",
-        "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see training/starting.py)",
+        "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see training/transfer.py)",
         lane="outside",
     )
     init_vectors: str = field(

@@ -22,13 +22,13 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params
 from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
-from jaxgpt.training import preflight, trainable
+from jaxgpt.training import trainable
 from jaxgpt.training.actions import Action, make_actions
 from jaxgpt.training.guard import Watchdog
 from jaxgpt.training.profile_steps import ProfileSteps
 from jaxgpt.training.programs import Program, SingleRun, VmappedRuns
 from jaxgpt.training.run_folder import RunFolder
-from jaxgpt.training.starting import resolve
+from jaxgpt.training.starting import check_memory, resolve
 from jaxgpt.training.step_log import StepLog
 
 
@@ -70,7 +70,7 @@ class Trainer:
         check_windows(self.dataset, cfg.model.context_length)
         cfgs = [resolve(cfg, self.dataset.tokenizer) for cfg, _ in runs]
         self.cfg = cfg = cfgs[0]
-        preflight.check_memory(cfg)
+        check_memory(cfg)
         uses_fused_attention(cfg.model, cfg.train.attention)
         if cfg.train.sample_tokens:
             prompts.sample_ids(self.dataset.tokenizer, cfg.train.sample_prompt, cfg.model.context_length)

@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
-from jaxgpt.model.parameters import count_params, param_shapes
+from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import costs, starting, traffic, trainable
 
@@ -83,23 +83,6 @@ class Preflight:
         # Several CPU devices share one CPU.
         devices = 1 if self.device == "cpu" else math.prod(self.mesh.values())
         return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
-
-
-def check_memory(cfg: Config) -> None:
-    """Refuse a model whose training state alone is larger than the device's memory.
-
-    Parameters, and of those that move gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
-    had, XLA's CPU backend would hang rather than fail.
-    """
-    shapes = param_shapes(cfg.model)
-    num_params, moving = count_params(shapes), count_params(trainable.select(cfg.optim, shapes))
-    needed = 4 * (num_params + 3 * moving)
-    memory = sharding.device_memory()
-    if needed > memory:
-        raise UserError(
-            f"a model of {num_params:,} parameters needs {needed / 2**30:,.1f} GiB for parameters, gradients "
-            f"and optimizer, the device has {memory / 2**30:,.1f} GiB: lower model.d_model or model.num_layers"
-        )
 
 
 def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:

@@ -17,7 +17,7 @@ from jaxgpt.model.parameters import count_params, init_params
 from jaxgpt.runs import checkpoint, records
 from jaxgpt.train import main
 from jaxgpt.training.loop import Trainer, resolve, train
-from jaxgpt.training.preflight import check_memory
+from jaxgpt.training.starting import check_memory
 from tests.small_runs import metrics, small_config, write_text
 
 CONFIGS = Path(__file__).parents[2] / "configs"
