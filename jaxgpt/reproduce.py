@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
     old = curves.curve(args.workdir)
     try:
-        cfg = config.from_config_dict(read_json(args.workdir / "config.json"))
+        cfg = config.from_json(read_json(args.workdir / "config.json"))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{args.workdir / 'config.json'} can't be read ({error})") from None
     for line in curves.changes(args.workdir):

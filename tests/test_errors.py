@@ -332,6 +332,14 @@ CASES = [
         "another text", RUN, "run was begun with another text", "text_sha256", "another folder",
         prepare=exchange_text,
     ),
+    case(
+        "fewer steps than done", f"{RUN} --config.train.num_steps=10",
+        "train.num_steps=10, but the run in run has done 20 steps", "give 20 or more", "another --workdir",
+    ),
+    case(
+        "config.json of a newer version", RUN, "run/config.json: the config has model.telescope", "a newer version wrote it, update jaxgpt",
+        prepare=write("run/config.json", json.dumps({"model": {"telescope": 1}})),
+    ),
     case("two trainers", RUN, "another process is training in run", "--workdir", prepare=lock_run),
     case("folder below a file", "train --config config.py --workdir text.txt/new", "text.txt/new", "a file, not a folder"),
     case("folder is a file", "train --config config.py --workdir text.txt", "text.txt", "a file, not a folder"),

@@ -21,11 +21,10 @@ def get_config():
     config.train.steps_per_dispatch = 10
     config.train.report = False
     config.optim.warmup_steps = 50
+    config.optim.final_learning_rate = 1e-4  # all rates decay to this one
     return config
 
 
 def sweep():
     rates = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
-    for overrides in grid({"optim.learning_rate": rates, "train.seed": range(3)}):
-        # All of them decay to the same 1e-4.
-        yield overrides | {"optim.final_learning_rate_ratio": 1e-4 / overrides["optim.learning_rate"]}
+    yield from grid({"optim.learning_rate": rates, "train.seed": range(3)})

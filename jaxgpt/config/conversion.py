@@ -151,13 +151,12 @@ def from_json(values: Any) -> Config:
     return from_config_dict(values)
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """One entry for each field that makes it another run: `model.d_model: 128 -> 256`."""
-    changed = changed_values(old, new)
+def differences(old: Config, new: Config, every: bool = False) -> list[str]:
+    """`model.d_model: 128 -> 256` for each field that makes it another run, or for `every` field that differs."""
     return [
         f"{dotted}: {before!r} -> {after!r}"
-        for dotted, (before, after) in changed.items()
-        if FIELDS[dotted].meaning.resume == "same"
+        for dotted, (before, after) in changed_values(old, new).items()
+        if every or FIELDS[dotted].meaning.resume == "same"
     ]
 
 

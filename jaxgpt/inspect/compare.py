@@ -48,7 +48,7 @@ def side_by_side(one: Subject, other: Subject, figures: dict[str, Any]) -> dict[
     """What a payload says of its own run beside another: `figures` is the other's payload."""
     return {
         "title": figures["summary"]["title"],
-        "config": config.differences(one.run.config, other.run.config),
+        "config": config.differences(one.run.config, other.run.config, every=True),
         **{key: figures[key] for key in KEYS},
         "attention": {key: figures["attention"][key] for key in ATTENTION},
         "embeddings": {key: figures["embeddings"][key] for key in EMBEDDINGS},

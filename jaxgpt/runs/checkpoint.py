@@ -227,7 +227,7 @@ class Checkpoints:
         """What a step was saved with: config, tokenizer, checksums by item. Raises DamagedCheckpoint."""
         meta = self._read_meta(step)
         with self._damage_named(step):
-            cfg = config.from_config_dict(meta["config"])
+            cfg = config.from_json(meta["config"])
             return cfg, tokenizers.from_json(meta["tokenizer"]), meta["checksums"]
 
     def _check_belongs(self, step: int, cfg: Config, tokenizer: tokenizers.Tokenizer) -> None:
@@ -338,6 +338,8 @@ class Checkpoints:
             yield
         except DamagedCheckpoint:
             raise
+        except config.NewerVersion as error:  # nothing is damaged
+            raise UserError(f"checkpoint {self.directory / str(step)}: {error}") from None
         except Exception as error:
             raise DamagedCheckpoint(
                 f"checkpoint {self.directory / str(step)} is damaged: {_cause(error)}"

@@ -29,9 +29,17 @@ def curve(workdir: Path) -> dict[tuple[int, str], float]:
     path = workdir / "metrics.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return {(line["step"], line["split"]): line["loss"] for line in lines if line["loss"] is not None}
+        changed = [line["step"] for line in lines if line["split"] == "change" and line["step"] > 0]
+        losses = [line for line in lines if line["split"] != "change"]
+        found = {(line["step"], line["split"]): line["loss"] for line in losses if line["loss"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read ({error}): give the folder of a run") from None
+    if changed:
+        raise UserError(
+            f"train.num_steps of {workdir} was changed at step {changed[0]}: no single run has its schedule, give a run "
+            "with one num_steps"
+        )
+    return found
 
 
 def compare(

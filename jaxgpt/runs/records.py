@@ -1,9 +1,9 @@
 """What a run writes beside its checkpoints: config, provenance, metrics, samples, embedding tables.
 
 RUN/config.json     the resolved config
-RUN/run.json        versions, device, commit, hashes, parameter count, baselines, each start of the run
+RUN/run.json        versions, device, commit, hashes, parameter count, baselines, each start and what it changed
 RUN/tokenizer.json  the tokenizer
-RUN/metrics.jsonl   one JSON object a line: step, split "train" or "valid", loss, ...
+RUN/metrics.jsonl   one JSON object a line: step, split "train" or "valid", loss, ...; split "change": a new num_steps
 RUN/samples/        text written at every evaluation, one file a step
 RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one .npz a step
 """
@@ -30,6 +30,8 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import lock, read_json, write_atomically
 from jaxgpt.config import Config, UserError
+
+Changes = dict[str, tuple[Any, Any]]  # the old and the new value of a field, by dotted name
 
 
 @contextlib.contextmanager
@@ -79,29 +81,37 @@ class FolderLock:
         self._file.close()
 
 
-def check_same_config(workdir: Path, cfg: Config) -> bool:
-    """Whether the folder holds this run already. Raises UserError with every difference if it is another."""
+def check_same_config(workdir: Path, cfg: Config, steps_done: int) -> Config | None:
+    """The config of the run that the folder holds, or None. Raises UserError with every difference if it is another run.
+
+    Fields that only observe or keep may differ, and so may train.num_steps: the run resumes from its newest state under
+    the new schedule. It can't be less than the steps already done.
+    """
     path = workdir / "config.json"
     if not path.exists():
-        return False
+        return None
     if source := imported_from(workdir):
         raise UserError(
             f"{workdir} holds a model that was imported from {source}, which is not trained in place: train it in "
             f"another --workdir, with --config.init_from={workdir}"
         )
     try:
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise ValueError("not a JSON object")
-        old = config.from_config_dict(values)
+        old = config.from_json(read_json(path))
+    except config.NewerVersion as error:
+        raise UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{path} can't be read ({error}): give another --workdir") from None
     if changed := config.differences(old, cfg):
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed)}): "
-            "give another --workdir, or the same config to go on"
+            "give another --workdir, or the same config to resume"
         )
-    return True
+    if cfg.train.num_steps < steps_done:
+        raise UserError(
+            f"train.num_steps={cfg.train.num_steps}, but the run in {workdir} has done {steps_done} steps: give "
+            f"{steps_done} or more, or another --workdir"
+        )
+    return old
 
 
 def versions() -> dict[str, str]:
@@ -127,8 +137,9 @@ def git_commit() -> str | None:
         return None
 
 
-def start_record(step: int) -> dict[str, Any]:
-    """One start of the run: when, from which step, with what command, code and machine."""
+def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
+    """One start of the run: when, from which step, with what command, code, machine and changed fields."""
+    changed = [{"field": name, "from": old, "to": new} for name, (old, new) in (changes or {}).items()]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
@@ -137,6 +148,7 @@ def start_record(step: int) -> dict[str, Any]:
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        **({"changes": changed} if changed else {}),
     }
 
 
@@ -172,11 +184,13 @@ def check_same_text(workdir: Path, **hashes: str) -> None:
             )
 
 
-def write_run_json(workdir: Path, facts: dict[str, Any], step: int) -> None:
-    """Write the facts of a run and add this start to `starts`."""
+def write_run_json(workdir: Path, facts: dict[str, Any], step: int, changes: Changes | None = None) -> None:
+    """Write the facts of a run and add this start, and what it changed, to `starts`."""
     old = read_run_json(workdir)
     kept = {name: old[name] for name in ("started_from",) if name in old}
-    write_json(workdir / "run.json", {**kept, **facts, "starts": [*old["starts"], start_record(step)]})
+    write_json(
+        workdir / "run.json", {**kept, **facts, "starts": [*old["starts"], start_record(step, changes)]}
+    )
 
 
 def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:

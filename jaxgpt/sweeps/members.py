@@ -15,7 +15,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxgpt.common.files import read_json
-from jaxgpt.config import Config, UserError, differences, field_names, first_line, from_config_dict, to_json
+from jaxgpt.config import (
+    Config,
+    NewerVersion,
+    UserError,
+    differences,
+    first_line,
+    from_config_dict,
+    from_json,
+    set_value,
+    to_json,
+)
 from jaxgpt.runs import checkpoint, records
 from jaxgpt.sweeps.search_space import Overrides
 
@@ -87,7 +97,9 @@ class Sweep:
     def _check_same(self, path: Path, now: list[Overrides]) -> None:
         try:
             old = read_json(path)
-            base, before = from_config_dict(old["base"]), list(old["members"])
+            base, before = from_json(old["base"]), list(old["members"])
+        except NewerVersion as error:
+            raise UserError(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} can't be read ({first_line(error)}): give another --workdir") from None
         another = f"{self.folder} holds another sweep"
@@ -100,6 +112,13 @@ class Sweep:
             raise UserError(
                 f"{another}: its member {at} is {_as_text(before[at])}, here it is {here}: {advice}"
             )
+        if base.train.num_steps < self._base.train.num_steps:  # members that are done have more steps to do
+            for member in self.members:
+                if "train.num_steps" not in member.overrides and self._is_done(member):
+                    self._outcome_path(member).unlink()
+
+    def _is_done(self, member: Member) -> bool:
+        return (self.outcome(member) or {}).get("status") == "done"
 
     def outcome(self, member: Member) -> dict[str, Any] | None:
         """How a member ended; None if it has not ended."""
@@ -156,12 +175,11 @@ def _configs(base: dict[str, Any], all_overrides: list[Overrides]) -> list[Confi
     problems: list[str] = []
     cfgs: list[Config] = []
     first: dict[Config, int] = {}
-    known = set(field_names())
     for i, overrides in enumerate(all_overrides):
         try:
             if not isinstance(overrides, dict) or not all(isinstance(name, str) for name in overrides):
                 raise UserError(f"{overrides!r} is not a dictionary from dotted field names to values")
-            cfg = _with_overrides(base, overrides, known)
+            cfg = _with_overrides(base, overrides)
         except UserError as error:
             problems.append(f"member {i}: {' '.join(str(error).split())}")
             continue
@@ -180,19 +198,12 @@ def _configs(base: dict[str, Any], all_overrides: list[Overrides]) -> list[Confi
     )
 
 
-def _with_overrides(base: dict[str, Any], overrides: Overrides, known: set[str]) -> Config:
+def _with_overrides(base: dict[str, Any], overrides: Overrides) -> Config:
     values = {name: dict(group) if isinstance(group, dict) else group for name, group in base.items()}
     for dotted, value in overrides.items():
-        group, _, name = dotted.rpartition(".")
         if hasattr(value, "item") and not getattr(value, "shape", ()):
             value = value.item()  # a NumPy number
-        if dotted in known and group:
-            values.setdefault(group, {})[name] = value
-        elif dotted in known:
-            values[name] = value
-        else:
-            # Raises UserError that suggests the nearest field name.
-            return from_config_dict({group: {name: value}} if group else {name: value})
+        set_value(values, dotted, value)
     return from_config_dict(values)
 
 

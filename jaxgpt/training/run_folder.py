@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxgpt.common import processes
-from jaxgpt.config import Config, UserError, to_json
+from jaxgpt.config import Config, UserError, changed_values, to_json
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model.gpt import GPT
@@ -53,12 +53,18 @@ class RunFolder:
         """Lock the folder, refuse one that holds another run, write the config and the tokenizer."""
         records.make_folder(self.workdir)
         self._lock = records.FolderLock(self.workdir)
-        records.check_same_config(self.workdir, self.cfg)
+        steps_done = max(checkpoint.saved_steps(self.workdir), default=0)
+        old = records.check_same_config(self.workdir, self.cfg, steps_done)
+        self._changes = {} if old is None else changed_values(old, self.cfg)
         records.check_same_text(
             self.workdir, text_sha256=self._dataset.text_sha256, tokenizer_sha256=self._dataset.fingerprint
         )
-        records.write_json(self.workdir / "config.json", to_json(self.cfg))
+        if old is None:
+            self._write_config()
         tokenizers.save(self._dataset.tokenizer, self.workdir / "tokenizer.json")
+
+    def _write_config(self) -> None:
+        records.write_json(self.workdir / "config.json", to_json(self.cfg))
 
     def release(self) -> None:
         """Unlock the folder."""
@@ -99,7 +105,11 @@ class RunFolder:
         if self.start is not None:
             facts = facts | {"started_from": self.start.record}
         if self._writes:
-            records.write_run_json(self.workdir, facts, step)
+            records.write_run_json(self.workdir, facts, step, self._changes)
+            if "train.num_steps" in self._changes:
+                before, after = self._changes["train.num_steps"]
+                self.log.write(step, "change", num_steps=after, num_steps_before=before)
+            self._write_config()  # last: a change is recorded before it is in force
         self.start = None
 
     def check_step(self, step: int, metrics: dict[str, np.ndarray], params: Callable[[], dict]) -> str:

@@ -233,3 +233,124 @@ def test_fields_of_a_newer_version_are_named():
         "update jaxgpt"
     )
     assert message(config.from_json, []) == "not a JSON object"
+
+
+OLD = {
+    "model": {
+        "vocab_size": 71,
+        "vocab_multiple": 1,
+        "context_length": 64,
+        "d_model": 128,
+        "num_layers": 4,
+        "num_heads": 4,
+        "num_kv_heads": None,
+        "d_ff": 512,
+        "dropout_rate": 0.0,
+        "activation": "relu",
+        "position": "learned",
+        "rotary_base": 10000.0,
+        "norm": "layernorm",
+        "qk_norm": False,
+        "attention_scale": None,
+        "attention_softcap": 0.0,
+        "attention_window": None,
+        "causal": True,
+        "residual": True,
+        "value_residual": False,
+        "embedding_residual": False,
+        "logit_softcap": 0.0,
+        "use_bias": True,
+        "tie_embeddings": True,
+        "embedding_dim": None,
+        "lora_rank": 0,
+        "lora_alpha": 16.0,
+        "lora_targets": ["query", "value"],
+        "init": "gpt2",
+        "init_scale": 1.0,
+        "zero_init": False,
+        "dtype": "float32",
+    },
+    "data": {
+        "corpus": "shakespeare",
+        "path": "",
+        "tokenizer": "char",
+        "tokenizer_path": "",
+        "add_tokens": False,
+        "vocab_size": None,
+        "valid_fraction": 0.1,
+        "batch_size": 16,
+        "seed": None,
+        "on_device": False,
+    },
+    "optim": {
+        "name": "adamw",
+        "learning_rate": 0.004,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "final_learning_rate": 0.0001,
+        "decay_fraction": 0.2,
+        "b1": 0.9,
+        "b2": 0.99,
+        "eps": 1e-08,
+        "weight_decay": 0.1,
+        "decay_embeddings": False,
+        "grad_clip_norm": 1.0,
+        "muon_learning_rate": 0.02,
+        "muon_momentum": 0.95,
+        "muon_iterations": 5,
+        "ema_decay": 0.0,
+        "trainable": [],
+        "rates": [],
+        "train_rows_from": 0,
+        "parametrization": "standard",
+        "mup_base_width": 128,
+    },
+    "train": {
+        "num_steps": 60,
+        "eval_every": 30,
+        "log_every": 1,
+        "checkpoint_every": 30,
+        "keep_checkpoints": 2,
+        "grad_accumulation_steps": 1,
+        "eval_batch_size": 16,
+        "eval_tokens": 8192,
+        "sample_tokens": 40,
+        "sample_prompt": "",
+        "embedding_snapshots": 8,
+        "tensorboard": False,
+        "report": False,
+        "seed": 0,
+        "steps_per_dispatch": 1,
+        "loss_chunk": 0,
+        "remat": "none",
+        "on_bad_step": "stop",
+        "bad_grad_norm": 0.0,
+        "watchdog_seconds": 600,
+        "attention": "auto",
+    },
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    "init_from": "",
+    "init_vectors": "",
+    "init_bridge": "none",
+}
+
+
+def test_a_config_json_of_an_older_version_is_read():
+    """As stored before the final rate was a ratio."""
+    cfg = config.from_json(OLD)
+    assert cfg.optim.final_learning_rate_ratio == 0.025 and cfg.optim.final_learning_rate == 1e-4
+    assert config.from_json(json.loads(json.dumps(config.to_json(cfg)))) == cfg
+    assert "final_learning_rate" not in config.to_json(cfg)["optim"]
+    for dotted in config.FIELDS:
+        group, _, name = dotted.rpartition(".")
+        stored = OLD[group] if group else OLD
+        if name in stored:
+            value = config.value_of(cfg, dotted)
+            assert (list(value) if isinstance(value, tuple) else value) == stored[name]
+
+
+def test_differences_are_of_what_a_run_is_or_of_every_field():
+    new = config.from_config_dict({"train": {"log_every": 7, "num_steps": 9, "seed": 3}, "mesh": {"fsdp": 2}})
+    assert config.differences(Config(), new) == ["train.seed: 0 -> 3"]
+    assert len(config.differences(Config(), new, every=True)) == 4
+    assert config.changed_values(Config(), new)["train.num_steps"] == (5_000, 9)

@@ -1,5 +1,6 @@
 """A run that is stopped anywhere and started again is the run that never stopped, bit for bit."""
 
+import json
 import os
 import random
 import signal
@@ -14,6 +15,8 @@ import pytest
 
 import jaxgpt
 from experiments import torture
+from jaxgpt.config import UserError
+from jaxgpt.training import optim
 from jaxgpt.training.loop import train
 from tests.small_runs import assert_same_run, metrics, small_config, write_text
 
@@ -210,3 +213,81 @@ def test_a_signal_saves_says_so_and_the_same_command_goes_on(text, tmp_path, num
     train(cfg, tmp_path / "run", stop_at=saved + 5)
     train(cfg, tmp_path / "whole", stop_at=saved + 5)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+# --- a resumed run with other settings ------------------------------------------------------------------
+
+
+def facts(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_fields_that_only_observe_may_change_and_the_run_is_the_same(text, tmp_path):
+    train(small_config(text), tmp_path / "one")
+    train(small_config(text), tmp_path / "two", stop_at=12)
+    watched = small_config(text, train__log_every=2, train__eval_every=6, train__keep_checkpoints=3)
+    train(watched, tmp_path / "two")
+    first, second = facts(tmp_path / "two")["starts"]
+    assert "changes" not in first and second["step"] == 12
+    assert {"field": "train.log_every", "from": 1, "to": 2} in second["changes"]
+    assert len(second["changes"]) == 3
+    assert json.loads((tmp_path / "two/config.json").read_text())["train"]["log_every"] == 2
+    a, b = jaxgpt.load(tmp_path / "one"), jaxgpt.load(tmp_path / "two")
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_a_run_that_has_ended_resumes_with_more_steps(text, tmp_path):
+    """It starts at its newest state, follows the new schedule, and says where that began."""
+    folder, longer = tmp_path / "run", small_config(text, train__num_steps=36)
+    train(small_config(text), folder)
+    result = train(longer, folder)
+    assert int(result.state.step) == 36 and jaxgpt.load(folder).step == 36
+    assert facts(folder)["starts"][-1]["step"] == 24
+    assert facts(folder)["starts"][-1]["changes"] == [{"field": "train.num_steps", "from": 24, "to": 36}]
+    lines = metrics(folder)
+    at = lines.index({"step": 24, "split": "change", "num_steps": 36, "num_steps_before": 24})
+    schedule = optim.make_schedule(longer.optim, 36)
+    assert lines[at + 1]["step"] == 25
+    assert lines[at + 1]["learning_rate"] == pytest.approx(float(schedule(24)))
+    # Started again with the same config it is a plain resume; and the lines say so once.
+    train(longer, folder)
+    assert metrics(folder) == lines and "changes" not in facts(folder)["starts"][-1]
+
+
+def test_fewer_steps_than_are_done_are_refused_and_no_fewer_are_not(text, tmp_path):
+    folder = tmp_path / "run"
+    train(small_config(text), folder, stop_at=12)
+    with pytest.raises(UserError) as error:
+        train(small_config(text, train__num_steps=11), folder)
+    assert str(error.value) == (
+        f"train.num_steps=11, but the run in {folder} has done 12 steps: give 12 or more, or another --workdir"
+    )
+    assert int(train(small_config(text, train__num_steps=18), folder).state.step) == 18
+
+
+def test_a_run_of_an_older_version_resumes(text, tmp_path):
+    """Its config.json and its checkpoints have the final rate as an absolute number."""
+    folder = tmp_path / "run"
+    train(small_config(text), folder, stop_at=12)
+    for path in [folder / "config.json", *folder.glob("checkpoints/*/meta/metadata")]:
+        stored = json.loads(path.read_text())
+        values = stored.get("config", stored)["optim"]
+        values["final_learning_rate"] = values.pop("final_learning_rate_ratio") * values["learning_rate"]
+        path.write_text(json.dumps(stored))
+    assert jaxgpt.load(folder).step == 12
+    train(small_config(text), folder)
+    assert [start["step"] for start in facts(folder)["starts"]] == [0, 12]
+    assert not (folder / "damaged").exists()
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(text, tmp_path):
+    folder = tmp_path / "run"
+    train(small_config(text, train__num_steps=6), folder)
+    (path,) = folder.glob("checkpoints/*/meta/metadata")
+    stored = json.loads(path.read_text())
+    stored["config"]["model"]["telescope"] = 1
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"/6: the config has model\.telescope.*update jaxgpt") as error:
+        jaxgpt.load(folder)
+    assert "damaged" not in str(error.value)
