@@ -1,16 +1,16 @@
-"""jaxgpt and nanoGPT on the same machine, in turns, in one run: a step, the time to a loss, decoding.
+"""jaxgpt and nanoGPT on the same machine, measured in turns in one run: a step, the time to a loss, decoding.
 
     git clone https://github.com/karpathy/nanoGPT
     python -m experiments.against_nanogpt --nanogpt nanoGPT --text tinyshakespeare.txt [--part step]
 
-Needs an interpreter with PyTorch (`--torch_python`, if it is not this one; for `--part decode` with transformers
-too). nanoGPT is run from its folder as it is. Each contender is a process of its own that waits until it is
-its turn, so that neither's threads disturb the other; figures are medians over rounds, and their ratios.
+Needs an interpreter with PyTorch (`--torch_python`, if it is not this one; for `--part decode` with transformers as
+well). nanoGPT runs unchanged from its folder. Each contender is a process that waits for its turn, so that their
+threads do not disturb each other. Figures are medians over rounds, and ratios of them.
 
-    step    milliseconds a training step: nanoGPT eager, nanoGPT under torch.compile, jaxgpt (configs/nanogpt_cpu.py)
-    loss    seconds from the start of the process, nothing compiled before, to nanoGPT's final loss: nanoGPT's own
-            command for a CPU against configs/char_fast.py
-    decode  tokens a second at batch 1: nanoGPT's generate, Hugging Face's with its cache, jaxgpt
+    step    milliseconds per training step: nanoGPT eager, nanoGPT with torch.compile, jaxgpt (configs/nanogpt_cpu.py)
+    loss    seconds from the start of the process, with nothing compiled, to nanoGPT's final loss: nanoGPT's own command
+            for a CPU, and configs/char_fast.py
+    decode  tokens per second at batch 1: nanoGPT's generate, Hugging Face's with its cache, jaxgpt
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SHAPES = {
     "4 x 128": (4, 4, 128, 64, 12, 65),
     "6 x 384": (6, 6, 384, 256, 8, 65),
     "gpt2": (12, 12, 768, 1024, 64, 50304),
-    "tiny": (1, 1, 32, 16, 2, 65),  # to see whether all works
+    "tiny": (1, 1, 32, 16, 2, 65),  # a test that everything runs
 }
 CPU_SHAPES = ("4 x 128", "6 x 384")
-STEPS = {"4 x 128": 20, "6 x 384": 2, "gpt2": 10, "tiny": 2}  # in a turn
-# What is run for the time to a loss: nanoGPT's command, as its README has it for each device, and our config.
+STEPS = {"4 x 128": 20, "6 x 384": 2, "gpt2": 10, "tiny": 2}  # per turn
+# The time to a loss: nanoGPT's command for each device, from its README, and our config.
 NANOGPT_CPU = (
     "train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 "
     "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 "
@@ -49,8 +49,8 @@ RUNS = {
     "cuda": ("train.py config/train_shakespeare_char.py", "configs/char_gpu.py"),
 }
 
-# The contenders' processes. Each defines work(n), n steps or tokens, and ends with SERVE: a line when it is ready,
-# then one of seconds for every line that it reads.
+# The programs of the contenders. Each defines work(n), n steps or tokens, and ends with SERVE, which prints a line when it
+# is ready and then, for every line that it reads, the seconds taken.
 SERVE = """
 work(warm_up)
 print("READY", time.perf_counter() - start, flush=True)
@@ -121,11 +121,14 @@ def work(tokens):
 
 JAXGPT = """
 import sys, time
-from jaxgpt import cli
+from jaxgpt.common import cli
 cli.set_up_process()
 import jax, numpy as np
-from jaxgpt import config, generate, steps
-from jaxgpt.model import GPT, init_params
+from jaxgpt import config
+from jaxgpt.model import generation
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
+from jaxgpt.training import steps
 device, warm_up = sys.argv[3], int(sys.argv[4])
 layers, heads, width, context, batch, vocabulary = map(int, sys.argv[5:])
 values = cli.load_config_dict("configs/nanogpt_cpu.py").to_dict()
@@ -162,14 +165,14 @@ model = GPT(cfg.model)
 params = init_params(model, jax.random.key(0))
 
 def work(tokens):
-    assert sum(piece.shape[1] for piece in generate.generate_ids(model, params, [[0]], tokens)) == tokens
+    assert sum(piece.shape[1] for piece in generation.generate_ids(model, params, [[0]], tokens)) == tokens
 """
     + SERVE
 )
 
 
 class Contender:
-    """A process that does so many steps, or tokens, when told to; READY after the first `warm_up` of them."""
+    """A process that does a number of steps or tokens on request; READY after the first `warm_up` of them."""
 
     def __init__(self, python: str, program: str, *arguments: object) -> None:
         self._cache = tempfile.TemporaryDirectory()
@@ -178,13 +181,13 @@ class Contender:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={
                 **os.environ, "JAX_COMPILATION_CACHE_DIR": self._cache.name, "TORCHINDUCTOR_CACHE_DIR": self._cache.name,
-                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the others need the device's memory too
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the others need memory on the device too
             },
         )  # fmt: skip
         self.seconds_to_compile = self._read("READY")
 
     def seconds(self, count: int) -> float:
-        """For `count` steps or tokens."""
+        """The seconds for `count` steps or tokens."""
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
         return self._read("TOOK")
@@ -198,11 +201,11 @@ class Contender:
         for line in self._process.stdout:
             if line.startswith(word):
                 return float(line.split()[1])
-        raise UserError("a contender came to an early end: its message stands above")
+        raise UserError("a contender failed: see its message above")
 
 
 def take_turns(contenders: dict[str, Contender], count: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Of each contender: seconds a step (or token), the median and the least of the rounds; jaxgpt's over its own."""
+    """For each contender: seconds per step or token (median and minimum over rounds), and jaxgpt's time / its own."""
     seconds = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
@@ -223,7 +226,7 @@ def take_turns(contenders: dict[str, Contender], count: int, rounds: int) -> dic
 
 
 def compare_steps(args, shape: str) -> dict[str, dict[str, float]]:
-    """Seconds a training step; compiling: until the first step is done."""
+    """Seconds per training step; the time to compile is until the first step is done."""
     numbers = (args.device, 1, *SHAPES[shape])
     contenders = {
         "nanoGPT, eager": Contender(args.torch_python, NANOGPT_STEP, args.nanogpt, "eager", *numbers),
@@ -241,7 +244,7 @@ def compare_steps(args, shape: str) -> dict[str, dict[str, float]]:
 
 
 def compare_decoding(args, shape: str, tokens: int = 1000) -> dict[str, dict[str, float]]:
-    """Seconds a token, for a text of 1,000; transformers with room for all of it, the others at a context of 256."""
+    """Seconds per token, for 1,000 tokens; transformers with a context for all of them, the others with 256."""
     layers, heads, width, _, _, vocabulary = SHAPES[shape]
     numbers = (layers, heads, width, 256, 1, vocabulary)
     contenders = {
@@ -256,27 +259,27 @@ def compare_decoding(args, shape: str, tokens: int = 1000) -> dict[str, dict[str
 def _timed_lines(
     command: list[str], folder: Path | None = None, **environment: str
 ) -> list[tuple[float, str]]:
-    """What a process prints, each line with the seconds since its start; the last one, empty, at its end."""
-    began = time.time()
+    """The lines that a process prints, with the seconds since its start; an empty line marks its end."""
+    start = time.time()
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
     )  # fmt: skip
-    lines = [(time.time() - began, line) for line in process.stdout]
+    lines = [(time.time() - start, line) for line in process.stdout]
     if process.wait():
-        raise UserError(f"{' '.join(command)}: exit code {process.returncode}, its message stands above")
-    return [*lines, (time.time() - began, "")]
+        raise UserError(f"{' '.join(command)}: exit code {process.returncode}, see its message above")
+    return [*lines, (time.time() - start, "")]
 
 
 def _reached(lines: list[tuple[float, str]], pattern: str) -> dict:
-    """The lowest loss that a process printed, when it did, and when the process ended."""
+    """The lowest loss that a process printed, when it did so, and when the process ended."""
     losses = [(float(found[1]), at) for at, line in lines if (found := re.search(pattern, line))]
     loss, at = min(losses)
     return {"loss": loss, "seconds to it": at, "seconds in all": lines[-1][0], "losses": losses}
 
 
 def compare_time_to_loss(args) -> dict:
-    """Wall-clock of two whole processes with nothing cached, from their start to nanoGPT's lowest loss: see RUNS."""
+    """Wall-clock time of two processes with nothing cached, from the start to nanoGPT's lowest loss; see RUNS."""
     folder = Path(tempfile.mkdtemp())
     clone = folder / "nanogpt"
     shutil.copytree(args.nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
@@ -309,7 +312,7 @@ def compare_time_to_loss(args) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.against_nanogpt", description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", required=True, type=Path, help="a clone of nanoGPT")
     parser.add_argument("--text", type=Path, help="tiny Shakespeare, for the part loss")
@@ -324,7 +327,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     args = parser.parse_args(argv)
     if not (args.nanogpt / "model.py").is_file():
-        raise UserError(f"--nanogpt={args.nanogpt} is no clone of nanoGPT: it has no model.py")
+        raise UserError(f"--nanogpt={args.nanogpt} is not a clone of nanoGPT: it has no model.py")
     args.nanogpt = args.nanogpt.absolute()
     if args.part == "loss":
         if args.text is None or not args.text.is_file():

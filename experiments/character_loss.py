@@ -5,14 +5,13 @@ python -m experiments.character_loss [--quick | --full] [--seeds 5]
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import claim, trained
+from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import prepare_dataset
@@ -41,12 +40,6 @@ def example_losses() -> list[float]:
     return np.asarray(token_losses(logits_BTV, jnp.arange(3)[None]))[0].tolist()
 
 
-def history(run: Run) -> list[tuple[int, float]]:
-    """(step, validation loss) of each evaluation."""
-    lines = map(json.loads, (run.workdir / "metrics.jsonl").read_text("utf-8").splitlines())
-    return [(line["step"], line["loss"]) for line in lines if line["split"] == "valid"]
-
-
 def by_position(run: Run, tokens: int) -> list[float]:
     """Mean validation loss [T] at each position of the window."""
     windows = batches.eval_batches(
@@ -63,7 +56,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     runs = trained.characters(setting)
     return {
         "example": example_losses(),
-        "curves": [history(run) for run in runs],
+        "curves": [sorted(comparing.curve(run.workdir).items()) for run in runs],
         "positions": [by_position(run, setting.pick(2_048, 65_536, 65_536)) for run in runs],
         "uniform": math.log(runs[0].tokenizer.vocab_size),
     }

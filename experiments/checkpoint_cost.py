@@ -1,12 +1,12 @@
-"""What saving costs a run: the time for which training stands still, and by how much saving slows it, with a save every 50 steps.
+"""What saving costs a run: for how long training stops, and how much slower it is, with a save every 50 steps.
 
     python -m experiments.checkpoint_cost [--only char] [--step_seconds 0.25]
 
-`char` is configs/char.py as it trains, 1,000 steps with a save every 100: of each two stretches of 50 steps the first has one.
-`gpt2` is a state of GPT-2's size (124M parameters with Adam's moments, 1.4 GiB) whose steps are simulated: each updates a
-small part of the donated state and then waits, as a host waits for a GPU, `--step_seconds` in all. Standing still is the time
-in the call that saves; what saving costs in all is how much longer a stretch with one takes, which on two cores is mostly
-that writing shares them.
+`char` trains configs/char.py for 1,000 steps with a save every 100, so that every other stretch of 50 steps has one.
+`gpt2` is a state of GPT-2's size (124M parameters with Adam's moments, 1.4 GiB) with simulated steps: each updates a small
+part of the donated state and then waits, as a host waits for a GPU, `--step_seconds` in total. The stop is the time in the
+call that saves. The total cost is how much longer a stretch with a save takes; on two cores that is mostly because writing
+shares them.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ EVERY = 50
 
 
 class Stopwatch:
-    """When each call of a function began, and how long it took."""
+    """The start and the duration of each call of a function."""
 
     def __init__(self, function) -> None:
-        self._function, self.began, self.seconds = function, [], []
+        self._function, self.starts, self.seconds = function, [], []
 
     def __call__(self, *args, **kwargs):
-        self.began.append(time.perf_counter())
+        self.starts.append(time.perf_counter())
         try:
             return self._function(*args, **kwargs)
         finally:
-            self.seconds.append(time.perf_counter() - self.began[-1])
+            self.seconds.append(time.perf_counter() - self.starts[-1])
 
 
-def told(name: str, began: list[float], saves: list[float], nbytes: int) -> str:
-    """One line. `began`: when each step began; a save comes before steps 100, 200, ..."""
-    stretches = np.diff(began[::EVERY])[1:]  # the first has the compiling
+def describe(name: str, starts: list[float], saves: list[float], nbytes: int) -> str:
+    """One line. `starts` has the start of each step; saves are before steps 100, 200, ..."""
+    stretches = np.diff(starts[::EVERY])[1:]  # the first has the compiling
     without, with_save = stretches[::2], stretches[1::2]
     usual = float(np.median(without))
     extra = float(np.median(with_save)) - usual
@@ -75,7 +75,7 @@ def char(folder: Path) -> str:
     state = trainer.run()[0].state
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     # The first batch is that of compiling; the last save is of the run's end.
-    return told("char", feed.began[1:], save.seconds[:-1], nbytes)
+    return describe("char", feed.starts[1:], save.seconds[:-1], nbytes)
 
 
 def gpt2(folder: Path, step_seconds: float, saves: int) -> str:
@@ -95,16 +95,16 @@ def gpt2(folder: Path, step_seconds: float, saves: int) -> str:
     state = jax.block_until_ready(step(state))
     checkpoints.save(state, cfg, tokenizer)  # compiles what a first save compiles
     checkpoints.wait()
-    save, began = Stopwatch(checkpoints.save), []
+    save, starts = Stopwatch(checkpoints.save), []
     for i in range(2 * EVERY * (saves + 1) + 1):
-        began.append(time.perf_counter())
+        starts.append(time.perf_counter())
         if i and i % (2 * EVERY) == 0:
             save(state, cfg, tokenizer)
         now = time.perf_counter()
         state = jax.block_until_ready(step(state))
         time.sleep(max(0.0, step_seconds - (time.perf_counter() - now)))
     checkpoints.close()
-    return told("gpt2", began, save.seconds, nbytes)
+    return describe("gpt2", starts, save.seconds, nbytes)
 
 
 def main(argv: list[str]) -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,14 +17,14 @@ import numpy as np
 
 from experiments import trained
 from experiments.claim import Setting, mean
+from experiments.trained import changed
 from jaxgpt import config
 from jaxgpt.config import Config, UserError
-from jaxgpt.data import corpora
 from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs import checkpoint, records
+from jaxgpt.runs import records
 from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.members import Row
 from jaxgpt.training import costs, evaluation, starting, steps
@@ -60,9 +62,6 @@ def base(setting: Setting, **overrides: Any) -> Config:
     return changed(small, {name.replace("__", "."): value for name, value in overrides.items()})
 
 
-changed = trained.changed
-
-
 def train(
     setting: Setting,
     name: str,
@@ -97,9 +96,9 @@ def losses(rows: Sequence[Row]) -> list[float]:
     return [float(row.valid_loss) for row in rows]
 
 
-def curve(row: Row) -> dict[int, float]:
-    """Validation loss by step."""
-    lines = map(json.loads, (row.workdir / "metrics.jsonl").read_text("utf-8").splitlines())
+def curve(workdir: Path) -> dict[int, float]:
+    """The validation loss by step."""
+    lines = records.read_metrics(workdir, sys.maxsize)
     return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
 
 
@@ -124,11 +123,6 @@ def loss_on(
     return evaluation.evaluate(model, params, windows)
 
 
-def load(row: Row) -> checkpoint.Run:
-    """The trained model of a row."""
-    return checkpoint.load(row.workdir)
-
-
 def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]]:
     """Seconds of a training step in each round, one step of each config in turns, so that other load on the machine
     affects all alike. The first round, which compiles, is not counted."""
@@ -149,15 +143,6 @@ def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]
             if number:
                 times[label].append(time.perf_counter() - start)
     return times
-
-
-def text_slice(setting: Setting, corpus: str, start: int, stop: int | None) -> str:
-    """A file with the characters [start, stop) of a corpus; stop=None: to its end."""
-    path = setting.folder / f"{corpus}_{start}_{stop}.txt"
-    if not path.exists():
-        records.make_folder(path.parent)
-        path.write_text("".join(corpora.open_corpus(corpus, "").read())[start:stop], "utf-8")
-    return str(path)
 
 
 def draw_seeds(axis: Any, by_label: dict[str, list[float]], ylabel: str) -> None:

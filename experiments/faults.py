@@ -2,10 +2,9 @@
 
     python -m experiments.faults [--workdir runs/faults] [--write experiments/faults.md]
 
-A small run is trained to its end and, in a copy that was stopped half-way, each fault is made in turn. The commands that
-follow are real processes; the table holds what they said. Promised of all of them, and checked here: exit code 0 or 2, no
-traceback, nothing of the folder is executed, checkpoints that were whole keep every byte; and where training goes on, it
-comes to the end of the run that nothing happened to, to the last bit.
+A small run is trained to its end. Each fault is made in a copy that stopped half-way, and a command runs on it in its own
+process; the table has what it printed. Checked for all: exit code 0 or 2, no traceback, nothing in the folder is executed,
+complete checkpoints keep every byte; and if training continues, it ends equal, bit for bit, to the run without a fault.
 """
 
 from __future__ import annotations
@@ -34,17 +33,16 @@ FLAGS = [
 ]  # fmt: skip
 PAGE = """# What happens when something breaks
 
-Made by `python -m experiments.faults --write experiments/faults.md`. A run was trained to step 40 and, in a copy that was stopped at
-step 20 (checkpoints at 10 and 20), each fault was made; what stands here is what the commands said. Checked besides: no traceback,
-nothing in the folder was executed, checkpoints that were whole kept every byte; where training went on, it came to the end of the run
-that nothing happened to, to the last bit.
+Made by `python -m experiments.faults --write experiments/faults.md`. A run was trained to step 40. Each fault was made in a copy that stopped at
+step 20 (checkpoints at 10 and 20); the table has what the command printed. Also checked: no traceback, nothing in the folder was
+executed, complete checkpoints kept every byte; and where training continued, it ended equal, bit for bit, to the run without a fault.
 
 """
 HOSTILE = "__import__('os').system('touch executed')"
 
 
 def command(name: str, folder: Path, *flags: str, limit: int | None = None) -> tuple[int, str, str]:
-    """`python -m jaxgpt.<name>` on a folder: exit code, stdout, stderr. `limit`: bytes that a file may grow to."""
+    """`python -m jaxgpt.<name>` on a folder: exit code, stdout, stderr. `limit`: the largest size of a file in bytes."""
     argv = [sys.executable, "-m", f"jaxgpt.{name}", "--workdir", str(folder), *flags]
     if limit is not None:
         argv = ["bash", "-c", f"ulimit -f {limit // 1024}; exec \"$@\"", "limited", *argv]  # fmt: skip
@@ -64,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def array_files(folder: Path, step: int = HALF) -> list[Path]:
-    """What holds the parameters of a checkpoint, the largest last."""
+    """The files with the parameters of a checkpoint, the largest last."""
     found = (
         p for p in (folder / f"checkpoints/{step}/params").rglob("*") if p.is_file() and p.parent.name == "d"
     )
@@ -96,7 +94,7 @@ def half_written(folder: Path) -> None:
 
 
 def another_width(folder: Path) -> None:
-    """The newest checkpoint is one of a wider model."""
+    """Replace the newest checkpoint by one of a wider model."""
     wide = folder.with_name("wide")
     if not wide.exists():
         code, _, err = train(wide, "--config.model.d_model=32", f"--config.train.num_steps={HALF}")
@@ -114,7 +112,7 @@ def config_json(text: str) -> Callable[[Path], None]:
 
 
 def in_meta(change: Callable[[dict], None]) -> Callable[[Path], None]:
-    """Something else in the newest checkpoint's own copy of config and tokenizer."""
+    """Change the newest checkpoint's copy of config and tokenizer."""
 
     def damage(folder: Path) -> None:
         path = folder / f"checkpoints/{HALF}/meta/metadata"
@@ -130,7 +128,7 @@ def huge_model(meta: dict) -> None:
 
 
 def huge_file(name: str) -> Callable[[Path], None]:
-    """1 GiB, sparse: it takes no room on the disk, but would in memory."""
+    """Grow a file to 1 GiB, sparse: it takes no room on the disk, but would in memory."""
 
     def damage(folder: Path) -> None:
         with (folder / name).open("ab") as file:
@@ -189,14 +187,14 @@ FAULTS = [
 
 
 def shortened(text: str, folder: Path, most: int = 230) -> str:
-    """The last word of a command, on one line, without this machine's paths."""
+    """The last lines that a command printed, as one line, without this machine's paths."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     text = " / ".join(lines[-2:]).replace(f"{folder.parent.absolute()}/", "").replace(f"{folder.parent}/", "")
     return text if len(text) <= most else text[: most // 2] + " ... " + text[-most // 2 :]
 
 
 def outcome(code: int, out: str, err: str, folder: Path, whole: Path) -> str:
-    """What a command said, and, where training came to its end, whether that is the right one."""
+    """What a command printed and, if training ended, whether it ended equal to the run without a fault."""
     if code not in (0, 2) or "Traceback" in err or (ROOT / "executed").exists():
         raise RuntimeError(f"exit code {code}: {err[-2000:]}")
     if code == 2:
@@ -205,12 +203,12 @@ def outcome(code: int, out: str, err: str, folder: Path, whole: Path) -> str:
         return f"{shortened(err, folder)}; works".removeprefix("; ")
     equal = same(whole, folder)
     if not (equal["equal_losses"] and equal["equal_parameters"]):
-        raise RuntimeError(f"came to another end: {equal}")
-    return f"{shortened(err, folder)}; goes on to the end, every bit as it should be".removeprefix("; ")
+        raise RuntimeError(f"the end differs: {equal}")
+    return f"{shortened(err, folder)}; continues to the end, equal bit for bit".removeprefix("; ")
 
 
 def tried(fault: Fault, folder: Path, half: Path, whole: Path) -> str:
-    """The fault in a copy of the half-way run, and what the command made of it."""
+    """What the command does with the fault in a copy of the half-way run."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder.with_name("outside"), ignore_errors=True)
     shutil.copytree(half, folder)
@@ -237,7 +235,7 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def full_disk(place: Path, half: Path, whole: Path) -> Iterator[tuple[str, str]]:
-    """The disk is full at the start; has room for the log, but not for a checkpoint; then there is room again."""
+    """A disk that is full at the start, then has room for the log but not for a checkpoint, then has room."""
     size = sum(len(content) for content in files(half).values())
     with small_disk(place / "disk", size + (16 << 20)) as mounted:
         folder, filler = place / "disk/run", place / "disk/filler"
@@ -254,14 +252,14 @@ def full_disk(place: Path, half: Path, whole: Path) -> Iterator[tuple[str, str]]
             found = outcome(*train(folder, limit=None if mounted else limit), folder, whole)
             after = files(folder / "checkpoints")
             if any(after.get(path) != content for path, content in before.items()):
-                raise RuntimeError("a whole checkpoint was changed by a full disk")
+                raise RuntimeError("a full disk changed a complete checkpoint")
             yield f"{name} ({kind})", found
         filler.unlink(missing_ok=True)
         yield "... and room again", outcome(*train(folder), folder, whole)
 
 
 def fill(filler: Path, left: int) -> None:
-    """Take all room on the disk but `left` bytes."""
+    """Fill the disk up to `left` bytes."""
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(bytes(4096))
@@ -270,7 +268,7 @@ def fill(filler: Path, left: int) -> None:
 
 
 def lost_folder(place: Path, half: Path, whole: Path) -> str:
-    """The folder is taken away while a run trains in it."""
+    """Move the folder away while a run trains in it."""
     folder = place / "lost"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(half, folder)
@@ -305,7 +303,7 @@ def two_trainers(place: Path, half: Path, whole: Path) -> str:
 
 
 def flipped_bytes(place: Path, half: Path, count: int, rng: random.Random) -> str:
-    """Single bytes all over a checkpoint: each is noticed, or makes no difference to a parameter."""
+    """Flip single bits all over a checkpoint: each is noticed, or has no effect on a parameter."""
     import numpy as np
 
     import jaxgpt
@@ -333,7 +331,7 @@ def flipped_bytes(place: Path, half: Path, count: int, rng: random.Random) -> st
         if not all((np.asarray(x) == y).all() for (_, x), y in zip(named_leaves(params), good, strict=True)):
             raise RuntimeError(f"a flipped bit in {file} was not noticed")
         harmless += 1
-    return f"{noticed} noticed, {harmless} without effect on a parameter, none taken for good"
+    return f"{noticed} noticed, {harmless} without effect on a parameter, none missed"
 
 
 def main(argv: list[str]) -> int:
@@ -366,7 +364,7 @@ def main(argv: list[str]) -> int:
         row(fault.name, fault.command, lambda fault=fault: tried(fault, place / "run", half, whole))
     row("one bit flipped, 30 times", "load", lambda: flipped_bytes(place, half, 30, random.Random(0)))
     row("two trainers in one folder", "train", lambda: two_trainers(place, half, whole))
-    row("the folder is lost in mid-run", "train", lambda: lost_folder(place, half, whole))
+    row("the folder is lost during a run", "train", lambda: lost_folder(place, half, whole))
     if args.only in "disk full":
         for name, what in full_disk(place, half, whole):
             row(name, "train", lambda what=what: what)

@@ -13,6 +13,7 @@ import numpy as np
 from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.runs import checkpoint
 from jaxgpt.vectors.nearest import unit
 
 CLAIM = (
@@ -38,10 +39,10 @@ def measure(setting: Setting) -> dict[str, Any]:
     steps = setting.pick(2, 200, 1_000)
     tokens = setting.pick(64, 16_384, 65_536)
     first = bases[0].config
-    base = comparing.changed(
+    base = trained.changed(
         first,
         {
-            "data.corpus": "kjv", "data.path": comparing.text_slice(setting, "kjv", 0, setting.pick(20_000, None, None)),
+            "data.corpus": "kjv", "data.path": trained.text_slice(setting.folder, "kjv", setting.pick(20_000, None, None)),
             "data.add_tokens": True, "data.tokenizer_path": str(bases[0].workdir / "tokenizer.json"),
             "model.vocab_size": None, "optim.learning_rate": 1e-3, "optim.final_learning_rate_ratio": 0.1, "optim.warmup_steps": setting.pick(1, 20, 50),
             "train.num_steps": steps, "train.eval_every": steps, "train.eval_tokens": tokens,
@@ -50,7 +51,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     )  # fmt: skip
     variants = {mode: {"optim.trainable": rules} for mode, rules in MODES.items()}
     times = comparing.step_times(
-        {mode: comparing.changed(base, fields) for mode, fields in variants.items()}, setting.pick(2, 20, 40)
+        {mode: trained.changed(base, fields) for mode, fields in variants.items()}, setting.pick(2, 20, 40)
     )
     rows = comparing.train(
         setting, "fine_tuning", base, variants, [{"init_from": str(run.workdir)} for run in bases]
@@ -61,9 +62,9 @@ def measure(setting: Setting) -> dict[str, Any]:
     cosines: dict[str, list[float]] = {}
     moved = 0
     for mode, found in rows.items():
-        curves = [comparing.curve(row) for row in found]
+        curves = [comparing.curve(row.workdir) for row in found]
         new["before"], new[mode] = ([curve[step] for curve in curves] for step in (0, steps))
-        runs = [comparing.load(row) for row in found]
+        runs = [checkpoint.load(row.workdir) for row in found]
         old[mode] = [comparing.loss_on(run.model, run.params, old_ids, tokens).loss for run in runs]
         start, end = (
             [_table(run)[: len(_table(b))] for run, b in zip(r, bases, strict=True)] for r in (bases, runs)

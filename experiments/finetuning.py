@@ -1,13 +1,13 @@
-"""What fine-tuning learns and forgets, and what a table of word vectors is worth at the start.
+"""What fine-tuning learns and forgets, and what word vectors are worth as a model's first table.
 
     python -m experiments.finetuning [--base runs/char] [--seeds 3] [--steps 300] [--vectors glove]
-    python -m experiments.finetuning --quick    # seconds: that it runs, not a result
+    python -m experiments.finetuning --quick    # a test that it runs, in seconds; gives no result
 
-First: the modes of configs/finetune.py from one base model of Shakespeare's characters, on the King James Bible. For each
-seed (batches, new rows, low-rank matrices) the loss on both texts before and after, the time of a step, the bytes of the
-optimizer's state, how far the token table has turned (mean cosine of its known rows with where they began), and whether
-what is frozen is bit for bit what it was. Second: a word model on the first 300,000 characters of Shakespeare, with a table
-that begins as word vectors and with one that is drawn; both have the same width and projection.
+First: the modes of configs/finetune.py on the King James Bible, from one base model of Shakespeare's characters. For each
+seed (batches, new rows, low-rank matrices): the loss on both texts before and after, the time of a step, the bytes of the
+optimizer state, how far the token table has turned (mean cosine of its known rows with their start), and whether frozen
+arrays stayed equal bit for bit. Second: a word model on the first 300,000 characters of Shakespeare, whose table starts
+as word vectors or at random, with the same width and projection.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments import comparing, trained
 from jaxgpt import config
 from jaxgpt.common import cli
-from jaxgpt.data import corpora
-from jaxgpt.data.batches import Batches, eval_batches
+from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint
 from jaxgpt.training import costs, optim, starting, steps, trainable
-from jaxgpt.training.evaluation import evaluate
 from jaxgpt.training.loop import train
 
 MODES = ("all", "frozen", "new_embeddings", "lora")
@@ -42,21 +42,13 @@ QUICK = {
 }  # fmt: skip
 
 
-def slice_of(corpus: str, characters: int, folder: Path) -> Path:
-    """The first characters of a corpus in a file."""
-    path = folder / f"{corpus}_{characters}.txt"
-    path.write_text("".join(corpora.open_corpus(corpus, "").read())[:characters], "utf-8")
-    return path
-
-
-def loss_on(model, params: dict, ids: np.ndarray, tokens: int) -> float:
-    """Nats a token on the first so many."""
-    windows = eval_batches(ids, context_length=model.cfg.context_length, batch_size=64, max_tokens=tokens)
-    return evaluate(model, params, windows).loss
+def loss_on(model: GPT, params: dict, ids: np.ndarray, tokens: int) -> float:
+    """The loss on the first `tokens` tokens."""
+    return comparing.loss_on(model, params, ids, tokens).loss
 
 
 class Training:
-    """A config's training, compiled once for all seeds."""
+    """The training of a config, compiled once for all seeds."""
 
     def __init__(self, cfg: config.Config, dataset: Dataset) -> None:
         self.cfg, self.ids = cfg, dataset.train.ids
@@ -64,12 +56,12 @@ class Training:
         self._step = jax.jit(self.parts.train_step, donate_argnums=0)
 
     def state(self, seed: int, params: dict | None = None) -> steps.TrainState:
-        """Step 0 with given or drawn parameters."""
+        """The state at step 0, with given or random parameters."""
         params = init_params(self.parts.model, jax.random.key(seed)) if params is None else params
         return steps.init_state(self.parts.model, self.parts.optimizer, jax.random.key(seed), params)
 
     def run(self, state: steps.TrainState, seed: int, until: int) -> tuple[steps.TrainState, float]:
-        """The state after `until` steps, and the median seconds of a step but the first."""
+        """The state after `until` steps, and the median seconds of a step (without the first)."""
         times = []
         drawn = Batches(self.ids, seed, self.cfg.data.batch_size, self.cfg.model.context_length)
         while int(state.step) < until:
@@ -85,7 +77,7 @@ class Training:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The mean over rows."""
+    """The mean cosine of rows."""
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
 
 
@@ -101,7 +93,7 @@ def mode_config(mode: str, base: Path, new_text: str, args) -> tuple[config.Conf
 
 
 def step_times(base: Path, new_text: str, args) -> dict[str, float]:
-    """Median milliseconds of a step in each mode, a step of each in turn: what else the machine does falls on all alike."""
+    """Median milliseconds of a step in each mode, measured in turns."""
     trainings = {mode: Training(*mode_config(mode, base, new_text, args)) for mode in MODES}
     states = {mode: training.state(0) for mode, training in trainings.items()}
     times: dict[str, list[float]] = {mode: [] for mode in MODES}
@@ -113,7 +105,7 @@ def step_times(base: Path, new_text: str, args) -> dict[str, float]:
 
 
 def fine_tune(mode: str, base: Path, new_text: str, seeds: int, args) -> dict[str, float]:
-    """Means over the seeds of what the table shows; the spread of the losses after."""
+    """Means over seeds of the table's columns, and the range of the final losses."""
     cfg, dataset = mode_config(mode, base, new_text, args)
     run = checkpoint.load(base)
     known = run.tokenizer.vocab_size
@@ -123,7 +115,7 @@ def fine_tune(mode: str, base: Path, new_text: str, seeds: int, args) -> dict[st
         seeded = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, seed=seed))
         start = starting.prepare(seeded, dataset.tokenizer)
         state = training.state(seed, start.params(training.parts.model, jax.random.key(seed)))
-        # Copies: the state is donated.
+        # Copies, as the state is donated.
         first = {path: np.array(leaf, copy=True) for path, leaf in named_leaves(state.params)}
 
         def both(params):
@@ -153,20 +145,20 @@ def fine_tune(mode: str, base: Path, new_text: str, seeds: int, args) -> dict[st
 
 
 def word_vectors(folder: Path, seeds: int, args) -> dict[str, list[list[float]]]:
-    """Validation losses [seed][step] of a table that begins as vectors, and of a drawn one."""
-    text = slice_of("shakespeare", 20_000 if args.quick else 300_000, folder)
+    """Validation losses [seed][step] with a table that starts as word vectors, and with a random one."""
+    text = trained.text_slice(folder, "shakespeare", 20_000 if args.quick else 300_000)
     vectors = args.vectors
     if args.quick:
-        words = sorted({word for word in text.read_text().split() if word.isalpha()})
+        words = sorted({word for word in Path(text).read_text("utf-8").split() if word.isalpha()})
         rng, vectors = np.random.default_rng(0), str(folder / "vectors.txt")
         lines = (f"{word} {' '.join(map(str, rng.normal(size=50).round(3)))}\n" for word in words)
         Path(vectors).write_text("".join(lines), "utf-8")
     overrides = {
-        "data.path": str(text), "data.vocab_size": "4096", "model.embedding_dim": "50", "model.d_model": "64",
+        "data.path": text, "data.vocab_size": "4096", "model.embedding_dim": "50", "model.d_model": "64",
         "model.dropout_rate": "0", "train.num_steps": str(args.steps), "optim.warmup_steps": "20",
     } | (QUICK if args.quick else {})  # fmt: skip
     found: dict[str, list[list[float]]] = {}
-    for name, given in (("vectors", vectors), ("drawn", "")):
+    for name, given in (("vectors", vectors), ("random", "")):
         cfg = cli.read_config("configs/word.py", overrides | {"init_vectors": given})
         dataset = prepare_dataset(cfg.data)
         cfg = starting.resolve(cfg, dataset.tokenizer)
@@ -190,20 +182,24 @@ def word_vectors(folder: Path, seeds: int, args) -> dict[str, list[list[float]]]
 
 
 def curve_steps(last: int) -> list[int]:
-    """Step 0 and up to five more, each twice the one before."""
+    """Step 0 and up to five more, each twice the step before."""
     return sorted({0, *(max(1, last // 2**k) for k in range(5))})
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.finetuning", description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default="", help="a run of configs/char.py; default: one of 300 steps")
+    parser.add_argument(
+        "--base", default="", help="a run of configs/char.py; default: trains one for 300 steps"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
-    parser.add_argument("--steps", type=int, default=300, help="steps a run")
+    parser.add_argument("--steps", type=int, default=300, help="steps per run")
     parser.add_argument("--eval_tokens", type=int, default=32_768, help="tokens of each validation text")
-    parser.add_argument("--vectors", default="glove", help="a file or a package's name; none: leave them out")
-    parser.add_argument("--only", choices=["modes", "vectors"], help="one of the two parts")
-    parser.add_argument("--quick", action="store_true", help="seconds: that it runs, not a result")
+    parser.add_argument("--vectors", default="glove", help="a file or the name of a package; none: skip them")
+    parser.add_argument("--only", choices=["modes", "vectors"], help="only this part")
+    parser.add_argument(
+        "--quick", action="store_true", help="a test that it runs, in seconds; gives no result"
+    )
     parser.add_argument("--json", type=Path, help="a file for the figures")
     args = parser.parse_args(argv)
     if args.quick:
@@ -213,12 +209,12 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if args.only != "vectors":
-            new_text = str(slice_of("kjv", 20_000, folder)) if args.quick else ""
+            new_text = trained.text_slice(folder, "kjv", 20_000) if args.quick else ""
             base = Path(args.base) if args.base else folder / "base"
             if not args.base:
                 overrides = {"train.num_steps": "300", "train.sample_tokens": "0"}
                 if args.quick:
-                    old = str(slice_of("shakespeare", 20_000, folder))
+                    old = trained.text_slice(folder, "shakespeare", 20_000)
                     overrides |= QUICK | {"train.num_steps": "4", "data.path": old}
                 train(cli.read_config("configs/char.py", overrides), base)
             print(
@@ -232,7 +228,7 @@ def main(argv: list[str]) -> None:
                 print(
                     f"{mode:15} {row['trained']:9,.0f} {row['new before']:17.3f} {row['new after']:6.3f} {row['old before']:20.3f} "
                     f"{row['old after']:6.3f} {row['ms a step']:12.1f} {row['optimizer bytes'] / 1024:12,.1f} {row['cosine']:8.3f} "
-                    f"{row['frozen arrays']:5.0f} bit-equal (spread over seeds: {row['spread']:.3f}, {row['old spread']:.3f})",
+                    f"{row['frozen arrays']:5.0f} bit-equal (range over seeds: {row['spread']:.3f}, {row['old spread']:.3f})",
                     flush=True,
                 )  # fmt: skip
         if args.only != "modes" and args.vectors != "none":

@@ -1,16 +1,16 @@
-"""GPT-2's weights in and out, held against transformers: logits, loss, greedy text, tokenizers.
+"""GPT-2's weights in and out, compared with transformers: logits, loss, greedy text, tokenizers.
 
     python -m experiments.gpt2_parity --torch_python PATH [--small]
 
 Needs an interpreter with PyTorch and transformers (`--torch_python`, if it is not this one); nothing is downloaded.
 
-    import  GPT-2 models of odd shapes with random weights, which transformers makes and saves whole and in shards,
-            and GPT-2 small's full shape (left out with --small): the largest difference of logits over all
-            positions, of the loss, the greedy continuation, and whether export gives back the same tensors
-    export  runs trained here for a moment, one a tokenizer, as transformers loads them: what it warns of, the largest
-            difference of logits, the greedy text, the ids of a text and the text of ids
+    import  GPT-2 models of odd shapes with random weights, made and saved by transformers in one file and in shards, and
+            GPT-2 small's full shape (not with --small): the largest difference of logits over all positions, of the
+            loss, the greedy continuation, and whether export gives the same tensors again
+    export  runs trained here for a few steps, one per tokenizer, loaded by transformers: its warnings, the largest
+            difference of logits, the greedy text, the ids of a text and the text of the ids
 
-Ends with exit code 1 where anything differs by more than is said.
+The exit code is 1 if anything differs by more than the limit.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FULL = {
     "gpt2 small's shape": {"reorder_and_upcast_attn": True}
-}  # all else by default; it changes nothing here
+}  # otherwise the defaults; it has no effect here
 
-# The other side, as one program: `make` or `read`, with its arguments as JSON.
+# The program of the other side: `make` or `read`, with its arguments as JSON.
 TORCH = """
 import json, os, sys
 import numpy as np, torch, transformers
@@ -98,16 +98,16 @@ with torch.no_grad():
 
 
 def other_side(python: str, task: str, **asked: Any) -> tuple[str, str]:
-    """What the program prints, on stdout and on stderr. Raises UserError where it fails."""
+    """What the program prints, on stdout and on stderr. Raises UserError if it fails."""
     done = subprocess.run([python, "-c", TORCH, task, json.dumps(asked)], capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
+        lines = done.stderr.strip().splitlines() or ["it ended without a message"]
         raise UserError(f"{python} can't run transformers' side ({lines[-1]}): give --torch_python")
     return done.stdout, done.stderr
 
 
 class Report:
-    """Lines, and whether all of them held."""
+    """Prints lines, and knows whether all of them held."""
 
     def __init__(self) -> None:
         self.held = True
@@ -234,12 +234,12 @@ def exporting(report: Report, python: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.gpt2_parity", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--torch_python", default=sys.executable, help="an interpreter with PyTorch and transformers"
     )
-    parser.add_argument("--small", action="store_true", help="leave out GPT-2 small's full shape")
+    parser.add_argument("--small", action="store_true", help="skip GPT-2 small's full shape")
     parser.add_argument("--part", choices=["import", "export", "all"], default="all", help="what to compare")
     args = parser.parse_args(argv)
     cli.set_up_process()

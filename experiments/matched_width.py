@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import claim, comparing
+from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.config import Config
 from jaxgpt.model.parameters import count_params, param_shapes
@@ -38,7 +38,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     words = {"data__tokenizer": "word", "data__vocab_size": setting.pick(128, 2_048, 8_192)}
     base = comparing.base(setting, **words, model__num_heads=2, train__num_steps=setting.pick(3, 400, 4_000))
     # Resolve the vocabulary size only: what depends on d_model must follow it.
-    known = comparing.changed(base, {"model.vocab_size": comparing.resolved(base).model.vocab_size})
+    known = trained.changed(base, {"model.vocab_size": comparing.resolved(base).model.vocab_size})
     matched = base.model.d_model
     factors = setting.pick((0.5, 1), (0.25, 0.5, 1, 1.5), (0.25, 0.5, 1, 1.5))
     target = count_params(param_shapes(known.model))
@@ -82,7 +82,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
 
 
 def _count(known: Config, fields: dict[str, int]) -> int:
-    return count_params(param_shapes(comparing.changed(known, fields).model))
+    return count_params(param_shapes(trained.changed(known, fields).model))
 
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:

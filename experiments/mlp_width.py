@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from experiments import claim, comparing
+from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
 
 CLAIM = "A block needs an MLP besides attention, and an MLP of 4 x d_model is better than a narrow one."
@@ -25,7 +25,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     variants = {
         str(factor): {"model.d_ff": factor * width} for factor in setting.pick((0, 1, 4), (0, 1, 2, 4, 8), (0, 1, 2, 4, 8))
     } | {"0, deep": {"model.d_ff": 0, "model.num_layers": 3 * depth}}  # fmt: skip
-    configs = {label: comparing.changed(base, fields) for label, fields in variants.items()}
+    configs = {label: trained.changed(base, fields) for label, fields in variants.items()}
     times = comparing.step_times(configs, setting.pick(2, 20, 40))
     rows = comparing.train(setting, "mlp_width", base, variants)
     return {

@@ -1,10 +1,10 @@
-"""Does the best learning rate stand still when the model grows? AdamW with and without muP.
+"""Does the best learning rate stay the same when the model grows? AdamW with and without muP.
 
     python -m experiments.mup --text tinyshakespeare.txt [--widths 64,128,256,512] [--steps 100] [--json FILE]
 
-Two layers, heads of 32, context 64, batch 4; a warm-up of 10 steps, then a constant rate, the same windows for all. The
-score is the mean training loss of the last 20 steps (no window comes twice), averaged over the seeds; the best rate is
-the top of a parabola through the lowest three scores, in powers of two.
+Two layers, heads of width 32, context 64, batch 4; a warm-up of 10 steps, then a constant rate; the same windows for all. The
+score is the mean training loss of the last 20 steps (no window occurs twice), averaged over seeds. The best rate is the
+minimum of a parabola through the lowest three scores, in powers of two.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.training import optim, steps
 
 BASE_WIDTH = 64
-POWERS = range(-12, -3)  # of two: the rates that are tried
-LAST = 20  # steps whose losses count
+POWERS = range(-12, -3)  # of two: the learning rates
+LAST = 20  # steps that the score averages over
 
 
 def make_config(parametrization: str, width: int, vocab_size: int) -> config.Config:
-    """The model and optimizer of one curve."""
+    """The config of one curve."""
     values = {
         "model": {
             "vocab_size": vocab_size, "context_length": 64, "d_model": width, "num_layers": 2,
@@ -46,7 +46,7 @@ def make_config(parametrization: str, width: int, vocab_size: int) -> config.Con
 
 
 def scores(cfg: config.Config, ids: np.ndarray, num_steps: int, seeds: list[int]) -> list[float]:
-    """The score at each rate of POWERS. The rate is an argument of the step: one program for all."""
+    """The score at each rate of POWERS. The rate is an argument of the step, so one program serves all."""
     model = GPT(cfg.model)
     shape = optim.make_schedule(cfg.optim, num_steps)
 
@@ -73,7 +73,7 @@ def scores(cfg: config.Config, ids: np.ndarray, num_steps: int, seeds: list[int]
 
 
 def best_power(found: list[float]) -> float:
-    """Where a parabola through the lowest score and its neighbours has its lowest point."""
+    """The minimum of a parabola through the lowest score and its neighbours, as a power of two."""
     i = int(np.nanargmin(found))
     if i in (0, len(found) - 1):
         return float(POWERS[i])
@@ -82,12 +82,12 @@ def best_power(found: list[float]) -> float:
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.mup", description=__doc__.splitlines()[0])
     parser.add_argument("--text", required=True, help="a text, such as tiny Shakespeare")
     parser.add_argument("--widths", default="64,128,256,512", help="values of d_model, multiples of 32")
-    parser.add_argument("--steps", type=int, default=100, help="steps a run")
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each rate")
+    parser.add_argument("--steps", type=int, default=100, help="steps per run")
+    parser.add_argument("--seeds", type=int, default=2, help="runs per rate")
     parser.add_argument("--json", default=None, type=Path, help="a file for the scores")
     args = parser.parse_args(argv)
     cli.set_up_process()
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
             print(f"{width:>9}  " + "  ".join(f"{x:7.3f}" for x in found) + f"  2^{best:.2f}", flush=True)
         bests = [best_power(found) for found in result[parametrization].values()]
         slope = np.polyfit(np.log2(widths), bests, 1)[0] if len(widths) > 1 else math.nan
-        print(f"{'':9}  the best rate goes with width^{slope:.2f}")
+        print(f"{'':9}  the best rate is proportional to width^{slope:.2f}")
     if args.json:
         args.json.write_text(json.dumps({"powers": list(POWERS), **result}, indent=1))
 

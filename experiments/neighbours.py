@@ -1,11 +1,11 @@
-"""How fast, and in how much memory, are 10 neighbours found in 400,000 x 300? Beside scikit-learn and gensim.
+"""Time and memory to find 10 neighbours in 400,000 x 300, compared with scikit-learn and gensim.
 
     python -m experiments.neighbours [--rows 400000] [--width 300] [--queries 1000] [--count 10] [--json FILE]
 
-Each method runs in a process of its own and finds the same random table in a file; timed is the search, from float32
-rows in memory (what it makes of them first included) to the neighbours of all queries by cosine. Memory is the peak
-of the process beyond what it had once the table was read. scikit-learn: NearestNeighbors, brute force; gensim:
-most_similar, which takes one query at a time. Those that are not installed are left out, by name.
+Each method runs in its own process and reads the same random table from a file. The timed search goes from float32 rows in
+memory (including what the method first makes of them) to the neighbours of all queries by cosine. Memory is the peak
+of the process minus that after reading the table. scikit-learn: NearestNeighbors, brute force; gensim: most_similar, which
+takes one query at a time. Methods that are not installed are skipped, by name.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ METHODS = {"jaxgpt": _ours, "sklearn": _scikit_learn, "gensim": _gensim}
 
 
 def measure(method: str, file: str, Q: int, k: int) -> None:
-    """In the process of one method: search, and write seconds, memory and neighbours beside the table."""
+    """Search with one method: print seconds and memory, and write the neighbours next to the table."""
     table_ND = np.load(file)
     search = METHODS[method](table_ND, Q, k)
     before = peak_memory()
@@ -84,11 +84,11 @@ def measure(method: str, file: str, Q: int, k: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.neighbours", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--width", type=int, default=300)
-    parser.add_argument("--queries", type=int, default=1000, help="the first so many rows")
+    parser.add_argument("--queries", type=int, default=1000, help="number of queries: the first rows")
     parser.add_argument("--count", type=int, default=10, help="neighbours")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each method; the fastest counts")
     parser.add_argument("--json", default=None, type=Path, help="a file for the figures")
@@ -100,12 +100,12 @@ def main(argv: list[str]) -> None:
         return measure(*args.measure, args.queries, args.count)
     methods = [name for name in METHODS if name == "jaxgpt" or importlib.util.find_spec(name)]
     for name in METHODS.keys() - methods:
-        print(f"{name} is not installed and left out")
+        print(f"{name} is not installed: skipped")
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "table.npy")
         np.save(file, np.random.default_rng(0).standard_normal((args.rows, args.width), np.float32))
-        for name in methods * args.repeats:  # in turn: the machine may be busier now than then
+        for name in methods * args.repeats:  # in turns, as the load of the machine may change
             command = [sys.executable, "-m", "experiments.neighbours", "--measure", name, str(file)]
             command += ["--queries", str(args.queries), "--count", str(args.count)]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
         print(
             f"{name:<8} {found['seconds']:7.2f} s ({found['seconds'] / base['seconds']:5.2f} x)  "
             f"CPU {found['cpu_seconds']:7.2f} s ({found['cpu_seconds'] / base['cpu_seconds']:5.2f} x)  "
-            f"peak {found['peak_mib']:6,.0f} MiB, {found['beyond_mib']:6,.0f} beyond the table  same neighbours {found['same']:.2%}"
+            f"peak {found['peak_mib']:6,.0f} MiB, {found['beyond_mib']:6,.0f} besides the table  same neighbours {found['same']:.2%}"
         )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from experiments import claim, comparing
+from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
 
 CLAIM = "Attention with several parallel heads does better than with one head of the same total width."
@@ -23,7 +23,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     counts = setting.pick((1, 2), (1, 2, 4, 8), (1, 2, 4, 8, 16))
     base = comparing.base(setting, train__num_steps=setting.pick(3, 500, 5_000))
     variants = {str(count): {"model.num_heads": count} for count in counts}
-    configs = {label: comparing.changed(base, fields) for label, fields in variants.items()}
+    configs = {label: trained.changed(base, fields) for label, fields in variants.items()}
     times = comparing.step_times(configs, setting.pick(2, 20, 40))
     rows = comparing.train(setting, "number_of_heads", base, variants)
     return {

@@ -1,10 +1,10 @@
-"""All that this project wants to know of a GPU, one command after another: under ten minutes on a large one.
+"""Everything that this project wants to measure on a GPU, one command after another: under ten minutes on a large one.
 
     git clone https://github.com/karpathy/nanoGPT
     python -m experiments.on_gpu --nanogpt nanoGPT --text tinyshakespeare.txt --out gpu/
 
-Nothing is downloaded. Each part is a process of its own with a limit of time, writes what it found into --out, and
-is left behind where it fails. `--tiny` runs the same on a CPU in two minutes, with models that measure nothing.
+Nothing is downloaded. Each part runs in its own process with a time limit and writes its results to --out; a part that
+fails is skipped. `--tiny` runs the same on a CPU in two minutes, with tiny models, as a test.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from jaxgpt.common import cli
 
-# By name: seconds that it may take, the module, its arguments ({nanogpt}, {text}, {python} filled in), and
-# what makes it small.
+# By name: the time limit in seconds, the module, its arguments ({nanogpt}, {text} and {python} are filled in), and the
+# arguments that make it tiny.
 SMALL = (
     "--config.model.num_layers=1 --config.model.d_model=64 --config.model.num_heads=1 --config.data.batch_size=2 "
     "--config.train.grad_accumulation_steps=1 --config.model.context_length=128 --vocab_size=256 --steps=2"
@@ -37,14 +37,16 @@ PARTS = {
 
 
 def main(argv: list[str]) -> int:
-    """The command line: see --help. The exit code is 1 where a part failed."""
+    """Run the command line; see --help. The exit code is 1 if a part failed."""
     parser = cli.Parser(prog="python -m experiments.on_gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", required=True, type=Path, help="a clone of nanoGPT")
     parser.add_argument("--text", required=True, type=Path, help="tiny Shakespeare")
     parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has PyTorch")
-    parser.add_argument("--out", required=True, type=Path, help="a folder for what is found")
-    parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="these parts")
-    parser.add_argument("--tiny", action="store_true", help="the same on a CPU, small")
+    parser.add_argument("--out", required=True, type=Path, help="the folder for results")
+    parser.add_argument(
+        "--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="only these parts"
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny models, for a test on a CPU")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -54,15 +56,15 @@ def main(argv: list[str]) -> int:
         command = [sys.executable, "-m", module, *filled.split(), *(small.split() if args.tiny else [])]
         if module == "jaxgpt.bench":
             command += ["--json", str(args.out / f"{name}.json")]
-        began = time.perf_counter()
+        start = time.perf_counter()
         with open(args.out / f"{name}.txt", "w", encoding="utf-8") as file:
             try:
                 code = subprocess.run(
                     command, stdout=file, stderr=subprocess.STDOUT, timeout=limit
                 ).returncode
             except subprocess.TimeoutExpired:
-                code = f"no end within {limit} s"
-        print(f"== {name}: exit {code}, {time.perf_counter() - began:.0f} s", flush=True)
+                code = f"not done within {limit} s"
+        print(f"== {name}: exit {code}, {time.perf_counter() - start:.0f} s", flush=True)
         print((args.out / f"{name}.txt").read_text("utf-8")[-4000:], flush=True)
         if code:
             failed.append(name)

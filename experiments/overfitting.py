@@ -11,6 +11,7 @@ from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.runs import checkpoint
 
 CLAIM = "With too large a d_model, a model overfits a small text."
 DESIGN = (
@@ -37,7 +38,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     variants = {
         _label(width, amount): {
             "model.d_model": width, "model.num_heads": max(1, width // 16),
-            "data.path": comparing.text_slice(setting, "shakespeare", 0, amount),
+            "data.path": trained.text_slice(setting.folder, "shakespeare", amount),
         }
         for amount in amounts
         for width in widths
@@ -46,7 +47,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     unseen: dict[str, list[float]] = {}
     gaps: dict[str, list[float]] = {}
     for label, found in rows.items():
-        runs = [comparing.load(row) for row in found]
+        runs = [checkpoint.load(row.workdir) for row in found]
         seen_ids = prepare_dataset(runs[0].config.data).train.ids
         unseen[label] = [
             comparing.loss_on(run.model, run.params, corpus.valid.ids, tokens).loss for run in runs

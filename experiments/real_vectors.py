@@ -1,4 +1,4 @@
-"""What do real vectors know? MiniLM's token table and GloVe on the field's own test sets.
+"""What do real word vectors know? MiniLM's token table and GloVe on standard test sets.
 
     python -m experiments.real_vectors [--vectors minilm,glove] [--json FILE]
 
@@ -16,10 +16,10 @@ from jaxgpt.common import cli
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.real_vectors", description=__doc__.splitlines()[0])
     parser.add_argument("--vectors", default="minilm,glove", help="names or files, separated by commas")
-    parser.add_argument("--json", default=None, type=Path, help="a file for the seconds taken")
+    parser.add_argument("--json", default=None, type=Path, help="a file for the times")
     args = parser.parse_args(argv)
     seconds = {}
     for name in args.vectors.split(","):

@@ -1,22 +1,21 @@
-"""What each ingredient of configs/char_fast.py is worth: the full recipe, and that with one thing changed.
+"""What each ingredient of configs/char_fast.py is worth: the full recipe, and the recipe with one thing changed.
 
-    python -m experiments.recipe --text tinyshakespeare.txt [--seeds 5] [--only base,adamw] [--json FILE]
+    python -m experiments.recipe --text tinyshakespeare.txt [--seeds 5] [--only base,...] [--json FILE]
 
-Every variant is trained with the same seeds (weights and batches), the loss is that over the whole validation split,
-and the difference to the recipe is taken seed by seed, with a 95 % interval (Student's t). Positive: the recipe is
-better with the ingredient as it is.
+Every variant is trained with the same seeds (weights and batches). The loss is over the complete validation split. The
+difference from the recipe is paired by seed, with Student's 95 % interval; above 0 means that the recipe is better.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from pathlib import Path
 
 import jax
 
+from experiments import claim
 from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.data.batches import Batches, eval_batches
@@ -26,9 +25,9 @@ from jaxgpt.training.evaluation import evaluate
 from jaxgpt.training.loop import resolve
 
 CONFIG = "configs/char_fast.py"
-# The recipe before anything was taken out of it: the config, and what turned out to be within the noise.
+# The recipe before its reduction: the config, and the ingredients whose effect is within the noise.
 FULL = {"model.logit_softcap": "15", "model.zero_init": "true"}
-# What is changed of that, and the fields that change it.
+# The fields that each variant changes.
 VARIANTS = {
     "base": {},
     "AdamW for Muon (rate 0.004)": {
@@ -51,8 +50,6 @@ VARIANTS = {
     "with value residuals": {"model.value_residual": "true"},
     "with embedding residuals": {"model.embedding_residual": "true"},
 }
-# Half-widths of a 95 % interval in standard errors, by the number of seeds (Student's t).
-T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 def losses(cfg: config.Config, dataset: Dataset, seeds: list[int]) -> list[float]:
@@ -72,20 +69,19 @@ def losses(cfg: config.Config, dataset: Dataset, seeds: list[int]) -> list[float
     return found
 
 
-def difference(variant: list[float], base: list[float]) -> tuple[float, float]:
-    """The mean of the differences seed by seed, and half the width of its 95 % interval."""
-    paired = [a - b for a, b in zip(variant, base, strict=True)]
-    return statistics.mean(paired), T95[len(paired)] * statistics.stdev(paired) / math.sqrt(len(paired))
-
-
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.recipe", description=__doc__.splitlines()[0])
     parser.add_argument("--text", required=True, help="tiny Shakespeare")
-    parser.add_argument("--seeds", type=int, default=5, choices=sorted(T95), help="runs of each variant")
-    parser.add_argument("--steps", type=int, default=None, help="steps a run; default: the config's")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each variant")
+    parser.add_argument("--steps", type=int, default=None, help="steps per run; default: the config's")
     parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
-    parser.add_argument("--json", default=None, type=Path, help="a file for the losses; those in it are kept")
+    parser.add_argument(
+        "--json",
+        default=None,
+        type=Path,
+        help="a file for the losses; losses that it has are not measured again",
+    )
     args = parser.parse_args(argv)
     cli.set_up_process()
     dataset = prepare_dataset(config.DataConfig(path=args.text))
@@ -94,7 +90,7 @@ def main(argv: list[str]) -> None:
         found = json.loads(args.json.read_text())
     for name in args.only.split(","):
         if name not in VARIANTS:
-            raise config.UserError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
+            raise config.UserError(f"no variant {name!r}: choose from {', '.join(VARIANTS)}")
         if name not in found:
             cfg = resolve(cli.read_config(CONFIG, FULL | VARIANTS[name]), dataset.tokenizer)
             if args.steps:
@@ -104,8 +100,10 @@ def main(argv: list[str]) -> None:
                 args.json.write_text(json.dumps(found, indent=1))
         line = f"{name:48} {statistics.mean(found[name]):.4f}  {' '.join(f'{x:.4f}' for x in found[name])}"
         if name != "base" and "base" in found:
-            mean, half = difference(found[name], found["base"])
-            line += f"   {mean:+.4f} +- {half:.4f}"
+            found_difference = claim.difference(found[name], found["base"])
+            line += (
+                f"   {found_difference.value:+.4f} +- {found_difference.high - found_difference.value:.4f}"
+            )
         print(line, flush=True)
 
 

@@ -1,12 +1,12 @@
-"""How large is a run's report, how long does it take to make and to open, and how fast does it follow a click?
+"""The size of a run's report, the time to make and to open it, and how fast it follows a click.
 
     python -m experiments.report_page --workdir runs/char [--gpt2] [--json FILE] [--picture docs/report.png]
 
-In headless Chromium, from a file, with no network. Interactive: from the start of loading until the page's script has
-run and everything in sight is drawn and can be used. Click: from a click on the token before or after until everything in sight has
-followed, layout included; of 60 clicks, with each section in sight in turn. Hover: a pointer over the table of weights.
---gpt2 takes a model of GPT-2's shape too (12 layers x 12 heads, 50,257 tokens; fresh parameters, 64 tokens), which needs
-no run. --picture writes what the page of --workdir looks like, for docs/report.png.
+Measured in headless Chromium, from a file, without a network. Interactive: from the start of loading until the page's script has
+run and everything visible is drawn. Click: from a click on the token before or after until everything visible has
+followed, including layout; 60 clicks, with each section visible in turn. Hover: a pointer over the table of weights.
+--gpt2 adds a model of GPT-2's shape (12 layers x 12 heads, 50,257 tokens; untrained, 64 tokens), which needs no run.
+--picture writes a picture of the page of --workdir, for docs/report.png.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TEXT = (
 LOADS, CLICKS = 5, 60
 WIDTH = 1100  # of the picture
 
-# Times in the page itself: what a reader waits for, without the way of a command through the driver.
+# Timed inside the page, without the delay of the driver.
 CLICK = """
 const [before, after] = document.querySelectorAll('#selection .step');
 const times = [];
@@ -68,7 +68,7 @@ return times;
 
 
 def gpt2_shaped() -> dict[str, Any]:
-    """The payload of GPT-2's shape with fresh parameters, on 64 tokens of English."""
+    """The payload of an untrained model of GPT-2's shape, on 64 tokens of English."""
     tokenizer = tokenizers.load_gpt2("")
     cfg = PRESETS["gpt2"]
     run = Run(
@@ -84,7 +84,7 @@ def gpt2_shaped() -> dict[str, Any]:
 
 
 def measure(name: str, make) -> dict[str, Any]:
-    """All figures of one page."""
+    """The figures of one page."""
     from tests import browser
 
     start = time.perf_counter()
@@ -114,7 +114,7 @@ def measure(name: str, make) -> dict[str, Any]:
             times = {}
             for one in chromium.run("return [...document.querySelectorAll('section')].map((s) => s.id)"):
                 chromium.run("document.getElementById(arguments[0]).scrollIntoView()", one)
-                time.sleep(0.3)  # what comes into sight is drawn
+                time.sleep(0.3)  # until everything visible is drawn
                 times[one] = chromium.run(CLICK, CLICKS)
             worst = max(times, key=lambda one: np.median(times[one]))
             found |= {
@@ -132,7 +132,7 @@ def measure(name: str, make) -> dict[str, Any]:
 
 
 def picture(figures: dict[str, Any], file: Path) -> None:
-    """What a page looks like, from the text down to a head's three tables."""
+    """Write a picture of the page, from the text to a head's three tables."""
     from PIL import Image  # comes with matplotlib
 
     from tests import browser
@@ -143,7 +143,7 @@ def picture(figures: dict[str, Any], file: Path) -> None:
             html = Path(folder) / "report.html"
             html.write_text(page.render(figures), "utf-8")
             chromium.open(html, width=WIDTH)
-            time.sleep(0.5)  # all of it is drawn
+            time.sleep(0.5)  # until everything is drawn
             top, height = chromium.run(
                 "const box = document.getElementById('attention').getBoundingClientRect();"
                 "return [box.top + scrollY - 50, box.height + 50]"
@@ -159,12 +159,12 @@ def picture(figures: dict[str, Any], file: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.report_page", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="", help="a run's folder")
-    parser.add_argument("--gpt2", action="store_true", help="a model of GPT-2's shape too")
+    parser.add_argument("--gpt2", action="store_true", help="also a model of GPT-2's shape")
     parser.add_argument(
-        "--picture", default=None, type=Path, help="a PNG of the run's page, and nothing else"
+        "--picture", default=None, type=Path, help="write a PNG of the run's page, and do nothing else"
     )
     parser.add_argument("--json", default=None, type=Path, help="a file for the figures")
     args = parser.parse_args(argv)
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
         )
         print(f"  interactive after {one['interactive_ms']:.0f} ms (the script {one['script_ms']:.0f} ms)")
         print(
-            f"  a click {one['click_median_ms']:.1f} ms in the median; at its slowest ({one['click_slowest_at']} in sight) "
+            f"  a click {one['click_median_ms']:.1f} ms in the median; at its slowest ({one['click_slowest_at']} visible) "
             f"{one['click_slowest_median_ms']:.1f} ms, 95 % within {one['click_slowest_p95_ms']:.1f} ms; hover 95 % within "
             f"{one['hover_p95_ms']:.1f} ms"
         )

@@ -1,10 +1,10 @@
-"""What a mesh costs on paper: bytes moved, time and memory for GPT-2 XL and a 7B shape on 8 and 64 GPUs.
+"""What a mesh costs, on paper: bytes sent, time and memory for GPT-2 XL and a 7B shape on 8 and 64 GPUs.
 
     python -m experiments.scaling [--write experiments/scaling.md]
 
-The traffic is `jaxgpt.traffic`'s formula, which tests hold against the collectives that XLA puts into the compiled step of
-eight simulated devices. Computing is the step's operations at 45 % of the 989 TFLOP/s that an H100's or H200's data sheet
-has for bfloat16 without sparsity; the links are those of `traffic.INSIDE` and `traffic.BETWEEN`. No GPU was measured.
+The traffic is the formula of jaxgpt/training/traffic.py, which tests compare with the collectives in the compiled step of
+eight simulated devices. Computing time is the step's operations at 45 % of 989 TFLOP/s, the bfloat16 speed without sparsity
+in the data sheet of an H100 or H200; link speeds are `traffic.INSIDE` and `traffic.BETWEEN`. No GPU was measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxgpt.model.parameters import param_shapes
 from jaxgpt.training import costs, traffic
 
 FLOPS = 0.45 * 989e12
-ROWS = 8  # windows a device
+ROWS = 8  # windows per device
 MESHES = {
     8: [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2)],
     64: [(64, 1, 1), (1, 64, 1), (8, 8, 1), (8, 1, 8), (4, 8, 2)],
@@ -28,7 +28,7 @@ MESHES = {
 
 
 def shape(name: str) -> config.ModelConfig:
-    """A preset as it would be trained on GPUs."""
+    """A preset with the settings for training on GPUs."""
     return dataclasses.replace(PRESETS[name], dtype="bfloat16", vocab_multiple=128, use_bias=False)
 
 
@@ -38,22 +38,22 @@ Made by `python -m experiments.scaling --write experiments/scaling.md`. No GPU w
 
 ## The formula
 
-Each of n devices in a ring sends 2 (n - 1) / n of an array's bytes to sum it (all-reduce: a sum into shares, then the shares
-go round), and (n - 1) / n to bring it together from equal shares (all-gather) or to sum it into shares (reduce-scatter).
-Let P be the bytes of all parameters, float32, and A those of the residual stream of one device's windows: windows x context x
-d_model x 2 in bfloat16. Then a step sends, from each device,
+In a ring of n devices, each sends 2 (n - 1) / n of an array's bytes to sum it (all-reduce: a sum into shares, which are then sent
+round), and (n - 1) / n to gather it from equal shares (all-gather) or to sum it into shares (reduce-scatter).
+Let P be the bytes of all parameters in float32, and A those of the residual stream of one device's windows in bfloat16: windows x context x
+d_model x 2. Then each device sends, per step,
 
-| along | what | bytes |
+| axis | what | bytes |
 | --- | --- | --- |
 | data | the gradients that the device keeps are summed | 2 (data - 1) / data x P / (fsdp x tensor) |
-| fsdp | parameters are gathered where they are used, and again in the backward pass where `train.remat` is on | (fsdp - 1) / fsdp x P / tensor, once or twice |
+| fsdp | parameters are gathered for the forward pass, and again for the backward pass if `train.remat` is on | (fsdp - 1) / fsdp x P / tensor, once or twice |
 | fsdp | their gradients are summed into shares | (fsdp - 1) / fsdp x P / tensor |
-| tensor | the stream is summed twice a layer forward and twice backward, once for the embedding and once for the head's gradient | (4 layers + 2) x 2 (tensor - 1) / tensor x A |
+| tensor | the stream is summed twice per layer forward and twice backward, once for the embedding and once for the head's gradient | (4 layers + 2) x 2 (tensor - 1) / tensor x A |
 
-With gradient accumulation the two rows of fsdp come once a part. The code is [`jaxgpt/training/traffic.py`](../jaxgpt/training/traffic.py); `--dry_run` prints it
-for any config. [`tests/model/test_sharding.py`](../tests/model/test_sharding.py) compiles the step for eight simulated devices and adds up the collectives that
-XLA put in: the formula agrees with them within 1 % along each axis, less two differences of XLA's CPU backend: it sums gradients whole
-where a GPU's sums them into shares, and it sums what comes back through query, key and value apart (2 sums a layer more).
+With gradient accumulation, the two rows of fsdp occur once per part. The code is [`jaxgpt/training/traffic.py`](../jaxgpt/training/traffic.py), and `--dry_run` prints it
+for any config. [`tests/model/test_sharding.py`](../tests/model/test_sharding.py) compiles the step for eight simulated devices and adds up its
+collectives. The formula agrees with them within 1 % along each axis, except for two differences of XLA's CPU backend: it sums complete gradients
+where a GPU sums them into shares, and it sums the gradients of query, key and value separately (2 more sums per layer).
 
 ## An example, by hand
 
@@ -61,20 +61,20 @@ where a GPU's sums them into shares, and it sums what comes back through query, 
 
 ## The tables
 
-Time of computing: the step's operations at 45 % of 989 TFLOP/s (the data sheet of an H100 or H200, bfloat16, without sparsity). Links:
-{inside:.0f} GB/s a device within a machine of {machine}, {between:.0f} GB/s between machines; an axis that goes beyond a machine runs at the latter.
-Efficiency is the share of the time that is computing: where nothing is sent while computing goes on, and where all is.
+Computing time: the step's operations at 45 % of 989 TFLOP/s (the data sheet of an H100 or H200, bfloat16, without sparsity). Links:
+{inside:.0f} GB/s per device within a machine of {machine}, {between:.0f} GB/s between machines; an axis that spans machines has the lower speed.
+Efficiency is the share of the time spent computing: from no sending hidden behind computing to all of it.
 
 {tables}
 
-What to read off: within one machine `fsdp` costs what `data` costs and holds an eighth; `tensor` sends more the larger the batch, and is for
-models whose layers do not fit otherwise. Between machines the gradients' way is the slowest: `data` between and `fsdp` within machines sends
-the least over the slow links.
+Within one machine, `fsdp` costs what `data` costs and stores an eighth; `tensor` sends more the larger the batch, and is for
+models whose layers do not fit otherwise. Between machines the gradients take longest: `data` between machines and `fsdp` within them sends
+least over the slow links.
 """
 
 
 def example() -> str:
-    """The first row that has all three axes at work, with its numbers put in."""
+    """The formula with numbers, for a mesh with all three axes."""
     model, sizes = shape("gpt3-6.7b"), {"data": 4, "fsdp": 8, "tensor": 2}
     cfg = config.Config(model=model, data=config.DataConfig(batch_size=ROWS * 64))
     sent = traffic.traffic(cfg, sizes)
@@ -89,16 +89,16 @@ def example() -> str:
 - fsdp: 2 x 7/8 x {P / G:.2f} / 2 = {2 * 7 / 8 * P / 2 / G:.2f} GiB (the code: {sent.fsdp / G:.2f})
 - tensor: ({4} x {model.num_layers} + 2) x 2 x 1/2 x {stream / G:.3f} = {(4 * model.num_layers + 2) * stream / G:.2f} GiB (the code: {sent.tensor / G:.2f})
 
-The norms' parameters and the position table are whole along some axes, hence a last digit here and there."""
+The parameters of norms and the position table are not split along some axes, so some last digits differ."""
 
 
 def table(name: str) -> str:
-    """A Markdown table: a row a mesh."""
+    """A Markdown table with a row per mesh."""
     model = shape(name)
     lines = [
-        f"**{name}**: {costs.matmul_params(model):,} matrix parameters, {ROWS} windows of {model.context_length:,} a device",
+        f"**{name}**: {costs.matmul_params(model):,} matrix parameters, {ROWS} windows of {model.context_length:,} per device",
         "",
-        "| devices | data x fsdp x tensor | params + optimizer a device | sent a device and step | computing | sending | efficiency |",
+        "| devices | data x fsdp x tensor | params + optimizer per device | sent per device and step | computing | sending | efficiency |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for count, meshes in MESHES.items():
@@ -124,9 +124,9 @@ def table(name: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.scaling", description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, default=None, help="write the whole page to this file")
+    parser.add_argument("--write", type=Path, default=None, help="write the page to this file")
     args = parser.parse_args(argv)
     tables = "\n\n".join(table(name) for name in ("gpt2-xl", "gpt3-6.7b"))
     print(tables)

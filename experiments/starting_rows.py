@@ -1,10 +1,10 @@
-"""At which scale should rows made of word vectors start? The loss of one small model, from GloVe's rows at several.
+"""At which scale should word vectors start a token table? The loss of one small model, from GloVe's rows at several scales.
 
     python -m experiments.starting_rows [--vectors glove] [--width 48] [--steps 150] [--json FILE]
 
-A word model of two layers on Shakespeare whose tied table starts with the vectors' rows (rows_for, bridge "pca"),
-scaled to a standard deviation, or not at all; beside it, the same model with random rows of 0.02. The same batches for
-all; the loss is that on 32,768 tokens of the validation split.
+A word model of two layers on Shakespeare whose tied table starts with the vectors' rows (rows_for, bridge "pca"), scaled
+to a standard deviation or unscaled; for comparison, random rows of 0.02. All train on the same batches. The loss is on
+32,768 tokens of the validation split.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxgpt.vectors import word_vectors
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     parser = cli.Parser(prog="python -m experiments.starting_rows", description=__doc__.splitlines()[0])
     parser.add_argument("--vectors", default="glove", help="a name or a file")
     parser.add_argument("--width", type=int, default=48, help="d_model, at most the vectors' width")

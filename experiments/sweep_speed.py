@@ -1,12 +1,11 @@
-"""What training many models in one program is worth: runs an hour, against the same runs one by one.
+"""What training many models in one program gains: runs per hour in a sweep, and one by one.
 
     python -m experiments.sweep_speed [--members 1 8 32] [--sizes tiny small char] [--steps 100]
-    python -m experiments.sweep_speed --quick    # seconds: that it runs, not a result
+    python -m experiments.sweep_speed --quick    # a test that it runs, in seconds; gives no result
 
-Each is measured as its user would see it, from the start of the command to its end: a sweep with nothing compiled, the
-single runs with what the first of them compiled (it is not counted). Of the single runs at most three are timed, and so
-many members are taken to cost as much each. Then the time of a member's step, by the number of lanes that a core computes
-at once.
+Times are those that a user sees, from the start of the command to its end: a sweep with nothing compiled; single runs with
+everything compiled by a first run, which is not counted. At most three single runs are timed, and the other members are
+assumed to take as long. Then the time of a member's step, by the number of lanes that a core computes at once.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Does a run survive being killed? One run, killed 100 times at random moments, beside one that never was.
+"""Does a run survive being killed? One run, killed 100 times at random moments, and one that was not.
 
     python -m experiments.torture [--kills 100] [--seed 0] [--workdir runs/torture] [--json FILE]
 
-Each life of the run is a process of its own that ends itself with SIGKILL, SIGTERM or SIGINT, at a moment drawn at random
-in start-up, restore, a step, an evaluation or a save; saves come every four steps and go on in the background. The table
-counts what was really hit, as the dying process told. The end must be that of the run that never stopped: every loss and
-every parameter, to the last bit.
+Each life of the run is a process that ends itself with SIGKILL, SIGTERM or SIGINT at a random moment of start-up, restore,
+a step, an evaluation or a save. Saves start every four steps and continue in the background. The table counts what was
+really going on, as reported by the dying process. The run must end equal, bit for bit, to the one that was not killed:
+every loss and every parameter.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from collections import Counter
 from pathlib import Path
 
 PHASES = ("start-up", "restore", "step", "evaluation", "save")
-# How often each is aimed at, and how many calls of it a life may last. A save goes on behind the steps after it.
+# The relative frequency of each aim, and the most calls of it that a life may last. A save continues during later steps.
 AIMS = {"start-up": (3, 1), "restore": (2, 1), "step": (7, 10), "evaluation": (4, 2), "save": (7, 3)}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# Exit codes of a life: it came to its end, or a signal took it, before or after its handler was there.
+# The exit codes of a life: it ended, or a signal ended it, before or after the handler was installed.
 CODES = {0, *(-number for number in SIGNALS), *(128 + number for number in SIGNALS[1:])}
 
 
 def config(num_steps: int):
-    """A run of milliseconds a step on a text that comes with Python, with dropout, evaluations and samples."""
+    """A run with steps of milliseconds on a text that comes with Python, with dropout, evaluations and samples."""
     from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 
     return Config(
@@ -50,9 +50,9 @@ def config(num_steps: int):
 
 
 def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number: int) -> None:
-    """Train in `folder` and send itself a signal `delay` seconds after the `call`-th beginning of what is aimed at.
+    """Train in `folder` and send itself a signal `delay` seconds after the `call`-th start of the aim.
 
-    Writes what was going on at that moment, and when it was, to the file `hit` beside the folder.
+    Writes the phase and the time of that moment to the file `hit` next to the folder.
     """
     now, calls, reached = "start-up", Counter(), threading.Event()
 
@@ -73,8 +73,8 @@ def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number
         if phase == aim and calls[phase] == call:
             reached.set()
 
-    def telling(phase: str, function):
-        def told(*args, **kwargs):
+    def watched(phase: str, function):
+        def called(*args, **kwargs):
             nonlocal now
             before = now
             begin(phase)
@@ -83,7 +83,7 @@ def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number
             finally:
                 now = "step" if phase != "step" and before == "start-up" else before
 
-        return told
+        return called
 
     threading.Thread(target=end, daemon=True).start()
     begin("start-up")
@@ -98,7 +98,7 @@ def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number
         ("save", checkpoint.Checkpoints, "save"),
         ("save", checkpoint.Checkpoints, "wait"),
     ):
-        setattr(owner, name, telling(phase, getattr(owner, name)))
+        setattr(owner, name, watched(phase, getattr(owner, name)))
     set_up_process()
     result = loop.train(config(num_steps), folder)
     sys.exit(0 if result.signal is None else 128 + result.signal)
@@ -110,7 +110,7 @@ def live(folder: Path, num_steps: int, aim: str, call: int, delay: float, number
 def start(
     folder: Path, num_steps: int, aim: str = "never", call: int = 0, delay: float = 0.0, number: int = 9
 ) -> int:
-    """One life; its exit code."""
+    """Run one life; returns its exit code."""
     life = [str(folder), str(num_steps), aim, str(call), str(delay), str(number)]
     command = [sys.executable, "-m", "experiments.torture", "--life", *life]
     root = Path(__file__).parent.parent
@@ -120,12 +120,12 @@ def start(
 
 
 def newest(folder: Path) -> int:
-    """The newest whole checkpoint's step; 0 where there is none."""
+    """The step of the newest complete checkpoint; 0 if there is none."""
     return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
 
 
 def torture(folder: Path, num_steps: int, kills: int, rng: random.Random) -> dict:
-    """Kill a run so often, then let it end. Raises RuntimeError where a life ended otherwise, or a save was lost."""
+    """Kill a run `kills` times, then let it end. Raises RuntimeError if a life ended otherwise, or a save was lost."""
     hits: Counter[tuple[str, str]] = Counter()
     seconds, hit = [], folder.parent / "hit"
     while hits.total() < kills:
@@ -139,19 +139,19 @@ def torture(folder: Path, num_steps: int, kills: int, rng: random.Random) -> dic
             raise RuntimeError(f"a life ended with exit code {code}")
         if newest(folder) < saved:
             raise RuntimeError(f"step {saved} was saved and is lost")
-        if not hit.exists():  # it came to its end first
+        if not hit.exists():  # the run ended before the signal
             break
-        told = json.loads(hit.read_text())
-        hits[told["phase"], signal.Signals(number).name] += 1
+        reported = json.loads(hit.read_text())
+        hits[reported["phase"], signal.Signals(number).name] += 1
         if code == 128 + number:
-            seconds.append(time.time() - told["time"])
+            seconds.append(time.time() - reported["time"])
     if code := start(folder, num_steps):
         raise RuntimeError(f"the last life ended with exit code {code}")
     return {"hits": hits, "seconds_from_signal_to_exit": seconds}
 
 
 def same(one: Path, other: Path) -> dict:
-    """Whether two runs are equal: losses, and bits of parameters."""
+    """Whether two runs have equal losses, and parameters that are equal bit for bit."""
     import numpy as np
 
     import jaxgpt
@@ -169,9 +169,9 @@ def same(one: Path, other: Path) -> dict:
 
 
 def table(hits: Counter) -> str:
-    """Kills by what was going on and by signal, as Markdown."""
+    """Kills by phase and by signal, as Markdown."""
     names = [signal.Signals(number).name for number in SIGNALS]
-    lines = [f"| hit | {' | '.join(names)} | all |", "| --- |" + " --- |" * (len(names) + 1)]
+    lines = [f"| killed during | {' | '.join(names)} | all |", "| --- |" + " --- |" * (len(names) + 1)]
     for phase in PHASES:
         counts = [hits[phase, name] for name in names]
         lines.append(f"| {phase} | {' | '.join(map(str, counts))} | {sum(counts)} |")
@@ -184,7 +184,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the moments; what is hit depends on the machine too"
+        "--seed", type=int, default=0, help="of the random moments; what is hit also depends on the machine"
     )
     parser.add_argument("--workdir", type=Path, default=Path("runs/torture"), help="is emptied first")
     parser.add_argument("--json", type=Path, default=None)
@@ -193,18 +193,18 @@ def main(argv: list[str]) -> int:
     if args.life:
         folder, num_steps, aim, call, delay, number = args.life
         live(Path(folder), int(num_steps), aim, int(call), float(delay), int(number))
-    num_steps = max(24, args.kills * 16)  # more than the lives can do
+    num_steps = max(24, args.kills * 16)  # more than all lives together can train
     shutil.rmtree(args.workdir, ignore_errors=True)
     args.workdir.mkdir(parents=True)
-    began = time.perf_counter()
-    if start(args.workdir / "whole", num_steps):
+    start_time = time.perf_counter()
+    if start(args.workdir / "not_killed", num_steps):
         raise RuntimeError("the run that is not killed failed")
-    whole_seconds = time.perf_counter() - began
+    undisturbed_seconds = time.perf_counter() - start_time
     found = torture(args.workdir / "killed", num_steps, args.kills, random.Random(args.seed))
     hits, seconds = found["hits"], found["seconds_from_signal_to_exit"]
-    equal = same(args.workdir / "whole", args.workdir / "killed")
-    print(f"{hits.total()} kills of one run of {num_steps} steps, {time.perf_counter() - began:.0f} s "
-          f"({whole_seconds:.0f} s of them for the run that was not killed)\n\n{table(hits)}\n")  # fmt: skip
+    equal = same(args.workdir / "not_killed", args.workdir / "killed")
+    print(f"{hits.total()} kills of one run of {num_steps} steps, {time.perf_counter() - start_time:.0f} s "
+          f"({undisturbed_seconds:.0f} s of them for the run that was not killed)\n\n{table(hits)}\n")  # fmt: skip
     if seconds:
         print(
             f"from SIGTERM or SIGINT to a saved exit: median {statistics.median(seconds):.1f} s, most {max(seconds):.1f} s"

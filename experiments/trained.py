@@ -36,11 +36,16 @@ def text_of(setting: Setting, corpus: str, characters: int | None) -> config.Dat
     """The text of a config: a corpus, or a file with its first characters."""
     if characters is None:
         return config.DataConfig(corpus=corpus)
-    path = setting.folder / f"{corpus}_{characters}.txt"
+    return config.DataConfig(path=text_slice(setting.folder, corpus, characters))
+
+
+def text_slice(folder: Path, corpus: str, characters: int | None) -> str:
+    """A file with the first characters of a corpus; None: with all of them."""
+    path = folder / f"{corpus}_{characters}.txt"
     if not path.exists():
         records.make_folder(path.parent)
         path.write_text("".join(corpora.open_corpus(corpus, "").read())[:characters], "utf-8")
-    return config.DataConfig(path=str(path))
+    return str(path)
 
 
 def folder_of(setting: Setting, kind: str, base: Config) -> Path:

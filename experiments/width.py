@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import claim, comparing
+from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 
 CLAIM = "A small d_model is fast, needs little memory and is less accurate; a large d_model is the reverse."
@@ -43,11 +43,11 @@ def measure(setting: Setting) -> dict[str, Any]:
         }
         for width, count in steps.items()
     }  # fmt: skip
-    configs = {label: comparing.changed(base, overrides) for label, overrides in variants.items()}
+    configs = {label: trained.changed(base, overrides) for label, overrides in variants.items()}
     times = comparing.step_times(configs, setting.pick(2, 20, 40))
     seconds = {label: statistics.median(values) for label, values in times.items()}
     rows = comparing.train(setting, "width", base, variants)
-    curves = {label: [comparing.curve(row) for row in found] for label, found in rows.items()}
+    curves = {label: [comparing.curve(row.workdir) for row in found] for label, found in rows.items()}
     budget = min(count * seconds[str(width)] for width, count in steps.items())
     narrow, *_, wide = variants
     return {

@@ -1,10 +1,10 @@
-"""Does a small model learn what words have to do with each other? Its token table at the start and at the end.
+"""Does a small model learn how words are related? Its token table during training.
 
     python -m experiments.word_meanings --workdir runs/meanings [--corpora shakespeare,kjv] [--config.optim.learning_rate=...]
 
-Trains configs/word.py on each corpus, into a folder of its name (a run that is there already is only read), and asks
-its table at every saved step: is the cosine of a related pair higher than that of a random pair of the same words
-(AUC; 0.5 is chance), which are the neighbours of twelve words, and where does queen come for king - man + woman?
+Trains configs/word.py on each corpus, in a folder of its name (a run that exists is only read). For the table at every
+saved step: how often the cosine of a related pair is higher than that of a random pair of the same words (AUC; 0.5 is
+chance), the neighbours of twelve words, and the rank of queen for king - man + woman.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUESTION = "king man woman queen".split()
 
 
 def auc(table: tables.Table) -> word_tests.Estimate:
-    """That of the built-in pairs whose words the run knows."""
+    """The AUC of the built-in pairs whose words the run knows."""
     rows, _ = word_tests.rows_of(table.vectors.row_of_word, word_tests.RELATED_PAIRS)
     return word_tests.related_auc(table.values, rows)
 
@@ -38,14 +38,14 @@ def neighbours(table: tables.Table, word: str, count: int = 6) -> list[str]:
 
 
 def analogy_ranks(table: tables.Table) -> tuple[int, int]:
-    """The place of queen for king - man + woman: with the question's words set aside, and among all."""
+    """The rank of queen for king - man + woman: without the question's words, and among all words."""
     abcd = np.array([[table.row(word) for word in QUESTION]])
     aside, among_all = (int(word_tests.answer_rank(table.values, abcd, a)[0]) for a in (True, False))
     return aside, among_all
 
 
 def report(workdir: Path) -> dict:
-    """Print what the run's tables know, and return the figures."""
+    """Print and return the figures of a run's tables."""
     history = tables.open_history(workdir)
     first, *_, last = history
     V = len(history[first].words)
@@ -71,7 +71,7 @@ def _shown(word: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """The command line: see --help."""
+    """Run the command line; see --help."""
     file, overrides, rest = cli.split_config_flags(argv)
     parser = cli.Parser(prog="python -m experiments.word_meanings", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="the folder for the runs")
@@ -83,10 +83,12 @@ def main(argv: list[str]) -> None:
     for corpus in args.corpora.split(","):
         cfg = cli.read_config(file or CONFIG, {"data.corpus": corpus} | overrides)
         if cfg.data.tokenizer != "word":
-            raise UserError(f"data.tokenizer={cfg.data.tokenizer!r}: words are asked for, choose 'word'")
+            raise UserError(
+                f"data.tokenizer={cfg.data.tokenizer!r}: this experiment needs words, choose 'word'"
+            )
         result = loop.train(cfg, args.workdir / corpus)
         if result.signal is not None:
-            raise UserError(f"training on {corpus} was stopped: the same command goes on")
+            raise UserError(f"training on {corpus} was stopped: the same command resumes it")
         figures[corpus] = report(args.workdir / corpus)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False))
