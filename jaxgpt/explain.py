@@ -1,10 +1,9 @@
-"""Show one forward pass in the terminal, step by step, with shapes and numbers.
+"""Print one forward pass step by step, with shapes and real numbers.
 
     python -m jaxgpt.explain --config configs/toy.py --text "I love AI"
     python -m jaxgpt.explain --workdir runs/char --text "ROMEO:" --layer 2 --head 1
 
-With --config the model is untrained, and its tokenizer's words (or characters) are those of the sentence itself. Every
-number printed is one of `report.capture`'s.
+With --config the model is untrained, and its vocabulary is the words (or characters) of the sentence.
 """
 
 from __future__ import annotations
@@ -20,35 +19,34 @@ def main(argv: list[str]) -> None:
     file, overrides, rest = cli.split_config_flags(argv)
     parser = cli.Parser(
         "explain",
-        description="One forward pass, step by step: of a run, or with --config FILE of an untrained model.",
+        description="Print one forward pass step by step, of a run or (with --config FILE) of an untrained model.",
     )
     parser.add_argument("--workdir", default="", help="the run's folder")
     parser.add_argument("--text", default=None, help="the sentence; default: \"I love AI\", or the first words "
                         "of the validation text if the run's tokenizer lacks them")  # fmt: skip
     parser.add_argument("--layer", type=int, default=0, help="the layer to show in detail")
     parser.add_argument("--head", type=int, default=0, help="the head to show in detail")
-    parser.add_argument("--width", type=int, default=8, help="rows and columns of an array that are printed")
-    parser.add_argument("--json", action="store_true", help="one JSON object with all numbers instead")
+    parser.add_argument("--width", type=int, default=8, help="rows and columns printed of each array")
+    parser.add_argument("--json", action="store_true", help="print all numbers as one JSON object")
     parser.add_argument(
         "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
     )
     args = parser.parse_args(rest)
     if bool(args.workdir) == bool(file):
-        raise UserError(
-            "give a run with --workdir RUN or an untrained model with --config FILE, one of the two"
-        )
+        raise UserError("give either a run with --workdir RUN or an untrained model with --config FILE")
     if args.workdir and overrides:
         raise UserError(
-            f"--config.{next(iter(overrides))} changes a config file; a run in --workdir has its own"
+            f"--config.{next(iter(overrides))} needs --config FILE: a run in --workdir has a fixed config"
         )
     if file and args.step is not None:
-        raise UserError("--step is of a run in --workdir: an untrained model has no steps")
+        raise UserError("--step needs --workdir: an untrained model has no steps")
     if args.width < 1:
         raise UserError(f"--width={args.width}: give 1 or more")
     cli.set_up_process()
     from jaxgpt.inspect.capture import capture
-    from jaxgpt.inspect.explanation import explain, ids_of, open_run, untrained
-    from jaxgpt.inspect.figures import figures
+    from jaxgpt.inspect.explained import ids_of, open_run, untrained
+    from jaxgpt.inspect.explanation import explain
+    from jaxgpt.inspect.explanation_json import explanation_json
 
     if args.workdir:
         subject = open_run(args.workdir, args.step, args.text)
@@ -62,7 +60,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--{name}={value}: this model has {count}, give 0 to {count - 1}")
     seen = capture(subject.cfg, subject.params, ids_of(subject, subject.text))
     if args.json:
-        out = {"title": subject.title, **figures(seen, subject.tokenizer, args.layer, args.head)}
+        out = {"title": subject.title, **explanation_json(seen, subject.tokenizer, args.layer, args.head)}
         print(json.dumps(out, ensure_ascii=False))
         return
     for line in explain(subject, seen, args.layer, args.head, args.width):

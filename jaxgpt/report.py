@@ -1,4 +1,4 @@
-"""Write a page about a run: what it learned, and how.
+"""Write a report about a run: what it learned, and how.
 
 python -m jaxgpt.report --workdir runs/char [--text "ROMEO:"] [--step 1000] [--compare runs/other] [--out FOLDER]
 """
@@ -12,16 +12,23 @@ from jaxgpt.common import cli
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser("report", description="A page about a run: what it learned, and how.")
+    parser = cli.Parser(
+        "report",
+        description="Write a report about a run, report.html and report.json: what it learned, and how.",
+    )
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument(
-        "--text", default=None, help="the text to look at; default: a piece of the validation split"
+        "--text", default=None, help="the text to show; default: part of the validation split"
     )
-    parser.add_argument("--text2", default=None, help="a second text, which shares a token with the first")
+    parser.add_argument(
+        "--text2",
+        default=None,
+        help="a second text that shares a token with the first, to compare the token's vectors",
+    )
     parser.add_argument(
         "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
     )
-    parser.add_argument("--compare", default=None, metavar="RUN", help="another run, to be laid beside it")
+    parser.add_argument("--compare", default=None, metavar="RUN", help="another run to compare with")
     parser.add_argument("--out", default=None, help="the folder to write to; default: the run's")
     args = parser.parse_args(argv)
     cli.set_up_process()

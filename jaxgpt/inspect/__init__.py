@@ -1,5 +1,14 @@
-"""Looking inside a model: every intermediate of a forward pass, and what is computed from them.
+"""Look inside a model: capture a forward pass, analyse it, write the report page.
 
-`capture.capture(run.config.model, run.params, tokens_T)` runs one text and keeps all that lies between tokens and logits; `analysis` has plain
-NumPy functions of it. `payload` makes all numbers of a report of them, and `page` one HTML file of those.
+subject        a run, its text and the probe text
+capture        every intermediate of a forward pass; `capture.capture(cfg, params, tokens_T)`
+analysis       NumPy functions of a capture: ledger, logit lens, losses
+interventions  ablate heads, patch activations
+heads          head statistics over many texts
+payload        all numbers of a report; its parts are in summary, forward, attention, embeddings (with word_lists),
+               contexts, neurons, findings, methods, compare; plain rounds them for JSON
+page           the HTML of a payload, with static_tables and assets/
+write          report.json and report.html
+explanation    the text of `jaxgpt.explain`; explained opens its model, explanation_json is its JSON
+service        the endpoints of `jaxgpt.serve`; server is its network part, playground its page
 """

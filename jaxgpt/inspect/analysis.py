@@ -1,6 +1,6 @@
-"""Plain functions of a Capture: numbers in, numbers out, in NumPy.
+"""NumPy functions of a Capture.
 
-Dimensions as in model.py, for one text; N entries of a ledger, L layers.
+Dimensions are those of model/gpt.py for one text; N entries of a ledger, L layers, R rows of the lens.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from jaxgpt.inspect.capture import Capture
 
 @dataclass(frozen=True)
 class Ledger:
-    """The stream before the final norm as a sum of what was written to it.
+    """The residual stream before the final norm as a sum of entries.
 
-    Entries: token, position (where one is added), and for each layer its heads, W_O's bias (where there is one) and
-    the MLP. With model.embedding_residual a layer scales all that stands in the stream and adds some of the embedding
-    again: entries are as large as they are in the end.
+    Entries: token, position (if added), and for each layer its heads, W_O's bias (if any) and the MLP. With
+    model.embedding_residual, later layers scale earlier entries; the values include this scaling.
     """
 
     names: list[str]  # "token", "position", "0.0" (layer.head), "0.bias", "0.mlp", ...
@@ -27,7 +26,7 @@ class Ledger:
 
 
 def ledger(capture: Capture) -> Ledger:
-    """Who wrote what to the residual stream (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits")."""
+    """The entries of the residual stream (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits")."""
     entries = {"token": capture.token_vectors_TD.astype(np.float64)}
     if capture.position_vectors_TD.any():
         entries["position"] = capture.position_vectors_TD.astype(np.float64)
@@ -49,19 +48,18 @@ def ledger(capture: Capture) -> Ledger:
 class Contributions:
     """The logit of one token at each position as a sum over a ledger's entries and the final norm's bias.
 
-    The final norm is taken as linear, with the scale that it has at the whole stream's value, position by position
-    (so a change of an entry, which would change the scale too, is not what this is about). Logits are before the soft
-    cap.
+    The final norm is linear here: its scale is fixed to that of the complete stream at each position. So a contribution
+    is not the effect of removing the entry, which would also change the scale. Logits are before the soft cap.
     """
 
     names: list[str]  # the ledger's, then "final bias"
     values_NT: np.ndarray
     logits_T: np.ndarray  # their sum
-    error: float  # largest difference to the logits that the model gives (to its uncapped ones)
+    error: float  # largest difference from the model's logits before the soft cap
 
 
 def contributions(capture: Capture, book: Ledger, ids_T: np.ndarray) -> Contributions:
-    """What each entry adds to the logit of token ids_T[t] at position t: direct logit attribution."""
+    """The contribution of each entry to the logit of token ids_T[t] at position t: direct logit attribution."""
     readout = capture.readout
     direction_TD = readout.directions(np.asarray(ids_T)).astype(np.float64)
     end_TD = capture.end.astype(np.float64)
@@ -77,7 +75,7 @@ def contributions(capture: Capture, book: Ledger, ids_T: np.ndarray) -> Contribu
 
 @dataclass(frozen=True)
 class Lens:
-    """What the model would say after each block, were it the last (nostalgebraist 2020, "the logit lens")."""
+    """The predictions after each block (nostalgebraist 2020, "interpreting GPT: the logit lens")."""
 
     names: list[str]  # "embedding", "block 0", ...; the last is the output
     top_ids_RTk: np.ndarray  # the k most probable tokens, the most probable first
@@ -86,7 +84,7 @@ class Lens:
 
 
 def logit_lens(capture: Capture, k: int = 5) -> Lens:
-    """The final norm and the output table after the embedding and after every block; the last row is the output."""
+    """Apply the final norm and the output table after the embedding and every block. The last row is the output."""
     streams = [capture.start_TD, *(layer.after_TD for layer in capture.layers)]
     targets = capture.tokens_T[1:]
     ids, probs, true = [], [], []
@@ -101,7 +99,7 @@ def logit_lens(capture: Capture, k: int = 5) -> Lens:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """exp(x) over its sum along the last axis, in float64."""
+    """Softmax along the last axis, in float64."""
     logits = np.asarray(logits, np.float64)
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -115,13 +113,13 @@ def log_sum_exp(logits: np.ndarray) -> np.ndarray:
 
 
 def entropies(capture: Capture) -> np.ndarray:
-    """The entropy of every position's prediction in nats: [T]; log V where all tokens are equally likely."""
+    """The entropy [T] of every prediction, in nats; log V if all tokens are equally likely."""
     p_TV = softmax(capture.logits_TV)
     return -(p_TV * np.log(p_TV, out=np.zeros_like(p_TV), where=p_TV > 0)).sum(axis=-1)
 
 
 def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
-    """The ids of the k most probable tokens (all where V is less), the most probable first: [T, k]."""
+    """The ids [T, min(k, V)] of the most probable tokens, most probable first."""
     k = min(k, p_TV.shape[-1])
     ids_Tk = np.sort(np.argpartition(-p_TV, k - 1, axis=-1)[:, :k], axis=-1)
     order_Tk = np.argsort(-np.take_along_axis(p_TV, ids_Tk, axis=-1), axis=-1, kind="stable")
@@ -130,11 +128,11 @@ def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """How each head spreads its weights, mean over the positions that have a choice of keys; nan where none has."""
+    """Statistics of each head: means over the positions that see more than one key, nan if there are none."""
 
-    relative_entropy_LH: np.ndarray  # entropy over log(keys in sight): 0 one key, 1 all alike
-    mean_distance_LH: np.ndarray  # tokens back, weighted
-    previous_token_LH: np.ndarray  # weight of the key just before
+    relative_entropy_LH: np.ndarray  # entropy / log(visible keys): 0 one key, 1 equal weights
+    mean_distance_LH: np.ndarray  # weighted mean of tokens back
+    previous_token_LH: np.ndarray  # weight on the previous token
 
 
 def head_statistics(capture: Capture) -> HeadStatistics:
@@ -158,7 +156,7 @@ def head_statistics(capture: Capture) -> HeadStatistics:
 
 @dataclass(frozen=True)
 class Losses:
-    """-log p of every token but the first."""
+    """-log p of every token except the first."""
 
     nats: np.ndarray  # [T - 1]
     bits: np.ndarray
@@ -166,6 +164,6 @@ class Losses:
 
 
 def losses(capture: Capture) -> Losses:
-    """Loss per token in nats and bits, and the probability that it is the -log of."""
+    """Loss per token in nats and bits, and the probability of each token."""
     nats = capture.losses.astype(np.float64)
     return Losses(nats, nats / np.log(2), np.exp(-nats))

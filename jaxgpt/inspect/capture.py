@@ -1,10 +1,10 @@
-"""Every intermediate of one forward pass, by name, as NumPy arrays.
+"""Capture every intermediate of one forward pass as NumPy arrays.
 
-The model itself shows them (`layers.record`, at a few named sites) to a program of their own, here; training never
-asks for them and stays the program that it was. Dimensions as in model.py, for one text: no B.
+The model records them at a few named sites (`layers.record`) when its caller asks for intermediates. Training never asks,
+so its program is unchanged. Dimensions are those of model/gpt.py for one text, without B.
 
-All is computed in float32, whatever model.dtype is (parameters are float32): what is added up then adds up.
-Weights are formed by formula, never by a fused kernel, which has none to show.
+Everything is computed in float32, whatever model.dtype is, so that sums are exact to rounding. Attention is explicit,
+because a fused kernel has no weights to record.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from jaxgpt.training.steps import token_losses
 
 @dataclass(frozen=True)
 class Layer:
-    """What happens in one block. Heads of keys and values that several heads share are repeated: head h has its own."""
+    """The intermediates of one block. Shared key and value heads are repeated, so that head h has its own."""
 
-    # How the stream and the embedding are mixed before the block, x = mix[0] x + mix[1] start: (1, 0) where there is no
-    # model.embedding_residual.
+    # The block reads mix[0] * stream + mix[1] * start. Without model.embedding_residual mix is (1, 0).
     mix: np.ndarray  # [2]
-    before_TD: np.ndarray  # the residual stream as the block reads it, mixed
+    before_TD: np.ndarray  # the residual stream as the block reads it, after mixing
     attention_input_TD: np.ndarray  # normed
-    # As the scores use them: after query-key norm and rotary positions.
+    # Queries and keys are those of the scores: after query-key norm and rotary positions.
     q_THK: np.ndarray
     k_SHK: np.ndarray
-    v_SHK: np.ndarray  # mixed with the first layer's where model.value_residual
-    scores_HTS: np.ndarray  # q k times the scale, within the soft cap; before the mask
+    v_SHK: np.ndarray  # mixed with the first layer's if model.value_residual
+    scores_HTS: np.ndarray  # q k times the scale, after the soft cap, before the mask
     mask_TS: np.ndarray  # bool: whether position t may see key s
     weights_HTS: np.ndarray  # softmax of the masked scores: rows sum to 1
     heads_THK: np.ndarray  # each head's weighted mean of the values
     head_changes_HTD: np.ndarray  # each head's output through its part of W_O
-    attention_bias_D: np.ndarray  # W_O's bias; 0 where there is none
+    attention_bias_D: np.ndarray  # W_O's bias, or 0
     between_TD: np.ndarray  # the stream after attention
     mlp_input_TD: np.ndarray  # normed
     hidden_TF: np.ndarray  # after the activation (and, gated, after the product)
@@ -54,38 +53,38 @@ class Layer:
 
     @property
     def masked_scores(self) -> np.ndarray:
-        """[H, T, S]: the scores with -inf at keys that a position may not see."""
+        """The scores [H, T, S] with -inf at masked keys."""
         return np.where(self.mask_TS, self.scores_HTS, -np.inf).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Readout:
-    """How the stream becomes logits: the final norm, and the table that its result is matched with."""
+    """The computation of logits from the residual stream: the final norm and the output table."""
 
     centered: bool  # LayerNorm subtracts the mean
     scale_D: np.ndarray
     bias_D: np.ndarray
-    table_VE: np.ndarray  # rows of an untied head, or of the token table
+    table_VE: np.ndarray  # rows of the untied head, or of the token table
     projection_ED: np.ndarray | None  # of a narrow token table; None: E is D
     softcap: float  # 0: none
 
     def directions(self, ids_N: np.ndarray) -> np.ndarray:
-        """What the normed stream is multiplied with for the logits of these tokens: [N, D]."""
+        """The vectors [N, D] whose product with the normed stream gives the logits of these tokens."""
         rows = self.table_VE[ids_N]
         return rows if self.projection_ED is None else rows @ self.projection_ED
 
     def norm_scale(self, x_TD: np.ndarray) -> np.ndarray:
-        """1 / the root mean square (the standard deviation, where centred) that the final norm divides by: [T, 1]."""
+        """The factor [T, 1] of the final norm: 1 / root mean square (1 / standard deviation if centred)."""
         x_TD = x_TD - x_TD.mean(-1, keepdims=True) if self.centered else x_TD
         return 1 / np.sqrt(np.square(x_TD).mean(-1, keepdims=True) + EPSILON)
 
     def linear(self, x_TD: np.ndarray, norm_scale_T1: np.ndarray) -> np.ndarray:
-        """The final norm without its bias, at a given scale, at which it is linear: [..., T, D]."""
+        """The final norm [..., T, D] with a fixed scale and without bias: a linear function."""
         x_TD = x_TD - x_TD.mean(-1, keepdims=True) if self.centered else x_TD
         return x_TD * norm_scale_T1 * self.scale_D
 
     def logits(self, x_TD: np.ndarray) -> np.ndarray:
-        """Logits [T, V] of any point of the stream: final norm, table, soft cap."""
+        """Logits [T, V] of the stream at any depth: final norm, output table, soft cap."""
         normed_TD = self.linear(x_TD, self.norm_scale(x_TD)) + self.bias_D
         if self.projection_ED is not None:
             normed_TD = normed_TD @ self.projection_ED.T
@@ -95,13 +94,13 @@ class Readout:
 
 @dataclass(frozen=True)
 class Capture:
-    """One text through one model: all between its ids and the loss of each of its tokens."""
+    """All intermediates of one text in one model, from its ids to the loss of each token."""
 
     config: config.ModelConfig
     tokens_T: np.ndarray  # int32 ids
     token_rows_TE: np.ndarray  # rows of the token table
-    token_vectors_TD: np.ndarray  # the same through the projection, where the table is narrow
-    position_vectors_TD: np.ndarray  # what is added for the position; 0 where nothing is (rotary, none)
+    token_vectors_TD: np.ndarray  # the same after the projection of a narrow table
+    position_vectors_TD: np.ndarray  # position embeddings; 0 if the model adds none
     start_TD: np.ndarray  # their sum: the stream before the first block
     layers: tuple[Layer, ...]
     features_TD: np.ndarray  # after the final norm
@@ -117,28 +116,25 @@ class Capture:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _forward(model: GPT, params: dict, tokens_BT: jax.Array):
-    """Logits [B, T, V], losses [B, T - 1] and all recorded values, in a program of its own."""
+    """Logits [B, T, V], losses [B, T - 1] and all recorded values."""
     logits_BTV, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
     return logits_BTV, token_losses(logits_BTV[:, :-1], tokens_BT[:, 1:]), shown["intermediates"]
 
 
 def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capture:
-    """Run one text [T] through a model and keep everything. Raises UserError for 0 or too many tokens."""
+    """Run one text [T] through a model and record everything. Raises UserError for 0 or too many tokens."""
     tokens_T = np.asarray(tokens_T, np.int32)
     if not 1 <= len(tokens_T) <= cfg.context_length:
-        raise UserError(
-            f"{len(tokens_T)} tokens: this model looks at 1 to {cfg.context_length} at once "
-            "(model.context_length), give as many"
-        )
+        raise UserError(f"{len(tokens_T)} tokens: give 1 to model.context_length={cfg.context_length}")
     if tokens_T.min() < 0 or tokens_T.max() >= cfg.vocab_size:
-        raise UserError(f"token ids must be 0 to {cfg.vocab_size - 1}")
+        raise UserError(f"invalid token ids: give 0 to {cfg.vocab_size - 1}")
     if not cfg.residual or not cfg.mlp_width:
         raise UserError(
-            "what is shown here is a stream to which attention and MLPs are added: this model has "
-            f"model.residual={str(cfg.residual).lower()} and model.d_ff={cfg.mlp_width}"
+            "a report needs a residual stream and MLPs, but this model has "
+            f"model.residual={str(cfg.residual).lower()} and model.d_ff={cfg.mlp_width}: choose another run"
         )
     cfg, params = merge_lora(dataclasses.replace(cfg, dtype="float32"), params)
-    with jax.default_matmul_precision("highest"):  # a GPU would round to fewer bits
+    with jax.default_matmul_precision("highest"):  # a GPU's default has fewer bits
         logits, losses, shown = jax.device_get(
             _forward(GPT(cfg, attention="explicit"), params, tokens_T[None])
         )
@@ -209,7 +205,7 @@ def _readout(cfg: config.ModelConfig, params: dict) -> Readout:
         centered=cfg.norm == "layernorm",
         scale_D=norm.get("scale", np.ones(cfg.d_model, np.float32)),
         bias_D=norm.get("bias", np.zeros(cfg.d_model, np.float32)),
-        table_VE=table_VE[: cfg.vocab_size],  # without the rows that pad it
+        table_VE=table_VE[: cfg.vocab_size],  # without padding rows
         projection_ED=params["embedding_projection"]["kernel"] if projected else None,
         softcap=cfg.logit_softcap,
     )

@@ -1,4 +1,4 @@
-"""Another run's numbers on the same text, for laying two runs side by side."""
+"""Another run's numbers on the same text, to compare two runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.inspect.subject import Probe, Subject
 
-# What is given of the other run. Tables of attention, ledger and neurons are not: they are of one model alone.
+# The parts of the other run's payload that the page compares. Attention tables, ledger and neurons are omitted.
 KEYS = ("summary", "tokens", "next", "lens", "contextual", "positions", "cut", "missing")
 ATTENTION = ("layers", "heads", "statistics", "statistics_on", "untrained_models", "repeated", "ablation")
 EMBEDDINGS = ("rows", "width", "steps", "pairs", "analogies", "analogy_families", "drift")
 
 
 def check_comparable(one: Subject, other: Subject) -> None:
-    """Raises UserError where two runs have different tokens."""
+    """Raises UserError if two runs have different tokenizers."""
     mine, theirs = one.run.tokenizer, other.run.tokenizer
     if tokenizers.fingerprint(mine) != tokenizers.fingerprint(theirs):
         raise UserError(
@@ -27,25 +27,27 @@ def check_comparable(one: Subject, other: Subject) -> None:
 
 
 def common_probe(probe: Probe, other: Subject) -> Probe:
-    """The probe, or as much of it as the other run's context holds."""
+    """The probe, cut to the other run's context."""
     most = other.cfg.context_length
     if len(probe.ids_T) <= most:
         return probe
     if most < 2:
-        raise UserError(f"{other.run.workdir} looks at {most} token at once: there is nothing to compare")
+        raise UserError(
+            f"{other.run.workdir} has model.context_length={most}, which predicts nothing: compare another run"
+        )
     return dataclasses.replace(
         probe,
         ids_T=probe.ids_T[:most],
         text=other.run.tokenizer.decode(probe.ids_T[:most]),
         cut=(
             *probe.cut,
-            f"The first {most} tokens are shown: {other.run.workdir.name} looks at no more at once.",
+            f"Only the first {most} tokens are shown: the context of {other.run.workdir.name} holds no more.",
         ),
     )
 
 
-def side_by_side(one: Subject, other: Subject, figures: dict[str, Any]) -> dict[str, Any]:
-    """What a payload says of its own run beside another: `figures` is the other's payload."""
+def compare_part(one: Subject, other: Subject, figures: dict[str, Any]) -> dict[str, Any]:
+    """The `compare` part of a payload. `figures` is the other run's payload."""
     return {
         "title": figures["summary"]["title"],
         "config": config.differences(one.run.config, other.run.config, every=True),

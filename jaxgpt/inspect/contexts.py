@@ -1,4 +1,4 @@
-"""The parts of a report about where a token stands: the same token in two texts, by layer; and the position table."""
+"""The parts of a report about context and position: one token in two texts, and the position table."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from jaxgpt.runs import records
 from jaxgpt.vectors import tables
 from jaxgpt.vectors.nearest import unit
 
-POSITIONS = 64  # rows of the position table that are compared
-CONTEXT = 8  # tokens that both places should have before them
-SEARCHED = 32  # windows of the validation text in which other occurrences are looked for
-_STREAM_BYTES = 1 << 27  # of all layers' streams at once
+POSITIONS = 64  # maximum rows of the position table to compare
+CONTEXT = 8  # minimum tokens before the token, if possible
+SEARCHED = 32  # validation windows to search for other occurrences
+_STREAM_BYTES = 1 << 27  # memory for the streams of all layers
 
 
 def rows_by_layer(seen: Capture) -> dict[str, np.ndarray]:
-    """A text's vectors [T, D] at every depth: the token's row, with its position, and the stream after each block."""
+    """A text's vectors [T, D] at every depth: token row, with position, and the stream after each block."""
     named = {"token row": seen.token_vectors_TD, "with position": seen.start_TD}
     return named | {f"block {i}": layer.after_TD for i, layer in enumerate(seen.layers)}
 
 
 def contextual(subject: Subject, seen: Capture, names: Names, other: Probe | None) -> dict[str, Any] | None:
-    """One token in two texts: the cosine of its two vectors at every depth, and that of different tokens beside it.
+    """One token in two texts: the cosine of its two vectors at every depth.
 
-    The second text is given, or a window of the validation text; the token is the one, among those that both have,
-    whose two vectors are the least alike after the last block: what the model made of it depends most on its context.
-    None where no token stands in both. Cosines of contextual vectors have a high mean of their own (Ethayarajh 2019),
-    so that of different tokens is the baseline.
+    The second text is `other` or a window of the validation text. The token is the shared one with the lowest cosine
+    after the last block, so the one that depends most on its context. Returns None if no token is shared.
+    The baseline is the mean cosine of different tokens, which is high for contextual vectors (Ethayarajh 2019).
     """
     if other is not None:
         texts, source = [other.ids_T], other.source
@@ -73,13 +72,13 @@ def contextual(subject: Subject, seen: Capture, names: Names, other: Probe | Non
 
 
 def _least_alike(subject: Subject, seen: Capture, texts: list[np.ndarray]) -> tuple[int, int, int] | None:
-    """(text, position in the probe, position in that text). Not the texts' first tokens, which have no context."""
+    """(text, position in the probe, position in that text) of the token. First tokens, without context, are excluded."""
     model, params = subject.plain()
     texts_BT = np.stack(texts)
     last_BTD = np.asarray(_last_stream(model, params, texts_BT), np.float64)
     cosines_TBS = np.einsum("TD,BSD->TBS", unit(seen.end.astype(np.float64)), _unit(last_BTD))
     allowed_TBS = seen.tokens_T[:, None, None] == texts_BT
-    for before in (CONTEXT, 1):  # with some tokens before them, where there are such
+    for before in (CONTEXT, 1):  # prefer tokens with enough context
         enough_TBS = allowed_TBS.copy()
         enough_TBS[:before], enough_TBS[:, :, :before] = False, False
         if enough_TBS.any():
@@ -100,7 +99,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _is_word(subject: Subject, i: int) -> bool:
-    """Whether a token is letters, perhaps after a space."""
+    """Whether a token consists of letters, apart from white space around them."""
     return subject.run.tokenizer.token(i).strip().isalpha()
 
 
@@ -111,7 +110,7 @@ def _last_stream(model: GPT, params: dict, tokens_BT: jax.Array) -> jax.Array:
 
 
 def positions(subject: Subject, cut: list[str]) -> dict[str, Any]:
-    """Cosines between the vectors that stand for positions, where the model adds any, at the start and the end."""
+    """Cosines between position embeddings at the start and the end of training, if the model has any."""
     cfg = subject.cfg
     figures: dict[str, Any] = {"kind": cfg.position, "shown": None, "end": None, "start": None}
     if cfg.position in ("rotary", "none"):
@@ -119,9 +118,7 @@ def positions(subject: Subject, cut: list[str]) -> dict[str, Any]:
     T = cfg.context_length
     shown = np.unique(np.linspace(0, T - 1, min(T, POSITIONS)).astype(int))
     if len(shown) < T:
-        cut.append(
-            f"The position table has {T:,} rows; cosines between {len(shown)} evenly spaced ones are shown."
-        )
+        cut.append(f"The position table has {T:,} rows. Only {len(shown)} evenly spaced rows are compared.")
     figures["shown"] = shown.tolist()
     if cfg.position == "sinusoidal":
         return figures | {"end": _cosines(np.asarray(sinusoids(jnp.arange(T), cfg.d_model))[shown])}

@@ -1,109 +1,25 @@
-"""One forward pass in the terminal, step by step, with shapes and real numbers.
+"""The text of `jaxgpt.explain`: one forward pass step by step, with shapes and real numbers.
 
-    python -m jaxgpt.explain --config configs/toy.py --text "I love AI"
-    python -m jaxgpt.explain --workdir runs/char --text "ROMEO:" --layer 2 --head 1
-
-With --config the model is untrained, and its tokenizer's words (or characters) are those of the sentence itself. Every
-number printed is one of `report.capture`'s.
+Every number printed comes from `capture` or `analysis`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common import cli
-from jaxgpt.config import UserError
-from jaxgpt.data import prompts, tokenizers
+from jaxgpt.data import tokenizers
 from jaxgpt.inspect import analysis
 from jaxgpt.inspect.capture import Capture, names_of
-from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import init_params
-from jaxgpt.training import evaluation, starting
+from jaxgpt.inspect.explained import Explained, count
 
-EXAMPLE = "I love AI"  # the text where none is given
-LABEL = 11  # characters for a row's name
-CELL = 8  # and for a number
-LIKELIEST = 3  # next tokens printed for each position
-ENTRIES = 24  # rows of sums over layers that are printed
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model with its tokenizer and a title, and the text to explain."""
-
-    title: str
-    cfg: config.ModelConfig
-    params: dict
-    tokenizer: tokenizers.Tokenizer
-    text: str
-
-
-def open_run(workdir: str, step: int | str | None, text: str | None = None) -> Subject:
-    """A trained run's model. Where no text is given, it is EXAMPLE or, if the tokenizer lacks it, the run's own."""
-    from jaxgpt.runs.checkpoint import load
-
-    run = load(workdir, step=step)
-    if text is None and prompts.is_known(run.tokenizer, EXAMPLE, tokens=2):
-        text = EXAMPLE
-    elif text is None:
-        ids = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer).valid.ids
-        text = prompts.first_words(run.tokenizer, ids)
-    return Subject(f"{workdir}, step {run.step}", run.config.model, run.params, run.tokenizer, text)
-
-
-def untrained(file: str, overrides: dict[str, str], text: str | None = None) -> Subject:
-    """A config's model with fresh parameters, drawn as training draws them, and the text's own tokens."""
-    text = EXAMPLE if text is None else text
-    cfg = cli.read_config(file, overrides)
-    if cfg.data.tokenizer not in ("char", "word"):
-        raise UserError(
-            f"data.tokenizer={cfg.data.tokenizer!r} can't be made of one sentence: give "
-            "--config.data.tokenizer=word (or char), or a trained run with --workdir"
-        )
-    if cfg.init_from or cfg.init_vectors:
-        raise UserError(
-            "an untrained model is explained, and this config has init_from or init_vectors: empty them "
-            "(--config.init_from=), or give a trained run with --workdir"
-        )
-    tokenizer = tokenizers.train(cfg.data.tokenizer, lambda: iter([text]), None)
-    # The sentence is the vocabulary: a file of tokens, and what refers to one, are not for it.
-    data = dataclasses.replace(cfg.data, tokenizer_path="", add_tokens=False, vocab_size=None)
-    optim = dataclasses.replace(cfg.optim, train_rows_from=0)
-    cfg = starting.resolve(dataclasses.replace(cfg, data=data, optim=optim), tokenizer)
-    params = init_params(GPT(cfg.model), jax.random.key(cfg.train.seed))
-    return Subject(f"{file}, untrained: all weights are random", cfg.model, params, tokenizer, text)
-
-
-def ids_of(subject: Subject, text: str) -> np.ndarray:
-    """The text's ids. Raises UserError where there are fewer than 2 or too many, or what the tokenizer lacks."""
-    ids, most = subject.tokenizer.encode(text), subject.cfg.context_length
-    if len(ids) < 2:
-        raise UserError(
-            f"--text {text!r} has {_count(len(ids), 'token')}: give 2 or more, so that there is a next one"
-        )
-    if len(ids) > most:
-        raise UserError(
-            f"--text has {_count(len(ids), 'token')}, model.context_length={most}: shorten it"
-            + (f", to {subject.tokenizer.decode(ids[:most])!r}" if most < 16 else "")
-        )
-    unk_id = getattr(subject.tokenizer, "unk_id", None)
-    if unk_id is not None and (ids == unk_id).any():
-        lacking = [word for word in text.split() if (subject.tokenizer.encode(word) == unk_id).any()]
-        raise UserError(
-            f"--text has {', '.join(map(repr, lacking)) or 'white space'}, which the tokenizer lacks: "
-            f"use others of its {subject.tokenizer.vocab_size - 1:,} words and marks"
-        )
-    return ids
-
-
-# --- text -----------------------------------------------------------------------------------------------
+LABEL = 11  # characters of a row's name
+CELL = 8  # characters of a number
+LIKELIEST = 3  # next tokens printed per position
+ENTRIES = 24  # minimum rows printed for sums over layers
 
 
 def _number(x: float) -> str:
@@ -118,10 +34,6 @@ def _fit(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 2] + ".."
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + "s" * (number != 1)
-
-
 def _shape(values: np.ndarray) -> str:
     return str(list(np.shape(values)))
 
@@ -133,7 +45,7 @@ def table(
     columns: Sequence[str] = (),
     height: int | None = None,
 ) -> Iterator[str]:
-    """An array [rows, columns] as lines; of more than `width` columns or `height` rows (None: width) so many, and "..."."""
+    """An array [rows, columns] as lines, cut to `width` columns and `height` rows (default: width)."""
     height = height or width
     indent, wide = "   ", values.shape[1] > width
     if columns:
@@ -146,18 +58,18 @@ def table(
         yield f"{indent}... ({len(values)} rows)"
 
 
-def explain(subject: Subject, seen: Capture, i: int, h: int, width: int) -> Iterator[str]:
-    """The forward pass as lines of text, layer i and head h in detail."""
+def explain(subject: Explained, seen: Capture, i: int, h: int, width: int) -> Iterator[str]:
+    """The forward pass as lines of text, with details of layer i and head h."""
     cfg, layer = subject.cfg, seen.layers[i]
     tokens = names_of(seen.tokens_T, subject.tokenizer)
     T, V = len(tokens), cfg.vocab_size
     yield subject.title
     yield (
-        f"{_count(cfg.num_layers, 'layer')}, {_count(cfg.num_heads, 'head')}, d_model {cfg.d_model}, context {cfg.context_length}, "
-        f"vocabulary {V:,}; layer {i} and head {h} in detail"
+        f"{count(cfg.num_layers, 'layer')}, {count(cfg.num_heads, 'head')}, d_model {cfg.d_model}, context {cfg.context_length}, "
+        f"vocabulary {V:,}; details of layer {i}, head {h}"
     )
     if cfg.dtype != "float32":
-        yield f"(shown in float32; the model itself computes in {cfg.dtype})"
+        yield f"(shown in float32; the model computes in {cfg.dtype})"
     yield from ("", f"1. Text -> {T} tokens -> ids")
     for name, cells in (("position", range(T)), ("token", tokens), ("id", seen.tokens_T)):
         shown = "".join(_fit(str(cell), CELL - 1).rjust(CELL) for cell in list(cells)[:width])
@@ -165,43 +77,43 @@ def explain(subject: Subject, seen: Capture, i: int, h: int, width: int) -> Iter
     yield from _embedding(subject, seen, tokens, width)
     yield from _attention(cfg, seen, i, h, tokens, width)
     bias = " + b" if cfg.use_bias else ""
-    yield from ("", f"9. MLP: reads {cfg.norm} of the stream {_shape(layer.mlp_input_TD)}")
+    yield from ("", f"9. MLP: input is {cfg.norm} of the stream {_shape(layer.mlp_input_TD)}")
     yield from table(layer.mlp_input_TD, tokens, width)
     act = cfg.activation
-    silent = f", {np.mean(layer.hidden_TF == 0):.0%} of them 0" * act.startswith("relu")
+    inactive = f", {np.mean(layer.hidden_TF == 0):.0%} are 0" * act.startswith("relu")
     inner = f"{act}(n W_gate{bias}) x (n W_up{bias})" if cfg.gated else f"{act}(n W_up{bias})"
-    yield f"   its neurons: {inner} {_shape(layer.hidden_TF)}{silent}"
+    yield f"   neurons: {inner} {_shape(layer.hidden_TF)}{inactive}"
     yield from table(layer.hidden_TF, tokens, width)
-    yield f"   times W_down{bias}: its change {_shape(layer.mlp_change_TD)}"
+    yield f"   times W_down{bias}: output {_shape(layer.mlp_change_TD)}"
     yield from table(layer.mlp_change_TD, tokens, width)
-    yield f"   the stream after layer {i}: before + change {_shape(layer.after_TD)}"
+    yield f"   the stream after layer {i}: stream + output {_shape(layer.after_TD)}"
     yield from table(layer.after_TD, tokens, width)
     yield from _output(cfg, seen, subject.tokenizer, tokens, width)
     yield from _sums(seen, tokens, width)
 
 
-def _embedding(subject: Subject, seen: Capture, tokens: list[str], width: int) -> Iterator[str]:
+def _embedding(subject: Explained, seen: Capture, tokens: list[str], width: int) -> Iterator[str]:
     cfg = subject.cfg
     table_VE = np.asarray(subject.params["token_embedding"]["embedding"])[: cfg.vocab_size]
     one_hot_TV = np.eye(cfg.vocab_size, dtype=np.float32)[seen.tokens_T]
     difference = np.abs(one_hot_TV @ table_VE - seen.token_rows_TE).max()
     yield from (
         "",
-        f"2. Each id's row of the token table E {_shape(table_VE)} -> {_shape(seen.token_rows_TE)}",
+        f"2. Token embeddings: each id's row of the table E {_shape(table_VE)} -> {_shape(seen.token_rows_TE)}",
     )
     yield from table(seen.token_rows_TE, tokens, width)
-    yield f"   a lookup is a product with one-hot vectors: {_shape(one_hot_TV)} x {_shape(table_VE)}, difference {difference:g}"
+    yield f"   same as one-hot vectors {_shape(one_hot_TV)} x {_shape(table_VE)}: difference {difference:g}"
     if cfg.factorised:
         yield f"   through the projection {[cfg.table_width, cfg.d_model]} -> {_shape(seen.token_vectors_TD)}"
         yield from table(seen.token_vectors_TD, tokens, width)
     yield ""
     if cfg.position in ("rotary", "none"):
-        how = "queries and keys are turned instead" if cfg.position == "rotary" else "the model has none"
-        yield f"3. Positions: nothing is added ({how}); the residual stream x {_shape(seen.start_TD)} is the rows"
+        how = "queries and keys are rotated instead" if cfg.position == "rotary" else "the model has none"
+        yield f"3. Positions: nothing is added ({how}); the residual stream x {_shape(seen.start_TD)} is the token embeddings"
         return
-    yield f"3. Plus each position's vector ({cfg.position}) {_shape(seen.position_vectors_TD)}"
+    yield f"3. Position embeddings ({cfg.position}) {_shape(seen.position_vectors_TD)}"
     yield from table(seen.position_vectors_TD, [f"position {t}" for t in range(len(tokens))], width)
-    yield f"   their sum is the residual stream x {_shape(seen.start_TD)}"
+    yield f"   the sum is the residual stream x {_shape(seen.start_TD)}"
     yield from table(seen.start_TD, tokens, width)
 
 
@@ -219,28 +131,28 @@ def _attention(
     else:
         yield f"4. Layer {i} reads the stream: {cfg.norm} of x {_shape(layer.attention_input_TD)}"
     yield from table(layer.attention_input_TD, tokens, width)
-    yield from ("", f"5. Head {h} of {cfg.num_heads}, each of {cfg.head_dim} numbers")
-    changes = ", root mean square 1" * cfg.qk_norm + ", turned by position" * (cfg.position == "rotary")
+    yield from ("", f"5. Head {h} of {cfg.num_heads}, head_dim {cfg.head_dim}")
+    changes = ", root mean square 1" * cfg.qk_norm + ", rotated by position" * (cfg.position == "rotary")
     mixed = ", mixed with layer 0's" * (cfg.value_residual and i > 0)
     for name, values, after in (("query", q_TK, changes), ("key", k_SK, changes), ("value", v_SK, mixed)):
         yield f"   {name[0]} = norm(x) W_{name}{bias}{after} {_shape(values)}"
         yield from table(values, tokens, width)
     scale = cfg.attention_scale or 1 / math.sqrt(cfg.head_dim)
     what = f"{scale:.3f}" + ("" if cfg.attention_scale else f" (1 / sqrt({cfg.head_dim}))")
-    cap = f", bent within +-{cfg.attention_softcap:g}" if cfg.attention_softcap else ""
+    cap = f", soft-capped to +-{cfg.attention_softcap:g}" if cfg.attention_softcap else ""
     scores_TS = layer.scores_HTS[h]
-    yield from ("", f"6. Scores q k^T x {what}{cap} {_shape(scores_TS)}: a row is a query, a column a key")
+    yield from ("", f"6. Scores q k^T x {what}{cap} {_shape(scores_TS)}: rows are queries, columns are keys")
     yield from table(scores_TS, tokens, width, tokens)
     if cfg.head_dim <= 4 and not cfg.attention_softcap:
         t = min(2, len(tokens) - 1)
         products = " + ".join(f"{a:.3f} x {b:.3f}" for a, b in zip(q_TK[t], k_SK[0], strict=True))
         pair = f"{_fit(tokens[t], LABEL)} with {_fit(tokens[0], LABEL)}"
         yield f"   {pair}: ({products}) x {scale:.3f} = {scores_TS[t, 0]:.3f}"
-    window = f", {cfg.attention_window} at most" if cfg.attention_window else ""
-    yield from ("", f"7. The mask: -inf at later tokens, a token sees itself and those before it{window}")
+    window = f", at most {cfg.attention_window} tokens" if cfg.attention_window else ""
+    yield from ("", f"7. Causal mask: -inf at later tokens; a token sees itself and earlier tokens{window}")
     yield from table(layer.masked_scores[h], tokens, width, tokens)
     weights_TS, mixed_TK = layer.weights_HTS[h], layer.heads_THK[:, h]
-    yield f"   softmax: exp(score) over its row's sum {_shape(weights_TS)}, every row sums to 1"
+    yield f"   softmax: exp(score) divided by the sum of its row {_shape(weights_TS)}; every row sums to 1"
     yield from table(weights_TS, tokens, width, tokens)
     for t in range(1, min(len(tokens), width)):
         s = int(weights_TS[t].argmax())
@@ -253,11 +165,11 @@ def _attention(
     yield f"   row {t}, {_fit(tokens[t], 24)}: {terms}"
     out = [cfg.head_dim, cfg.d_model]
     for head, change_TD in enumerate(layer.head_changes_HTD[:width]):
-        yield f"   head {head}'s change, through its part of W_O {out} -> {_shape(change_TD)}"
+        yield f"   head {head}'s output: times its part of W_O {out} -> {_shape(change_TD)}"
         yield from table(change_TD, tokens, width)
     if cfg.num_heads > width:
         yield f"   ... ({cfg.num_heads} heads)"
-    terms = "x + all heads' changes" + (" + the bias of W_O" if cfg.use_bias else "")
+    terms = "x + all heads' outputs" + (" + the bias of W_O" if cfg.use_bias else "")
     yield f"   the stream: {terms} {_shape(layer.between_TD)}"
     yield from table(layer.between_TD, tokens, width)
 
@@ -266,19 +178,19 @@ def _output(
     cfg: config.ModelConfig, seen: Capture, tokenizer: tokenizers.Tokenizer, tokens: list[str], width: int
 ) -> Iterator[str]:
     vocabulary = names_of(np.arange(min(cfg.vocab_size, width)), tokenizer)
-    matched = "E^T" if cfg.tie_embeddings else "W_head"
-    cap = f", bent within +-{cfg.logit_softcap:g}" if cfg.logit_softcap else ""
+    output = "E^T" if cfg.tie_embeddings else "W_head"
+    cap = f", soft-capped to +-{cfg.logit_softcap:g}" if cfg.logit_softcap else ""
     yield from ("", f"10. After the last layer: {cfg.norm} {_shape(seen.features_TD)}")
     yield from table(seen.features_TD, tokens, width)
-    yield f"   times {matched}{cap}: a logit for every token of the vocabulary {_shape(seen.logits_TV)}"
+    yield f"   times {output}{cap}: logits of the vocabulary {_shape(seen.logits_TV)}"
     yield from table(seen.logits_TV, tokens, width, vocabulary)
     p_TV = analysis.softmax(seen.logits_TV)
     best_Tk = analysis.most_probable(p_TV, LIKELIEST)
-    yield from ("", f"11. softmax: the probability of each next token {_shape(p_TV)}")
+    yield from ("", f"11. Softmax: the probabilities of the next token {_shape(p_TV)}")
     yield from table(p_TV, tokens, width, vocabulary)
     yield from (
         "",
-        f"12. Loss: -log of the probability of the token that comes next, for {len(tokens) - 1} of them",
+        f"12. Loss: -log p(next token), of {len(tokens) - 1} tokens",
     )
     yield f"   {'after':<{LABEL}}{'next':<{LABEL}}{'p':>7}{'-log p':>8}{'bits':>8}   most probable"
     loss = analysis.losses(seen)
@@ -296,25 +208,25 @@ def _output(
     if len(tokens) > width:
         yield f"   ... ({len(tokens)} rows)"
     yield (
-        f"   mean loss {loss.nats.mean():.3f} nats, {loss.bits.mean():.3f} bits a token; "
-        f"log V = {math.log(cfg.vocab_size):.3f} is to know nothing"
+        f"   mean loss {loss.nats.mean():.3f} nats, {loss.bits.mean():.3f} bits per token; "
+        f"a uniform guess has log V = {math.log(cfg.vocab_size):.3f}"
     )
 
 
 def _sums(seen: Capture, tokens: list[str], width: int) -> Iterator[str]:
-    """The ledger of the stream, direct contributions to the true tokens' logits, and the logit lens."""
+    """The ledger of the stream, the contributions to the true tokens' logits, and the logit lens."""
     book, after = analysis.ledger(seen), tokens[:-1]
     given = analysis.contributions(seen, book, np.append(seen.tokens_T[1:], seen.tokens_T[-1]))
     yield from (
         "",
-        f"13. Who wrote the stream: {len(book.names)} entries, largest error of their sum {book.error:.1e}",
+        f"13. The stream as a sum of {len(book.names)} entries (error of the sum {book.error:.1e})",
     )
     uncapped = ", before the cap" * bool(seen.config.logit_softcap)
-    yield f"   each one's direct part of the next token's logit{uncapped} (final norm at its own scale)"
+    yield f"   contributions to the next token's logit{uncapped}, through the final norm at fixed scale"
     parts_NT = given.values_NT[:, :-1]
     shown = [n for n, part in enumerate(parts_NT) if given.names[n] != "final bias" or part.any()]
     yield from table(parts_NT[shown], [given.names[n] for n in shown], width, after, max(width, ENTRIES))
     yield from table(parts_NT.sum(axis=0)[None], ["= logit"], width)
     lens = analysis.logit_lens(seen)
-    yield from ("", "14. Were a block the last: p(next token) after each; the last row is the output")
+    yield from ("", "14. Logit lens: p(next token) read out after each block; the last row is the output")
     yield from table(lens.true_probs_RT, lens.names, width, after, max(width, ENTRIES))

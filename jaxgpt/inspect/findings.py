@@ -1,4 +1,4 @@
-"""Three plain sentences about a run, chosen by numbers: each kind of finding has a strength from 0 to 1."""
+"""The three strongest findings about a run, as sentences. Each finding has a strength from 0 to 1."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from jaxgpt.inspect.plain import Names
 
 COUNT = 3
-LEAST = 0.02  # what is weaker is not told
+LEAST = 0.02  # weaker findings are omitted
 
 
 def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
-    """The `COUNT` strongest findings of a payload, the strongest first: {text, view, strength, what to select}.
+    """The `COUNT` strongest findings of a payload, strongest first: {text, view, strength, what to select}.
 
-    A kind gives at most one finding, its own strongest; and none where a baseline explains the number.
+    Each kind gives at most its strongest finding, and none if a baseline explains the number.
     """
     found = []
     for kind in KINDS:
@@ -27,15 +27,15 @@ def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
 
 
 def _predicts(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
-    """The loss beside the bigram baseline's. Strength: the difference as a share of it."""
+    """The loss and the bigram baseline's. Strength: their difference relative to the baseline."""
     loss = figures["summary"]["measures"][0]
     if loss["model"] is None or not loss["bigram"]:
         return
     gained = loss["bigram"] - loss["model"]
     how = "below" if gained > 0 else "above"
     text = (
-        f"The validation loss is {loss['model']:.3f} nats a token, {abs(gained):.3f} {how} that of guessing from the one "
-        f"token before ({loss['bigram']:.3f}); to know nothing is {loss['uniform']:.3f}."
+        f"The validation loss is {loss['model']:.3f} nats per token, {abs(gained):.3f} {how} the bigram baseline "
+        f"({loss['bigram']:.3f}); a uniform guess has {loss['uniform']:.3f}."
     )
     yield {
         "text": text, "view": "tokens", "strength": min(1.0, abs(gained) / loss["bigram"]), "kind": "loss",
@@ -44,14 +44,16 @@ def _predicts(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]
 
 
 def _looking(figures: dict[str, Any], name: str, sentence: str) -> Iterator[dict[str, Any]]:
-    """Heads whose score is above that of every head of the untrained models. Strength: the weight above it."""
+    """Heads with a higher score than every untrained head. Strength: the difference."""
     scores = figures["attention"]["statistics"][name]
     for layer, row in enumerate(scores["value"]):
         for head, value in enumerate(row):
             if value is None or scores["high"] is None or value <= scores["high"]:
                 continue
             untrained = scores["untrained"][layer][head]
-            text = f"Head {layer}.{head} {sentence}: {value:.2f} of its weight (untrained {untrained:.2f})."
+            text = (
+                f"Layer {layer}, head {head} {sentence}: mean weight {value:.2f} (untrained {untrained:.2f})."
+            )
             yield {
                 "text": text, "view": "attention", "strength": value - scores["high"],
                 "layer": layer, "head": head, "kind": name, "value": value, "untrained": untrained,
@@ -59,17 +61,17 @@ def _looking(figures: dict[str, Any], name: str, sentence: str) -> Iterator[dict
 
 
 def _previous(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
-    return _looking(figures, "previous_token", "looks at the token before")
+    return _looking(figures, "previous_token", "attends to the previous token")
 
 
 def _induction(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
-    where = "on random tokens that come twice looks at what followed the same token the first time"
+    where = "attends to the token after the previous occurrence of the same token (an induction head)"
     return _looking(figures, "induction", where)
 
 
 def _needed(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
-    """The head whose absence costs most, where that is beyond 3 standard errors. Strength: the cost as a share of what
-    the model is better than knowing nothing (log V)."""
+    """The head whose removal hurts most, if by more than 3 standard errors. Strength: the increase of the loss relative
+    to the model's gain over a uniform guess (log V)."""
     ablation = figures["attention"]["ablation"]
     if ablation is None:
         return
@@ -83,8 +85,8 @@ def _needed(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
                 continue
             after = costs["loss"][layer][head]
             text = (
-                f"Without head {layer}.{head} the loss rises from {ablation['loss']:.3f} to {after:.3f} nats a token "
-                f"(+{cost:.3f}, standard error {error:.3f}): the most that any one head is worth."
+                f"Removing layer {layer}, head {head} hurts most: the loss rises from {ablation['loss']:.3f} to {after:.3f} "
+                f"nats per token (+{cost:.3f}, standard error {error:.3f})."
             )
             yield {
                 "text": text, "view": "attention", "strength": min(1.0, cost / room),
@@ -93,16 +95,16 @@ def _needed(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
 
 
 def _surprising(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
-    """The probe's least expected token. Strength: what was expected instead, so that surprise is not mere uncertainty."""
+    """The probe's token with the highest loss. Strength: the probability of the most likely token there, less its own."""
     tokens, ids, ahead = figures["tokens"], figures["probe"]["ids"], figures["next"]
     one = ahead["temperatures"].index(1.0)
     t = int(np.argmax(tokens["nats"]))
     likely = float(np.exp(ahead["logits"][t][0] - ahead["logsumexp"][t][one]))
     bigram = tokens["bigram_nats"]
-    beside = "" if bigram is None else f", the bigram baseline {np.exp(-bigram[t]):.2g}"
+    baseline = "" if bigram is None else f", bigram baseline {np.exp(-bigram[t]):.2g}"
     text = (
-        f"The most surprising token of the text is {names.text(ids[t + 1])} at {t + 1}, after {names.text(ids[t])}: the "
-        f"model gave it {tokens['probability'][t]:.2g} (rank {tokens['rank'][t]:,}{beside}) and expected "
+        f"The most surprising token is {names.text(ids[t + 1])} at {t + 1}, after {names.text(ids[t])}: it had probability "
+        f"{tokens['probability'][t]:.2g} (rank {tokens['rank'][t]:,}{baseline}). The most likely token was "
         f"{names.text(ahead['ids'][t][0])} with {likely:.2f}."
     )
     yield {
@@ -112,16 +114,16 @@ def _surprising(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any
 
 
 def _sorted(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
-    """The test that the table passes best, where chance is outside its interval. Strength: how far from chance."""
+    """The best test result of the table, if its interval excludes chance. Strength: the distance from chance."""
     for test in figures["embeddings"]["pairs"]:
         start, end = test["start"], test["end"]
         if end["low"] is None or end["low"] <= 0.5:
             continue
         text = (
-            f"The token table knows {test['name']} ({test['what']}): AUC {end['auc']:.2f} [{end['low']:.2f}, "
-            f"{end['high']:.2f}] at the end, {start['auc']:.2f} [{start['low']:.2f}, {start['high']:.2f}] at the start; 0.5 is chance."
+            f"The token embeddings separate {test['name']} ({test['what']}): AUC {end['auc']:.2f} [{end['low']:.2f}, "
+            f"{end['high']:.2f}] at the end, {start['auc']:.2f} [{start['low']:.2f}, {start['high']:.2f}] at the start; chance is 0.5."
         )
-        # By its lower end: a test of few members has to be the clearer.
+        # The lower bound counts, so that a small test needs a clearer result.
         yield {
             "text": text, "view": "embeddings", "strength": 2 * (end["low"] - 0.5),
             "kind": "pairs", "value": end["auc"], "untrained": start["auc"],
@@ -129,7 +131,7 @@ def _sorted(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
 
 
 def _moved(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
-    """The token of the probe whose neighbours are the closest of those that it did not have at the start."""
+    """The probe's token with the closest new neighbours. Strength: the increase of the nearest one's cosine."""
     for row in figures["embeddings"]["neighbours"]:
         if row["id"] not in figures["probe"]["ids"] or not row["end"]["centred"]:
             continue
@@ -138,11 +140,11 @@ def _moved(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
             continue
         near = ", ".join(names.text(i) for i, _ in row["end"]["centred"][:3])
         text = (
-            f"The nearest to {names.text(row['id'])} have become {near} (cosine {cosine:.2f}, centred); at the start they "
+            f"The nearest tokens to {names.text(row['id'])} are now {near} (centred cosine {cosine:.2f}); at the start they "
             f"were {', '.join(names.text(i) for i in before[:3])} ({row['start']['centred'][0][1]:.2f})."
         )
         gained = cosine - row["start"]["centred"][0][1]
-        if gained < 0.1:  # the nearest of many random rows are some way off too
+        if gained < 0.1:  # the nearest of many random rows also has a cosine above 0
             continue
         yield {
             "text": text, "view": "embeddings", "strength": max(0.0, gained), "id": row["id"],

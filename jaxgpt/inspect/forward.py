@@ -1,4 +1,4 @@
-"""The parts of a report that come from one forward pass over the probe: tokens, next token, attention, ledger, lens."""
+"""The parts of a report from one forward pass over the probe: tokens, next token, attention tables, ledger, lens."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jaxgpt.inspect.plain import Names, plain
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 NEXT = 20  # most probable next tokens
 LENS = 5
-ENTRIES = 25_000  # numbers of a ledger: entries times tokens
+ENTRIES = 25_000  # maximum of ledger entries times tokens
 SCORE_UNIT = 1e-4
-AHEAD_UNIT = 1e-2  # of scores that the mask removes: they are only looked at
+AHEAD_UNIT = 1e-2  # coarser for masked scores, which are only displayed
 WEIGHT_UNIT = 1e-3
 
 
 def tokens(seen: Capture, bigram: Bigram | None) -> dict[str, Any]:
-    """Loss, probability and rank of every token but the first, and the entropy of every prediction."""
+    """Loss, probability and rank of every token except the first, and the entropy of every prediction."""
     loss, targets = analysis.losses(seen), seen.tokens_T[1:]
     logits_TV = seen.logits_TV[:-1].astype(np.float64)
     true_T = logits_TV[np.arange(len(targets)), targets]
@@ -43,10 +43,9 @@ def tokens(seen: Capture, bigram: Bigram | None) -> dict[str, Any]:
 
 
 def next_tokens(seen: Capture, names: Names, count: int = NEXT) -> dict[str, Any]:
-    """The most probable next tokens of every position, and what their probabilities at any temperature follow from.
+    """The most probable next tokens at every position, with logits and log-sum-exps per temperature.
 
-    p(token) at temperature s is exp(logit / s - logsumexp): the sum is over the whole vocabulary, so that it is exact
-    for every token shown.
+    p(token) at temperature s is exp(logit / s - logsumexp[s]), exactly: the sum is over the complete vocabulary.
     """
     logits_TV = seen.logits_TV.astype(np.float64)
     ids_Tk = analysis.most_probable(logits_TV, count)
@@ -61,26 +60,26 @@ def next_tokens(seen: Capture, names: Names, count: int = NEXT) -> dict[str, Any
 
 
 def triangles(values_HTS: np.ndarray, unit: float) -> list[list[int]]:
-    """The lower triangle of each head's table, row by row, as whole numbers of a unit."""
+    """The lower triangle of each head's table, row by row, as integer multiples of `unit`."""
     t, s = np.tril_indices(values_HTS.shape[-1])
     return np.rint(values_HTS[:, t, s] / unit).astype(int).tolist()
 
 
 def ahead(scores_HTS: np.ndarray) -> list[list[int]]:
-    """What stands above the diagonal, which the mask removes: row by row, as whole numbers of `AHEAD_UNIT`."""
+    """The masked scores above the diagonal, row by row, as integer multiples of `AHEAD_UNIT`."""
     t, s = np.triu_indices(scores_HTS.shape[-1], 1)
     return np.rint(scores_HTS[:, t, s] / AHEAD_UNIT).astype(int).tolist()
 
 
 def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:
-    """Who wrote the stream, and what each entry says about the true token's logit.
+    """The vectors added to the residual stream, and their contributions to the true token's logit.
 
-    Where there are very many entries a layer's heads are taken together, which `cut` then says.
+    If there are more than `ENTRIES` numbers, the heads of a layer are summed, and `cut` says so.
     """
     book = analysis.ledger(seen)
     if book.values_NTD.shape[0] * len(seen.tokens_T) > ENTRIES:
         book = _by_layer(book)
-        cut.append("The ledger takes the heads of a layer together: it has many.")
+        cut.append("The ledger sums the heads of each layer, because the model has many heads.")
     given = analysis.contributions(seen, book, np.append(seen.tokens_T[1:], seen.tokens_T[-1]))
     return {
         "entries": book.names,
@@ -103,7 +102,7 @@ def _by_layer(book: analysis.Ledger) -> analysis.Ledger:
 
 
 def lens(seen: Capture, names: Names) -> dict[str, Any]:
-    """What the model would say after each block, were it the last."""
+    """The logit lens: the predictions after each block."""
     found = analysis.logit_lens(seen, LENS)
     return {
         "rows": found.names,

@@ -1,4 +1,4 @@
-"""What each attention head looks at, measured over many texts, beside the same of models that were never trained."""
+"""Statistics of every attention head over many texts."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.training.steps import token_losses
 
 STATISTICS = ("relative_entropy", "mean_distance", "previous_token", "induction")
-_WEIGHTS_BYTES = 1 << 28  # of all heads' weights at once
+_WEIGHTS_BYTES = 1 << 28  # memory for the weights of all heads
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Statistics of every head [L, H], and the loss on random tokens that come twice, in nats.
+    """Statistics of every head [L, H], and the loss on a random sequence repeated once, in nats.
 
-    relative_entropy: a position's entropy over log(keys in sight), 0 one key, 1 all alike. mean_distance: tokens back,
-    weighted. previous_token: the weight of the key just before. These are means over positions with a choice of keys.
+    relative_entropy: entropy / log(visible keys), 0 one key, 1 equal weights. mean_distance: weighted mean of tokens
+    back. previous_token: weight on the previous token. All are means over positions that see more than one key.
 
-    induction: on random tokens followed by the same tokens again, the mean weight that a token of the second part gives
-    to the one after its own first occurrence: Olsson et al. 2022, "In-context Learning and Induction Heads", the prefix
-    matching score, with one repetition.
+    induction: the mean weight in the second copy of a random sequence on the token after the previous occurrence. This is
+    the prefix matching score of Olsson et al. 2022, "In-context Learning and Induction Heads", with one repetition.
     """
 
     relative_entropy_LH: np.ndarray
     mean_distance_LH: np.ndarray
     previous_token_LH: np.ndarray
     induction_LH: np.ndarray
-    first_loss: float  # of the first copy's tokens but the first
-    second_loss: float  # of the second copy's but the first: lower where the model sees that they come again
+    first_loss: float  # mean loss of the first copy, except its first token
+    second_loss: (
+        float  # mean loss of the second copy, except its first token; lower if the model uses the repetition
+    )
 
     def of(self, name: str) -> np.ndarray:
         return getattr(self, f"{name}_LH")
@@ -79,21 +80,21 @@ def _repeated(model: GPT, params: dict, tokens_BT: jax.Array):
 
 
 def repeated_tokens(vocab_size: int, length: int, count: int, seed: int = 0) -> np.ndarray:
-    """`count` texts of `length` random tokens (each of the vocabulary equally likely) twice: [count, 2 * length]."""
+    """`count` sequences of `length` uniformly random tokens, each repeated once: [count, 2 * length]."""
     tokens = np.random.default_rng(seed).integers(vocab_size, size=(count, length)).astype(np.int32)
     return np.concatenate([tokens, tokens], axis=1)
 
 
 def most_texts(model: GPT, length: int) -> int:
-    """How many texts of a length fit into the memory that is meant for weights, at least 1."""
+    """How many texts fit in the memory for weights, at least 1."""
     return max(1, _WEIGHTS_BYTES // (4 * model.cfg.num_layers * model.cfg.num_heads * length**2))
 
 
 def measure(model: GPT, params: dict, texts_BT: np.ndarray, repeated_BT: np.ndarray | None) -> Heads:
-    """All statistics of a model: on texts, and on `repeated_tokens`, at least 2 of them. nan is what can't be had."""
+    """All statistics of a model, on texts and on `repeated_tokens` (at least 2). Unavailable values are nan."""
     with jax.default_matmul_precision("highest"):
         spread_3LH = np.asarray(_spreads(model, params, texts_BT), np.float64)
-        if repeated_BT is None:  # the context holds none
+        if repeated_BT is None:  # the context is too short
             return Heads(*spread_3LH, np.full_like(spread_3LH[0], np.nan), np.nan, np.nan)
         induction_LH, first, second = _repeated(model, params, repeated_BT)
     return Heads(*spread_3LH, np.asarray(induction_LH, np.float64), float(first), float(second))

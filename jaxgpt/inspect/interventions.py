@@ -1,16 +1,15 @@
-"""What happens when something inside is changed: heads switched off, activations taken from another text.
+"""Change activations inside the model: ablate heads, patch activations from another text.
 
-An edit is an argument, not a mode of the model: Flax lets a caller stand between a module and its input or output
-(`flax.linen.intercept_methods`), so the model's own code, and the program that training runs, stay as they are. Edits
-are arrays and can be mapped over (`jax.vmap`).
+The model's code has no mode for this: `flax.linen.intercept_methods` lets the caller change the input or output of a
+module, so the training program is unaffected. Edits are arrays and can be mapped over (`jax.vmap`).
 
     from jaxgpt.inspect.interventions import Edit, edited_logits
     logits = edited_logits(model, params, tokens_BT, {("heads", 1): Edit(keep_H1, 0.0)})
 
-Sites of layer i, and the shape of what stands there:
+Sites of layer i and the shapes of their activations:
 
     ("heads", i)    each head's weighted mean of the values, before W_O   [B, T, H, K]
-    ("mlp", i)      the MLP's change                                      [B, T, D]
+    ("mlp", i)      the MLP's output                                      [B, T, D]
     ("stream", i)   the residual stream after the block                   [B, T, D]
 """
 
@@ -34,7 +33,7 @@ SITES = ("heads", "mlp", "stream")
 
 
 class Edit(NamedTuple):
-    """keep * x + (1 - keep) * value, where both broadcast to x: keep 1 leaves all as it is, keep 0 replaces it."""
+    """Replaces x by keep * x + (1 - keep) * value. Both broadcast to x; keep is 1 (unchanged) or 0 (replaced)."""
 
     keep: Any
     value: Any
@@ -47,7 +46,7 @@ Edits = dict[tuple[str, int], Edit]
 
 
 def _interceptor(edits: Edits, kept: Edits | None = None) -> Callable:
-    """Applies the edits; and, where `kept` is a dictionary, puts there what stood at every site before its edit."""
+    """Apply the edits. If `kept` is given, store the activation of every site in it, before its edit."""
 
     def at(site: str, layer: int, x: jax.Array) -> jax.Array:
         if kept is not None:
@@ -78,14 +77,14 @@ def _check(model: GPT, edits: Edits) -> None:
 
 
 def edited_logits(model: GPT, params: dict, tokens_BT: jax.Array, edits: Edits) -> jax.Array:
-    """The model's logits [B, T, V] with some of its activations changed on the way."""
+    """The model's logits [B, T, V] with edited activations."""
     _check(model, edits)
     with nn.intercept_methods(_interceptor(edits)):
         return model.apply({"params": params}, tokens_BT)
 
 
 def activations(model: GPT, params: dict, tokens_BT: jax.Array) -> dict[tuple[str, int], jax.Array]:
-    """What stands at every site, by site and layer."""
+    """The activations of every (site, layer)."""
     kept: dict = {}
     with nn.intercept_methods(_interceptor({}, kept)):
         model.apply({"params": params}, tokens_BT, method=GPT.features)
@@ -101,11 +100,10 @@ def patched_logits(
     layer: int,
     keep: Any = 0.0,
 ) -> np.ndarray:
-    """Logits [T, V] of one text in which a site has the values that it has in another text of the same length.
+    """Activation patching: logits [T, V] of one text with the activations of another text at one site.
 
-    `keep` says which part stays (see Edit): with [T, 1] of ones and zeros only some positions are patched. What the
-    logits become says what this site carries from the other text (activation patching: Vig et al. 2020; Meng et al.
-    2022, "causal tracing").
+    Both texts have the same length. `keep` (see Edit) of shape [T, 1] patches only the positions with 0. Sources: Vig et
+    al. 2020; Meng et al. 2022 ("causal tracing").
     """
     tokens_T, other_T = np.asarray(tokens_T, np.int32), np.asarray(other_T, np.int32)
     if tokens_T.shape != other_T.shape:
@@ -129,17 +127,19 @@ ABLATIONS = ("zero", "mean")
 
 @dataclass(frozen=True)
 class Ablation:
-    """Loss of a text when each head in turn is silenced, in nats a token."""
+    """The loss with each head removed in turn, in nats per token."""
 
-    kind: str  # "zero": its output is 0; "mean": its mean over this text, at every position
-    loss: float  # with no head silenced
+    kind: str  # the head's output is replaced by "zero" or by its "mean" over this text
+    loss: float  # with all heads
     tokens: int
     losses_LH: np.ndarray
-    standard_error_LH: np.ndarray  # of loss_LH - loss, from the spread between windows; nan for one window
+    standard_error_LH: (
+        np.ndarray
+    )  # of losses_LH - loss, from the variance between windows; nan for one window
 
     @property
     def difference(self) -> np.ndarray:
-        """What the head is worth: nats a token that its absence costs."""
+        """The increase of the loss without each head."""
         return self.losses_LH - self.loss
 
 
@@ -147,7 +147,7 @@ class Ablation:
 def _ablated_losses(
     model: GPT, params: dict, windows_BT: jax.Array, keep_NLH: jax.Array, values_LHK: jax.Array, at_once: int
 ) -> jax.Array:
-    """Each window's mean loss under each of N patterns of heads that are kept: [N, B]."""
+    """The mean loss [N, B] of each window, for each of N masks of kept heads."""
 
     def one(keep_LH: jax.Array) -> jax.Array:
         edits = {("heads", i): Edit(keep_LH[i][:, None], values_LHK[i]) for i in range(model.cfg.num_layers)}
@@ -159,7 +159,7 @@ def _ablated_losses(
 
 @functools.partial(jax.jit, static_argnames="model")
 def mean_heads(model: GPT, params: dict, tokens_BT: jax.Array) -> jax.Array:
-    """Each head's mean output over all positions of some texts: [L, H, K]."""
+    """Each head's mean output [L, H, K] over all positions."""
     kept = activations(model, params, tokens_BT)
     return jnp.stack([kept["heads", i].mean(axis=(0, 1)) for i in range(model.cfg.num_layers)])
 
@@ -167,11 +167,10 @@ def mean_heads(model: GPT, params: dict, tokens_BT: jax.Array) -> jax.Array:
 def ablate_heads(
     model: GPT, params: dict, windows_BT: np.ndarray, kind: str = "mean", at_once: int = 1
 ) -> Ablation:
-    """Silence each head in turn and measure the loss on windows [B, T + 1] of text.
+    """Remove each head in turn and measure the loss on windows [B, T + 1] of text.
 
-    "zero" puts 0 in place of a head's output, "mean" the mean of its output over these windows, which does not take
-    away what it always says (Michel et al. 2019; Wang et al. 2023). `at_once` heads are silenced side by side (vmap), which
-    pays on a GPU.
+    "zero" replaces a head's output by 0 (Michel et al. 2019), "mean" by its mean over these windows, which keeps its
+    constant part (Wang et al. 2023). `at_once` heads are computed in parallel (vmap), which is faster on a GPU.
     """
     if kind not in ABLATIONS:
         raise UserError(f"ablation {kind!r}: choose one of {', '.join(ABLATIONS)}")

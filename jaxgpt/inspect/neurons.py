@@ -1,4 +1,4 @@
-"""The part of a report about MLP neurons: what each fires on, how often, and which never do."""
+"""The part of a report about MLP neurons: their strongest contexts, how often they are active, and dead ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
 from jaxgpt.model.gpt import GPT
 
 CONTEXTS = 5
-SHOWN = 6  # neurons of a layer
-BEFORE, AFTER = 10, 3  # tokens around the one that a neuron fires on
-LENGTH = 128  # tokens of a window, at most
+SHOWN = 6  # neurons per layer
+BEFORE, AFTER = 10, 3  # tokens shown around the activating token
+LENGTH = 128  # maximum tokens of a window
 MOST_TOKENS = 8_192
-_HIDDEN_BYTES = 1 << 28  # all layers' activations at once
+_HIDDEN_BYTES = 1 << 28  # memory for the activations of all layers
 
 
 @functools.partial(jax.jit, static_argnames=("model", "k"))
 def fire(model: GPT, params: dict, tokens_BT: jax.Array, k: int):
-    """What every neuron does on some texts, for each layer: the k largest activations and where they are [L, F, k],
-    the share of tokens on which it is above 0 [L, F], and its largest absolute activation [L, F].
+    """Activation statistics of every neuron.
 
-    Where counts through the texts: text * T + position.
+    Returns the k largest activations and their places (text * T + position) [L, F, k], the share of tokens with an
+    activation above 0 [L, F], and the largest absolute activation [L, F].
     """
     _, shown = model.apply({"params": params}, tokens_BT, method=GPT.features, mutable="intermediates")
     found = []
@@ -39,8 +39,10 @@ def fire(model: GPT, params: dict, tokens_BT: jax.Array, k: int):
 
 
 def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
-    """For each layer the neurons that write most at their strongest, with the texts that excite them; and how many are
-    dead: never above 0 (of a gated MLP, whose product may have either sign: never other than 0)."""
+    """The neurons with the largest output in each layer, their strongest contexts, and the number of dead neurons.
+
+    A neuron is dead if it is never above 0; in a gated MLP, whose activations may have either sign, if it is always 0.
+    """
     model, params = subject.plain()
     cfg, length = model.cfg, min(subject.cfg.context_length, LENGTH)
     if subject.dataset is None or len(subject.dataset.valid.ids) < length:
@@ -76,7 +78,7 @@ def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
                 ],
             }
         )
-    on = f"{len(texts_BT)} windows of {length} tokens, evenly spread over the validation split"
+    on = f"{len(texts_BT)} windows of {length} tokens, evenly spaced over the validation split"
     return {
         "on": on,
         "tokens": int(texts_BT.size),

@@ -1,7 +1,7 @@
-"""One HTML file from a payload: template, style and script are the files in assets/.
+"""Render a payload as one HTML file. Template, style and scripts are in assets/.
 
-The page asks the network for nothing. Its Content-Security-Policy allows this one script and this one style, by their hashes, and
-nothing else; tokens reach it as JSON and as text, never as markup. The same payload gives the same bytes.
+The page makes no network requests. Its Content-Security-Policy allows only its own script and style, by their hashes. Tokens
+are inserted as JSON and as text, never as markup. The same payload gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,99 +18,99 @@ from typing import Any
 
 from jaxgpt.inspect import static_tables as tables
 
-# Concatenated in this order: a file uses only what stands before it, but inside functions.
+# Concatenated in this order. Outside functions, a file uses only earlier files.
 SCRIPTS = ("text", "colour", "core", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: where it is, what one sees in it and how to read that, and its tables."""
+    """A section of the page: its title, a lead that explains how to read it, and its static tables."""
 
     id: str
     title: str
     lead: str
-    key: str  # of the payload; without it the section says why it is empty
+    key: str  # of the payload; if the payload lacks it, the section shows `lacking`
     content: tuple[Callable[[dict[str, Any]], str], ...]
-    lacking: str = "The run has none of this."
-    optional: bool = False  # left out where the payload lacks it
+    lacking: str = "This run has no numbers for this section."
+    optional: bool = False  # omit the section if the payload lacks it
 
 
 SECTIONS = (
     Section(
-        "summary", "What it learned",
-        "One number says how well the model predicts text that it never saw: its loss, −log of the probability that it "
-        "gave to each token that came. Lower is better, and it means something only beside what simple guesses reach.",
+        "summary", "What the model learned",
+        "The validation loss measures how well the model predicts text that it was not trained on: the mean of −log p, where p "
+        "is the probability that it gave to the actual next token. Lower is better. Compare it with the simple baselines.",
         "summary", (),
     ),
     Section(
         "compare", "Two runs side by side",
-        "The same text, read by two runs. A lower loss is better; what the configs say differently may be why.",
+        "Both runs read the same text. A lower loss is better. The differences between the configs may explain it.",
         "compare", (tables.compare,), optional=True,
     ),
     Section(
         "probe", "The text, token by token",
-        "Each box is a token, and its colour is how badly the model, having read up to that token, guessed the next one. "
-        "Select a token, with a click or the arrow keys: everything below follows it.",
+        "Each box is a token. Its colour shows the loss of the model's prediction of the next token. Select a token with a "
+        "click or the arrow keys: all sections below show the selected token.",
         "tokens", (tables.probe,),
     ),
     Section(
-        "next", "What comes next",
-        "From all that stands before it the model gives every token of its vocabulary a probability. A low temperature "
-        "sharpens the list, a high one flattens it; 1 is what the model learned.",
+        "next", "The next token",
+        "Given the tokens so far, the model assigns every token of its vocabulary a probability of being next. A low "
+        "temperature sharpens the distribution, a high one flattens it; 1 is the model's own.",
         "next", (tables.next_tokens,),
     ),
     Section(
-        "attention", "Attention: where it looks",
-        "Each small square is one head: a row is a token that looks (query), a column a token that is looked at (key), and "
-        "the stronger the colour the more it looks. Only the lower triangle is filled: nobody looks ahead.",
+        "attention", "Attention",
+        "Each small square shows the weights of one head. A row is a query token, a column is a key token; a stronger colour "
+        "is a larger weight. Only the lower triangle is filled, because a token can't attend to later tokens.",
         "attention", (tables.attention,),
     ),
     Section(
-        "ledger", "The residual stream: who added what",
-        "Nothing in the model overwrites: the embeddings, every head and every MLP add a vector to one running sum, and "
-        "the sum is what the prediction is read from. So the true token's logit can be taken apart, term by term.",
+        "ledger", "The residual stream, term by term",
+        "The embeddings, every head and every MLP add a vector to the residual stream, and the prediction is computed from "
+        "the sum. So the logit of the actual next token is a sum of one contribution from each of them.",
         "ledger", (tables.ledger,),
     ),
     Section(
-        "lens", "The guess, layer by layer",
-        "If the model had to answer early, after each block, what would it say? The last row is its real answer; rows "
-        "above show where the answer was found.",
+        "lens", "The prediction, layer by layer",
+        "The logit lens applies the final norm and the output layer after each block. The last row is the model's output; the "
+        "rows above show at which layer the prediction appears.",
         "lens", (tables.lens,),
     ),
     Section(
-        "embeddings", "Embeddings: what the vectors learned",
-        "Every token has a row of numbers, random at the start. Training moves the rows of tokens that are used alike "
-        "towards each other, so what is near a token says what the model takes it to be like.",
+        "embeddings", "Token embeddings",
+        "Every token has a vector, a row of the embedding table, which is random at the start. Training moves the rows of "
+        "tokens with similar use closer together, so a token's neighbours show which tokens the model treats as similar.",
         "embeddings", (tables.embeddings,),
     ),
     Section(
         "contextual", "One token in two contexts",
-        "A token's row in the table is always the same; what the layers make of it depends on what stands before it. The "
-        "further the cosine falls, the more the model has made of the context.",
-        "contextual", (tables.contextual,), "No token stands both in the probe text and in another.",
+        "A token's row in the embedding table is always the same, but its vector in later layers depends on the tokens before "
+        "it. The lower the cosine between its two vectors, the more they depend on the context.",
+        "contextual", (tables.contextual,), "No token occurs both in the probe text and in another text.",
     ),
     Section(
-        "positions", "Positions",
-        "Where a token stands is a vector of its own, added to the token's. Alike positions have a high cosine; bands "
-        "along the diagonal say that near positions are alike.",
+        "positions", "Position embeddings",
+        "Each position has a vector that is added to the token's vector. Similar position vectors have a high cosine. A "
+        "bright band along the diagonal means that nearby positions are similar.",
         "positions", (tables.positions,),
     ),
     Section(
         "neurons", "Neurons of the MLPs",
-        "Each MLP has many neurons, each of which watches for something and writes a vector when it sees it. The texts "
-        "that make a neuron strongest show what it watches for, often only in part.",
+        "An active neuron adds its output vector to the residual stream. The texts with its largest activations suggest what "
+        "it responds to, often only in part.",
         "neurons", (tables.neurons,),
     ),
     Section(
         "methods", "How each number is computed",
-        "The formula of every number on this page, and the function of the code that computes it.",
+        "The formula of every number on this page, and the function that computes it.",
         "methods", (tables.methods,),
     ),
 )  # fmt: skip
 
 
 def render(payload: dict[str, Any]) -> str:
-    """The page of a report's numbers (`payload.payload`). Raises ValueError for numbers that are not finite."""
+    """The HTML page of a payload (see `payload.payload`). Raises ValueError for numbers that are not finite."""
     title = tables.visible_text(payload["summary"]["title"])
     sections = [one for one in SECTIONS if payload.get(one.key) or not one.optional]
     return document(
@@ -126,7 +126,10 @@ def render(payload: dict[str, Any]) -> str:
 def document(
     title: str, contents: str, main: str, footer: str, data: Any, script: str, connects: bool = False
 ) -> str:
-    """A page: `contents`, `main` and `footer` are markup, `title` and `data` are not. It may ask its own server only where it `connects`."""
+    """A complete page. `contents`, `main` and `footer` are markup; `title` and `data` are escaped.
+
+    If `connects`, the page may send requests to its own server.
+    """
     style = asset("style.css")
     return Template(asset("template.html")).substitute(
         TITLE=escape(f"{title}: jaxgpt report"),
@@ -160,7 +163,7 @@ def _section(one: Section, payload: dict[str, Any]) -> str:
 
 
 def _notice(payload: dict[str, Any]) -> str:
-    """What was cut, and what could not be had."""
+    """The list of what was cut and what is missing."""
     lines = [*payload["cut"], *payload["missing"]]
     if not lines:
         return ""
@@ -168,7 +171,7 @@ def _notice(payload: dict[str, Any]) -> str:
     return f'<div class="notice" role="note"><strong>Not in this file</strong><ul>{items}</ul></div>'
 
 
-VIEWS = {"tokens": "probe"}  # of findings: where the section has another name
+VIEWS = {"tokens": "probe"}  # findings' views whose section has another id
 
 
 def _findings(payload: dict[str, Any]) -> str:
@@ -196,19 +199,19 @@ def asset(name: str) -> str:
 
 
 def views() -> str:
-    """The script that shows a payload: all its files as one function of `options` (see start.js)."""
+    """The script of the views: all files of SCRIPTS as one function of `options` (see start.js)."""
     return '(options) => {\n"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + "\n}"
 
 
 def csp_hash(text: str) -> str:
-    """How a Content-Security-Policy names an inline script or style: the hash of its exact text."""
+    """The hash of an inline script or style, as a Content-Security-Policy writes it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def safe_json(value: Any) -> str:
-    """JSON that may stand in a script element: ASCII, and without the `<` that could end the element.
+    """JSON for a script element: ASCII, without the `<` that could end the element.
 
-    What is no finite number is refused (ValueError): JSON has no word for it.
+    Raises ValueError for infinite numbers and nan, which JSON lacks.
     """
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

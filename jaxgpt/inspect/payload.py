@@ -1,62 +1,60 @@
-"""All numbers of a report as one dictionary of plain JSON values.
+"""All numbers of a report as one dictionary of JSON values.
 
-Floats are rounded to 5 significant digits (scores to 1e-4, logits to 6 digits, norms and probabilities of the lens to 4);
-null stands for a number that there is not. Tokens are ids everywhere, their text is in `vocabulary`. T tokens of the
-probe, L layers, H heads, N entries of the ledger. Entry t of a list [T - 1] is about predicting token t + 1 from the
-tokens 0 to t.
+Floats have 5 significant digits (scores multiples of 1e-4, logits 6 digits, norms and lens probabilities 4). null is a
+missing number. Tokens are ids; their text is in `vocabulary`. Dimensions: T tokens of the probe, L layers, H heads, N ledger
+entries. Entry t of a list [T - 1] is about the prediction of token t + 1 from tokens 0 to t.
 
-version      1; of this schema
-generated    when; all else is the same each time
-cut          [sentence]: what was left out for its size, and how much
-missing      [sentence]: what can't be had and why
-vocabulary   {"17": {text, count (in the training text, or null), hex (only where its bytes are no UTF-8)}}: every id that
-             occurs anywhere
+version      1, the version of this schema
+generated    the time; the only value that differs between two reports of one run
+cut          [sentence]: what was omitted because of its size
+missing      [sentence]: what is unavailable and why
+vocabulary   {"17": {text, count (in the training text, or null), hex (if its bytes are not UTF-8)}}: every id used
 summary      title, workdir, step, saved_steps, num_steps, corpus, tokenizer, vocab_size, train_tokens, valid_tokens,
              text_sha256, num_params, seed, commit, command, started, device (any may be null);
              model: the fields of config.ModelConfig;
-             valid: {loss, standard_error (nats a token), tokens, step, from: where it stands} or null;
+             valid: {loss, standard_error (nats per token), tokens, step, from: its source} or null;
              measures: [{name, unit, model, uniform, unigram, bigram}], on the same tokens of the validation split;
              curves: {train: {step [], loss []}, valid: {step [], loss [], standard_error []}};
-             findings: [{text, view (attention, tokens or embeddings), kind, strength, value, and what to select: layer and
-             head, position, or id}], three at most
+             findings: at most three of [{text, view (attention, tokens or embeddings), kind, strength, value, and what to
+             select: layer and head, position, or id}]
 probe        text, source (a sentence), ids [T]
 tokens       nats, bits, probability, rank (1 is the most probable) [T - 1]; entropy [T] nats; bigram_nats and difference
-             (nats less the bigram's: below 0 the model is better) [T - 1] or null; mean {nats, bits, bigram_nats}
-next         ids, logits [T][20]: the most probable next tokens; temperatures [20]; logsumexp [T][20]: over the whole
+             (nats minus bigram_nats: negative if the model is better) [T - 1] or null; mean {nats, bits, bigram_nats}
+next         ids, logits [T][20]: the most probable next tokens; temperatures [20]; logsumexp [T][20]: over the complete
              vocabulary; true_logit [T - 1]. p = exp(logit / temperatures[j] - logsumexp[t][j])
-attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row by row in whole numbers of score_unit, before
-             the mask and the softmax; or null, and then weights, the same in weight_unit (for the first tokens only where
-             it is shorter); ahead [L][H][T (T - 1) / 2]: the scores above the diagonal, which the mask removes, row by row in
-             whole numbers of ahead_unit, or null; window (tokens in sight, or null); scale;
+attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row by row as multiples of score_unit, before
+             the mask and the softmax; or null, then weights, the same as multiples of weight_unit (of the first tokens
+             only, if shorter); ahead [L][H][T (T - 1) / 2]: the masked scores above the diagonal, row by row as multiples
+             of ahead_unit, or null; window (visible tokens, or null); scale;
              statistics {relative_entropy, mean_distance, previous_token, induction: {value, untrained [L][H], low, high}}:
-             of the run, of the same heads at fresh parameters, and the extremes over all heads of `untrained_models` such
-             models; statistics_on: which text; named [{layer, head, kind (previous_token or
-             induction), value}]: heads with most of their weight there; repeated {first, second, length}: nats a token on random tokens, and on
-             the same again;
+             of the run, of the same heads with fresh parameters, and the extremes over all heads of `untrained_models`
+             models; statistics_on: the text; named [{layer, head, kind (previous_token or induction), value}]: heads with
+             most of their weight there; repeated {first, second, length}: nats per token on a random sequence and on its
+             repetition;
              ablation: {loss, tokens, on, mean, zero: {loss, difference, standard_error [L][H]} or null} or null
 ledger       entries [N], norms [N][T], contribution_entries [N + 1], contributions [N + 1][T - 1] to the true token's logit,
              logit [T - 1] (their sum, before a soft cap), stream_norm [T], error {stream, logit}
 lens         rows [R], ids, p [R][T][5], true_p [R][T - 1]
 embeddings   rows, width, steps, start, end (steps), start_is (a sentence);
              neighbours: [{id, start, end: {raw, centred: [[id, cosine] x 8]}, kept (share of the raw ones at the end that
-             were so at the start)}], the probe's tokens first, then frequent ones;
+             were also there at the start)}], the probe's tokens first, then frequent ones;
              scatter: {ids [P], start, end [P][2], variance: {start, end [2]}, axes (a sentence)} or null;
              pairs: [{name, what, rows (ids, in pairs or alone), count, start, end: {auc, low, high}}];
              analogies: [{family, question [a, b, c] of a - b + c, answer, candidates, chance, found, start, end: {aside, all:
-             {rank (of the answer), top [[id, cosine] x 5]}}}]: aside leaves a, b, c out; found: rank 1 then, at the end;
-             analogy_families: [{name, questions, chance, start, end: {aside: {value, low, high, count}, all}}]: shares right;
-             drift: {steps, cosine {mean, p10, p90}, distance (mean, over the start's length), kept_start, kept_end (share of
-             the k nearest that were so at the start, are so at the end), k, followed (rows), moved_most, moved_least
-             [[id, cosine]], still (rows that are bit for bit as at the start)} or null
+             {rank (of the answer), top [[id, cosine] x 5]}}}]: aside excludes a, b, c; found: rank 1 with aside at the end;
+             analogy_families: [{name, questions, chance, start, end: {aside: {value, low, high, count}, all}}]: shares of right answers;
+             drift: {steps, cosine {mean, p10, p90}, distance (mean, relative to the norm at the start), kept_start, kept_end (share
+             of the k nearest that are also nearest at the start, at the end), k, followed (rows), moved_most, moved_least
+             [[id, cosine]], still (number of rows that never changed)} or null
 contextual   id, texts [{ids, position, source}] x 2, rows, cosine (of the token's two vectors), others (mean of different
              tokens); or null
 positions    kind; shown [P], start, end: cosines between rows, the lower triangle row by row, or null
 neurons      on, tokens, activation, gated, layers: [{layer, width, dead, share (mean share of tokens above 0), histogram [10]
-             (neurons by that share, 0 to 1), shown: [{neuron, active (its share), written (largest activation x length of what
-             it then writes), contexts: [{ids, at (index of the token), value}]}]}]; or null
+             (neurons by that share, 0 to 1), shown: [{neuron, active (its share), written (largest activation x norm of its
+             output weights), contexts: [{ids, at (index of the token), value}]}]}]; or null
 methods      [{name, formula, function (dotted), source}]
-compare      the same of another run on the same text: title, config (what differs: "model.d_model: 128 -> 256"), summary,
-             tokens, next, lens, contextual, positions, cut, missing; attention without its tables; embeddings: rows, width,
+compare      another run on the same text: title, config (differences, "model.d_model: 128 -> 256"), summary,
+             tokens, next, lens, contextual, positions, cut, missing; attention without tables; embeddings: rows, width,
              steps, pairs, analogies, analogy_families, drift; or null
 """
 
@@ -69,7 +67,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data import baselines
-from jaxgpt.inspect import attending, compare, contexts, findings, forward, learned, methods, neurons
+from jaxgpt.inspect import attention, compare, contexts, embeddings, findings, forward, methods, neurons
 from jaxgpt.inspect.capture import capture
 from jaxgpt.inspect.plain import Names
 from jaxgpt.inspect.subject import Probe, Subject
@@ -79,19 +77,19 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What is the same for every text: found once, where several texts are asked about."""
+class RunFigures:
+    """The figures of a run that do not depend on the probe, computed once for several probes."""
 
     bigram: baselines.Bigram | None
     names: Names
     parts: dict[str, Any]  # summary, positions, neurons
-    heads: dict[str, Any]  # the attention part but for its tables
+    heads: dict[str, Any]  # the attention part without its tables
     cut: list[str]
     missing: list[str]
 
 
-def ground(subject: Subject, probe: Probe) -> Ground:
-    """Figures of a run itself. Only where it has no text of its own heads are measured on the probe."""
+def run_figures(subject: Subject, probe: Probe) -> RunFigures:
+    """The figures of a run. Head statistics use the probe only if the run's own text is unavailable."""
     cut, missing = [], list(subject.missing)
     bigram = counts_V = None
     if subject.dataset is not None:
@@ -104,23 +102,23 @@ def ground(subject: Subject, probe: Probe) -> Ground:
         "positions": contexts.positions(subject, cut),
         "neurons": neurons.neurons(subject, names),
     }
-    heads = attending.heads_part(subject, probe.ids_T, cut, missing)
-    return Ground(bigram, names, parts, heads, cut, missing)
+    heads = attention.head_figures(subject, probe.ids_T, cut, missing)
+    return RunFigures(bigram, names, parts, heads, cut, missing)
 
 
 def payload(
     subject: Subject,
     probe: Probe,
     other: Probe | None = None,
-    beside: Subject | None = None,
-    known: Ground | None = None,
+    compared: Subject | None = None,
+    known: RunFigures | None = None,
 ) -> dict[str, Any]:
-    """Everything that a report shows; see the module's text for what each key means.
+    """All numbers of a report; the module's docstring explains each key.
 
-    `other` is a second text that a token of the probe is compared in; `beside` another run, with the same tokens and
-    a context that holds the probe (see `compare`); `known` what `ground` gave for this run before.
+    `other` is a second text for the view of one token in two texts. `compared` is another run with the same tokenizer
+    and a context that holds the probe (see `compare`). `known` is this run's `run_figures`, if already computed.
     """
-    known = known or ground(subject, probe)
+    known = known or run_figures(subject, probe)
     names, bigram = known.names.copy(), known.bigram
     cut, missing = [*probe.cut, *known.cut], list(known.missing)
     seen = capture(subject.cfg, subject.run.params, probe.ids_T)
@@ -132,10 +130,10 @@ def payload(
         "probe": {"text": probe.text, "source": probe.source, "ids": names.ids(probe.ids_T)},
         "tokens": forward.tokens(seen, bigram),
         "next": forward.next_tokens(seen, names),
-        "attention": attending.tables(seen, cut) | known.heads,
+        "attention": attention.attention_tables(seen, cut) | known.heads,
         "ledger": forward.ledger(seen, cut),
         "lens": forward.lens(seen, names),
-        "embeddings": learned.embeddings(subject, names, probe.ids_T, missing),
+        "embeddings": embeddings.embeddings(subject, names, probe.ids_T, missing),
         "contextual": contexts.contextual(subject, seen, names, other),
         **known.parts,
         "methods": methods.methods(),
@@ -143,8 +141,8 @@ def payload(
     }
     figures["summary"] = known.parts["summary"] | {"findings": findings.findings(figures, names)}
     vocabulary = names.vocabulary()
-    if beside is not None:
-        theirs = payload(beside, probe, other)
-        figures["compare"] = compare.side_by_side(subject, beside, theirs)
+    if compared is not None:
+        theirs = payload(compared, probe, other)
+        figures["compare"] = compare.compare_part(subject, compared, theirs)
         vocabulary = theirs["vocabulary"] | vocabulary
     return figures | {"vocabulary": vocabulary}

@@ -1,4 +1,4 @@
-"""Numbers and tokens as JSON has them: rounded, small, and the same every time."""
+"""Numbers and tokens as JSON values: rounded, so that reports are small and reproducible."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxgpt.data import tokenizers
 
-DIGITS = 5  # significant ones
+DIGITS = 5  # significant digits
 
 
 def rounded(value: float, digits: int = DIGITS) -> float | None:
-    """A number to so many significant digits; None for what is not finite."""
+    """A number rounded to significant digits; None if it is not finite."""
     value = float(value)
     if not math.isfinite(value):
         return None
@@ -24,7 +24,7 @@ def rounded(value: float, digits: int = DIGITS) -> float | None:
 
 
 def plain(values: Any, digits: int = DIGITS) -> Any:
-    """An array, or nested lists and dictionaries of numbers, as lists with every float `rounded`."""
+    """Arrays, lists and dictionaries of numbers as JSON values, with every float `rounded`."""
     if isinstance(values, dict):
         return {name: plain(value, digits) for name, value in values.items()}
     if values is None or isinstance(values, str | bool | np.bool_):
@@ -39,7 +39,7 @@ def plain(values: Any, digits: int = DIGITS) -> Any:
 
 
 def token_entry(tokenizer: tokenizers.Tokenizer, i: int) -> dict[str, Any]:
-    """A token's text, and its bytes as `hex` where they are no UTF-8."""
+    """A token's text, and its bytes as `hex` if they are not valid UTF-8."""
     content = tokenizer.decode_bytes([i])
     try:
         return {"text": content.decode("utf-8")}
@@ -48,35 +48,35 @@ def token_entry(tokenizer: tokenizers.Tokenizer, i: int) -> dict[str, Any]:
 
 
 class Names:
-    """The tokens that a payload speaks of: every id that it is asked for gets an entry in `vocabulary`."""
+    """Collects the tokens that a payload uses: every id passed to `ids` gets an entry in `vocabulary`."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, counts_V: np.ndarray | None) -> None:
         self._tokenizer, self._counts_V = tokenizer, counts_V
         self._known: dict[int, dict[str, Any]] = {}
 
     def copy(self) -> Names:
-        """The same, to go on from."""
+        """A copy, to extend independently."""
         other = Names(self._tokenizer, self._counts_V)
         other._known = dict(self._known)
         return other
 
     def count(self, i: int) -> int | None:
-        """How often a token stands in the training text; None where that can't be had."""
+        """How often a token occurs in the training text; None if the text is unavailable."""
         return None if self._counts_V is None else int(self._counts_V[i])
 
     def most_frequent(self, count: int) -> list[int]:
-        """The ids that stand most often in the training text, of those that do; the first ids where it can't be had."""
+        """The most frequent ids of the training text; the first ids if the text is unavailable."""
         if self._counts_V is None:
             return list(range(min(count, self._tokenizer.vocab_size)))
         order = np.argsort(-self._counts_V, kind="stable")[:count]
         return [int(i) for i in order if self._counts_V[i] > 0]
 
     def text(self, i: int) -> str:
-        """One token, for a sentence: in quotes, with white space and control characters visible."""
+        """A token in quotes, with white space and control characters visible."""
         return repr(self._tokenizer.token(int(i)))
 
     def ids(self, ids: Any) -> Any:
-        """Ids as plain ints in nested lists, remembered."""
+        """Record ids, and return them as ints in nested lists."""
         if isinstance(ids, int | np.integer):
             self._add(int(ids))
             return int(ids)
@@ -88,5 +88,5 @@ class Names:
         self._known[i] = token_entry(self._tokenizer, i) | {"count": self.count(i)}
 
     def vocabulary(self) -> dict[str, dict[str, Any]]:
-        """By id as text: the token's text, how often it stands in the training text, its bytes where they are no UTF-8."""
+        """The recorded tokens: {"17": {text, count, hex (if not UTF-8)}}."""
         return {str(i): self._known[i] for i in sorted(self._known)}

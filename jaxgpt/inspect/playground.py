@@ -1,6 +1,6 @@
-"""The page of `jaxgpt.serve`: a text that the model goes on with, and the report's views of every token of it.
+"""The local page of `jaxgpt.serve`: the model continues a text, and the report's views show each generated token.
 
-The same script, style and policy as a report's page, but that it may ask the server that it came from.
+Script, style and policy are those of a report's page, but this page may send requests to its own server.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Any
 
 from jaxgpt.inspect import page, static_tables
 
-SETTINGS = (  # of POST /api/generate: name, label, least, step; what is empty is left out
+SETTINGS = (  # of POST /api/generate: name, label, minimum, step; empty fields are not sent
     ("max_new_tokens", "tokens", 1, 1),
     ("temperature", "temperature", 0, 0.1),
     ("top_k", "top k", 1, 1),
     ("top_p", "top p", 0, 0.05),
     ("seed", "seed", 0, 1),
 )
-# Sections of the report that are about a text, or about the model beside it.
+# The sections of the report that the local page shows.
 SHOWN = ("probe", "next", "attention", "ledger", "lens", "embeddings", "contextual", "positions", "neurons")
 
 
 def render(about: dict[str, Any]) -> str:
-    """The page, from what GET /api/run answers."""
+    """The page, from the answer of GET /api/run."""
     sections = [one for one in page.SECTIONS if one.id in SHOWN]
     title = static_tables.visible_text(about["title"])
     links = [("write", "Write"), *((one.id, one.title) for one in sections)]
@@ -54,19 +54,19 @@ def _form(about: dict[str, Any]) -> str:
         )
     return (
         '<section id="write" aria-labelledby="write-title"><h2 id="write-title">Write</h2>'
-        '<p class="lead">The model goes on with your text, one token at a time. Each box is a token that it drew, coloured by '
-        "how little it expected it, with its probability and its rank among all tokens. Select one to see how it came about.</p>"
+        '<p class="lead">The model continues your text, one token at a time. Each box is a generated token with its probability '
+        "and rank; a stronger colour means a less likely token. Select a token to see how it was predicted.</p>"
         '<form><label class="wide">Your text <textarea name="prompt" rows="3" spellcheck="false">'
         f'\n{escape(defaults.get("prompt") or "")}</textarea></label><div class="controls">{"".join(fields)}</div>'
-        '<div class="controls"><button type="submit" class="main">Go on</button>'
+        '<div class="controls"><button type="submit" class="main">Generate</button>'
         '<button type="button" class="quiet" id="stop" disabled>Stop</button></div></form>'
         '<p class="said" id="status" role="status"></p><div id="written"></div>'
-        "<noscript><p>Writing needs the page's script.</p></noscript></section>\n"
+        "<noscript><p>Generation needs JavaScript.</p></noscript></section>\n"
     )
 
 
 def _empty(one: page.Section) -> str:
-    """A section that the script fills."""
+    """An empty section, which the script fills."""
     return (
         f'<section id="{one.id}" aria-labelledby="{one.id}-title"><h2 id="{one.id}-title">{escape(one.title)}</h2>'
         f'<p class="lead">{escape(one.lead)}</p><div class="tables"></div></section>'

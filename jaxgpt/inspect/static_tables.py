@@ -1,7 +1,4 @@
-"""A payload's numbers as HTML tables: what the page says without its script, and what the script builds on.
-
-They are small: one row a token, head or step, not one a number.
-"""
+"""A payload's numbers as HTML tables, which also work without JavaScript: one row per token, head or step."""
 
 from __future__ import annotations
 
@@ -16,43 +13,43 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
 def visible(text: str) -> str:
-    """A text with nothing hidden in it: a space is ␣, a line's end ↵, what has no picture its code, ⟨U+202E⟩.
+    """A text with every character visible: a space is ␣, a newline ↵, other invisible characters their code, ⟨U+202E⟩.
 
-    Control and direction characters, lone surrogates, separators: whatever can't be seen, or would move its neighbours.
+    Invisible are control and direction characters, lone surrogates and separators.
     """
     if not text:
         return "⟨empty⟩"
     shown = "".join(
         SIGNS.get(c, f"⟨U+{ord(c):04X}⟩") if unicodedata.category(c) in _UNSEEN else c for c in text
     )
-    # An accent alone needs something to stand on.
+    # A combining accent needs a base character.
     return f"◌{shown}" if unicodedata.category(shown[0]).startswith("M") else shown
 
 
 def visible_text(text: str) -> str:
-    """The same for a sentence, whose spaces are spaces."""
+    """Like `visible`, but spaces stay spaces: for sentences."""
     return visible(text).replace(SIGNS[" "], " ")
 
 
 class Words:
-    """Tokens of a payload as people see them."""
+    """A payload's tokens as readable text."""
 
     def __init__(self, payload: dict[str, Any]) -> None:
         self._vocabulary = payload["vocabulary"]
         self._probe = payload["probe"]["ids"]
 
     def __call__(self, token_id: int) -> str:
-        """Bytes that are no whole character are shown as bytes: ⟨e2 80⟩."""
+        """The text of a token; bytes that are not valid UTF-8 are shown as ⟨e2 80⟩."""
         entry = self._vocabulary[str(token_id)]
         return f"⟨{entry['hex']}⟩" if entry.get("hex") else visible(entry["text"])
 
     def at(self, t: int) -> str:
-        """The token at a place of the probe."""
+        """The text of the token at a position of the probe."""
         return self(self._probe[t])
 
 
 def number(x: float | int | None, digits: int = 3) -> str:
-    """As people read it: few digits behind the point, a dash where there is no number."""
+    """A number with few decimals; a dash for None."""
     if x is None:
         return "–"
     if isinstance(x, int) or abs(x) >= 1000:
@@ -65,14 +62,14 @@ def number(x: float | int | None, digits: int = 3) -> str:
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in a fold of its own, open: the script folds it."""
+    """A table in an open <details>, which the script folds."""
     return (
         f"<details open><summary>Table: {escape(caption)}</summary>{grid(caption, columns, rows)}</details>"
     )
 
 
 def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table. Cells are text, or numbers, which are formatted; the first of a row names it."""
+    """A table. Cells are text or numbers; the first cell of a row is its header."""
     numeric: set[int] = set()
     lines = []
     for row in rows:
@@ -96,11 +93,11 @@ def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     )
 
 
-# --- a section each -------------------------------------------------------------------------------------
+# --- one function per section -------------------------------------------------------------------------------------
 
 
 def summary(payload: dict[str, Any]) -> str:
-    """Facts of the run, and its losses beside guesses that need no network."""
+    """The facts of the run."""
     figures = payload["summary"]
     model = figures["model"]
     facts = {
@@ -123,33 +120,33 @@ def summary(payload: dict[str, Any]) -> str:
 
 
 def measures(payload: dict[str, Any]) -> str:
-    """The model's loss in every unit beside bigram, unigram and uniform guesses."""
+    """The model's loss in every unit, next to the bigram, unigram and uniform baselines."""
     rows = [
         [row["name"], *(row.get(who) for who in ("model", "bigram", "unigram", "uniform")), row["unit"]]
         for row in payload["summary"]["measures"]
     ]
     columns = ["on the validation text", "this model", "bigram", "unigram", "uniform", "unit"]
-    return grid("how well the validation text is predicted", columns, rows)
+    return grid("prediction of the validation text", columns, rows)
 
 
 def probe(payload: dict[str, Any]) -> str:
-    """The probe, a row a token."""
+    """The probe, one row per token."""
     words, figures = Words(payload), payload["tokens"]
     rows = []
     for t in range(len(payload["probe"]["ids"])):
         known = t < len(figures["nats"])
         names = ("nats", "bits", "probability", "rank", "entropy", "bigram_nats", "difference")
         values = [figures[name][t] if known and figures[name] else None for name in names]
-        rows.append([number(t), words.at(t), words.at(t + 1) if known else "(the text ends)", *values])
+        rows.append([number(t), words.at(t), words.at(t + 1) if known else "(end of text)", *values])
     columns = [
-        "at", "token", "what came", "loss, nats", "loss, bits", "probability", "rank", "entropy, nats", "bigram, nats",
-        "loss less the bigram's",
+        "at", "token", "next token", "loss, nats", "loss, bits", "probability", "rank", "entropy, nats", "bigram, nats",
+        "loss minus bigram",
     ]  # fmt: skip
     return table("every token of the probe text", columns, rows)
 
 
 def next_tokens(payload: dict[str, Any], count: int = 3) -> str:
-    """The likeliest next tokens of every place, at temperature 1."""
+    """The most likely next tokens at every position, at temperature 1."""
     words, figures = Words(payload), payload["next"]
     one = figures["temperatures"].index(1.0)
     rows = []
@@ -160,7 +157,7 @@ def next_tokens(payload: dict[str, Any], count: int = 3) -> str:
         ]
         rows.append([number(t), words.at(t), *likely])
     return table(
-        "the likeliest next tokens", ["at", "token", *(f"guess {k + 1}" for k in range(count))], rows
+        "the most likely next tokens", ["at", "token", *(f"guess {k + 1}" for k in range(count))], rows
     )
 
 
@@ -182,11 +179,11 @@ def attention(payload: dict[str, Any]) -> str:
     columns = ["layer.head"]
     for name in names:
         columns += [name.replace("_", " "), "untrained"]
-    return table("every head", [*columns, *(["loss added without it"] if ablation else [])], rows)
+    return table("every head", [*columns, *(["loss increase without it"] if ablation else [])], rows)
 
 
 def ledger(payload: dict[str, Any]) -> str:
-    """Means over the probe of what each entry of the ledger adds to the true token's logit."""
+    """The mean norm of each ledger entry over the probe, and its mean contribution to the true token's logit."""
     figures = payload["ledger"]
     rows = []
     for n, name in enumerate(figures["contribution_entries"]):
@@ -195,7 +192,7 @@ def ledger(payload: dict[str, Any]) -> str:
         rows.append([name, norms and sum(norms) / len(norms), sum(values) / len(values)])
     return table(
         "means over the probe text",
-        ["written by (layer.head)", "norm", "added to the true token's logit"],
+        ["written by (layer.head)", "norm", "contribution to the true token's logit"],
         rows,
     )
 
@@ -207,11 +204,13 @@ def lens(payload: dict[str, Any]) -> str:
         [number(t), words.at(t), words.at(t + 1), *(row[t] for row in figures["true_p"])]
         for t in range(len(figures["true_p"][0]))
     ]
-    return table("p(what came) after every block", ["at", "token", "what came", *figures["rows"]], rows)
+    return table(
+        "p(true next token) after every block", ["at", "token", "next token", *figures["rows"]], rows
+    )
 
 
 def embeddings(payload: dict[str, Any]) -> str:
-    """The nearest tokens of each, at the start and at the end."""
+    """The nearest tokens of each token, at the start and the end."""
     words = Words(payload)
 
     def near(pairs: list) -> str:
@@ -221,7 +220,7 @@ def embeddings(payload: dict[str, Any]) -> str:
         [words(one["id"]), near(one["start"]["raw"]), near(one["end"]["raw"])]
         for one in payload["embeddings"]["neighbours"]
     ]
-    return table("the nearest tokens by cosine, at the start and at the end", ["token", "start", "end"], rows)
+    return table("the nearest tokens by cosine, at the start and the end", ["token", "start", "end"], rows)
 
 
 def contextual(payload: dict[str, Any]) -> str:
@@ -233,28 +232,28 @@ def contextual(payload: dict[str, Any]) -> str:
 
 
 def positions(payload: dict[str, Any]) -> str:
-    """What kind of positions the model has, and how alike each is to the next."""
+    """The cosine of each shown position with the next, or a sentence if the model has no position table."""
     figures = payload["positions"]
     if not figures["end"]:
-        kind = f"This model's positions are {escape(figures['kind'])}: it has no table of them, so there are no vectors to compare."
+        kind = f"This model has no position embeddings to compare (model.position={escape(figures['kind'])})."
         return f'<p class="empty">{kind}</p>'
     rows = []
     for a in range(1, len(figures["shown"])):
         at = a * (a + 1) // 2 + a - 1
         cosines = [figures[when] and figures[when][at] for when in ("start", "end")]
         rows.append([f"{figures['shown'][a - 1]} and {figures['shown'][a]}", *cosines])
-    return table("cosine of each position and the next one shown", ["positions", "start", "end"], rows)
+    return table("cosine of each position with the next one shown", ["positions", "start", "end"], rows)
 
 
 def neurons(payload: dict[str, Any]) -> str:
-    """How many neurons each layer has, how often they are above 0, and how many never are."""
+    """Per layer: the number of neurons, their mean share of active tokens, and the number of dead ones."""
     names = ("width", "share", "dead")
     rows = [[number(one["layer"]), *(one[name] for name in names)] for one in payload["neurons"]["layers"]]
     return table("neurons by layer", ["layer", "neurons", "mean share of tokens above 0", "dead"], rows)
 
 
 def compare(payload: dict[str, Any]) -> str:
-    """Both runs' losses, heads and embeddings, and what their configs say differently."""
+    """Both runs' losses, heads and embeddings, and the differences between their configs."""
     other = payload["compare"]
     columns = ["figure", payload["summary"]["title"], other["title"]]
     theirs = {row["name"]: row for row in other["summary"]["measures"]}
@@ -264,20 +263,20 @@ def compare(payload: dict[str, Any]) -> str:
             [f"{row['name']}, validation text", row["model"], theirs.get(row["name"], {}).get("model")]
         )
     means = [one["tokens"]["mean"]["nats"] for one in (payload, other)]
-    rows.append(["loss, this page's text", *means])
+    rows.append(["loss, probe text", *means])
     for name, statistic in payload["attention"]["statistics"].items():
         both = [statistic["value"], other["attention"]["statistics"][name]["value"]]
         most = [max((x for row in one for x in row if x is not None), default=None) for one in both]
         rows.append([f"largest {name.replace('_', ' ')} of a head", *most])
     found = {one["name"]: one["end"]["auc"] for one in other["embeddings"]["pairs"]}
     for one in payload["embeddings"]["pairs"]:
-        rows.append([f"{one['name']} against random pairs, AUC", one["end"]["auc"], found.get(one["name"])])
+        rows.append([f"{one['name']}, AUC", one["end"]["auc"], found.get(one["name"])])
     differences = "".join(f"<li><code>{escape(visible_text(line))}</code></li>" for line in other["config"])
     configs = f"<ul>{differences}</ul>" if differences else '<p class="empty">The configs are the same.</p>'
-    return grid("both runs", columns, rows) + f"<h3>What the configs say differently</h3>{configs}"
+    return grid("both runs", columns, rows) + f"<h3>Differences between the configs</h3>{configs}"
 
 
 def methods(payload: dict[str, Any]) -> str:
-    """Formula, function and source of every number."""
+    """The formula, function and source of every number."""
     rows = [[one[name] for name in ("name", "formula", "function", "source")] for one in payload["methods"]]
-    return grid("how each number is computed", ["number", "how", "function", "source"], rows)
+    return grid("how each number is computed", ["number", "formula", "function", "source"], rows)

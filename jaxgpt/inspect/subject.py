@@ -1,4 +1,4 @@
-"""What a report is about: a run, its text, and what it wrote while it trained."""
+"""The subject of a report: a run, its text, its logs, and the probe text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from jaxgpt.runs import records
 from jaxgpt.runs.checkpoint import Run, load
 from jaxgpt.training import evaluation
 
-OPERATIONS = 1.5e11  # that one part of a report should take at most, about: seconds on two cores
-MOST_TOKENS = 128  # of a probe: pictures of attention grow with its square
+OPERATIONS = 1.5e11  # budget of one part of a report: seconds on two cores
+MOST_TOKENS = 128  # of a probe: the attention tables grow with its square
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run, and beside it what its folder and its text say. `missing` says in sentences what can't be had."""
+    """A run with its logs and its text. `missing` says in sentences what is unavailable and why."""
 
     run: Run
     facts: dict[str, Any]  # run.json
@@ -41,35 +41,35 @@ class Subject:
         return self.run.config.model
 
     def plain(self) -> tuple[GPT, dict]:
-        """The model and its parameters as they are looked at: float32, low-rank changes merged."""
+        """The model and its parameters in float32, with LoRA merged."""
         return plain(self.cfg, self.run.params)
 
     def untrained(self, number: int = 0) -> tuple[GPT, dict]:
-        """The same model with fresh parameters; number 0 is drawn as the training of this config draws its first."""
+        """The same model with fresh parameters. Number 0 has the initial parameters of this run's config."""
         key = jax.random.fold_in(jax.random.key(self.run.config.train.seed), 2**32 - 1)
         key = jax.random.fold_in(key, number) if number else key
         return plain(self.cfg, init_params(GPT(self.cfg), key))
 
     def train_ids(self) -> np.ndarray:
-        """The training text's ids, as many as baselines are fitted on."""
+        """The training text's ids, as many as the baselines are fitted on."""
         return np.asarray(self.dataset.train.ids[:MOST_IDS])
 
 
 def plain(cfg: config.ModelConfig, params: dict) -> tuple[GPT, dict]:
-    """A model that computes in float32 and by formula, and its parameters with low-rank changes merged."""
+    """The model in float32 with explicit attention, and its parameters with LoRA merged."""
     cfg, params = merge_lora(dataclasses.replace(cfg, dtype="float32"), params)
     return GPT(cfg, attention="explicit"), params
 
 
 def open_subject(workdir: str | Path, step: int | str | None = None) -> Subject:
-    """A run with its text, where that can be had. Raises UserError where there is no such run or step."""
+    """Load a run, and its text if available. Raises UserError if the run or step does not exist."""
     run = load(workdir, step)
     missing = []
     try:
         dataset = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer)
     except UserError as error:
         dataset = None
-        missing.append(f"No baselines, no validation text, no counts: {str(error).split(': give ')[0]}.")
+        missing.append(f"No baselines, validation text or token counts: {str(error).split(': give ')[0]}.")
     return Subject(
         run=run,
         facts=records.read_run_json(run.workdir),
@@ -81,7 +81,7 @@ def open_subject(workdir: str | Path, step: int | str | None = None) -> Subject:
 
 @dataclass(frozen=True)
 class Probe:
-    """The text that is looked at token by token."""
+    """The text that the report shows token by token."""
 
     text: str
     source: str
@@ -90,29 +90,30 @@ class Probe:
 
 
 def probe_of(subject: Subject, text: str | None) -> Probe:
-    """A given text, or the beginning of a line of the validation text. Raises UserError for one that can't be used.
+    """The given text, or by default the start of a line of the validation text.
 
-    Tokens past the model's context, or past `MOST_TOKENS`, are cut. Words that the tokenizer lacks are refused.
+    The probe is cut to the model's context and to `MOST_TOKENS`. Raises UserError for a text with fewer than 2 tokens or
+    with words that the tokenizer lacks.
     """
     most = min(subject.cfg.context_length, MOST_TOKENS)
     if text is None:
         return _own_probe(subject, min(most, 64))
     tokenizer, cut = subject.run.tokenizer, ()
-    ids = _encode_known(tokenizer, text)
+    ids = encode_known(tokenizer, text)
     if len(ids) < 2:
         raise UserError(
-            f"the text {text[:40]!r} has {len(ids)} tokens: give 2 or more, so that there is a next one"
+            f"the text {text[:40]!r} has {len(ids)} tokens: give at least 2, so that there is a next token"
         )
     if len(ids) > most:
-        why = "the model looks at no more" if most < MOST_TOKENS else "a report shows no more"
-        cut = (f"The text has {len(ids):,} tokens; the first {most} are shown, {why} at once.",)
+        why = "the model's context holds" if most < MOST_TOKENS else "a report shows"
+        cut = (f"The text has {len(ids):,} tokens. Only the first {most} are shown: {why} no more.",)
         ids = ids[:most]
         text = tokenizer.decode(ids)
     return Probe(text, "given", ids, cut)
 
 
 def encode_written(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The ids of a text that a model may have written: a literal "<unk>" is that token, where the tokenizer has it."""
+    """The ids of a generated text: a literal "<unk>" becomes the unknown token, if the tokenizer has one."""
     unk_id = getattr(tokenizer, "unk_id", None)
     if unk_id is None:
         return tokenizer.encode(text)
@@ -121,8 +122,8 @@ def encode_written(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return np.concatenate(parts).astype(np.int32)
 
 
-def _encode_known(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The ids of a text of known words. Raises UserError that names some of the others."""
+def encode_known(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The ids of a text. Raises UserError that names some of the words that the tokenizer lacks."""
     ids, unk_id = tokenizer.encode(text), getattr(tokenizer, "unk_id", None)
     if unk_id is not None and (ids == unk_id).any():
         lacking = [word for word in text.split() if (tokenizer.encode(word) == unk_id).any()][:5]
@@ -134,22 +135,22 @@ def _encode_known(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def probe_of_ids(subject: Subject, ids: list[int]) -> Probe:
-    """Given tokens, as they are: none is cut. Raises UserError for ids that are none, too few or too many."""
+    """A probe of given token ids. Raises UserError for invalid ids, or too few or too many."""
     most, V = min(subject.cfg.context_length, MOST_TOKENS), subject.cfg.vocab_size
     if not 2 <= len(ids) <= most:
         raise UserError(f"{len(ids)} ids: give 2 to {most}")
     if not all(type(i) is int and 0 <= i < V for i in ids):
-        raise UserError(f"ids are whole numbers from 0 to {V - 1}: give such")
+        raise UserError(f"invalid token ids: give integers from 0 to {V - 1}")
     ids_T = np.array(ids, np.int32)
     return Probe(subject.run.tokenizer.decode(ids_T), "given", ids_T)
 
 
 def _own_probe(subject: Subject, length: int) -> Probe:
     if subject.dataset is None:
-        raise UserError(f"{subject.run.workdir} has no validation text to look at: give a text with --text")
+        raise UserError(f"{subject.run.workdir} has no validation text: give a text with --text")
     ids, tokenizer = subject.dataset.valid.ids, subject.run.tokenizer
     length = min(length, len(ids))
-    # From the beginning of a line, where there is one soon.
+    # Start at the beginning of a line, if there is one nearby.
     starts = (
         i + 1 for i in range(min(2_000, len(ids) - length)) if b"\n" in tokenizer.decode_bytes([ids[i]])
     )
@@ -160,13 +161,13 @@ def _own_probe(subject: Subject, length: int) -> Probe:
 
 
 def affordable_tokens(params: dict, passes: int = 1) -> int:
-    """How many tokens a model may read so many times for one part of a report; a hundred times as many on a GPU."""
+    """How many tokens one part of a report may pass through the model `passes` times; 100 times as many on a GPU."""
     operations = OPERATIONS * (1 if jax.default_backend() == "cpu" else 100)
     return int(operations / (2 * count_params(params) * passes))
 
 
 def windows(ids: np.ndarray, count: int, length: int) -> np.ndarray:
-    """At most `count` windows [B, length] int32, evenly spread over a text of at least `length` ids."""
+    """At most `count` windows [B, length] int32, evenly spaced over a text of at least `length` ids."""
     room = len(ids) - length
     count = min(count, room // length + 1)
     starts = np.linspace(0, room, count).astype(np.int64) if count > 1 else np.zeros(1, np.int64)

@@ -1,4 +1,4 @@
-"""The head of a report: what the run is, and how well it predicts beside guesses that need no network."""
+"""The summary of a report: the run's facts, its validation loss next to baselines, and its curves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jaxgpt.model.parameters import count_params
 from jaxgpt.runs import checkpoint
 from jaxgpt.training import evaluation
 
-GUESSES = ("uniform", "unigram", "bigram")
-MOST_POINTS = 400  # of a curve
-EVALUATED = 16_384  # tokens, where the run has no validation loss of the step
+BASELINES = ("uniform", "unigram", "bigram")
+MOST_POINTS = 400  # points of a curve
+EVALUATED = 16_384  # tokens to evaluate if the run has no validation loss of the step
 
 
 def summary(subject: Subject, bigram: Bigram | None) -> dict[str, Any]:
-    """The run's facts, its validation loss in several units beside baselines, and its curves."""
+    """The run's facts, its validation loss and the baselines in several units, and its curves."""
     run, facts = subject.run, subject.facts
     first = facts["starts"][0] if facts["starts"] else {}
     valid = _valid(subject)
@@ -49,7 +49,7 @@ def summary(subject: Subject, bigram: Bigram | None) -> dict[str, Any]:
 
 
 def _valid(subject: Subject) -> dict[str, Any] | None:
-    """The validation loss of the step, as training wrote it down; measured now where it did not."""
+    """The validation loss of the step: logged by training, or else evaluated now."""
     run = subject.run
     for line in subject.metrics:
         if line["split"] == "valid" and line["step"] == run.step:
@@ -68,10 +68,10 @@ def _valid(subject: Subject) -> dict[str, Any] | None:
 
 
 def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | None) -> list[dict[str, Any]]:
-    """Loss, bits a character, bits a byte and perplexity: of the model and of each baseline, on the same tokens."""
-    losses: dict[str, float | None] = dict.fromkeys(("model", *GUESSES))
+    """Loss, bits per character, bits per byte and perplexity of the model and each baseline, on the same tokens."""
+    losses: dict[str, float | None] = dict.fromkeys(("model", *BASELINES))
     losses["uniform"] = baselines.uniform_loss(subject.cfg.vocab_size)
-    a_char = a_byte = math.nan
+    per_char = per_byte = math.nan
     if valid is not None:
         losses["model"] = valid["loss"]
     if valid is not None and subject.dataset is not None:
@@ -81,26 +81,26 @@ def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | N
         losses["bigram"] = None if bigram is None else float(bigram.nats(ids).mean())
         num_bytes, num_chars = subject.run.tokenizer.token_lengths()
         bits = len(ids[1:]) / math.log(2)
-        a_char = bits / max(1, int(num_chars[ids[1:]].sum()))
-        a_byte = bits / max(1, int(num_bytes[ids[1:]].sum()))
+        per_char = bits / max(1, int(num_chars[ids[1:]].sum()))
+        per_byte = bits / max(1, int(num_bytes[ids[1:]].sum()))
     units = [
-        ("loss", "nats a token", lambda x: x),
-        ("bits a character", "bits", lambda x: x * a_char),
-        ("bits a byte", "bits", lambda x: x * a_byte),
+        ("loss", "nats per token", lambda x: x),
+        ("bits per character", "bits", lambda x: x * per_char),
+        ("bits per byte", "bits", lambda x: x * per_byte),
         ("perplexity", "equally likely tokens", lambda x: math.exp(min(x, 700.0))),
     ]
     return [
         {
             "name": name,
             "unit": unit,
-            **{who: None if x is None else plain(turned(x)) for who, x in losses.items()},
+            **{who: None if x is None else plain(convert(x)) for who, x in losses.items()},
         }
-        for name, unit, turned in units
+        for name, unit, convert in units
     ]
 
 
 def _curves(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Losses by step: of training batches, thinned evenly to `MOST_POINTS`, and of every evaluation."""
+    """Losses by step, of training batches and evaluations, thinned evenly to `MOST_POINTS`."""
     curves = {}
     for split, names in (("train", ("step", "loss")), ("valid", ("step", "loss", "standard_error"))):
         lines = [line for line in metrics if line["split"] == split and line.get("loss") is not None]

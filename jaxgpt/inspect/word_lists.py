@@ -1,4 +1,4 @@
-"""What is known of tokens beforehand, for tests of a table: which belong together, and which differ alike."""
+"""Word lists for tests of an embedding table: related words, groups and analogies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxgpt.vectors import word_tests
 
 Find = Callable[[str], int | None]
 Count = Callable[[int], int | None]
-ENOUGH = 20  # occurrences in the training text: a row that was hardly trained says nothing
+ENOUGH = 20  # minimum occurrences in the training text: a rare token's row is hardly trained
 
-# Pairs that differ in one respect, the same in a family; common in Shakespeare and in the King James Bible.
+# Pairs of a family differ in the same respect. The words are common in Shakespeare and the King James Bible.
 FAMILIES = {
     "gender": "king queen, father mother, brother sister, son daughter, man woman, husband wife, he she, lord lady,"
     " prince princess",
@@ -23,7 +23,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Test:
-    """Pairs of rows that belong together, against others' partners; or a group of rows, against `others`."""
+    """Related pairs of rows, tested against re-paired rows; or a group of rows, tested against `others`."""
 
     name: str
     what: str
@@ -45,32 +45,32 @@ def _known(find: Find, count: Count, pairs: list) -> list[list[int]]:
 
 
 def _one(find: Find, count: Count, words: str) -> list[int]:
-    """Rows of single characters that the tokenizer has as tokens of their own."""
+    """The rows of single-character tokens."""
     rows = [find(word) for word in words]
     return [i for i in dict.fromkeys(rows) if i is not None and _trained(count, i)]
 
 
 def letter_pairs(find: Find, count: Count) -> list[list[int]]:
-    """Each letter in upper and in lower case."""
+    """Pairs of each letter in upper and lower case."""
     return _known(find, count, [(c.upper(), c) for c in string.ascii_lowercase])
 
 
 def tests(find: Find, count: Count) -> list[Test]:
-    """The tests that a vocabulary has the tokens for, 5 pairs or 3 members at least."""
+    """The tests with enough tokens in the vocabulary: at least 5 pairs or 3 members."""
     found = []
     words = _known(find, count, word_tests.RELATED_PAIRS)
     if len(words) >= 5:
-        what = "words that belong together (king, queen), against the same words with others' partners"
+        what = "related words (king, queen), against the same words paired at random"
         found.append(Test("related words", what, words, None))
         return found
     letters = letter_pairs(find, count)
     if len(letters) >= 5:
-        what = "a letter in upper and lower case, against other letters in upper and lower case"
+        what = "a letter in upper and lower case, against two different letters"
         found.append(Test("the same letter", what, letters, None))
     groups = [
         ("vowels", "aeiou", "bcdfghjklmnpqrstvwxyz", "two vowels, against a vowel and a consonant"),
-        ("upper case", string.ascii_uppercase, string.ascii_lowercase, "two upper-case letters, against one and a lower-case one"),
-        ("marks", ".,;:!?'-", string.ascii_lowercase, "two punctuation marks, against one and a lower-case letter"),
+        ("upper case", string.ascii_uppercase, string.ascii_lowercase, "two upper-case letters, against an upper-case and a lower-case letter"),
+        ("marks", ".,;:!?'-", string.ascii_lowercase, "two punctuation marks, against a mark and a lower-case letter"),
         ("digits", string.digits, string.ascii_lowercase, "two digits, against a digit and a lower-case letter"),
     ]  # fmt: skip
     for name, members, others, what in groups:
@@ -82,7 +82,7 @@ def tests(find: Find, count: Count) -> list[Test]:
 
 
 def families(find: Find, count: Count) -> dict[str, list[tuple[int, ...]]]:
-    """Analogies: pairs of rows that differ alike, 3 or more a family; letters' cases where words are not known."""
+    """Analogy families with at least 3 pairs; upper and lower case letters if the vocabulary has no such words."""
     found = {name: _known(find, count, _pairs(text)) for name, text in FAMILIES.items()}
     if not any(len(rows) >= 3 for rows in found.values()):
         found = {"case": letter_pairs(find, count)}

@@ -1,4 +1,4 @@
-"""A run's report on disk: report.json and, from the same numbers, report.html."""
+"""Write a run's report: report.json, and report.html from the same numbers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def report(
     step: int | str | None = None,
     other: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The payload of a run, with another beside it where `other` names its folder. Raises UserError."""
+    """The payload of a run, compared with the run in the folder `other` if given. Raises UserError."""
     subject = open_subject(workdir, step)
     probe = probe_of(subject, text)
     second = None if text2 is None else probe_of(subject, text2)
-    beside = None
+    compared = None
     if other is not None:
-        beside = open_subject(other)
-        compare.check_comparable(subject, beside)
-        probe = compare.common_probe(probe, beside)
-    return payload(subject, probe, second, beside)
+        compared = open_subject(other)
+        compare.check_comparable(subject, compared)
+        probe = compare.common_probe(probe, compared)
+    return payload(subject, probe, second, compared)
 
 
 def as_json(figures: dict[str, Any]) -> str:
@@ -40,7 +40,7 @@ def as_json(figures: dict[str, Any]) -> str:
 
 
 def write(figures: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes report.json and report.html, each whole or not at all, and says where."""
+    """Write report.json and report.html atomically. Returns their paths."""
     records.make_folder(folder)
     files = {"report.json": as_json(figures), "report.html": page.render(figures)}
     for name, content in files.items():
@@ -49,11 +49,11 @@ def write(figures: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def write_or_warn(workdir: Path) -> None:
-    """The report of a run that is done and saved: whatever goes wrong is said, and is no reason for the run to fail."""
+    """Write the report of a finished run. An error is only a warning, because the run itself is saved."""
     try:
         print(f"report: {write(report(workdir), workdir)[-1]}")
     except Exception as error:
         print(
-            f"warning: no report ({first_line(error)}): python -m jaxgpt.report --workdir {workdir}",
+            f"warning: no report ({first_line(error)}): try python -m jaxgpt.report --workdir {workdir}",
             file=sys.stderr,
         )

@@ -10,7 +10,7 @@ import pytest
 import jaxgpt
 from jaxgpt import explain
 from jaxgpt.config import UserError
-from jaxgpt.inspect import analysis, explanation
+from jaxgpt.inspect import analysis, explained, explanation
 from jaxgpt.inspect.capture import Capture, capture
 from tests.commands import execute
 
@@ -19,9 +19,9 @@ SENTENCE = "I love AI"
 
 
 @pytest.fixture(scope="module")
-def toy() -> tuple[explanation.Subject, Capture]:
-    subject = explanation.untrained(TOY, {}, SENTENCE)
-    return subject, capture(subject.cfg, subject.params, explanation.ids_of(subject, SENTENCE))
+def toy() -> tuple[explained.Explained, Capture]:
+    subject = explained.untrained(TOY, {}, SENTENCE)
+    return subject, capture(subject.cfg, subject.params, explained.ids_of(subject, SENTENCE))
 
 
 @pytest.fixture(scope="module")
@@ -40,38 +40,32 @@ def numbers_after(lines: list[str], words: str, count: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ("2. Each id's row", lambda seen: seen.token_rows_TE),
-        ("3. Plus each position", lambda seen: seen.position_vectors_TD),
-        ("their sum is the residual stream", lambda seen: seen.start_TD),
+        ("2. Token embeddings", lambda seen: seen.token_rows_TE),
+        ("3. Position embeddings", lambda seen: seen.position_vectors_TD),
+        ("the sum is the residual stream", lambda seen: seen.start_TD),
         ("4. Layer 0 reads", lambda seen: seen.layers[0].attention_input_TD),
         ("q = norm", lambda seen: seen.layers[0].q_THK[:, 1]),
         ("k = norm", lambda seen: seen.layers[0].k_SHK[:, 1]),
         ("v = norm", lambda seen: seen.layers[0].v_SHK[:, 1]),
         ("6. Scores", lambda seen: seen.layers[0].scores_HTS[1]),
-        ("7. The mask", lambda seen: np.where(np.tri(5) > 0, seen.layers[0].scores_HTS[1], -np.inf)),
+        ("7. Causal mask", lambda seen: np.where(np.tri(5) > 0, seen.layers[0].scores_HTS[1], -np.inf)),
         ("softmax: exp(score)", lambda seen: seen.layers[0].weights_HTS[1]),
         ("8. Weighted sum", lambda seen: seen.layers[0].heads_THK[:, 1]),
-        ("head 0's change", lambda seen: seen.layers[0].head_changes_HTD[0]),
-        ("head 1's change", lambda seen: seen.layers[0].head_changes_HTD[1]),
-        ("all heads' changes", lambda seen: seen.layers[0].between_TD),
+        ("head 0's output", lambda seen: seen.layers[0].head_changes_HTD[0]),
+        ("head 1's output", lambda seen: seen.layers[0].head_changes_HTD[1]),
+        ("all heads' outputs", lambda seen: seen.layers[0].between_TD),
         ("9. MLP", lambda seen: seen.layers[0].mlp_input_TD),
-        ("its neurons", lambda seen: seen.layers[0].hidden_TF),
-        ("its change", lambda seen: seen.layers[0].mlp_change_TD),
+        ("neurons: ", lambda seen: seen.layers[0].hidden_TF),
+        ("times W_down", lambda seen: seen.layers[0].mlp_change_TD),
         ("the stream after layer 0", lambda seen: seen.layers[0].after_TD),
         ("10. After the last", lambda seen: seen.features_TD),
-        ("a logit for every token", lambda seen: seen.logits_TV),
-        ("11. softmax", lambda seen: analysis.softmax(seen.logits_TV)),
+        ("logits of the vocabulary", lambda seen: seen.logits_TV),
+        ("11. Softmax", lambda seen: analysis.softmax(seen.logits_TV)),
     ],
 )
 def test_printed_numbers_are_those_of_the_capture(toy, lines, words, expected):
     values = expected(toy[1])
-    # "its change" stands in two headings; the MLP's is the second.
-    part = (
-        lines[next(n for n, line in enumerate(lines) if "9. MLP" in line) :]
-        if words == "its change"
-        else lines
-    )
-    printed = numbers_after(part, words, len(values))
+    printed = numbers_after(lines, words, len(values))
     assert printed.shape == values.shape
     np.testing.assert_allclose(printed, values, atol=5.01e-4)
 
@@ -102,7 +96,7 @@ def test_the_toy_fits_a_screen_of_100_columns(lines):
 
 def test_large_arrays_are_cut_where_it_is_seen_and_their_shapes_are_given(toy):
     lines = list(explanation.explain(*toy, 0, 0, 3))
-    start = next(n for n, line in enumerate(lines) if "its neurons" in line)
+    start = next(n for n, line in enumerate(lines) if "neurons: " in line)
     assert "[5, 8]" in lines[start]
     assert all(line.endswith(" ...") for line in lines[start + 1 : start + 4])
     assert lines[start + 4] == "   ... (5 rows)"
@@ -129,17 +123,17 @@ def test_json_has_the_same_numbers_uncut(toy, capsys):
 
 
 def test_a_run_with_rotary_positions_and_a_head_of_its_own_is_explained(tmp_path):
-    """What differs from the toy is said: nothing is added, queries are turned, the table is another."""
+    """Every difference from the toy is explained: rotary positions, untied head, soft caps, dtype."""
     overrides = {
         "model.position": "rotary", "model.tie_embeddings": "false", "model.qk_norm": "true", "model.num_layers": "2",
         "model.norm": "rmsnorm_plain", "model.use_bias": "false", "model.num_kv_heads": "1", "data.tokenizer": "char",
         "model.embedding_residual": "true", "model.attention_softcap": "5.0", "model.logit_softcap": "9.0", "model.dtype": "bfloat16",
     }  # fmt: skip
-    subject = explanation.untrained(TOY, overrides, SENTENCE)
-    seen = capture(subject.cfg, subject.params, explanation.ids_of(subject, SENTENCE))
+    subject = explained.untrained(TOY, overrides, SENTENCE)
+    seen = capture(subject.cfg, subject.params, explained.ids_of(subject, SENTENCE))
     text = "\n".join(explanation.explain(subject, seen, 1, 1, 8))
-    for words in ("nothing is added (queries", "turned by position", "W_head", "4. Layer 1 reads the stream x = 1.000 x + 0.000 embedding [9, 4]",
-                  "bent within +-5", "bent within +-9", "logit, before the cap", "shown in float32", "rmsnorm_plain of x [9, 4]"):  # fmt: skip
+    for words in ("nothing is added (queries", "rotated by position", "W_head", "4. Layer 1 reads the stream x = 1.000 x + 0.000 embedding [9, 4]",
+                  "soft-capped to +-5", "soft-capped to +-9", "logit, before the cap", "shown in float32", "rmsnorm_plain of x [9, 4]"):  # fmt: skip
         assert words in text, words
     assert " + b" not in text
 
@@ -157,17 +151,17 @@ def test_a_trained_run_is_explained(here, monkeypatch, capsys):
     [
         ("--workdir run --text 'the KING'", "'K' (U+004B) at position 4 is not one of the"),
         ("--workdir run --text 'the king sees the fool'", "22 tokens, model.context_length=16: shorten it"),
-        ("--workdir run --text t", "1 token: give 2 or more"),
-        ("--workdir run --text ''", "0 tokens: give 2 or more"),
+        ("--workdir run --text t", "1 token: give at least 2"),
+        ("--workdir run --text ''", "0 tokens: give at least 2"),
         ("--workdir run --layer 1 --text 'the king'", "--layer=1: this model has 1, give 0 to 0"),
         ("--workdir run --head -1 --text 'the king'", "--head=-1: this model has 2, give 0 to 1"),
         ("--workdir run --width 0 --text 'the king'", "--width=0: give 1 or more"),
-        ("--workdir run --config config.py", "--workdir RUN or an untrained model with --config FILE"),
-        ("--text hello", "--workdir RUN or an untrained model with --config FILE"),
-        ("--workdir run --config.model.d_model=8", "--config.model.d_model changes a config file"),
-        ("--config config.py --step 3", "--step is of a run"),
+        ("--workdir run --config config.py", "either a run with --workdir RUN or an untrained model"),
+        ("--text hello", "either a run with --workdir RUN or an untrained model"),
+        ("--workdir run --config.model.d_model=8", "--config.model.d_model needs --config FILE"),
+        ("--config config.py --step 3", "--step needs --workdir"),
         ("--config config.py --text ''", "the text is empty"),
-        ("--config config.py --text a", "1 token: give 2 or more"),
+        ("--config config.py --text a", "1 token: give at least 2"),
         ("--config config.py --config.data.tokenizer=bpe --config.data.vocab_size=300", "data.tokenizer='bpe' can't"),
         ("--config config.py --config.init_from=run", "init_from"),
     ],
@@ -180,4 +174,4 @@ def test_wrong_input_gets_one_line_and_exit_code_2(here, monkeypatch, capsys, ar
 
 def test_words_that_the_tokenizer_lacks_are_named(toy):
     with pytest.raises(UserError, match="has 'hate', 'cats', which the tokenizer lacks"):
-        explanation.ids_of(toy[0], "I hate cats")
+        explained.ids_of(toy[0], "I hate cats")

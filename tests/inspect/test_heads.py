@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import UserError
-from jaxgpt.inspect import analysis, attending, heads, interventions
+from jaxgpt.inspect import analysis, attention, heads, interventions
 from jaxgpt.inspect.capture import capture
 from jaxgpt.inspect.interventions import Edit, edited_logits
 from jaxgpt.inspect.subject import plain
@@ -58,7 +58,7 @@ def statistics(cfg, params, number_of_fresh=5):
     texts_BT = np.random.default_rng(3).integers(0, cfg.vocab_size, (16, cfg.context_length)).astype(np.int32)
     own = heads.measure(*plain(cfg, params), texts_BT, repeated_BT)
     fresh = [init_params(GPT(cfg), jax.random.key(100 + i)) for i in range(number_of_fresh)]
-    return own, attending.beside_untrained(
+    return own, attention.compare_with_untrained(
         own, [heads.measure(*plain(cfg, p), texts_BT, repeated_BT) for p in fresh]
     )
 
@@ -66,7 +66,7 @@ def statistics(cfg, params, number_of_fresh=5):
 def test_a_previous_token_head_and_an_induction_head_are_found_and_named():
     cfg, params = induction_model()
     own, beside = statistics(cfg, params)
-    named = {(found["layer"], found["head"]): found["kind"] for found in attending.named(beside)}
+    named = {(found["layer"], found["head"]): found["kind"] for found in attention.named(beside)}
     assert named == {PREVIOUS: "previous_token", INDUCTION: "induction"}
     assert own.previous_token_LH[PREVIOUS] > 0.99
     assert own.induction_LH[INDUCTION] > 0.8  # a random token may occur earlier too
@@ -79,7 +79,7 @@ def test_an_untrained_model_scores_at_its_baseline_and_has_no_head_with_a_name()
     cfg, _ = induction_model()
     params = init_params(GPT(cfg), jax.random.key(7))
     _, beside = statistics(cfg, params)
-    assert attending.named(beside) == []
+    assert attention.named(beside) == []
     for scores in beside.values():
         value, spread = np.array(scores["value"]), scores["high"] - scores["low"]
         assert (value > scores["low"] - spread).all() and (value < scores["high"] + spread).all()

@@ -151,10 +151,10 @@ def test_arrow_keys_select_a_token_and_every_view_follows(chromium, pages, paylo
     here, came = f"‘{words.at(t)}’", words.at(t + 1)
     assert here in text["selection"] and came in text["selection"]
     assert f"{figures['nats'][t]:.2f} nats" in text["next"]
-    assert f"After {here} comes ‘{came}’" in text["next"]
+    assert f"The token after {here} is ‘{came}’" in text["next"]
     assert f"{here} at {t} attends to" in text["attention"]
-    assert f"At {here} the logit of the true next token ‘{came}’ is" in text["ledger"]
-    assert f"p(‘{came}’) goes from" in text["lens"]
+    assert f"At {here} the logit of the actual next token ‘{came}’ is" in text["ledger"]
+    assert f"p(‘{came}’) is" in text["lens"]
 
 
 def test_arrow_keys_select_a_head(chromium, pages, payload):
@@ -206,8 +206,8 @@ def test_what_a_large_model_lacks_is_said_and_the_rest_is_shown(chromium, pages)
     assert "Weights." in text["attention"] and "1. Scores" not in text["attention"]
     assert "induction" not in text["attention"].split("Table: every head")[0]
     assert "no losses by step" in text["summary"] and "Much was cut." in text["summary"]
-    assert "none of the words" in text["embeddings"] and "kept no table of step 0" in text["embeddings"]
-    assert "are not in this file; here are those of" in text["embeddings"]
+    assert "none of the words" in text["embeddings"] and "saved no table of step 0" in text["embeddings"]
+    assert "This file has no neighbours of" in text["embeddings"]
     assert "rotary" in text["positions"] and text["compare"] is None
     chromium.click("#probe .strip .cell", 12)  # past the table of attention, which has 12 tokens
     assert "attends to" in chromium.run("return document.getElementById('attention').textContent")
@@ -220,7 +220,7 @@ def test_two_runs_side_by_side(chromium, pages, payload):
     chromium.click("#probe .strip .cell", 2)
     draw_all(chromium)
     text = chromium.run("return document.getElementById('compare').textContent")
-    assert "the other" in text and "model.d_model: 16 -> 32" in text
+    assert "the other run by" in text and "model.d_model: 16 -> 32" in text
     assert text.count(f"{payload['tokens']['nats'][2]:.2f}") >= 2
     options = chromium.run("return [...document.querySelectorAll('#probe option')].map((o) => o.value)")
     assert "compare" in options

@@ -14,7 +14,17 @@ from jaxgpt import config, train
 from jaxgpt.config import UserError
 from jaxgpt.data import baselines, tokenizers
 from jaxgpt.data.dataset import Dataset, prepare_dataset
-from jaxgpt.inspect import analysis, attending, compare, forward, learned, methods, page, subject, word_lists
+from jaxgpt.inspect import (
+    analysis,
+    attention,
+    compare,
+    embeddings,
+    forward,
+    methods,
+    page,
+    subject,
+    word_lists,
+)
 from jaxgpt.inspect.capture import capture
 from jaxgpt.inspect.payload import payload
 from jaxgpt.inspect.plain import Names, plain, rounded
@@ -100,11 +110,11 @@ def test_probabilities_of_next_tokens_are_exact_at_every_temperature(figures, se
     assert ahead["temperatures"][0] == 0.1 and ahead["temperatures"][-1] == 2.0
 
 
-def weights_of(attention: dict, T: int) -> np.ndarray:
-    """What a reader of the payload computes: softmax of each row of the triangle."""
-    L, H = attention["layers"], attention["heads"]
+def weights_of(part: dict, T: int) -> np.ndarray:
+    """The weights that a reader computes from the attention part: softmax of each row of the triangle."""
+    L, H = part["layers"], part["heads"]
     scores = np.full((L, H, T, T), -np.inf)
-    scores[:, :, *np.tril_indices(T)] = np.array(attention["scores"]) * attention["score_unit"]
+    scores[:, :, *np.tril_indices(T)] = np.array(part["scores"]) * part["score_unit"]
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -146,11 +156,11 @@ def test_a_ledger_of_very_many_heads_takes_those_of_a_layer_together(seen, monke
 
 @pytest.mark.parametrize("most, shown", [(500, 13), (40, 4)])
 def test_tables_that_would_be_too_large_are_cut_and_that_is_said(seen, monkeypatch, most, shown):
-    monkeypatch.setattr(attending, "MOST_NUMBERS", 10)
-    monkeypatch.setattr(attending, "ALL_NUMBERS", most)
+    monkeypatch.setattr(attention, "MOST_NUMBERS", 10)
+    monkeypatch.setattr(attention, "ALL_NUMBERS", most)
     cut = []
-    got = attending.tables(seen, cut)
-    assert got["scores"] is None and "4 heads of 13 tokens" in cut[0]
+    got = attention.attention_tables(seen, cut)
+    assert got["scores"] is None and "4 heads x 13 tokens" in cut[0]
     for i, layer in enumerate(seen.layers):
         expected = layer.weights_HTS[:, *np.tril_indices(shown)]
         np.testing.assert_allclose(np.array(got["weights"][i]) * got["weight_unit"], expected, atol=5.1e-4)
@@ -168,8 +178,8 @@ def test_the_summary_is_what_the_run_wrote(figures, folder, opened):
         np.testing.assert_allclose(rows["loss"][name], expected, rtol=1e-4)
         np.testing.assert_allclose(rows["perplexity"][name], np.exp(expected), rtol=1e-4)
         # One token is one character, and one byte, of this text.
-        np.testing.assert_allclose(rows["bits a character"][name], expected / np.log(2), rtol=1e-4)
-        np.testing.assert_allclose(rows["bits a byte"][name], expected / np.log(2), rtol=1e-4)
+        np.testing.assert_allclose(rows["bits per character"][name], expected / np.log(2), rtol=1e-4)
+        np.testing.assert_allclose(rows["bits per byte"][name], expected / np.log(2), rtol=1e-4)
     assert summary["num_params"] == facts["num_params"] and summary["seed"] == 0
     assert summary["curves"]["train"]["step"] == list(range(1, 25))
     assert summary["curves"]["valid"]["step"] == [0, 8, 16, 24]
@@ -186,7 +196,7 @@ def test_an_untrained_model_has_nothing_found_in_its_heads_and_tables(opened):
     kinds = {finding["kind"] for finding in got["summary"]["findings"]}
     assert kinds <= {"loss", "surprise"} and not got["attention"]["named"]
     (loss,) = (finding for finding in got["summary"]["findings"] if finding["kind"] == "loss")
-    assert " above that of guessing" in loss["text"]
+    assert " above the bigram baseline" in loss["text"]
 
 
 def test_a_step_that_was_not_evaluated_is_evaluated_now(folder, opened):
@@ -244,8 +254,8 @@ def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
     "flags, words",
     [
         ("--text é", "'é' (U+00E9) at position 0 is not one of"),
-        ("--text ''", "has 0 tokens: give 2 or more"),
-        ("--text t", "has 1 tokens: give 2 or more"),
+        ("--text ''", "has 0 tokens: give at least 2"),
+        ("--text t", "has 1 tokens: give at least 2"),
         ("--step 5", "no checkpoint of step 5: the steps are"),
         ("--step last", "give a saved step's number or 'best'"),
         ("--compare nowhere", "no run folder nowhere"),
@@ -282,7 +292,7 @@ def words_run(folder):
 def test_a_run_that_kept_no_tables_is_shown_beside_fresh_parameters(folder, tmp_path, figures):
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("embeddings"))
     got = report(tmp_path / "run", TEXT)["embeddings"]
-    assert got["drift"] is None and "kept no table of step 0" in got["start_is"]
+    assert got["drift"] is None and "saved no table of step 0" in got["start_is"]
     # They are the ones that were kept.
     assert (
         got["neighbours"] == figures["embeddings"]["neighbours"]
@@ -307,7 +317,7 @@ def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
     shutil.copytree(words_run, tmp_path / "run")
     one = subject.open_subject(tmp_path / "run")
     gone = dataclasses.replace(one, dataset=None, missing=("No text.",))
-    with pytest.raises(UserError, match="no validation text to look at: give a text"):
+    with pytest.raises(UserError, match="no validation text: give a text"):
         subject.probe_of(gone, None)
     got = json.loads(as_json(payload(gone, subject.probe_of(gone, "the king sees the fool"))))
     assert got["missing"][0] == "No text."
@@ -335,7 +345,7 @@ def test_a_random_table_passes_no_test_and_a_planted_one_is_seen():
     words = Vectors(LETTERS, planted_ND)
     tests = {test.name: test for test in word_lists.tests(words.row_of_word, lambda i: None)}
     for name, test in tests.items():
-        start, end = learned.auc(random_ND, test), learned.auc(planted_ND, test)
+        start, end = embeddings.auc(random_ND, test), embeddings.auc(planted_ND, test)
         assert start.low < 0.5 < start.high, name
         if name in ("the same letter", "vowels"):
             assert end.low > 0.7, name
@@ -348,13 +358,15 @@ def test_analogies_are_found_where_they_hold_and_said_to_have_failed_where_not(o
     table = np.concatenate([lower, lower + rng.normal(size=16)]).astype(np.float32)
     both = {"start": rng.normal(size=(52, 16)).astype(np.float32), "end": table}
     names = Names(_Letters(), None)
-    got = learned.analogies(both, Vectors(LETTERS, table), names)
+    got = embeddings.analogies(both, Vectors(LETTERS, table), names)
     (family,) = got["analogy_families"]
     assert family["questions"] == 650 and family["end"]["aside"]["value"] > 0.9
     assert family["start"]["aside"]["value"] < 0.1 and family["chance"] == pytest.approx(1 / 49, rel=0.01)
     for question in got["analogies"]:
         assert question["found"] == (question["end"]["aside"]["rank"] == 1)
-    failed = learned.analogies({"start": table, "end": both["start"]}, Vectors(LETTERS, both["start"]), names)
+    failed = embeddings.analogies(
+        {"start": table, "end": both["start"]}, Vectors(LETTERS, both["start"]), names
+    )
     assert not all(question["found"] for question in failed["analogies"])
 
 
@@ -373,7 +385,7 @@ def test_frozen_rows_drift_exactly_0(opened):
     for step in (1, 5):
         tables[step] = tables[0] + rng.normal(size=(52, 8)).astype(np.float32)
         tables[step][:20] = tables[0][:20]
-    got = learned.drift(tables, Names(_Letters(), None))
+    got = embeddings.drift(tables, Names(_Letters(), None))
     assert got["still"] == 20
     for at in geometry.drift(tables):
         assert (at.distance_N[:20] == 0).all()
@@ -384,7 +396,7 @@ def test_frozen_rows_drift_exactly_0(opened):
 
 def test_the_tables_of_step_0_are_what_the_seed_gives(opened):
     """So that a run that kept none can be shown beside its start."""
-    kept = learned.History(opened)[0]
+    kept = embeddings.History(opened)[0]
     _, params = opened.untrained()
     np.testing.assert_array_equal(kept, params["token_embedding"]["embedding"])
     assert not np.array_equal(opened.untrained(1)[1]["token_embedding"]["embedding"], kept)
@@ -426,7 +438,7 @@ def test_capture_of_a_run_takes_text_or_ids(opened, seen):
     by_text, by_ids = jaxgpt.capture(run, TEXT), jaxgpt.capture(run, run.tokenizer.encode(TEXT).tolist())
     np.testing.assert_array_equal(by_text.logits_TV, seen.logits_TV)
     np.testing.assert_array_equal(by_ids.logits_TV, seen.logits_TV)
-    with pytest.raises(UserError, match="1 to 16 at once"):
+    with pytest.raises(UserError, match=r"give 1 to model\.context_length=16"):
         jaxgpt.capture(run, TEXT * 2)
     assert isinstance(prepare_dataset(run.config.data), Dataset)
 

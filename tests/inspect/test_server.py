@@ -1,4 +1,4 @@
-"""The local page's endpoints, on a real server: what is streamed is what the model says, and strangers get nothing."""
+"""The local page's endpoints on a real server: they return the model's numbers, and refuse foreign pages."""
 
 import contextlib
 import dataclasses
@@ -19,6 +19,7 @@ from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.inspect import playground, server
 from jaxgpt.inspect.payload import payload
+from jaxgpt.inspect.service import Service
 from jaxgpt.inspect.subject import Subject, probe_of
 from jaxgpt.model import generation
 from jaxgpt.model.gpt import GPT
@@ -31,20 +32,20 @@ CHARACTERS = "".join(sorted({*"abcdefghijklmnopqrstuvwxyz \n&<>", *HOSTILE}))
 
 
 @pytest.fixture(scope="module")
-def play() -> server.Playground:
+def service() -> Service:
     cfg, params = induction_model(len(CHARACTERS), 32)
     run = checkpoint.Run(
         config.Config(model=cfg), GPT(cfg), params, tokenizers.CharTokenizer(CHARACTERS), 7, Path("planted")
     )
-    return server.Playground(Subject(run, {"starts": []}, [], None, ("No text.",)))
+    return Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
 
 
 @pytest.fixture(scope="module")
-def port(play):
+def port(service):
     """A server in a thread, on a free port."""
     listening = server.listen(0)
     number = listening.getsockname()[1]
-    listener = uvicorn.Server(uvicorn.Config(server.make_app(play, number), log_level="critical"))
+    listener = uvicorn.Server(uvicorn.Config(server.make_app(service, number), log_level="critical"))
     thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
     thread.start()
     yield number
@@ -72,8 +73,8 @@ def lines(content: bytes) -> list[dict]:
 # --- what is streamed -----------------------------------------------------------------------------------
 
 
-def test_the_stream_is_what_the_model_writes_with_its_own_probabilities(play, port):
-    run, settings = play.subject.run, {"max_new_tokens": 40, "temperature": 0.7, "top_k": 20, "seed": 3}
+def test_the_stream_is_what_the_model_writes_with_its_own_probabilities(service, port):
+    run, settings = service.subject.run, {"max_new_tokens": 40, "temperature": 0.7, "top_k": 20, "seed": 3}
     response, content = ask(port, "/api/generate", {"prompt": "the king ", **settings})
     assert response.status == 200 and response.headers["Content-Type"].startswith("application/x-ndjson")
     start, *tokens, done = lines(content)
@@ -117,13 +118,14 @@ def test_two_tabs_at_once_get_what_each_would_alone(port):
     assert lines(alone[0])[:-1] != lines(alone[1])[:-1]
 
 
-def test_a_prompt_longer_than_the_context_goes_on_from_its_end(play, port):
+def test_a_prompt_longer_than_the_context_goes_on_from_its_end(service, port):
     start, first, *_ = lines(ask(port, "/api/generate", {"prompt": "abcd" * 20, "max_new_tokens": 2})[1])
     seen = 80 - generation.window_start(80, 32)
     assert (
-        first == {"note": f"The prompt has 80 tokens; the model sees the last {seen}."} and 16 <= seen <= 32
+        first == {"note": f"The prompt has 80 tokens; the model sees only the last {seen}."}
+        and 16 <= seen <= 32
     )
-    assert start["prompt"] == play.subject.run.tokenizer.encode("abcd" * 20)[-seen:].tolist()
+    assert start["prompt"] == service.subject.run.tokenizer.encode("abcd" * 20)[-seen:].tolist()
 
 
 def test_generation_stops_when_nobody_listens_any_more(port, monkeypatch):
@@ -139,7 +141,7 @@ def test_generation_stops_when_nobody_listens_any_more(port, monkeypatch):
         finally:
             stopped.set()
 
-    monkeypatch.setattr(server.generation, "generate_pieces", endless)
+    monkeypatch.setattr(generation, "generate_pieces", endless)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = json.dumps({"prompt": "a"})
     connection.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
@@ -157,12 +159,12 @@ def test_an_error_on_the_way_is_the_last_line(port, monkeypatch):
         yield generation.Piece(one, generation.Scores(one / 2, one, one / 2))
         raise RuntimeError("the device is gone\nwith details")
 
-    monkeypatch.setattr(server.generation, "generate_pieces", breaking)
+    monkeypatch.setattr(generation, "generate_pieces", breaking)
     _, first, last = lines(ask(port, "/api/generate", {"prompt": "a"})[1])
     assert first["rank"] == 1 and last == {"error": "RuntimeError: the device is gone"}
 
 
-def test_a_hostile_text_comes_back_unchanged_as_data(play, port):
+def test_a_hostile_text_comes_back_unchanged_as_data(service, port):
     response, content = ask(port, "/api/report", {"text": HOSTILE[-30:]})
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -172,8 +174,8 @@ def test_a_hostile_text_comes_back_unchanged_as_data(play, port):
     assert response.status == 200 and b"<img src=x" not in content
 
 
-def test_the_report_of_tokens_is_that_of_their_text(play, port):
-    ids = play.subject.run.tokenizer.encode("love and love").tolist()
+def test_the_report_of_tokens_is_that_of_their_text(service, port):
+    ids = service.subject.run.tokenizer.encode("love and love").tolist()
     own, got = (
         json.loads(ask(port, "/api/report", given)[1]) for given in ({"text": "love and love"}, {"ids": ids})
     )
@@ -183,9 +185,9 @@ def test_the_report_of_tokens_is_that_of_their_text(play, port):
         assert response.status == 400 and "give" in json.loads(content)["error"]
 
 
-def test_the_report_of_a_text_is_the_commands(play, port):
+def test_the_report_of_a_text_is_the_commands(service, port):
     content = ask(port, "/api/report", {"text": "love and love"})[1]
-    own = json.loads(json.dumps(payload(play.subject, probe_of(play.subject, "love and love"))))
+    own = json.loads(json.dumps(payload(service.subject, probe_of(service.subject, "love and love"))))
     got = json.loads(content)
     assert {key for key in own if own[key] != got[key]} <= {"generated"}
     assert (
@@ -195,14 +197,14 @@ def test_the_report_of_a_text_is_the_commands(play, port):
     )
 
 
-def test_what_is_found_once_for_all_texts_is_the_same_as_found_anew(play, monkeypatch):
+def test_what_is_found_once_for_all_texts_is_the_same_as_found_anew(service, monkeypatch):
     ids = np.random.default_rng(0).integers(0, len(CHARACTERS), 400)
 
     class Split:
         train = valid = type("Part", (), {"ids": ids})()
         corpus_name = "random"
 
-    one = server.Playground(dataclasses.replace(play.subject, dataset=Split(), missing=()))
+    one = Service(dataclasses.replace(service.subject, dataset=Split(), missing=()))
     one.report({"text": "love and"})
     second = one.report({"text": "king and"})
     own = payload(one.subject, probe_of(one.subject, "king and"))
@@ -221,16 +223,16 @@ def test_what_is_found_once_for_all_texts_is_the_same_as_found_anew(play, monkey
         ({"prompt": "\ud800"}, 400, "lone surrogate"),
         ({"prompt": "a", "max_new_tokens": 0}, 400, "max_new_tokens=0"),
         ({"prompt": "a", "max_new_tokens": 10**9}, 400, "give at most 10000"),
-        ({"prompt": "a", "max_new_tokens": True}, 400, "max_new_tokens is of type bool: give a whole number"),
+        ({"prompt": "a", "max_new_tokens": True}, 400, "max_new_tokens is of type bool: give an integer"),
         ({"prompt": "a", "temperature": -1}, 400, "temperature=-1"),
-        ({"prompt": "a", "top_p": "x"}, 400, "top_p is of type str: give a whole number or a number or null"),
+        ({"prompt": "a", "top_p": "x"}, 400, "top_p is of type str: give an integer or a number or null"),
         ({"prompt": "a", "seed": -1}, 400, "seed=-1"),
         ({"prompt": ["a"]}, 400, "prompt is of type list: give text"),
-        ({"promt": "a"}, 400, "unknown field 'promt': choose among prompt"),
+        ({"promt": "a"}, 400, "unknown field 'promt': choose one of prompt"),
         (["a"], 400, "give a JSON object with prompt"),
-        (b'{"prompt": ', 400, "no JSON"),
-        (b"[" * 60_000, 400, "no JSON"),
-        (b"\xff", 400, "no JSON"),
+        (b'{"prompt": ', 400, "not valid JSON"),
+        (b"[" * 60_000, 400, "not valid JSON"),
+        (b"\xff", 400, "not valid JSON"),
         ({"prompt": "a" * 1_000_000}, 413, "more than 65,536 bytes"),
     ],
 )
@@ -276,10 +278,10 @@ def test_the_own_page_is_answered_under_both_names(port):
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_the_page_itself_is_the_playground(play, port):
+def test_the_page_itself_is_the_playground(service, port):
     response, content = ask(port, "/")
     assert response.status == 200 and response.headers["Content-Type"].startswith("text/html")
-    assert content.decode() == playground.render(play.about())
+    assert content.decode() == playground.render(service.about())
 
 
 def test_other_paths_methods_and_content_types(port):

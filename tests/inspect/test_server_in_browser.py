@@ -1,4 +1,4 @@
-"""The page that writes, in a real browser on a real server: what streams in can be read, and looked into."""
+"""The local page in a real browser on a real server: generated tokens can be read and inspected."""
 
 import threading
 from pathlib import Path
@@ -10,6 +10,7 @@ from selenium.webdriver.common.keys import Keys
 from jaxgpt import config
 from jaxgpt.data import tokenizers
 from jaxgpt.inspect import server, static_tables
+from jaxgpt.inspect.service import Service
 from jaxgpt.inspect.subject import Subject
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs import checkpoint
@@ -21,14 +22,14 @@ CHARACTERS = "".join(sorted({*"abcdefghijklmnopqrstuvwxyz \n", *HOSTILE}))
 
 @pytest.fixture(scope="module")
 def address():
-    """A server in a thread, on a free port, with a model whose induction head goes on with what it read."""
+    """A server in a thread, on a free port, with an induction model."""
     cfg, params = induction_model(len(CHARACTERS), 32)
     tokenizer = tokenizers.CharTokenizer(CHARACTERS)
     run = checkpoint.Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("planted"))
-    play = server.Playground(Subject(run, {"starts": []}, [], None, ("No text.",)))
+    service = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
     listening = server.listen(0)
     number = listening.getsockname()[1]
-    listener = uvicorn.Server(uvicorn.Config(server.make_app(play, number), log_level="critical"))
+    listener = uvicorn.Server(uvicorn.Config(server.make_app(service, number), log_level="critical"))
     thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
     thread.start()
     yield f"http://127.0.0.1:{number}/"
@@ -61,21 +62,21 @@ def test_a_text_goes_on_and_each_token_can_be_looked_into(chromium, address):
     chromium.run("document.querySelectorAll('#written .cell')[0].focus()")
     for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ENTER):
         chromium.driver.switch_to.active_element.send_keys(key)
-    chromium.wait("return document.getElementById('status').textContent.includes('came about')", 60)
+    chromium.wait("return document.getElementById('status').textContent.includes('show this prediction')", 60)
     token, numbers = cells[1]
     assert f"‘{token}’ had p " in status(
         chromium
-    ) and f"number {numbers.split('#')[1]} of {len(CHARACTERS)}" in status(chromium)
+    ) and f"rank {numbers.split('#')[1]} of {len(CHARACTERS)}" in status(chromium)
     shown = chromium.run(
         "return [...document.querySelectorAll('#probe .strip .token')].map((x) => x.textContent)"
     )
     everything = [static_tables.visible(c) for c in HOSTILE] + [cells[0][0], token]
     assert len(shown) > 16 and shown == everything[-len(shown) :]
-    assert "Read again" not in status(chromium), "what the model saw as it wrote is what is looked at"
+    assert "With only the last" not in status(chromium), "the views show what the model saw"
     assert f"‘{token}’" in chromium.run("return document.querySelector('#selection .what').textContent")
     # Another token: the views of the first are gone.
     chromium.click("#written .cell", 5)
-    chromium.wait("return document.getElementById('status').textContent.includes('came about')", 60)
+    chromium.wait("return document.getElementById('status').textContent.includes('show this prediction')", 60)
     assert chromium.run(
         "return [document.querySelectorAll('#selection').length, document.querySelectorAll('#probe .strip').length]"
     ) == [1, 1]

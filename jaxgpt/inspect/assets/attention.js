@@ -1,8 +1,8 @@
-// Attention: every head at a glance, and one of them in the three steps of the textbook.
+// Attention: all heads as small pictures, and the selected head in three steps: scores, mask, softmax.
 
 const attention = data.attention;
 
-/** How many tokens the tables of attention hold; a large model's may be cut (`data.cut` says so). */
+/** Number of tokens in the attention tables. A large model's tables may be cut (see `data.cut`). */
 const seenTokens = (() => {
   const triangle = (attention.scores ?? attention.weights)[0][0].length;
   return Math.round((Math.sqrt(8 * triangle + 1) - 1) / 2);
@@ -13,7 +13,7 @@ function visibleKey(t, s) {
   return s <= t && (!attention.window || s > t - attention.window);
 }
 
-/** A head's scores as rows of queries, null where the mask hides the key; null where the file has none. */
+/** A head's scores, one row per query; null for masked keys. Null if the file has no scores. */
 function scoresOf(l, h) {
   if (!attention.scores) return null;
   return square(attention.scores[l][h], attention.score_unit, null);
@@ -25,7 +25,7 @@ function square(triangle, unit, hidden) {
   );
 }
 
-/** The scores before the mask, as far as the file has them: null for those above the diagonal of a large model. */
+/** A head's scores before the mask; null where the file leaves them out (above the diagonal of a large model). */
 function allScoresOf(l, h) {
   const [triangle, ahead] = [attention.scores[l][h], attention.ahead?.[l][h]];
   let i = 0;
@@ -39,7 +39,7 @@ function allScoresOf(l, h) {
 
 const softmaxes = new Map();
 
-/** A head's weights as rows of queries: the softmax of its scores, computed when first asked for. */
+/** A head's weights, one row per query. Computed at the first call. */
 function weightsOf(l, h) {
   const name = `${l}.${h}`;
   if (!softmaxes.has(name)) {
@@ -60,28 +60,28 @@ function softmax(row) {
   return e.map((x) => x / sum);
 }
 
-/** The key that is pointed at: the selected one, or the one with the most weight. */
+/** The selected key, or by default the one with the largest weight. */
 function keyOf() {
   const row = weightsOf(state.layer, state.head)[query()];
   return state.key !== null && state.key < seenTokens ? state.key : largest(row, 1)[0];
 }
 
-/** The selected token as a query; the last one of the table where the table ends before it. */
+/** The selected token as a query, or the last token of a cut table. */
 function query() {
   return Math.min(state.token, seenTokens - 1);
 }
 
-/** What is measured of every head: its name, its values, and the same of models that were never trained. */
+/** The statistics of the heads: name, meaning, values, and the values of untrained models. */
 const HEAD_NUMBERS = [
-  ["previous_token", "previous-token score", "the mean weight of the token just before"],
+  ["previous_token", "previous-token score", "the mean weight on the previous token"],
   [
     "induction",
     "induction score",
-    "on random tokens that come twice, the mean weight a token gives to the one after its first occurrence " +
+    "on a random sequence repeated once, the mean weight on the token after the previous occurrence " +
       "(prefix matching, Olsson et al. 2022)",
   ],
-  ["relative_entropy", "entropy over uniform", "0: it looks at one token; 1: at all alike"],
-  ["mean_distance", "mean distance", "how many tokens back it looks, weighted"],
+  ["relative_entropy", "relative entropy", "0: all weight on one token; 1: equal weights"],
+  ["mean_distance", "mean distance", "the weighted mean number of tokens back"],
 ]
   .map(([key, name, meaning]) => ({
     key,
@@ -90,10 +90,10 @@ const HEAD_NUMBERS = [
     values: attention.statistics[key].value,
     ...attention.statistics[key],
   }))
-  .filter(({ values }) => values.flat().some((x) => x !== null)); // a context of a few tokens has room for no repetition
+  .filter(({ values }) => values.flat().some((x) => x !== null)); // a very short context can't hold a repeated sequence
 for (const [kind, name, by] of [
-  ["mean", "loss without it", "its mean"],
-  ["zero", "loss without it (zero)", "zero"],
+  ["mean", "loss increase without it", "its mean"],
+  ["zero", "loss increase without it (zero)", "zero"],
 ]) {
   const found = attention.ablation?.[kind];
   if (found) {
@@ -103,12 +103,12 @@ for (const [kind, name, by] of [
       values: found.difference,
       errors: found.standard_error,
       signs: true,
-      meaning: `how much the loss rises, in nats, when the head's output is replaced by ${by} (attention is not importance)`,
+      meaning: `the increase of the loss, in nats, when the head's output is replaced by ${by} (a strong attention pattern need not be important)`,
     });
   }
 }
 
-/** What the number means, which head has the most of it, and what untrained models have. */
+/** The meaning of a statistic, the head with the largest value, and the range of untrained models. */
 function headSentences({ key, name, meaning, values, errors, low, high }) {
   const flat = values.flat();
   const [i] = largest(flat, 1);
@@ -119,21 +119,21 @@ function headSentences({ key, name, meaning, values, errors, low, high }) {
     const error = errors.flat()[i];
     return [
       first,
-      `Most is lost without ${where}: ${signed(flat[i])} (standard error ${format(error, 4)}) on a loss of ${format(loss)}.`,
+      `Removing ${where} hurts most: ${signed(flat[i])} (standard error ${format(error, 4)}) on a loss of ${format(loss)}.`,
       `Measured on ${on}.`,
     ];
   }
   const sentences = [
     first,
-    `The largest is ${where} with ${format(flat[i])}.`,
-    `Without training, heads have ${format(low)} to ${format(high)} (${attention.untrained_models} models with fresh parameters).`,
+    `The largest value is ${format(flat[i])}, of ${where}.`,
+    `Untrained heads have ${format(low)} to ${format(high)} (${count(attention.untrained_models, "model")} with fresh parameters).`,
   ];
   if (key === "induction") {
     const { first: once, second: again } = attention.repeated;
     return [
       ...sentences,
-      `On the second copy of the random tokens the loss is ${format(again, 2)}, on the first ${format(once, 2)}: ` +
-        `it ${again < once - 0.1 ? "uses" : "does not see"} the repetition.`,
+      `The loss is ${format(once, 2)} on the first copy of the random sequence and ${format(again, 2)} on the second: ` +
+        `the model ${again < once - 0.1 ? "uses" : "does not use"} the repetition.`,
     ];
   }
   return [...sentences, `Measured on ${attention.statistics_on}.`];
@@ -181,29 +181,29 @@ function drawHeads(root) {
       { type: "button", class: "link", onclick: () => select({ layer, head, key: null }) },
       `layer ${layer}, head ${head}`,
     ),
-    ` ${kind === "induction" ? "is an induction head" : "looks at the token before"} (${fixed(value)})`,
+    ` ${kind === "induction" ? "is an induction head" : "is a previous-token head"} (${fixed(value)})`,
   ]);
   root.append(
     el(
       "p",
       { class: "said" },
       named.length
-        ? ["Heads with most of their weight on one kind of place: ", ...named, "."]
-        : "No head gives most of its weight to the token before, or to what followed a token's last occurrence.",
+        ? ["Heads with a known pattern: ", ...named, "."]
+        : "No head puts most of its weight on the previous token or on the token after the previous occurrence.",
     ),
   );
   root.append(
     el(
       "div",
       { class: "controls" },
-      chooser("The number below each", names, state.statistic, (statistic) => select({ statistic })),
+      chooser("Number shown", names, state.statistic, (statistic) => select({ statistic })),
     ),
     el("div", { class: "pair" }, el("div", { class: "scroll" }, grid), about),
   );
   view(root, ["statistic"], () => {
     const one = HEAD_NUMBERS.find(({ key }) => key === state.statistic);
     const colour = colours("much", 0, 1);
-    const faint = (x) => colour(Math.sqrt(x)); // small weights are seen too
+    const faint = (x) => colour(Math.sqrt(x)); // the square root makes small weights visible
     const said = (l, h) => (one.signs ? signed : format)(one.values[l][h]);
     items.forEach((item, i) => {
       const [l, h] = [Math.floor(i / heads), i % heads];
@@ -216,7 +216,7 @@ function drawHeads(root) {
   view(grid, ["layer", "head"], () => mark(items, state.layer * heads + state.head));
 }
 
-/** The selected head's three tables, side by side. */
+/** The selected head's scores, mask and softmax, next to each other. */
 function drawSteps(root) {
   const readout = el("p", { class: "said", role: "status" });
   const row = el("div", { class: "row three" });
@@ -242,13 +242,13 @@ function drawSteps(root) {
   view(readout, ["token", "key", "layer", "head"], () => frames.forEach((frame) => frame.mark()));
 }
 
-/** Scores, mask and softmax of a head: what each shows, and what it says of a cell. */
+/** Title, caption, values, colours and the text of a cell for a head's scores, mask and softmax. */
 function stepsOf(l, h) {
   const weights = weightsOf(l, h);
   const name = (t, s) => `Query ${placed(t)}, key ${placed(s)}`;
   const last = {
     title: "3. Softmax.",
-    text: "exp(score) over its row's sum: each row sums to 1.",
+    text: "exp(score) divided by the sum of its row: each row sums to 1.",
     values: weights,
     colour: colours("much", 0, 1),
     say: (t, s) => `${name(t, s)}: weight ${format(weights[t][s])}.`,
@@ -261,34 +261,34 @@ function stepsOf(l, h) {
   const hidden = theme() === "dark" ? [84, 88, 94] : [176, 172, 164];
   const score = (t, s) =>
     all[t][s] === null
-      ? "a score that the mask removes, which this file leaves out"
+      ? "masked; the score is not in this file"
       : `score ${format(all[t][s], s > t ? 2 : 3)}`;
   return [
     {
       title: "1. Scores.",
-      text: `q·k × ${format(attention.scale)}: how well each query matches each key. Blue: more than 0; orange: less.`,
+      text: `q·k × ${format(attention.scale)}: how well each query matches each key. Blue: positive; orange: negative.`,
       values: all,
       colour,
       say: (t, s) => `${name(t, s)}: ${score(t, s)}.`,
     },
     {
       title: "2. Mask.",
-      text: "−∞ (grey) for the tokens that a query may not see; the other scores stay.",
+      text: "−∞ (grey) at keys that the query may not see. The other scores are unchanged.",
       values: scores,
       colour: (x) => (x === null ? hidden : colour(x)),
-      say: (t, s) => `${name(t, s)}: ${visibleKey(t, s) ? `score ${format(scores[t][s])} stays` : "−∞"}.`,
+      say: (t, s) => `${name(t, s)}: ${visibleKey(t, s) ? `score ${format(scores[t][s])}, unchanged` : "−∞"}.`,
     },
     last,
   ];
 }
 
-/** The selected token's row of the softmax: what it looks at, in words, as boxes and as a table. */
+/** The selected token's attention weights: as a sentence, as boxes and as a table. */
 function drawRow(root) {
   const said = el("p", { class: "said" });
   const strip = el("div", {
     class: "strip",
     role: "listbox",
-    "aria-label": "Keys: what the selected token looks at",
+    "aria-label": "Keys: attention weights of the selected token",
   });
   const cells = ids
     .slice(0, seenTokens)
@@ -314,10 +314,10 @@ function drawRow(root) {
     });
     const ahead = seenTokens - 1 - t;
     masked.textContent = ahead
-      ? `After ${quoted(t)} stand ${count(ahead, "token")} that the mask hides: score −∞, weight 0.`
-      : "It is the last token: nothing is masked.";
+      ? `The mask hides the ${count(ahead, "later token")}: score −∞, weight 0.`
+      : "This is the last token: nothing is masked.";
     behind.replaceChildren(
-      tableBehind("Table: this row in three steps", () => {
+      tableBehind("Table: scores, mask and weights of this token", () => {
         const scores = attention.scores ? allScoresOf(l, h)[t] : [];
         return table(
           [["at", "r"], "key", ["score", "r"], ["masked", "r"], ["weight", "r"]],

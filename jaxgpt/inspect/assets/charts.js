@@ -1,4 +1,4 @@
-// Lines and points, as SVG of the width that there is: text keeps its size on a small screen.
+// Line and scatter plots in SVG. A plot is as wide as its container, so text keeps its size on a small screen.
 
 /** About `count` round numbers from low to high. */
 function ticks(low, high, count) {
@@ -12,7 +12,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-/** The least and the largest of many numbers; what is no number is left out. */
+/** The smallest and largest of the finite numbers. */
 function range(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const x of values) {
@@ -23,7 +23,7 @@ function range(values) {
   return low <= high ? [low, high] : [0, 1];
 }
 
-/** Numbers as short as their spacing allows, for an axis. */
+/** A number for an axis, with as few digits as the spacing allows. */
 function tickText(x, all) {
   if (Math.abs(x) >= 10000) return `${format(x / 1000, 0)}k`;
   const gap = all.length > 1 ? Math.abs(all[1] - all[0]) : 1;
@@ -31,8 +31,8 @@ function tickText(x, all) {
 }
 
 /**
- * Curves over a common axis. `series`: {name, points: [[x, y], ...], second}. `levels`: [name, y], horizontal lines to
- * compare with. `log`: steps of training that are log-spaced are drawn so.
+ * Curves over a common axis. `series`: {name, points: [[x, y], ...], second}. `levels`: [name, y], horizontal lines for
+ * comparison. `log`: a logarithmic x axis.
  */
 function lines(root, { title, series, levels = [], xName, yName, log = false, height = 240 }) {
   const width = Math.max(260, Math.min(root.clientWidth || 600, 760));
@@ -111,7 +111,7 @@ function logTicks(last) {
   return found;
 }
 
-/** Where the names of levels are written: at their height, moved apart where they would touch. */
+/** The positions of the levels' names, moved apart where they would overlap. */
 function spread(levels, py) {
   const at = levels.map(([name, y]) => [py(y), name]).sort((a, b) => a[0] - b[0]);
   for (let i = 1; i < at.length; i++) at[i][0] = Math.max(at[i][0], at[i - 1][0] + 13);
@@ -119,8 +119,8 @@ function spread(levels, py) {
 }
 
 /**
- * Points with names. `points`: {x, y, name (a token)}; `frame`: [x0, x1, y0, y1], so that two plots can share one. Names
- * are written where there is room. The picture's `mark(i)` makes one point stand out, without drawing it all again.
+ * Named points. `points`: {x, y, name (a token)}; `frame`: [x0, x1, y0, y1], which two plots can share. A name is drawn
+ * only if it overlaps no other. The picture's `mark(i)` highlights one point without redrawing.
  */
 function scatter(root, { title, points, frame, choose }) {
   const width = Math.max(240, Math.min(root.clientWidth || 400, 460));

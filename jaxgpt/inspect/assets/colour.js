@@ -1,5 +1,5 @@
-// Colours that stand for numbers. One hue for how much; two, with a neutral middle, for more or less. Both are told
-// apart with every kind of colour vision, and the number itself is always there as text.
+// Colours for numbers: one hue for amounts, two hues with a neutral middle for signed numbers. Both work with every kind
+// of colour vision, and the number is always shown as text too.
 
 const RAMPS = {
   light: {
@@ -18,7 +18,7 @@ function theme() {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
-/** The button that changes the theme; who shows colours listens to `themechange`. */
+/** Show the theme button. Views with colours listen for `themechange`. */
 function offerThemes() {
   const button = document.getElementById("theme");
   const changed = () => {
@@ -34,7 +34,7 @@ function offerThemes() {
   changed();
 }
 
-/** Red, green and blue, 0 to 255, at x from 0 to 1 of a ramp ("much" or "signed"). */
+/** The colour [r, g, b] (0 to 255) of a ramp ("much" or "signed") at x from 0 to 1. */
 function shade(ramp, x) {
   const stops = RAMPS[theme()][ramp];
   const at = Math.min(Math.max(x || 0, 0), 1) * (stops.length - 1);
@@ -45,7 +45,7 @@ function shade(ramp, x) {
   });
 }
 
-/** Colour an element, with whichever of black and white reads better on it: 4.58 to 1 at the least. */
+/** Colour an element, with black or white text: the contrast is at least 4.58 to 1. */
 function paint(node, rgb) {
   const linear = rgb.map((c) => (c <= 10 ? c / 3295 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   const bright = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
@@ -53,7 +53,7 @@ function paint(node, rgb) {
   node.style.color = bright > 0.179 ? "#000" : "#fff";
 }
 
-/** A legend: the ramp between what its ends mean. */
+/** A colour ramp between the meanings of its ends. */
 function legend(ramp, low, high) {
   const canvas = el("canvas", { width: 64, height: 1, "aria-hidden": "true" });
   const context = canvas.getContext("2d");

@@ -1,4 +1,4 @@
-// Two runs on the same text: what each says of the selected token, and where they differ most.
+// Two runs on the same text: their predictions after the selected token, and where they differ most.
 
 const other = data.compare;
 
@@ -22,21 +22,21 @@ function drawCompared(root) {
       );
     };
     const rows = [
-      ["the likeliest next", ...runs.map(of)],
+      ["most likely next tokens", ...runs.map(of)],
       ["entropy, nats", ...runs.map((run) => fixed(run.tokens.entropy[t]))],
     ];
     if (known) {
       rows.unshift(
-        ["p of what came", ...runs.map((run) => format(run.tokens.probability[t]))],
-        ["its rank", ...runs.map((run) => format(run.tokens.rank[t]))],
+        ["p of the actual next token", ...runs.map((run) => format(run.tokens.probability[t]))],
+        ["rank of the actual next token", ...runs.map((run) => format(run.tokens.rank[t]))],
         ["loss, nats", ...runs.map((run) => fixed(run.tokens.nats[t]))],
       );
     }
     place.replaceChildren(
       table(["figure", ...names], rows, {
         caption: known
-          ? `After ${placed(t)}, where ‘${word(ids[t + 1])}’ came`
-          : `After ${placed(t)}, where the text ends`,
+          ? `After ${placed(t)}; the actual next token is ‘${word(ids[t + 1])}’`
+          : `After ${placed(t)}, the last token of the text`,
       }),
     );
   });
@@ -52,11 +52,11 @@ function drawCompared(root) {
     el(
       "p",
       { class: "said" },
-      "After ",
+      `This run is better by ${fixed(-gain[best])} nats after `,
       jump(best),
-      ` this run is better by ${fixed(-gain[best])} nats, the most; after `,
+      `, the other run by ${fixed(gain[worst])} nats after `,
       jump(worst),
-      ` the other is, by ${fixed(gain[worst])}. The text below can be coloured by the difference.`,
+      ": the largest differences. The text below can be coloured by the difference.",
     ),
   );
 }
@@ -76,6 +76,6 @@ function drawComparedCurves(root) {
   );
   view(place, [], () => {
     const title = `Validation loss: ${series.map((one) => `${one.name} ends at ${format(one.points.at(-1)[1])}`).join(", ")}`;
-    place.replaceChildren(lines(place, { title, series, xName: "step", yName: "nats a token" }));
+    place.replaceChildren(lines(place, { title, series, xName: "step", yName: "nats per token" }));
   });
 }

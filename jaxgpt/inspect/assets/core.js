@@ -1,5 +1,5 @@
-// What every view stands on: the numbers, what is selected, and how text gets into the page.
-// Text is only ever set as textContent or as an attribute's value, so a token can't become markup.
+// The base of all views: the payload, the selection, and functions that create elements.
+// Text is only set as textContent or as an attribute's value, so a token can't become markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -25,7 +25,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** What stands in a section's place for views; the section itself is there without a script too. */
+/** A new container for a view in a section, before the section's static tables. */
 function place(section) {
   const node = el("div", { class: "view" });
   const statics = document.querySelector(`#${section} > .tables`);
@@ -35,12 +35,12 @@ function place(section) {
 
 // --- tokens ------------------------------------------------------------------------------------------
 
-/** A token of the vocabulary as people see it; bytes that are no whole character are shown as bytes, ⟨e2 80⟩. */
+/** A token as readable text; bytes that are not valid UTF-8 are shown as ⟨e2 80⟩. */
 function word(id) {
   return shownToken(data.vocabulary[id]);
 }
 
-/** The places of the k largest of some numbers, the largest first. */
+/** The indices of the k largest numbers, largest first. */
 function largest(values, k) {
   return [...values.keys()]
     .filter((i) => values[i] !== null)
@@ -48,7 +48,7 @@ function largest(values, k) {
     .slice(0, k);
 }
 
-// --- what is selected --------------------------------------------------------------------------------
+// --- the selection --------------------------------------------------------------------------------
 
 const state = {
   token: 0,
@@ -69,8 +69,8 @@ const state = {
 const views = [];
 
 /**
- * A part of the page that is drawn anew when one of `needs` (names in `state`) changes. It is drawn when it comes near
- * the window, not before: a large model opens as fast as a small one.
+ * A part of the page that is redrawn when one of `needs` (names in `state`) changes. It is drawn when it comes near the
+ * window, so that the page of a large model opens as fast as a small one's.
  */
 function view(root, needs, draw) {
   const one = { root, needs, draw, near: false, due: true };
@@ -91,7 +91,7 @@ const watcher = new IntersectionObserver(
   { rootMargin: "100px" },
 );
 
-/** Draw what is due and near; `all` draws what is far too (for a printer). */
+/** Draw the due views near the window, or all due views (for printing). */
 function refresh(all = false) {
   for (const one of views) {
     if (one.due && (one.near || all)) {
@@ -101,7 +101,7 @@ function refresh(all = false) {
   }
 }
 
-/** Draw what is far while nobody waits, one view at a time: then links lead to where things will stay. */
+/** Draw the other views while the browser is idle, so that links lead to their final positions. */
 function drawRest() {
   const one = views.find(({ due }) => due);
   if (!one) return;
@@ -115,7 +115,7 @@ function later(task) {
   else setTimeout(task, 50);
 }
 
-/** Select something; every view that shows it follows. */
+/** Change the selection and redraw the views that show it. */
 function select(changes) {
   const changed = Object.keys(changes).filter((name) => state[name] !== changes[name]);
   Object.assign(state, changes);
@@ -125,12 +125,12 @@ function select(changes) {
   refresh();
 }
 
-/** Select a token: the key that it looks at, and the word whose neighbours are shown, are its own again. */
+/** Select a token, and reset the key and the word to their defaults for it. */
 function selectToken(t) {
   select({ token: t, key: null, word: null });
 }
 
-/** Everything is drawn anew: its colours or its room have changed. */
+/** Redraw everything, after the colours or the width changed. */
 function redraw() {
   for (const one of views) one.due = true;
   refresh();
@@ -141,12 +141,12 @@ function redraw() {
 const ids = data.probe.ids;
 const vocabSize = data.summary.vocab_size;
 
-/** The token at a place of the probe, for a sentence. */
+/** The token at a position of the probe, in quotes. */
 function quoted(t) {
   return `‘${word(ids[t])}’`;
 }
 
-/** The same with its place, where a token may stand several times. */
+/** The quoted token with its position. */
 function placed(t) {
   return `${quoted(t)} at ${t}`;
 }

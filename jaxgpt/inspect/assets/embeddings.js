@@ -1,8 +1,8 @@
-// The token table at the start and at the end of training: neighbours, a map, tests of meaning, drift.
+// The token embeddings at the start and end of training: neighbours, a map, tests of meaning, drift.
 
 const table0 = data.embeddings;
 
-/** The word whose neighbours are shown: a chosen one, or else the selected token. */
+/** The index of the word whose neighbours are shown: the chosen word, or the selected token. */
 function chosenWord() {
   const known = table0.neighbours.map((one) => one.id);
   return Math.max(0, known.indexOf(state.word ?? ids[state.token]));
@@ -22,7 +22,7 @@ function drawNeighbours(root) {
     "by",
     [
       ["raw", "cosine"],
-      ["centred", "cosine, the mean row taken away first"],
+      ["centred", "cosine of centred rows (mean subtracted)"],
     ],
     "raw",
     (centring) => select({ centring }),
@@ -46,23 +46,23 @@ function drawNeighbours(root) {
     const instead =
       wanted === one.id
         ? ""
-        : `The neighbours of ‘${word(wanted)}’ are not in this file; here are those of ‘${word(one.id)}’. `;
+        : `This file has no neighbours of ‘${word(wanted)}’; those of ‘${word(one.id)}’ are shown. `;
     const before0 = stayed.length
-      ? `${stayed.length} of them at the start too: ${stayed.map((id) => `‘${word(id)}’`).join(", ")}`
-      : "none of them at the start: they are all learned";
-    said.textContent = `${instead}${after.length} tokens are nearest to ‘${word(one.id)}’ at the end, ${before0}.`;
+      ? `${stayed.length} of these were already nearest at the start: ${stayed.map((id) => `‘${word(id)}’`).join(", ")}`
+      : "none of these was at the start";
+    said.textContent = `${instead}The table shows the ${after.length} nearest tokens to ‘${word(one.id)}’; ${before0}.`;
     place.replaceChildren(
       ...["start", "end"].map((name, side) => {
         const others = side ? before : after;
         const top = Math.max(0.01, ...lists.flat().map(([, score]) => score));
         return table(
-          ["token", ["cosine", "r"], "bar", ["times in the text", "r"], "change"],
+          ["token", ["cosine", "r"], "bar", ["count in the text", "r"], "change"],
           lists[side].map(([id, score]) => [
             tokenOf(id),
             format(score),
             bar(Math.max(score, 0), 0, top),
             format(data.vocabulary[id].count),
-            others.includes(id) ? "at both" : side ? "new" : "gone",
+            others.includes(id) ? "kept" : side ? "new" : "lost",
           ]),
           { caption: `${when(name)}${side ? "" : ` (${table0.start_is})`}`, hidden: [2] },
         );
@@ -75,7 +75,7 @@ function drawNeighbours(root) {
       table(
         ["token", ["kept", "r"], when("start"), when("end")],
         changed.map((one) => [tokenOf(one.id), percent(one.kept), near(one.start.raw), near(one.end.raw)]),
-        { caption: "Nearest by cosine, and the share of the first ones that are still there at the end" },
+        { caption: "Nearest tokens by cosine, and the share of those at the start that are kept at the end" },
       ),
     ),
   );
@@ -96,11 +96,11 @@ function drawMap(root) {
   const mapNote = el(
     "p",
     { class: "note" },
-    `Both maps have the same axes: ${map.axes}. Tokens near each other are alike as far as two of ` +
-      `${format(table0.width)} directions can show; a click chooses one.`,
+    `Both maps have the same axes: ${map.axes}. Two axes show only part of the ${format(table0.width)} dimensions, so ` +
+      "tokens that are close here need not be close in the table. Click a token to select it.",
   );
   root.append(
-    el("h3", {}, "The table as a map"),
+    el("h3", {}, "Map of the embeddings"),
     mapNote,
     el(
       "div",
@@ -122,7 +122,7 @@ function drawMap(root) {
   view(place, ["scaling"], () => {
     const both = around([...map.start, ...map.end]);
     const boxes = ["start", "end"].map(() => el("figure"));
-    place.replaceChildren(...boxes); // in the page first, where they have a width
+    place.replaceChildren(...boxes); // add them first, so that they have a width
     pictures = ["start", "end"].map((name, side) => {
       const share = map.variance[name];
       const picture = scatter(boxes[side], {
@@ -136,7 +136,7 @@ function drawMap(root) {
           "figcaption",
           {},
           el("b", {}, when(name)),
-          `: these axes hold ${percent(share[0])} and ${percent(share[1])} of the variance`,
+          `: the axes explain ${percent(share[0])} and ${percent(share[1])} of the variance`,
         ),
         picture,
       );
@@ -176,10 +176,10 @@ function interval({ auc, low, high }) {
 
 function drawMeanings(root) {
   const { pairs, analogies, analogy_families: families } = table0;
-  root.append(el("h3", {}, "Does it mean anything?"));
+  root.append(el("h3", {}, "Do the vectors capture meaning?"));
   if (!pairs.length && !analogies.length) {
     root.append(
-      el("p", { class: "empty" }, "The vocabulary has none of the words that the tests ask about."),
+      el("p", { class: "empty" }, "The vocabulary has none of the words of the tests."),
     );
     return;
   }
@@ -188,17 +188,17 @@ function drawMeanings(root) {
       el(
         "p",
         { class: "note" },
-        "How often two related tokens have the higher cosine than two random ones: 0.5 is chance. In brackets the 95 % interval; at the start it should hold 0.5.",
+        "AUC: how often a related pair has a higher cosine than a random pair. Chance is 0.5. In brackets: 95 % interval, which should contain 0.5 at the start.",
       ),
       table(
-        ["related", "what", ["pairs", "r"], [when("start"), "r"], [when("end"), "r"], "beyond chance"],
+        ["related", "what", ["pairs", "r"], [when("start"), "r"], [when("end"), "r"], "above chance"],
         pairs.map((one) => [
           one.name,
           one.what,
           format(one.count),
           interval(one.start),
           interval(one.end),
-          one.end.low > 0.5 ? "yes" : one.end.high < 0.5 ? "the reverse" : "no",
+          one.end.low > 0.5 ? "yes" : one.end.high < 0.5 ? "below" : "no",
         ]),
         { caption: "Related against random pairs (AUC)" },
       ),
@@ -210,8 +210,8 @@ function drawMeanings(root) {
       el(
         "p",
         { class: "note" },
-        `a − b + c: the rank of the right answer among ${format(candidates)} tokens. The words asked with are usually ` +
-          `set aside, which makes it easier; both are given. By chance it is first 1 time in ${format(candidates)}.`,
+        `a − b + c: the rank of the right answer among ${format(candidates)} tokens. By chance its rank is 1 in one of ` +
+          `${format(candidates)} questions. Excluding a, b and c is usual and easier; both results are shown.`,
       ),
       table(
         [
@@ -219,7 +219,7 @@ function drawMeanings(root) {
           "answer",
           [`rank at ${when("start")}`, "r"],
           [`at ${when("end")}`, "r"],
-          ["no word set aside", "r"],
+          ["with a, b, c included", "r"],
           "nearest at the end",
           "result",
         ],
@@ -247,7 +247,7 @@ function drawMeanings(root) {
           ["questions", "r"],
           ["right at the start", "r"],
           ["right at the end", "r"],
-          ["no word set aside", "r"],
+          ["with a, b, c included", "r"],
           ["chance", "r"],
         ],
         families.map((one) => [
@@ -266,10 +266,10 @@ function drawMeanings(root) {
 
 function drawDrift(root) {
   const { drift } = table0;
-  root.append(el("h3", {}, "How the rows moved"));
+  root.append(el("h3", {}, "Drift during training"));
   if (!drift) {
     root.append(
-      el("p", { class: "empty" }, "The run kept no table of step 0, so there is nothing to compare with."),
+      el("p", { class: "empty" }, "The run saved no table of step 0 to compare with."),
     );
     return;
   }
@@ -288,7 +288,7 @@ function drawDrift(root) {
         "figcaption",
         {},
         el("b", {}, "Cosine to step 0."),
-        " Solid: mean of all rows; dashed: the tenth that moved most.",
+        " Solid: mean of all rows. Dashed: 10th percentile.",
       ),
       lines(boxes[0], {
         title: `Mean cosine to step 0: ${format(drift.cosine.mean.at(-1))} at the end`,
@@ -304,10 +304,10 @@ function drawDrift(root) {
         "figcaption",
         {},
         el("b", {}, "Neighbours kept."),
-        ` Of each row's ${drift.k} nearest: shared with the end (solid), with the start (dashed).`,
+        ` Share of each row's ${drift.k} nearest that it also has at the end (solid), at the start (dashed).`,
       ),
       lines(boxes[1], {
-        title: "Share of neighbours that are those of the end, and of the start, by step",
+        title: "Share of neighbours shared with the end and with the start, by step",
         log: true,
         xName: "step (log-spaced)",
         yName: "share",
@@ -323,7 +323,7 @@ function drawDrift(root) {
       pairs.flatMap(([id, cosine]) => [tokenOf(id), ` ${format(cosine, 2)}  `]),
     );
   root.append(
-    el("p", { class: "said" }, "Moved most (cosine to its own start): ", listing(drift.moved_most)),
+    el("p", { class: "said" }, "Moved most (cosine to the row at the start): ", listing(drift.moved_most)),
     el(
       "p",
       { class: "said" },
@@ -339,8 +339,8 @@ function drawDrift(root) {
           ["10th percentile", "r"],
           ["90th", "r"],
           ["mean distance", "r"],
-          ["neighbours of the start", "r"],
-          ["of the end", "r"],
+          ["neighbours shared with the start", "r"],
+          ["with the end", "r"],
         ],
         drift.steps.map((step, i) => [
           format(step),
@@ -353,7 +353,7 @@ function drawDrift(root) {
             drift.kept_end,
           ].map((values) => format(values[i])),
         ]),
-        { caption: `Drift of the token table (neighbours: of ${format(drift.followed)} rows)` },
+        { caption: `Drift of the token table (neighbours of ${format(drift.followed)} rows)` },
       ),
     ),
   );

@@ -1,6 +1,6 @@
-// Square tables of numbers as pictures: one pixel a number on a canvas, made larger without smoothing.
+// Matrices as pictures: one canvas pixel per number, enlarged without smoothing.
 
-/** Paint values [rows][columns] on a canvas, through `colour(value)` that gives red, green, blue (or null: nothing). */
+/** Paint values [rows][columns] on a canvas. `colour(value)` returns [r, g, b], or null for no colour. */
 function pixels(canvas, values, colour) {
   const [height, width] = [values.length, values[0]?.length ?? 0];
   canvas.width = width;
@@ -16,7 +16,7 @@ function pixels(canvas, values, colour) {
   context.putImageData(image, 0, 0);
 }
 
-/** Colours for numbers, by table lookup: a ramp asked a million times would be slow. */
+/** A function from numbers to colours. It uses a table of 256 colours, because computing each one is slow. */
 function colours(ramp, low, high) {
   const lut = Array.from({ length: 256 }, (_, i) => shade(ramp, i / 255));
   const scale = 255 / (high - low || 1);
@@ -25,8 +25,8 @@ function colours(ramp, low, high) {
 }
 
 /**
- * A matrix that can be read cell by cell, with the pointer or with arrow keys. `say(y, x)` gives the words for a cell,
- * `choose(y, x)` is called for a click or an arrow key.
+ * A matrix whose cells can be read with the pointer or the arrow keys. `say(y, x)` returns the text of a cell;
+ * `choose(y, x)` is called on a click or an arrow key.
  */
 function matrix({ title, values, colour, chosen, say, choose, readout }) {
   const canvas = el("canvas", { "aria-hidden": "true" });

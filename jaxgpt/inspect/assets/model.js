@@ -1,4 +1,4 @@
-// What else the model holds: one token in two contexts, the position table, the neurons of the MLPs.
+// Other views of the model: one token in two contexts, the position table, the neurons of the MLPs.
 
 // --- one token, two contexts -------------------------------------------------------------------------
 
@@ -8,8 +8,8 @@ function drawContexts(root) {
     el(
       "p",
       { class: "said" },
-      `‘${word(id)}’ in two texts: the vectors start as the same row (cosine ${fixed(cosine[0])}) and end with cosine ` +
-        `${fixed(cosine.at(-1))}; two different tokens have ${fixed(others.at(-1))} there.`,
+      `‘${word(id)}’ in two texts: its vectors start as the same row (cosine ${fixed(cosine[0])}) and have cosine ` +
+        `${fixed(cosine.at(-1))} after the last block. The mean cosine of different tokens is ${fixed(others.at(-1))} there.`,
     ),
   );
   texts.forEach(({ ids: text, position, source }, n) => {
@@ -40,12 +40,12 @@ function drawContexts(root) {
         fixed(others[r], 3),
         bar(others[r], low, top),
       ]),
-      { caption: "Cosine between the two vectors, layer by layer", hidden: [2, 4] },
+      { caption: "Cosine between the two vectors, by layer", hidden: [2, 4] },
     ),
   );
 }
 
-/** A piece of text as tokens, with one of them marked. */
+/** A text as tokens, with one token marked. */
 function contextOf(text, at) {
   return el(
     "span",
@@ -58,7 +58,7 @@ function contextOf(text, at) {
 
 function drawPositions(root) {
   const { shown, start, end } = data.positions;
-  const whole = (triangle) =>
+  const square = (triangle) =>
     shown.map((_, a) =>
       shown.map((_, b) => triangle[(Math.max(a, b) * (Math.max(a, b) + 1)) / 2 + Math.min(a, b)]),
     );
@@ -69,7 +69,7 @@ function drawPositions(root) {
     ["end", end],
   ]
     .filter(([, triangle]) => triangle)
-    .map(([name, triangle]) => [name, whole(triangle)]);
+    .map(([name, triangle]) => [name, square(triangle)]);
   let frames = [];
   root.append(row, legend("signed", "cosine −1", "1"), readout);
   const neighbours = both.at(-1)[1];
@@ -79,7 +79,7 @@ function drawPositions(root) {
     el(
       "p",
       { class: "note" },
-      `At the end two positions next to each other have a mean cosine of ${fixed(mean)}, the first and the last ` +
+      `At the end the mean cosine of adjacent shown positions is ${fixed(mean)}; that of the first and last position is ` +
         `${fixed(neighbours[shown.length - 1][0])}.`,
     ),
   );
@@ -100,11 +100,11 @@ function drawPositions(root) {
   });
   view(readout, ["row", "column"], () => frames.forEach((frame) => frame.mark()));
   root.append(
-    tableBehind("Table: a position and those after it", () =>
+    tableBehind("Table: cosine by distance", () =>
       table(
         [
           ["position", "r"],
-          ...both.flatMap(([name]) => [1, 2, 4, 8].map((d) => [`${d} on, ${when(name)}`, "r"])),
+          ...both.flatMap(([name]) => [1, 2, 4, 8].map((d) => [`${d} later, ${when(name)}`, "r"])),
         ],
         shown.map((p, a) => [
           String(p),
@@ -112,7 +112,7 @@ function drawPositions(root) {
             [1, 2, 4, 8].map((d) => (a + d < shown.length ? format(values[a + d][a]) : "–")),
           ),
         ]),
-        { caption: "Cosine with the position 1, 2, 4 and 8 further on" },
+        { caption: "Cosine with the shown position 1, 2, 4 and 8 later" },
       ),
     ),
   );
@@ -141,15 +141,15 @@ function drawNeurons(root) {
       el(
         "p",
         { class: "said" },
-        `Layer ${one.layer} has ${format(one.width)} neurons (${activation}); one is above 0 at ${percent(one.share)} of the ` +
-          `tokens, on average, and ${one.dead ? format(one.dead) : "none"} of them never: ${one.dead === 1 ? "it is" : "they are"} dead.`,
+        `Layer ${one.layer} has ${count(one.width, "neuron")} (${activation}). On average a neuron is above 0 at ` +
+          `${percent(one.share)} of the tokens. ${one.dead ? format(one.dead) : "None"} of them ${one.dead > 1 ? "are" : "is"} dead (never active).`,
       ),
       el(
         "div",
         { class: "row" },
         one.shown.map((neuron) =>
           table(
-            [["value", "r"], `neuron ${neuron.neuron} is strongest at the marked token`],
+            [["value", "r"], `strongest contexts of neuron ${neuron.neuron}`],
             neuron.contexts.map((context) => [fixed(context.value), contextOf(context.ids, context.at)]),
             { caption: `Neuron ${neuron.neuron}: above 0 at ${percent(neuron.active)} of the tokens` },
           ),
@@ -173,7 +173,7 @@ function drawNeurons(root) {
     el(
       "p",
       { class: "note" },
-      `Measured on ${format(tokens)} tokens: ${on}. Shown are the neurons that write most.`,
+      `Measured on ${format(tokens)} tokens: ${on}. The neurons with the largest output are shown.`,
     ),
   );
 }

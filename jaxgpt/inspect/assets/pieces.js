@@ -1,13 +1,13 @@
-// Pieces that several views are made of: tokens, tables, bars, groups that arrow keys move in.
+// Elements that several views use: tokens, tables, bars, keyboard navigation.
 
-/** A token as an element of its own, which keeps a right-to-left one from moving its neighbours. */
+/** A token in its own element, so that right-to-left text does not move its neighbours. */
 function tokenOf(id) {
   return el("span", { class: "token" }, word(id));
 }
 
 /**
- * A table. `columns` are names, or [name, "r"] for numbers, or [name, "extra"] for what a small screen has no room for; a row is an array of cells (text, nodes, or numbers, which
- * are formatted), the first of which names it. `dress(row element, row, i)` may add to it.
+ * A table. A column is a name, [name, "r"] for numbers, or [name, "extra"] to hide it on small screens. A row is an array
+ * of cells: text, nodes or numbers; the first cell is the row's header. `dress(row element, row, i)` may change a row.
  */
 function table(columns, rows, { caption, dress, hidden = [] } = {}) {
   const kinds = columns.map((column) => (Array.isArray(column) ? column[1] : ""));
@@ -42,7 +42,7 @@ function table(columns, rows, { caption, dress, hidden = [] } = {}) {
   );
 }
 
-/** The numbers of a figure, made when they are asked for: thousands of cells that nobody opens cost nothing. */
+/** A folded table, created when it is first opened: it may have thousands of cells. */
 function tableBehind(title, make) {
   const details = el("details", {}, el("summary", {}, title));
   details.addEventListener("toggle", () => {
@@ -51,7 +51,7 @@ function tableBehind(title, make) {
   return details;
 }
 
-/** A bar from 0 to a value on a scale from `low` to `high`, which hold 0. */
+/** A bar from 0 to `value` on a scale from `low` <= 0 to `high` >= 0. */
 function bar(value, low, high) {
   const room = high - low || 1;
   const inner = el("i", { class: value < 0 ? "minus" : null });
@@ -63,8 +63,8 @@ function bar(value, low, high) {
 }
 
 /**
- * Arrow keys move in a group of elements, of which one can be reached with Tab (a roving tabindex). `items` stand in
- * rows of `width`; `choose(i)` is called for a click and for a key.
+ * Arrow keys move within a group of elements; Tab reaches one of them (a roving tabindex). `items` are in rows of
+ * `width`; `choose(i)` is called on a click or a key.
  */
 function roving(root, items, width, choose) {
   const go = (i) => {
@@ -92,7 +92,7 @@ function roving(root, items, width, choose) {
   });
 }
 
-/** Which of the items is selected, for eyes, for screen readers and for Tab. */
+/** Mark the selected item, also for screen readers and Tab. */
 function mark(items, chosen) {
   items.forEach((item, i) => {
     item.setAttribute("aria-selected", i === chosen);

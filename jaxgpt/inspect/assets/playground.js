@@ -1,5 +1,5 @@
-// What the page of `jaxgpt.serve` does: it sends a text, shows the tokens that come back, and opens the report's views
-// for the one that is selected. `inspect` is the report's script as a function, which reads the payload in #data.
+// The script of the local page: it sends a prompt, shows the generated tokens, and opens the report's views for a
+// selected token. `inspect` is the report's script as a function; it reads the payload in #data.
 
 const about = JSON.parse(document.getElementById("data").textContent);
 const form = document.querySelector("form");
@@ -7,10 +7,10 @@ const [statusLine, written, inside] = ["status", "written", "inside"].map((id) =
   document.getElementById(id),
 );
 const [go, stop] = [form.querySelector("button.main"), document.getElementById("stop")];
-let running = null; // what stops the generation that is under way
-let looking = null; // and what stops the views that are shown
-let prompt = []; // ids of the prompt's tokens that the model saw
-let drawn = []; // the tokens of this text: {id, text, hex, piece, p, rank, entropy}
+let running = null; // AbortController of the current generation
+let looking = null; // AbortController of the current views
+let prompt = []; // ids of the prompt's tokens that the model sees
+let drawn = []; // the generated tokens: {id, text, hex, piece, p, rank, entropy}
 
 function box(token, i) {
   const node = document.createElement("div");
@@ -55,7 +55,7 @@ function focusOn(i) {
   all[i].focus();
 }
 
-/** The less it was expected the stronger the colour, up to 6 nats. */
+/** Colour a token by its surprisal -log p, up to 6 nats. */
 function surprise(node, p) {
   paint(node, shade("much", -Math.log(Math.max(p, 1e-9)) / 6));
 }
@@ -76,12 +76,12 @@ async function ask(path, body, signal) {
   try {
     line = (await answer.json()).error ?? line;
   } catch {
-    /* no JSON: the number has to do */
+    /* not JSON: keep the status */
   }
   throw new Error(line);
 }
 
-/** The objects of an answer that has one a line, as they come. */
+/** The JSON objects of a streamed answer, one per line. */
 async function* objects(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -111,11 +111,11 @@ async function generate(event) {
   const strip = document.createElement("div");
   strip.className = "strip";
   strip.setAttribute("role", "listbox");
-  strip.setAttribute("aria-label", "The tokens that the model drew");
+  strip.setAttribute("aria-label", "Generated tokens");
   written.replaceChildren(strip);
   close();
   [go.disabled, stop.disabled] = [true, false];
-  say("Writing …");
+  say("Generating …");
   const notes = [];
   try {
     const answer = await ask(
@@ -134,7 +134,7 @@ async function generate(event) {
       }
       if (one.done)
         say(
-          [...notes, `${one.tokens} tokens in ${one.seconds.toFixed(1)} s. Select one to look inside.`].join(
+          [...notes, `${one.tokens} tokens in ${one.seconds.toFixed(1)} s. Select one to look inside the model.`].join(
             " ",
           ),
         );
@@ -152,7 +152,7 @@ function lineEnd() {
   return node;
 }
 
-/** What stood before a token, as far as the views can show it, and the token. */
+/** The ids up to a generated token, as many as the views can show. */
 function idsUpTo(i) {
   const most = Math.min(about.context_length, 128);
   return [...prompt, ...drawn.slice(0, i + 1).map(({ id }) => id)].slice(-most);
@@ -165,7 +165,7 @@ function close() {
   document.getElementById("selection")?.remove();
 }
 
-/** The views, and the links to them. */
+/** Show or hide the views and the links to them. */
 function show(shown) {
   inside.hidden = !shown;
   for (const link of document.querySelectorAll("#contents a")) {
@@ -190,18 +190,18 @@ async function look(i) {
       section.hidden = !(key === "positions" ? payload.positions?.end : payload[key]);
     }
     notice([...payload.cut, ...payload.missing]);
-    // The token before it: what the model knew when it drew this one.
+    // Select the token before it: the prediction there is the one that was sampled.
     inspect({ token: Math.max(0, payload.probe.ids.length - 2), stop: mine.signal });
     const { p, rank, entropy } = drawn[i];
     const again = payload.tokens.probability.at(-1);
-    // A long text was read through a window that began elsewhere while it was written.
+    // During generation a long text is read through a window that may start elsewhere.
     const other =
       Math.abs(again - p) > 0.01 * p
-        ? ` Read again, with no more than ${format(payload.probe.ids.length - 1)} tokens before it, it has p ${format(again)}.`
+        ? ` With only the last ${payload.probe.ids.length - 1} tokens before it, it has p ${format(again)}.`
         : "";
     say(
-      `‘${shownToken(drawn[i])}’ had p ${format(p)}, number ${format(rank)} of ${format(about.vocab_size)}; ` +
-        `the entropy was ${fixed(entropy)} nats. Below is how it came about.${other}`,
+      `‘${shownToken(drawn[i])}’ had p ${format(p)}, rank ${format(rank)} of ${format(about.vocab_size)}; ` +
+        `the entropy was ${fixed(entropy)} nats. The sections below show this prediction.${other}`,
     );
     inside.scrollIntoView({ block: "start" });
   } catch (error) {

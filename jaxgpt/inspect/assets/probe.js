@@ -1,47 +1,47 @@
-// The probe text as boxes, and what the model says comes after the selected one.
+// The probe text as boxes, the most surprising tokens, and the bar with the selected token.
 
-/** What a box can be coloured by: its name, its numbers, and what the ends of its colours mean. */
+/** The choices to colour boxes by: name, numbers, and the meaning of the ends of the colour scale. */
 const COLOURINGS = {
   loss: {
     name: "loss, in nats",
     ramp: "much",
     values: data.tokens.nats,
-    low: "0: certain of the right token",
+    low: "0: certain and right",
     high: (x) => `${format(x, 1)} nats: surprised`,
   },
   bits: {
     name: "loss, in bits",
     ramp: "much",
     values: data.tokens.bits,
-    low: "0: certain of the right token",
+    low: "0: certain and right",
     high: (x) => `${format(x, 1)} bits: surprised`,
   },
   rank: {
-    name: "rank of the token that came",
+    name: "rank of the actual next token",
     ramp: "much",
     values: data.tokens.rank,
     scale: Math.log,
-    low: "1: the first guess",
-    high: (x) => `number ${format(x)} of the guesses`,
+    low: "1: the most likely token",
+    high: (x) => `rank ${format(x)}`,
   },
   entropy: {
     name: "entropy, in nats",
     ramp: "much",
     values: data.tokens.entropy,
-    low: "0: expects one token",
-    high: (x) => `${format(x, 1)} nats: expects many`,
+    low: "0: certain",
+    high: (x) => `${format(x, 1)} nats: uncertain`,
   },
   difference: {
-    name: "loss less the bigram table's, in nats",
+    name: "loss minus bigram loss, in nats",
     ramp: "signed",
     values: data.tokens.difference,
-    low: (x) => `${format(-x, 1)}: better than the bigram table`,
+    low: (x) => `${format(-x, 1)}: better than the bigram baseline`,
     high: (x) => `+${format(x, 1)}: worse`,
   },
 };
 if (data.compare) {
   COLOURINGS.compare = {
-    name: "loss less the other run's, in nats",
+    name: "loss minus the other run's, in nats",
     ramp: "signed",
     values: data.tokens.nats.map((x, t) => x - data.compare.tokens.nats[t]),
     low: (x) => `${format(-x, 1)}: better than the other run`,
@@ -105,11 +105,11 @@ function colourStrip(cells, key) {
   });
   key.replaceChildren(
     legend(ramp, typeof low === "function" ? low(far) : low, high(far)),
-    el("p", { class: "legend" }, "Framed: the selected token. Underlined: the one that came next."),
+    el("p", { class: "legend" }, "Framed: the selected token. Underlined: the next token."),
   );
 }
 
-/** The places where the model was most surprised, with what it expected instead. */
+/** The tokens with the highest loss, and the most likely token there. */
 function drawSurprises(root) {
   const { nats } = data.tokens;
   const list = el("ol", { class: "surprises" });
@@ -125,15 +125,15 @@ function drawSurprises(root) {
           { type: "button", class: "link", onclick: () => selectToken(t) },
           `${quoted(t + 1)} after ${placed(t)}`,
         ),
-        `: ${format(nats[t], 2)} nats, number ${format(data.tokens.rank[t])} of its guesses; it expected ‘${word(first)}’ with ${format(p, 2)}`,
-        data.tokens.bigram_nats ? ` (the bigram table: ${format(data.tokens.bigram_nats[t], 2)} nats)` : "",
+        `: ${format(nats[t], 2)} nats, rank ${format(data.tokens.rank[t])}; most likely was ‘${word(first)}’ with p ${format(p, 2)}`,
+        data.tokens.bigram_nats ? ` (bigram: ${format(data.tokens.bigram_nats[t], 2)} nats)` : "",
       ),
     );
   }
-  root.append(el("h3", {}, "Most surprised"), list);
+  root.append(el("h3", {}, "Most surprising tokens"), list);
 }
 
-/** The bar that stays at the window's top: what is selected, and a step to either side. */
+/** The bar at the top of the window: the selected token, and buttons for the previous and next token. */
 function drawSelection(root) {
   const what = el("span", { class: "what", role: "status" });
   const step = (by, sign, label) =>
@@ -147,7 +147,7 @@ function drawSelection(root) {
       },
       sign,
     );
-  root.append(step(-1, "←", "The token before"), what, step(1, "→", "The token after"));
+  root.append(step(-1, "←", "Previous token"), what, step(1, "→", "Next token"));
   const say = () => {
     const t = state.token;
     const known = t < ids.length - 1;
@@ -155,7 +155,7 @@ function drawSelection(root) {
       el("span", { class: "unseen" }, "Selected: "),
       el("b", {}, "‘", tokenOf(ids[t]), "’"),
       ` at ${t}`,
-      known ? " → " : ", where the text ends",
+      known ? " → " : ", the last token",
       known ? el("span", { class: "true" }, "‘", tokenOf(ids[t + 1]), "’") : "",
       known
         ? ` p ${format(data.tokens.probability[t])}, rank ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats`

@@ -1,9 +1,9 @@
-// Everything in its place. A section whose numbers the file lacks keeps the sentence that says why.
-// `options`: {token: the one that is selected first, stop: an AbortSignal after which nothing follows any more}.
+// Draw all views. A section without numbers keeps the sentence that says why.
+// `options`: {token: the token selected first, stop: an AbortSignal that ends all views}.
 
 const listening = { signal: options.stop };
 
-/** A box that scrolls is reached with Tab; one that has nothing to scroll is not in the way. */
+/** Let Tab reach only the boxes that can scroll. */
 function reach(root) {
   for (const box of root.querySelectorAll(".scroll")) {
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
@@ -11,7 +11,7 @@ function reach(root) {
   }
 }
 
-/** The section that is being read, a third down the window, is marked in the list of sections. */
+/** Mark the section a third down the window in the list of sections. */
 function followReading() {
   const links = [...document.querySelectorAll("#contents a")];
   const seen = new Set();
@@ -30,22 +30,22 @@ function followReading() {
   options.stop?.addEventListener("abort", () => watch.disconnect());
 }
 
-/** A finding's link selects what it is about. */
+/** A finding's link selects the head, token or word of the finding. */
 function linkFindings() {
   for (const link of document.querySelectorAll("a[data-finding]")) {
     const { layer, head, position, id } = data.summary.findings[link.dataset.finding];
     link.addEventListener("click", () => {
       if (layer !== undefined) select({ layer, head, key: null });
-      if (position !== undefined) selectToken(position - 1); // where the model was about to meet it
+      if (position !== undefined) selectToken(position - 1); // the position that predicts it
       if (id !== undefined) select({ word: id });
     });
   }
 }
 
 function begin() {
-  // The tables that a reader without a script sees are still there, folded.
+  // Fold the static tables, which are for readers without JavaScript.
   for (const details of document.querySelectorAll(".tables > details")) details.open = false;
-  // What the model got most wrong is where there is most to see.
+  // Start at the token with the highest loss, and at the head with the highest previous-token score.
   state.token = options.token ?? largest(data.tokens.nats, 1)[0] ?? 0;
   const previous = data.attention.statistics.previous_token.value.flat();
   const [i] = largest(previous, 1);
@@ -70,10 +70,10 @@ function begin() {
   if (data.positions?.end) put("positions", drawPositions);
   if (data.neurons) put("neurons", drawNeurons);
   linkFindings();
-  if (!options.stop) offerThemes(); // a page that shows views now and then has its own
+  if (!options.stop) offerThemes(); // the local page has its own theme button
   document.addEventListener("themechange", redraw, listening);
   followReading();
-  // A link inside the page leads to a place that only stays where it is once all above it is drawn.
+  // A link's target moves until everything above it is drawn.
   document.addEventListener(
     "click",
     (event) => {
@@ -101,7 +101,7 @@ function begin() {
   });
   reach(document);
   refresh();
-  performance.mark("ready"); // for whoever measures how long it took
+  performance.mark("ready"); // for measuring the time to start
   document.documentElement.dataset.ready = "true";
   later(drawRest);
 }

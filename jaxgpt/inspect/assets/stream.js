@@ -1,8 +1,8 @@
-// What comes next and why: the next token's probabilities, the ledger of the residual stream, and the lens.
+// The next token's probabilities, the contributions to the residual stream, and the logit lens.
 
 // --- next token --------------------------------------------------------------------------------------
 
-/** log of the sum over the whole vocabulary of exp(logit / temperature), between the temperatures it was computed at. */
+/** log of the sum over the vocabulary of exp(logit / temperature). */
 function logSum(t, temperature) {
   const { temperatures, logsumexp } = data.next;
   const at = temperatures.findIndex((x) => x >= temperature - 1e-9);
@@ -39,7 +39,7 @@ function drawNext(root) {
     slider.setAttribute("aria-valuetext", s.toFixed(1));
     const where = inside < 0 ? rows.length - 1 : inside;
     if (truth === undefined) {
-      said.textContent = `After ${quoted(t)} the text ends: this is what the model would go on with.`;
+      said.textContent = `The text ends after ${quoted(t)}: these are the model's predictions for the next token.`;
     } else {
       const { rank, nats, bits } = data.tokens;
       const means =
@@ -47,8 +47,8 @@ function drawNext(root) {
           ? `, a loss of ${format(nats[t], 2)} nats or ${format(bits[t], 2)} bits`
           : ` at temperature ${s.toFixed(1)}`;
       said.textContent =
-        `After ${quoted(t)} comes ‘${word(truth)}’: the model's number ${format(rank[t])} of ${format(vocabSize)}, ` +
-        `with p ${format(rows[where][2])}${means}.`;
+        `The token after ${quoted(t)} is ‘${word(truth)}’: rank ${format(rank[t])} of ${format(vocabSize)}, ` +
+        `p ${format(rows[where][2])}${means}.`;
     }
     const most = Math.max(...rows.map((row) => row[2]));
     place.replaceChildren(
@@ -56,12 +56,12 @@ function drawNext(root) {
         [["rank", "r"], "token", ["probability", "r"], "bar"],
         rows.map((row) => [...row, bar(row[2], 0, most)]),
         {
-          caption: `The ${ten.length} most probable tokens after ${quoted(t)}${truth === undefined ? "" : "; the one that came is marked"}`,
+          caption: `The ${ten.length} most probable tokens after ${quoted(t)}${truth === undefined ? "" : "; the actual next token is marked"}`,
           hidden: [3],
           dress: (tr, _, i) => {
             if (truth !== undefined && i === where) {
               tr.classList.add("true");
-              tr.children[1].append(" ← came");
+              tr.children[1].append(" ← actual");
             }
           },
         },
@@ -72,7 +72,7 @@ function drawNext(root) {
 
 // --- ledger ------------------------------------------------------------------------------------------
 
-/** "0.1" is layer 0, head 1; names of entries as a reader says them. */
+/** The readable name of a ledger entry: "0.1" is layer 0, head 1. */
 function entryName(name) {
   const [layer, what] = name.split(".");
   if (what === undefined) return { token: "token embedding", position: "position embedding" }[name] ?? name;
@@ -82,7 +82,7 @@ function entryName(name) {
   return `layer ${layer} head ${what}`;
 }
 
-/** Entries of the ledger at one token: heads of a layer together, or each for itself. */
+/** The ledger's entries at one token. `each`: one row per head, else one row for all heads of a layer. */
 function ledgerRows(t, each) {
   const { contribution_entries: names, contributions, norms, entries } = data.ledger;
   const known = t < ids.length - 1;
@@ -111,7 +111,7 @@ function drawLedger(root) {
   const each = el("input", { type: "checkbox", onchange: (event) => select({ each: event.target.checked }) });
   each.checked = state.each = data.ledger.contribution_entries.length <= 40;
   const place = el("div");
-  root.append(said, el("div", { class: "controls" }, el("label", {}, each, "each head for itself")), place);
+  root.append(said, el("div", { class: "controls" }, el("label", {}, each, "show each head")), place);
   view(root, ["token", "each"], () => {
     const t = state.token;
     const rows = ledgerRows(t, state.each);
@@ -130,23 +130,23 @@ function drawLedger(root) {
       "written by",
       ["norm", "r"],
       ["norm, bar", "extra"],
-      ["to the logit", "r"],
+      ["contribution to the logit", "r"],
       "logit, bar",
     ];
     if (truth === undefined) {
-      said.textContent = `At ${quoted(t)} the text ends: there is no true token whose logit could be taken apart; the norms are known.`;
+      said.textContent = `The text ends at ${quoted(t)}: there is no actual next token, so only the norms are shown.`;
     } else {
       const mlp = rows.filter((row) => row.key.endsWith(".mlp")).pop();
       const [best] = largest(values, 1);
       said.textContent =
-        `At ${quoted(t)} the logit of the true next token ‘${word(truth)}’ is ${format(data.ledger.logit[t], 2)}. ` +
-        `The most was added by ${rows[best].name}, ${signed(values[best], 2)}` +
-        `${mlp ? `; the last MLP added ${signed(mlp.value, 2)}` : ""}.`;
+        `At ${quoted(t)} the logit of the actual next token ‘${word(truth)}’ is ${format(data.ledger.logit[t], 2)}. ` +
+        `The largest contribution is ${signed(values[best], 2)} by ${rows[best].name}` +
+        `${mlp ? `; the last MLP contributes ${signed(mlp.value, 2)}` : ""}.`;
       cells.push(["= logit", format(data.ledger.stream_norm[t], 2), "", format(data.ledger.logit[t]), ""]);
     }
     place.replaceChildren(
       table(columns, cells, {
-        caption: `What was written to the residual stream at ${quoted(t)}${truth === undefined ? "" : `, and what each adds to the logit of ‘${word(truth)}’`}`,
+        caption: `Vectors added to the residual stream at ${quoted(t)}${truth === undefined ? "" : `, and their contributions to the logit of ‘${word(truth)}’`}`,
         hidden: [2, 4],
         dress: (tr, row) => {
           if (row[0] === "= logit") tr.classList.add("sum");
@@ -159,8 +159,8 @@ function drawLedger(root) {
     el(
       "p",
       { class: "note" },
-      `The entries add up to the stream with an error of ${format(stream, 6)} and to the logits with an error of ` +
-        `${format(logit, 6)}, the largest at any token.`,
+      `Check: over all tokens, the sum of the entries differs from the stream by at most ${format(stream, 6)} and from the ` +
+        `logits by at most ${format(logit, 6)}.`,
     ),
   );
 }
@@ -176,13 +176,13 @@ function drawLens(root) {
     const { rows, true_p: trueP, p } = data.lens;
     const truth = ids[t + 1];
     if (truth === undefined)
-      said.textContent = `What each block would say comes after ${quoted(t)}, where the text ends.`;
+      said.textContent = `Predictions after each block for the token after ${quoted(t)}, where the text ends.`;
     else {
       const jumps = rows.map((_, r) => (r ? trueP[r][t] - trueP[r - 1][t] : 0));
       const [r] = largest(jumps, 1);
-      const step = jumps[r] > 0 ? `; the largest step up is ${rows[r]}, ${signed(jumps[r])}` : "";
+      const step = jumps[r] > 0 ? `; the largest increase is ${signed(jumps[r])} at ${rows[r]}` : "";
       said.textContent =
-        `p(‘${word(truth)}’) goes from ${format(trueP[0][t])} at the embedding to ` +
+        `p(‘${word(truth)}’) is ${format(trueP[0][t])} at the embedding and ` +
         `${format(trueP[rows.length - 1][t])} at the output${step}.`;
     }
     const width = data.lens.ids[0][t].length;
@@ -211,7 +211,7 @@ function drawLens(root) {
           }),
         ]),
         {
-          caption: `Were a block the last: the ${width} most probable tokens after ${quoted(t)}`,
+          caption: `The ${width} most probable tokens after ${quoted(t)}, read out after each block`,
           hidden: [2],
         },
       ),

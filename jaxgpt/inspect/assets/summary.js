@@ -1,4 +1,4 @@
-// The head of the report: the losses by step, beside guesses that need no network.
+// The loss curves, with the baselines for comparison.
 
 function drawCurves(root) {
   const { train, valid } = data.summary.curves;
@@ -15,19 +15,19 @@ function drawCurves(root) {
   root.append(
     figure(
       [
-        el("b", {}, "Loss while training."),
-        " Solid: training batches. Dashed: validation. Dotted: guesses that need no network.",
+        el("b", {}, "Loss during training."),
+        " Solid: training batches. Dashed: validation. Dotted: baselines without a network.",
       ],
       place,
     ),
   );
   view(place, [], () => {
     if (!series.length) {
-      place.replaceChildren(el("p", { class: "empty" }, "The run's folder has no losses by step."));
+      place.replaceChildren(el("p", { class: "empty" }, "The run folder has no losses by step."));
       return;
     }
     const title = `Loss by step: ${series.map((one) => `${one.name} from ${format(one.points[0][1])} to ${format(one.points.at(-1)[1])}`).join("; ")}`;
-    place.replaceChildren(lines(place, { title, series, levels, xName: "step", yName: "nats a token" }));
+    place.replaceChildren(lines(place, { title, series, levels, xName: "step", yName: "nats per token" }));
   });
   root.append(
     tableBehind("Table: losses by step", () =>
@@ -38,7 +38,7 @@ function drawCurves(root) {
           ["validation", "r"],
         ],
         byStep(train, valid),
-        { caption: "Loss by step, in nats a token" },
+        { caption: "Loss by step, in nats per token" },
       ),
     ),
   );

@@ -1,25 +1,25 @@
-// Text and numbers as people see them. Needs nothing else.
+// Text and numbers in readable form. Uses no other file.
 
-// Control, format (direction marks among them), surrogate, private and unassigned characters, line and paragraph
-// separators, and every white space: what can't be seen, or what would move its neighbours.
+// Characters that can't be seen or that would move their neighbours: control, format (with direction marks), surrogate,
+// private and unassigned characters, line and paragraph separators, white space.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Zs}]/gu;
 const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥" };
 
-/** A text with nothing hidden in it: a space is ␣, a line's end ↵, what has no picture its code, ⟨U+202E⟩. */
+/** A text with every character visible: a space is ␣, a newline ↵, other invisible characters their code, ⟨U+202E⟩. */
 function visible(text) {
   if (text === "") return "⟨empty⟩";
   const shown = text.replace(UNSEEN, (c) => {
     return SIGNS[c] ?? `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
   });
-  return /^\p{M}/u.test(shown) ? `◌${shown}` : shown; // an accent alone needs something to stand on
+  return /^\p{M}/u.test(shown) ? `◌${shown}` : shown; // a combining accent needs a base character
 }
 
-/** A token; bytes that are no whole character are shown as bytes, ⟨e2 80⟩. */
+/** A token as readable text; bytes that are not valid UTF-8 are shown as ⟨e2 80⟩. */
 function shownToken({ text, hex }) {
   return hex ? `⟨${hex}⟩` : visible(text);
 }
 
-/** A number as people read it: 3 digits behind the point, fewer where it is large, a dash where there is none. */
+/** A number with 3 decimals, or fewer if it is large; a dash if it is missing. */
 function format(x, digits = 3) {
   if (x === null || x === undefined || Number.isNaN(x)) return "–";
   if (x === Infinity) return "∞";
@@ -31,12 +31,12 @@ function format(x, digits = 3) {
   return minus(x.toFixed(digits));
 }
 
-/** Always so many digits, for numbers in boxes: what is small is 0.00 there. */
+/** A number with a fixed number of decimals, for boxes: small numbers are 0.00. */
 function fixed(x, digits = 2) {
   return x === null || x === undefined ? "–" : minus(x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
 }
 
-/** The same with a sign in front of what is more than 0. */
+/** Like `format`, with a plus sign for positive numbers. */
 function signed(x, digits = 3) {
   return x > 0 ? `+${format(x, digits)}` : format(x, digits);
 }

@@ -1,4 +1,4 @@
-"""The part of a report about attention: every head's table, its statistics, and what its absence costs."""
+"""The attention part of a report: each head's table, its statistics, and the loss without it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params
 
-UNTRAINED = 5  # models with fresh parameters that statistics are compared with
-TEXTS = 16  # windows that statistics are means over
-LENGTH = 128  # tokens of each, at most
-NAMED = 0.5  # score from which a head is called a previous-token or an induction head
-ABLATED = 256  # windows that the loss without a head is measured on, at most
-FEWEST, SHORT = 4, 64  # windows, and tokens of each, where a large model allows no more
-PATIENCE = 5  # times what a part should take at most, for that
-MOST_NUMBERS = 120_000  # of all tables: more are given in fewer digits
-ALL_NUMBERS = 500_000  # more are not given
+UNTRAINED = 5  # models with fresh parameters, for comparison
+TEXTS = 16  # windows for the statistics
+LENGTH = 128  # maximum tokens of a window
+NAMED = 0.5  # minimum score of a previous-token or induction head
+ABLATED = 256  # maximum windows for the ablation
+FEWEST, SHORT = 4, 64  # windows, and their tokens, for a large model
+PATIENCE = 5  # a large model's ablation may take this many times the budget
+MOST_NUMBERS = 120_000  # of all tables; above it, weights with fewer digits
+ALL_NUMBERS = 500_000  # the limit for weights
 
 
-def heads_part(subject: Subject, probe_T: np.ndarray, cut: list[str], missing: list[str]) -> dict[str, Any]:
-    """Figures of every head. Says in `cut` what was left out, and in `missing` what can't be had."""
+def head_figures(subject: Subject, probe_T: np.ndarray, cut: list[str], missing: list[str]) -> dict[str, Any]:
+    """The figures of all heads, except their tables. Adds notes to `cut` and `missing`."""
     model, params = subject.plain()
     figures = {"window": model.cfg.attention_window, "scale": _scale(model)}
     figures |= _statistics(subject, model, params, probe_T)
@@ -38,8 +38,8 @@ def _scale(model: GPT) -> float | None:
     return plain(model.cfg.attention_scale or 1 / math.sqrt(model.cfg.head_dim))
 
 
-def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
-    """Every head's scores; or its weights in fewer digits, of fewer tokens, where that would be too many numbers."""
+def attention_tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
+    """The tables of all heads: scores, or in a large model weights with fewer digits, of fewer tokens."""
     L, H, T = len(seen.layers), seen.config.num_heads, len(seen.tokens_T)
     numbers = L * H * T * (T + 1) // 2
     figures: dict[str, Any] = {
@@ -53,7 +53,7 @@ def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
         return figures
     shown = T if numbers <= ALL_NUMBERS else int(math.sqrt(2 * ALL_NUMBERS / (L * H)))
     cut.append(
-        f"{L * H} heads of {T} tokens: attention is given as weights to 3 decimals, without the scores"
+        f"{L * H} heads x {T} tokens are many: attention is stored as weights with 3 decimals, without scores"
         + (f", for the first {shown} tokens." if shown < T else ".")
     )
     weights = [
@@ -63,7 +63,7 @@ def tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
 
 
 def _texts(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray) -> tuple[np.ndarray, str, int]:
-    """The windows that heads are measured on, what they are in words, and how many untrained models are affordable."""
+    """The windows for the statistics, their description, and the number of untrained models."""
     length, number = min(model.cfg.context_length, LENGTH), UNTRAINED
     if subject.dataset is None or len(subject.dataset.valid.ids) < length:
         return probe_T[None], "the probe text", number
@@ -75,7 +75,7 @@ def _texts(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray) -> t
     texts_BT = windows(subject.dataset.valid.ids, count, length)
     return (
         texts_BT,
-        f"{len(texts_BT)} windows of {length} tokens, evenly spread over the validation split",
+        f"{len(texts_BT)} windows of {length} tokens, evenly spaced over the validation split",
         number,
     )
 
@@ -87,7 +87,7 @@ def _statistics(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray)
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
     own = heads.measure(model, params, texts_BT, repeated_BT)
     fresh = [heads.measure(*subject.untrained(i), texts_BT, repeated_BT) for i in range(number)]
-    statistics = beside_untrained(own, fresh)
+    statistics = compare_with_untrained(own, fresh)
     return {
         "named": named(statistics),
         "statistics": statistics,
@@ -97,8 +97,8 @@ def _statistics(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray)
     }
 
 
-def beside_untrained(own: Heads, fresh: list[Heads]) -> dict[str, Any]:
-    """Each statistic of a model, of the first untrained one, and its extremes over all heads of all untrained ones."""
+def compare_with_untrained(own: Heads, fresh: list[Heads]) -> dict[str, Any]:
+    """Each statistic of a model and of the first untrained model, and the extremes over all untrained heads."""
     statistics = {}
     for name in heads.STATISTICS:
         of_all = np.stack([one.of(name) for one in fresh])
@@ -112,7 +112,7 @@ def beside_untrained(own: Heads, fresh: list[Heads]) -> dict[str, Any]:
 
 
 def named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
-    """The heads that give most of their weight to one kind of place, and more of it than any untrained head."""
+    """Previous-token and induction heads: a score above `NAMED` and above every untrained head."""
     found = []
     for name in ("previous_token", "induction"):
         scores = statistics[name]
@@ -137,12 +137,12 @@ def _ablation(
         count = affordable_tokens(params, passes) * PATIENCE // length
         if count < 2:
             missing.append(
-                f"No loss without each head: {passes - 1:,} heads in a model of {count_params(params):,} parameters "
-                "take long on this machine (jaxgpt.inspect.interventions.ablate_heads does it)."
+                f"No head ablation: {passes - 1:,} heads in a model of {count_params(params):,} parameters take too long on "
+                "this machine (jaxgpt.inspect.interventions.ablate_heads computes it)."
             )
             return {"ablation": None}
         count = min(count, FEWEST)
-        cut.append(f"Each head is silenced on {count} windows of {length} tokens only, and to its mean only.")
+        cut.append(f"Head ablation uses only {count} windows of {length} tokens, and only mean ablation.")
     text_BT = windows(subject.dataset.valid.ids, min(count, ABLATED), length + 1)
     found = {kind: interventions.ablate_heads(model, params, text_BT, kind) for kind in kinds}
     one = found["mean"]
@@ -154,5 +154,5 @@ def _ablation(
         }
         for kind, of in found.items()
     }
-    on = f"{len(text_BT)} windows of {length} tokens, evenly spread over the validation split"
+    on = f"{len(text_BT)} windows of {length} tokens, evenly spaced over the validation split"
     return {"ablation": {"loss": plain(one.loss), "tokens": one.tokens, "on": on, "zero": None, **figures}}

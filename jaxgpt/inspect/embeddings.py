@@ -1,4 +1,4 @@
-"""The part of a report about the token table: what it was at the start, what it is, and how it got there."""
+"""The part of a report about the token embeddings: neighbours, map, tests and drift, at the start and the end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxgpt.vectors import geometry, nearest, tables, word_tests, word_vectors
 from jaxgpt.vectors.word_vectors import Vectors
 
 NEIGHBOURS = 8
-ASKED = 60  # tokens whose neighbours are given
+ASKED = 60  # tokens whose neighbours are listed
 SCATTERED = 200  # tokens on the map
-ANALOGIES = 8  # questions that are given one by one
-FOLLOWED = 400  # rows whose neighbours are followed over the steps
-DRAWS = 1000  # of a bootstrap
+ANALOGIES = 8  # questions listed one by one
+FOLLOWED = 400  # rows whose neighbours are compared over the steps
+DRAWS = 1000  # bootstrap samples
 
 
 class History(Mapping):
-    """The token tables of RUN/embeddings up to a step, each read when it is asked for; and the run's own at that step."""
+    """The token tables by step: those in RUN/embeddings, read when accessed, and the run's own at its step."""
 
     def __init__(self, subject: Subject) -> None:
         run = subject.run
@@ -52,7 +52,7 @@ class History(Mapping):
 
 
 def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[str]) -> dict[str, Any]:
-    """Neighbours, map, tests and drift of the token table. Says in `missing` what can't be had."""
+    """Neighbours, map, tests and drift of the token table. Adds notes to `missing`."""
     history = History(subject)
     end_ND = history.end_ND
     start_ND, start_is = _start(subject, history)
@@ -74,7 +74,7 @@ def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: lis
     }
     if len(history) < 2 or 0 not in history:
         missing.append(
-            "No drift of the embeddings: the run kept no table of step 0 (train.embedding_snapshots)."
+            "No drift of the embeddings: the run saved no table of step 0 (train.embedding_snapshots)."
         )
         return figures
     return figures | {"drift": drift(history, names)}
@@ -82,13 +82,15 @@ def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: lis
 
 def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
     if 0 in history:
-        return history[0], "the table that the run kept at step 0"
+        return history[0], "the table that the run saved at step 0"
     table = np.asarray(subject.untrained()[1]["token_embedding"]["embedding"], np.float32)
-    return table[: subject.cfg.vocab_size], "fresh parameters of the run's seed: it kept no table of step 0"
+    return table[
+        : subject.cfg.vocab_size
+    ], "fresh parameters from the run's seed, because it saved no table of step 0"
 
 
 def _asked(subject: Subject, names: Names, probe_T: np.ndarray) -> np.ndarray:
-    """The probe's tokens in their order, then the most frequent of the training text, each once."""
+    """The probe's tokens, then the most frequent tokens of the training text, without duplicates."""
     first = list(dict.fromkeys(probe_T.tolist()))
     others = names.most_frequent(SCATTERED + len(first))
     return np.array(list(dict.fromkeys([*first, *others])), np.int64)
@@ -117,7 +119,7 @@ def _listed(ids: np.ndarray, scores: np.ndarray, names: Names) -> list[list]:
 
 
 def _scatter(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) -> dict[str, Any] | None:
-    """Start and end on the same two axes: the principal axes of the shown rows at the end."""
+    """Both tables on the first two principal axes of the shown rows at the end."""
     if len(asked) < 3 or both["end"].shape[1] < 2:
         return None
     _, axes_2D, _ = geometry.principal_axes(both["end"][asked], 2)
@@ -129,7 +131,7 @@ def _scatter(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) -> di
         figures[when] = plain(xy_P2, 4)
         figures["variance"][when] = plain(np.square(xy_P2).sum(axis=0) / np.square(rows_PD).sum(), 4)
     return figures | {
-        "axes": f"the first two principal axes of these {len(asked)} rows at the end; each table less its own mean"
+        "axes": f"the first two principal axes of these {len(asked)} rows at the end, with each table centred"
     }
 
 
@@ -138,7 +140,7 @@ def _estimate(found: word_tests.Estimate) -> dict[str, Any]:
 
 
 def auc(table_ND: np.ndarray, test: word_lists.Test) -> word_tests.Estimate:
-    """How well a table does in a test of pairs or of a group."""
+    """A table's AUC in a test of pairs or of a group."""
     if test.others is None:
         return word_tests.related_auc(table_ND, np.array(test.rows), DRAWS)
     return word_tests.group_auc(table_ND, np.array(test.rows), np.array(test.others), DRAWS)
@@ -158,7 +160,7 @@ def _pairs(both: dict[str, np.ndarray], words: Vectors, names: Names) -> list[di
 
 
 def analogies(both: dict[str, np.ndarray], words: Vectors, names: Names) -> dict[str, Any]:
-    """Questions one by one, and the share of all that are right, by family."""
+    """Some analogy questions one by one, and the share of right answers by family."""
     families, shown = [], []
     V = len(both["end"])
     for name, pairs in word_lists.families(words.row_of_word, names.count).items():
@@ -205,7 +207,7 @@ def _analogy(both: dict[str, np.ndarray], name: str, abcd_4: np.ndarray, names: 
 
 
 def drift(tables_by_step: Mapping[int, np.ndarray], names: Names) -> dict[str, Any]:
-    """How rows and their neighbourhoods moved over the steps; rows that never did are counted apart."""
+    """How rows and their neighbours moved over the steps. `still` counts rows that never moved."""
     found = geometry.drift(tables_by_step, NEIGHBOURS, FOLLOWED)
     last = found[-1]
     still_N = np.stack([at.distance_N for at in found]).max(axis=0) == 0

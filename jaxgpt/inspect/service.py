@@ -1,0 +1,142 @@
+"""The endpoints of the local page, without the network. Requests and answers are documented in server.py."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.config import UserError
+from jaxgpt.data import prompts
+from jaxgpt.inspect.payload import RunFigures, payload, run_figures
+from jaxgpt.inspect.plain import rounded, token_entry
+from jaxgpt.inspect.subject import Subject, encode_written, probe_of, probe_of_ids
+from jaxgpt.model import generation
+from jaxgpt.model.generation import Sampler, window_start
+from jaxgpt.model.parameters import count_params
+
+BODY_BYTES = 65_536  # maximum size of a request
+MOST_TOKENS = 10_000
+LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
+DEFAULTS: dict[str, Any] = {
+    "prompt": "\n", "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
+}  # fmt: skip
+REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None}
+TYPES: dict[str, tuple[type, ...]] = {
+    "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
+    "top_p": (int, float, type(None)), "seed": (int,), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
+}  # fmt: skip
+
+
+def checked(given: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """A request's fields, with defaults for omitted ones. Raises UserError for an invalid request."""
+    if not isinstance(given, dict):
+        raise UserError(f"give a JSON object with {', '.join(defaults)}")
+    for name, value in given.items():
+        if name not in defaults:
+            raise UserError(f"unknown field {name[:40]!r}: choose one of {', '.join(defaults)}")
+        if not isinstance(value, TYPES[name]) or isinstance(value, bool):
+            kinds = " or ".join(
+                {str: "text", int: "an integer", float: "a number", list: "a list"}.get(t, "null")
+                for t in TYPES[name]
+            )
+            raise UserError(f"{name} is of type {type(value).__name__}: give {kinds}")
+    return defaults | given
+
+
+class Service:
+    """The endpoints of one run, as functions from JSON values to JSON values."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._reporting = threading.Lock()  # one report at a time: it uses all cores
+        self._run_figures: RunFigures | None = None
+
+    def about(self) -> dict[str, Any]:
+        """The answer of /api/run."""
+        run, cfg = self.subject.run, self.subject.cfg
+        prompt = prompts.default(run.tokenizer, run.config.train.sample_prompt)
+        return {
+            "title": f"{run.workdir.name}, step {run.step:,}",
+            "step": run.step,
+            "workdir": str(run.workdir),
+            "tokenizer": run.tokenizer.kind,
+            "vocab_size": cfg.vocab_size,
+            "num_params": count_params(run.params),
+            "context_length": cfg.context_length,
+            "limits": {"body_bytes": BODY_BYTES, "max_new_tokens": MOST_TOKENS},
+            "defaults": DEFAULTS | {"prompt": prompt},
+        }
+
+    def generate(self, given: Any) -> Iterator[list[dict[str, Any]]]:
+        """The objects of /api/generate, in lists as they are generated. Raises UserError for an invalid request at once."""
+        settings = checked(given, DEFAULTS)
+        if settings["max_new_tokens"] > MOST_TOKENS:
+            raise UserError(f"max_new_tokens={settings['max_new_tokens']}: give at most {MOST_TOKENS}")
+        run, T = self.subject.run, self.subject.cfg.context_length
+        ids = encode_written(run.tokenizer, settings["prompt"])
+        began = time.perf_counter()
+        pieces = generation.generate_pieces(
+            run.model, run.params, [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],
+            sampler=Sampler(settings["temperature"], settings["top_k"], settings["top_p"]),
+            seed=settings["seed"], chunk=2 if count_params(run.params) > LARGE else generation.STREAM_TOKENS,
+            scored=True,
+        )  # fmt: skip
+        first = next(pieces)  # before the stream starts, so that an error still has a status
+        seen = {"prompt": ids[window_start(len(ids), T) :].tolist()}
+        return self._lines([seen, *self._notes(ids)], first, pieces, began)
+
+    def warm_up(self) -> None:
+        """Compile the generation, so that the first request is fast."""
+        for _ in self.generate({"prompt": self.about()["defaults"]["prompt"]}):
+            pass
+
+    def _notes(self, ids: np.ndarray) -> list[dict[str, Any]]:
+        notes, start = [], window_start(len(ids), self.subject.cfg.context_length)
+        if start:
+            notes.append(
+                f"The prompt has {len(ids):,} tokens; the model sees only the last {len(ids) - start}."
+            )
+        unk_id = getattr(self.subject.run.tokenizer, "unk_id", None)
+        if unk_id is not None and (unknown := int((ids == unk_id).sum())):
+            notes.append(f"{unknown} of the prompt's words are unknown to the tokenizer and become <unk>.")
+        return [{"note": note} for note in notes]
+
+    def _lines(
+        self, notes: list[dict], first: generation.Piece, pieces: Iterator[generation.Piece], began: float
+    ) -> Iterator[list[dict[str, Any]]]:
+        tokenizer, count = self.subject.run.tokenizer, 0
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        lines, piece = notes, first
+        with contextlib.closing(pieces):
+            while piece is not None:
+                for i, p, rank, entropy in zip(piece.ids[0], *(x[0] for x in piece.scores), strict=True):
+                    token = {"id": int(i), **token_entry(tokenizer, int(i))}
+                    text = decoder.decode(tokenizer.decode_bytes([int(i)]))
+                    numbers = {"p": rounded(p), "rank": int(rank), "entropy": rounded(entropy)}
+                    lines.append({"token": token, "piece": text, **numbers})
+                    count += 1
+                yield lines
+                lines, piece = [], next(pieces, None)
+        if rest := decoder.decode(b"", final=True):
+            lines.append({"note": f"The text ends in the middle of a character: {rest}"})
+        yield [*lines, {"done": True, "tokens": count, "seconds": round(time.perf_counter() - began, 3)}]
+
+    def report(self, given: Any) -> dict[str, Any]:
+        """The payload of /api/report. The figures of the run itself are computed once."""
+        settings = checked(given, REPORT_DEFAULTS)
+        if settings["ids"] is None:
+            probe = probe_of(self.subject, settings["text"])
+        else:
+            probe = probe_of_ids(self.subject, settings["ids"])
+        other = None if settings["text2"] is None else probe_of(self.subject, settings["text2"])
+        with self._reporting:
+            known = self._run_figures or run_figures(self.subject, probe)
+            if self.subject.dataset is not None:  # otherwise they depend on the probe
+                self._run_figures = known
+            return payload(self.subject, probe, other, known=known)
