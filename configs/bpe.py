@@ -1,8 +1,8 @@
-"""A GPT on Shakespeare in byte pairs: between characters and words, as GPT-2 does it, trained on the text.
+"""A GPT on Shakespeare in byte pairs, between characters and words. They are trained on the text, as GPT-2's were.
 
     python -m jaxgpt.train --config configs/bpe.py
 
-Cost: 7 min 40 s on 2 cores of a shared 2.5 GHz Xeon that was running the tests at the same time.
+Cost: 7 min 40 s on 2 cores of a shared 2.5 GHz Xeon that also ran the tests.
 Result: validation loss 4.290 nats a token; a bigram table gets 4.505.
 """
 

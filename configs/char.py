@@ -2,11 +2,11 @@
 
     python -m jaxgpt.train --config configs/char.py
 
-Cost: 2 min on 2 cores of a shared 2.5 GHz Xeon, start, evaluations and the report included (commit 8231a6d).
-Result: validation loss 1.748 nats a character on 65,536 characters (1.780 on the whole split); a bigram table
+Cost: 2 min on 2 cores of a shared 2.5 GHz Xeon, including start, evaluations and the report (commit 8231a6d).
+Result: validation loss 1.748 nats a character on 65,536 characters (1.780 on the complete split); a bigram table
 gets 2.446.
 
-Learned positions, ReLU, d_ff = 4 x d_model, pre-norm: the textbook's transformer. The rate is the best of 2e-3,
+Learned positions, ReLU, d_ff = 4 x d_model, pre-norm: the textbook transformer. The learning rate is the best of 2e-3,
 4e-3 and 8e-3 after 600 steps (2.009, 1.963, 1.965).
 """
 

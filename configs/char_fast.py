@@ -1,14 +1,14 @@
-"""The fast recipe on characters: nanoGPT's CPU shape, and its loss after 2,000 steps, in 240.
+"""The fast recipe on characters: nanoGPT's CPU shape reaches, in 240 steps, nanoGPT's loss after 2,000.
 
     python -m jaxgpt.train --config configs/char_fast.py
     python -m jaxgpt.train --config configs/char_fast.py --config.data.path=tinyshakespeare.txt
 
-Rotary positions, RMSNorm without parameters, query-key norm, ReLU squared, a head of its own, fan-in initial values;
-Muon for the matrices, Adam for the rest; a short warm-up, then a line down.
+Rotary positions, RMSNorm without parameters, query-key norm, ReLU squared, an untied head, fan-in initial values;
+Muon for the matrices, Adam for the rest; a short warm-up, then a linear decay.
 
-Cost: 24 to 36 s from command to loss on 2 cores of a shared 2.5 GHz Xeon, nothing compiled before.
-Result on tiny Shakespeare, whole split, seeds 0 to 4: 1.8822 1.8621 1.8769 1.8584 1.8688 nats a character; nanoGPT
-after 2,000 steps 1.8923. What each ingredient is worth: the table in docs/fast.md, from experiments/recipe.py.
+Cost: 24 to 36 s from command to loss on 2 cores of a shared 2.5 GHz Xeon, with nothing compiled before.
+Result on tiny Shakespeare, complete split, seeds 0 to 4: 1.8822 1.8621 1.8769 1.8584 1.8688 nats a character; nanoGPT
+after 2,000 steps 1.8923. docs/fast.md has the effect of each ingredient (from experiments/recipe.py).
 """
 
 from jaxgpt.config import default_config

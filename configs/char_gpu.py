@@ -1,11 +1,11 @@
-"""The fast recipe at the size of nanoGPT's character model for a GPU: 6 layers, 384 wide, context 256, dropout 0.2.
+"""The fast recipe at the size of nanoGPT's character model for a GPU: 6 layers, d_model 384, context 256, dropout 0.2.
 
     python -m jaxgpt.train --config configs/char_gpu.py --config.data.path=tinyshakespeare.txt
 
-The recipe of configs/char_fast.py; ten steps a dispatch and the tokens on the device, as a step of this model is short
-for a GPU. nanoGPT's own settings come to 1.4697 nats a character in 5,000 steps (its README).
+The recipe of configs/char_fast.py, with ten steps per dispatch and the tokens on the device, as a step of this model is
+short on a GPU. nanoGPT's own settings reach 1.4697 nats a character in 5,000 steps (its README).
 
-Cost and result: not yet measured on a GPU; `python -m experiments.on_gpu` does it.
+Cost and result: not measured on a GPU yet; `python -m experiments.on_gpu` does that.
 """
 
 from jaxgpt.config import default_config

@@ -1,13 +1,13 @@
-"""The character GPT of configs/char.py goes on with another text: from Shakespeare to the King James Bible.
+"""Fine-tune the character GPT of configs/char.py from Shakespeare to the King James Bible.
 
     python -m jaxgpt.train --config configs/char.py
     python -m jaxgpt.train --config configs/finetune.py:all --workdir runs/finetune_all    # or :frozen, :new_embeddings, :lora
     python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus kjv
-    python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus shakespeare    # what it has forgotten
+    python -m jaxgpt.evaluate --workdir runs/finetune_all --corpus shakespeare    # what it forgot
 
-Cost: 42 to 98 s a mode on 2 cores of a shared 2.5 GHz Xeon that was busy with other work.
-Result, nats a character on the whole validation splits after 300 steps (before: 1.83 on the first 65,536 characters of the
-Bible's, 1.780 on Shakespeare's):
+Cost: 42 to 98 s per mode on 2 cores of a shared 2.5 GHz Xeon with other work.
+Result, nats a character on the complete validation splits after 300 steps (before: 1.83 on the first 65,536 characters of
+the Bible, 1.780 on Shakespeare):
 
     mode              trained parameters   King James   Shakespeare
     all                          811,264        1.559         2.146
@@ -15,12 +15,12 @@ Bible's, 1.780 on Shakespeare's):
     lora                          32,768        1.644         2.074
     new_embeddings                 9,728        1.652         1.982
 
-The tokenizer is the first run's, with the Bible's five unknown characters after its own.
+The tokenizer is that of the first run, with the Bible's five new characters added at its end.
 
-    all              every parameter moves
-    frozen           all but the token table, which stays bit for bit
+    all              trains every parameter
+    frozen           all but the token table, which stays equal bit for bit
     new_embeddings   the token table alone
-    lora             low-rank changes of the attention's four projections, 4 % of the parameters
+    lora             low-rank changes of the four projections of attention, 4 % of the parameters
 """
 
 from jaxgpt.config import UserError, default_config

@@ -5,8 +5,9 @@
 
 The argument after the colon is any shape of jaxgpt.config.presets.PRESETS.
 
-Cost: 124,439,808 parameters (and 47 rows that pad the table); half a million tokens a step, 19,000 steps, 10 billion tokens: for a GPU. Result: not
-yet measured on one. The usual rates and schedule of this size (Radford et al. 2019; Brown et al. 2020, table 2.1).
+Cost: 124,439,808 parameters (and 47 rows that pad the table); half a million tokens per step, 19,000 steps, 10 billion
+tokens: for a GPU. Result: not measured on one yet. The usual rates and schedule of this size (Radford et al. 2019; Brown et
+al. 2020, table 2.1).
 """
 
 from jaxgpt.config import default_config
@@ -17,12 +18,12 @@ def get_config(shape: str = "gpt2"):
     config = default_config()
     config.model = preset(shape)
     config.model.vocab_size = None  # the tokenizer's
-    config.model.vocab_multiple = 128  # 50,257 rows become 50,304: whole tiles of a GPU's matrix units
+    config.model.vocab_multiple = 128  # 50,257 rows become 50,304: full tiles of a GPU's matrix units
     config.model.dtype = "bfloat16"
     config.data.corpus = "shakespeare"
     config.data.tokenizer = "gpt2"
     config.data.valid_fraction = 0.01
-    config.data.batch_size = 512  # x 1,024 = half a million tokens a step
+    config.data.batch_size = 512  # x 1,024 = half a million tokens per step
     config.optim.learning_rate = 6e-4
     config.optim.final_learning_rate_ratio = 0.1
     config.optim.warmup_steps = 700

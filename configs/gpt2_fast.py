@@ -2,13 +2,13 @@
 
     python -m jaxgpt.train --config configs/gpt2_fast.py --config.data.path=my_text/
 
-What differs from configs/gpt2.py: rotary positions, RMSNorm without parameters, query-key norm, ReLU squared,
-output projections that start at zero, a head of its own, Muon for the matrices; a constant rate that falls to zero
-over the last 40 %. Each ingredient was measured on characters (the table in docs/fast.md); at this size it rests on
-the records of modded-nanogpt, which use all of them.
+Different from configs/gpt2.py: rotary positions, RMSNorm without parameters, query-key norm, ReLU squared,
+output projections that start at zero, an untied head, Muon for the matrices, and a constant rate that decays to zero
+over the last 40 %. Each ingredient was measured on characters (docs/fast.md). For this size the evidence is the
+records of modded-nanogpt, which use all of them.
 
-Cost and result: not yet measured on a GPU. 162 million parameters, 38 of them the head's; half a million tokens a
-step in 8 parts of 64 windows (for a GPU of 24 GiB: --config.train.grad_accumulation_steps=64).
+Cost and result: not measured on a GPU yet. 162 million parameters, 38 million of them in the head; half a million
+tokens per step in 8 parts of 64 windows (for a GPU of 24 GiB: --config.train.grad_accumulation_steps=64).
 """
 
 from jaxgpt.config import default_config
@@ -33,7 +33,7 @@ def get_config():
     config.data.corpus = "shakespeare"
     config.data.tokenizer = "gpt2"
     config.data.valid_fraction = 0.01
-    config.data.batch_size = 512  # x 1,024 = half a million tokens a step
+    config.data.batch_size = 512  # x 1,024 = half a million tokens per step
     config.optim.name = "muon"
     config.optim.learning_rate = 3e-3
     config.optim.muon_learning_rate = 2e-2

@@ -1,11 +1,11 @@
-"""nanoGPT's settings for a CPU, to compare with: same shape, same optimizer, same text.
+"""nanoGPT's settings for a CPU, for comparison: the same shape, optimizer and text.
 
     python -m jaxgpt.train --config configs/nanogpt_cpu.py --config.data.path=input.txt
 
-where input.txt is the tiny Shakespeare text (or leave the path out and let it be downloaded once).
+input.txt is the tiny Shakespeare text. Without the path, it is downloaded once.
 
 Cost: 3 to 4 min on 2 cores of a shared 2.5 GHz Xeon.
-Result: validation loss over the whole split 1.914 and 1.904 nats a character (seeds 0 and 2); nanoGPT itself
+Result: validation loss over the complete split 1.914 and 1.904 nats a character (seeds 0 and 2); nanoGPT itself
 1.892, measured over the same split on the same machine; a bigram table gets 2.486.
 """
 

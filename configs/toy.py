@@ -1,13 +1,13 @@
-"""A transformer that fits on a screen: every number of its forward pass can be read, and checked by hand.
+"""A transformer that fits on a screen: every number of its forward pass can be checked by hand.
 
     python -m jaxgpt.explain --config configs/toy.py --text "I love AI"
     python -m jaxgpt.train --config configs/toy.py
     python -m jaxgpt.explain --workdir runs/toy --text "the value of the list"
 
-Untrained, as the first command shows it, it has the sentence's own words for a vocabulary. Trained, the 63 most
-frequent words of Python's documentation; with four numbers a word it learns how frequent words are, and little more.
+Untrained, as in the first command, its vocabulary is the words of the sentence. Trained, its vocabulary is the 63 most
+frequent words of Python's documentation; with four numbers per word it learns word frequencies and little more.
 
-Cost: 500 steps take 1 s, the command 8 s with start and compilation, on 2 busy cores of a shared 2.5 GHz Xeon.
+Cost: 1 s for 500 steps, 8 s for the command with start and compilation, on 2 busy cores of a shared 2.5 GHz Xeon.
 Result: validation loss 1.913 nats a token on 16,384 tokens (white space and <unk> are tokens too); a bigram table gets 1.706.
 """
 
@@ -22,7 +22,7 @@ def get_config():
     config.model.num_heads = 2
     config.model.d_ff = 8
     config.model.activation = "relu"
-    config.model.init = "fan_in"  # rows about 1 large, where GPT-2's 0.02 would print as zeros
+    config.model.init = "fan_in"  # rows of size about 1; GPT-2's 0.02 would print as zeros
     config.data.corpus = "python_docs"
     config.data.tokenizer = "word"
     config.data.vocab_size = 64

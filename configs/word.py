@@ -1,8 +1,8 @@
-"""A word GPT on Shakespeare: tokens with meanings, for looking at what an embedding table learns.
+"""A word GPT on Shakespeare: its tokens have meanings, so one can see what an embedding table learns.
 
     python -m jaxgpt.train --config configs/word.py
 
-Cost: 5 min 33 s on 2 cores of a shared 2.5 GHz Xeon that was busy with other work.
+Cost: 5 min 33 s on 2 cores of a shared 2.5 GHz Xeon with other work.
 Result: validation loss 3.051 nats a token (white space is a token too); a bigram table gets 3.259.
 """
 

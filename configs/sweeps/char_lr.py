@@ -1,4 +1,4 @@
-"""Which learning rate configs/char.py wants: 8 rates x 3 seeds, all 24 trained in one program.
+"""The best learning rate for configs/char.py: 8 rates x 3 seeds, all 24 trained in one program.
 
 python -m jaxgpt.sweep --config configs/sweeps/char_lr.py --workdir runs/char_lr
 """
