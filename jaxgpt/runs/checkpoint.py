@@ -412,12 +412,10 @@ class Run:
 
 
 def load(workdir: str | Path, step: int | str | None = None) -> Run:
-    """Open a run folder for use: its newest whole checkpoint, a given step, or `step="best"`.
+    """Open a run folder for use: its newest complete checkpoint, a given step, or `step="best"`.
 
-    Needs no config and none of the training's flags, and works on any device. Where the newest checkpoint is
-    damaged, a warning says so and the one before is taken; a step asked for by number is refused instead.
-
-    Raises UserError where the folder or the step does not exist.
+    Needs no config and no flags of the training, and works on any device. If the newest checkpoint is damaged, a warning
+    says so and the one before is taken; a damaged step that was asked for by number is refused. Raises UserError.
     """
     folder = Path(workdir)
     if not folder.is_dir():

@@ -21,6 +21,10 @@ def test_a_sweep_may_grow_but_not_change(sweep_folder):
         Sweep(other, [{"train.seed": 0}, {"train.seed": 1}], sweep_folder / "found").open()
 
 
+def unfinished(sweep: Sweep) -> list[str]:
+    return [member.name for member in sweep.members if sweep.outcome(member) is None]
+
+
 def test_with_more_steps_the_members_that_are_done_have_more_to_do(sweep_folder):
     folder, text = sweep_folder / "longer", sweep_folder / "text.txt"
     overrides = [{"train.seed": 0}, {"train.seed": 1}, {"train.seed": 2, "train.num_steps": 24}]
@@ -30,9 +34,9 @@ def test_with_more_steps_the_members_that_are_done_have_more_to_do(sweep_folder)
         sweep.end(member, status)
     longer = Sweep(small_config(text, train__num_steps=36), overrides, folder)
     longer.open()
-    assert [member.name for member in longer.unfinished()] == ["000"]
+    assert unfinished(longer) == ["000"]
     Sweep(small_config(text, train__num_steps=24, train__log_every=3), overrides, folder).open()
-    assert [member.name for member in longer.unfinished()] == ["000"]
+    assert unfinished(longer) == ["000"]
 
 
 def test_the_final_rate_may_be_given_as_an_absolute_number(sweep_folder):
