@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         "--table", action="store_true", help="train nothing; write and show the results so far"
     )
     launchers.add_flags(parser)
+    cli.add_help_config(parser)
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     if file is None:

@@ -2,8 +2,9 @@
 
     python -m jaxgpt.train --config configs/char.py [--config.model.d_model=256 ...] [--workdir runs/char]
 
-The same command goes on where a run stopped. Stopped anywhere, by a signal or by a kill, and started again, a
-run gives bit for bit what it gives uninterrupted: a batch and a dropout mask are functions of the step.
+The same command resumes a run. A run that was stopped anywhere, by a signal or a kill, and resumed gives bit for bit what it
+gives without a stop: a batch and a dropout mask are functions of the step. A resumed run may have another train.num_steps,
+and other values of the fields that only observe or keep: --help_config lists them.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(
         "train",
-        description="Train a model, or go on with a run that was stopped.",
-        epilog="Any field of the config: --config.model.d_model=256",
+        description="Train a model, or resume a run.",
+        epilog="Any field of the config can be set: --config.model.d_model=256. --help_config lists them.",
     )
     parser.add_argument("--config", metavar="FILE", help="a config file, such as configs/char.py (required)")
     parser.add_argument(
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
         metavar="START:STOP",
         help="write a trace of these steps to the run's folder profile",
     )
+    cli.add_help_config(parser)
     cli.add_process_flags(parser)
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from jaxgpt.common import config_files
 from jaxgpt.common.files import cache_dir
-from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict
+from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict, reference
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,6 +108,22 @@ def step(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
+
+
+class _HelpConfig(argparse.Action):
+    """Prints the fields of the config and exits, as --help does."""
+
+    def __call__(self, parser, namespace, only, option_string=None) -> NoReturn:
+        print(reference.as_text(only))
+        parser.exit()
+
+
+def add_help_config(parser: argparse.ArgumentParser) -> None:
+    """The flag that lists the fields of the config."""
+    parser.add_argument(
+        "--help_config", action=_HelpConfig, nargs="?", const="", default=argparse.SUPPRESS, metavar="NAME",
+        help="list the fields of the config with their meaning: all, a group or one field, such as optim; then exit",
+    )  # fmt: skip
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

@@ -174,7 +174,7 @@ def field_names() -> list[str]:
 # --- one value ------------------------------------------------------------------------------------------
 
 
-def _field(dotted: str):
+def field_named(dotted: str):
     """The field of a name. Raises UserError with the nearest name that exists."""
     if dotted in FIELDS:
         return FIELDS[dotted]
@@ -209,7 +209,7 @@ def _raise_all(problems: list[str]) -> typing.NoReturn:
 
 def _convert(dotted: str, value: Any) -> Any:
     """The value, if it is of its field's type (an int is accepted as a float). Raises UserError."""
-    field = _field(dotted)
+    field = field_named(dotted)
     if value is None and field.optional:
         return None
     if field.type is float and isinstance(value, int) and not isinstance(value, bool):
@@ -227,7 +227,7 @@ def _convert(dotted: str, value: Any) -> Any:
 
 def _parse(dotted: str, text: str) -> Any:
     """Read the command line's text by the type of the field. Raises UserError."""
-    field = _field(dotted)
+    field = field_named(dotted)
     if field.optional and text.lower() == "none":
         return None
     try:

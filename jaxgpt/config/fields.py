@@ -248,7 +248,7 @@ class OptimConfig:
     b2: float = field(0.99, "decay of the average of squared gradients", at_least=0, below=1, lane="argument")
     eps: float = field(1e-8, "added to the root of the squared gradients", at_least=0, lane="argument")
     weight_decay: float = field(
-        0.1, "decay of matrices; biases and norms never decay", at_least=0, lane="argument"
+        0.1, "weight decay of matrices; biases and norms never decay", at_least=0, lane="argument"
     )
     decay_embeddings: bool = field(False, "token and position tables decay too, as in nanoGPT")
     grad_clip_norm: float = field(
@@ -380,7 +380,11 @@ class TrainConfig:
 class MeshConfig:
     """How many devices share what (see model/sharding.py). One size may be -1: all devices that the others leave."""
 
-    data: int = field(-1, "copies of the parameters, each with its part of the batch", resume="free")
+    data: int = field(
+        -1,
+        "copies of the parameters, each with its part of the batch; -1: all devices that the others leave",
+        resume="free",
+    )
     fsdp: int = field(1, "parts of every matrix, and of the batch", resume="free")
     tensor: int = field(1, "parts of the heads, of the MLP's width and of the vocabulary", resume="free")
 
