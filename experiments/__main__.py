@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments import claim
 from jaxgpt.common import cli
-from jaxgpt.common.files import write_atomically
+from jaxgpt.common.files import write_atomically, write_json
 from jaxgpt.config import UserError
 from jaxgpt.runs import records
 
@@ -169,7 +169,7 @@ def run_one(name: str, setting: claim.Setting, results: Path) -> bool:
     print(f"{name:<20} {'failed':<28} {seconds:5.0f} s  {reason}", flush=True)
     records.make_folder(results)
     failed = {"name": name, "claim": name, "failed": reason, "seconds": round(seconds, 1)}
-    records.write_json(results / f"{name}.json", failed | {"command": " ".join(["python", *command[1:]])})
+    write_json(results / f"{name}.json", failed | {"command": " ".join(["python", *command[1:]])})
     return False
 
 

@@ -15,7 +15,7 @@ from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import prepare_dataset
-from jaxgpt.runs.checkpoint import Run
+from jaxgpt.runs.load import Run
 from jaxgpt.training.evaluation import window_losses
 from jaxgpt.training.steps import token_losses
 

@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.common import cli
+from jaxgpt.common.files import write_json
 from jaxgpt.config import UserError
 from jaxgpt.runs import records
 from jaxgpt.vectors.word_tests import Estimate
@@ -382,7 +383,7 @@ def measure(module: ModuleType, setting: Setting, results: Path) -> dict[str, An
 def write(module: ModuleType, record: dict[str, Any], results: Path) -> None:
     """Write a claim's JSON and its plot."""
     write_plot(module.draw, record["measurements"], results / f"{record['name']}.png")
-    records.write_json(results / f"{record['name']}.json", record)
+    write_json(results / f"{record['name']}.json", record)
 
 
 def run() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.data.dataset import prepare_dataset
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.vectors.nearest import unit
 
 CLAIM = (
@@ -64,7 +64,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     for mode, found in rows.items():
         curves = [comparing.curve(row.workdir) for row in found]
         new["before"], new[mode] = ([curve[step] for curve in curves] for step in (0, steps))
-        runs = [checkpoint.load(row.workdir) for row in found]
+        runs = [load(row.workdir) for row in found]
         old[mode] = [comparing.loss_on(run.model, run.params, old_ids, tokens).loss for run in runs]
         start, end = (
             [_table(run)[: len(_table(b))] for run, b in zip(r, bases, strict=True)] for r in (bases, runs)

@@ -30,7 +30,7 @@ from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.training import costs, optim, starting, steps, trainable
 from jaxgpt.training.loop import train
 
@@ -107,7 +107,7 @@ def step_times(base: Path, new_text: str, args) -> dict[str, float]:
 def fine_tune(mode: str, base: Path, new_text: str, seeds: int, args) -> dict[str, float]:
     """Means over seeds of the table's columns, and the range of the final losses."""
     cfg, dataset = mode_config(mode, base, new_text, args)
-    run = checkpoint.load(base)
+    run = load(base)
     known = run.tokenizer.vocab_size
     old_ids = prepare_dataset(run.config.data).valid.ids  # ids of known tokens are the same
     training, rows = Training(cfg, dataset), []

@@ -15,7 +15,7 @@ from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.inspect.capture import capture
-from jaxgpt.runs.checkpoint import Run
+from jaxgpt.runs.load import Run
 from jaxgpt.training.evaluation import window_losses
 
 CLAIM = "Heads work in parallel, each proposes a change, and the changes add up to what attention adds to the stream."

@@ -17,7 +17,7 @@ from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.data.tokenizers import Tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs.checkpoint import Run
+from jaxgpt.runs.load import Run
 
 CLAIM = "The MLP's ReLU neurons recognize patterns: a neuron fires in some contexts and not in others."
 DESIGN = (

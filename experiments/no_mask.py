@@ -17,7 +17,7 @@ from experiments.claim import Effect, Result, Setting
 from jaxgpt.data import baselines
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.training.evaluation import window_losses
 from jaxgpt.training.steps import token_losses
 
@@ -66,7 +66,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     T, count = base.model.context_length, setting.pick(2, 256, 512)
     ids = dataset.valid.ids.astype(np.int32)
     windows = ids[: count * (T + 1)].reshape(count, T + 1)
-    runs = {label: [checkpoint.load(row.workdir) for row in found] for label, found in rows.items()}
+    runs = {label: [load(row.workdir) for row in found] for label, found in rows.items()}
     every = setting.pick(4, 1, 16)
     masked = GPT(dataclasses.replace(runs["mask"][0].config.model, causal=True), attention="explicit")
     prompts, length = windows[:16, :T], setting.pick(4, 96, 96)

@@ -11,7 +11,7 @@ from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import prepare_dataset
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 
 CLAIM = "With too large a d_model, a model overfits a small text."
 DESIGN = (
@@ -47,7 +47,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     unseen: dict[str, list[float]] = {}
     gaps: dict[str, list[float]] = {}
     for label, found in rows.items():
-        runs = [checkpoint.load(row.workdir) for row in found]
+        runs = [load(row.workdir) for row in found]
         seen_ids = prepare_dataset(runs[0].config.data).train.ids
         unseen[label] = [
             comparing.loss_on(run.model, run.params, corpus.valid.ids, tokens).loss for run in runs

@@ -32,7 +32,7 @@ from jaxgpt.inspect.subject import Probe, Subject
 from jaxgpt.inspect.write import report
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs.checkpoint import Run
+from jaxgpt.runs.load import Run
 
 TEXT = (
     "The report of a model shows what it has learned, and how: the text is read from left to right, and at every place the "

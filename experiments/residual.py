@@ -21,7 +21,7 @@ from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.inspect.capture import capture
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.training.steps import mean_loss
 
 CLAIM = "With a residual, x + f(x), a layer only has to learn a change; without one, f(x), a deep model hardly learns."
@@ -91,7 +91,7 @@ def measure(setting: Setting) -> dict[str, Any]:
             by_rate = {rate: comparing.losses(rows[f"{kind} {depth} {rate:g}"]) for rate in rates}
             best = chosen[f"{kind} {depth}"] = min(rates, key=lambda rate: statistics.fmean(by_rate[rate]))
             by_depth[str(depth)] = by_rate[best]
-            ends = [checkpoint.load(row.workdir) for row in rows[f"{kind} {depth} {best:g}"]]
+            ends = [load(row.workdir) for row in rows[f"{kind} {depth} {best:g}"]]
             cfg = ends[0].config.model
             norms = {
                 "start": [

@@ -12,7 +12,8 @@ from experiments.claim import Setting
 from jaxgpt import config
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import corpora
-from jaxgpt.runs import checkpoint, records
+from jaxgpt.runs import records
+from jaxgpt.runs.load import Run, load
 from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.members import Row
 
@@ -55,15 +56,15 @@ def folder_of(setting: Setting, kind: str, base: Config) -> Path:
     return setting.folder / f"{kind}_{digest[:8]}"
 
 
-def seeds(setting: Setting, kind: str, base: Config) -> list[checkpoint.Run]:
+def seeds(setting: Setting, kind: str, base: Config) -> list[Run]:
     """The base config trained with each seed. Raises UserError with the reason if one failed."""
     rows = run(base, [{"train.seed": seed} for seed in range(setting.seeds)], folder_of(setting, kind, base))
     if failed := [f"{row.workdir}: {row.status}" for row in rows if not row.done]:
         raise UserError(f"training failed: {'; '.join(failed)}")
-    return [checkpoint.load(row.workdir) for row in rows]
+    return [load(row.workdir) for row in rows]
 
 
-def characters(setting: Setting) -> list[checkpoint.Run]:
+def characters(setting: Setting) -> list[Run]:
     """Character models of Shakespeare, one per seed: four layers, four heads, ReLU."""
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick
@@ -84,7 +85,7 @@ def characters(setting: Setting) -> list[checkpoint.Run]:
     return seeds(setting, "characters", base)
 
 
-def words(setting: Setting) -> list[checkpoint.Run]:
+def words(setting: Setting) -> list[Run]:
     """Word models of Shakespeare, one per seed (white space is tokens too)."""
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     # Lazy, so that `import jaxgpt` (and with it every command's --help) does not pay for JAX and Orbax.
     if name == "load":
-        from jaxgpt.runs.checkpoint import load
+        from jaxgpt.runs.load import load
 
         return load
     if name == "capture":

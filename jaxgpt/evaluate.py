@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--text and --corpus are both given: choose one")
     cli.set_up_process()
     from jaxgpt.data import batches, corpora
-    from jaxgpt.runs.checkpoint import load
+    from jaxgpt.runs.load import load
     from jaxgpt.training import evaluation
 
     run = load(args.workdir, step=args.step)

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     cli.set_up_process()
     from jaxgpt.data import prompts
     from jaxgpt.model.generation import Sampler, generate, stream
-    from jaxgpt.runs.checkpoint import load
+    from jaxgpt.runs.load import load
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
     run = load(args.workdir, step=args.step)

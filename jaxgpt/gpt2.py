@@ -44,8 +44,8 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from jaxgpt.runs.checkpoint import load
     from jaxgpt.runs.gpt2 import export_run
+    from jaxgpt.runs.load import load
 
     run = load(args.workdir, step=args.step)
     for note in export_run(run, args.to_dir):

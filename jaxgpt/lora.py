@@ -31,9 +31,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.model.lora import merge_lora
-    from jaxgpt.runs import checkpoint
+    from jaxgpt.runs.load import load, write_run
 
-    run, to = checkpoint.load(args.workdir, step=args.step), Path(args.to_workdir)
+    run, to = load(args.workdir, step=args.step), Path(args.to_workdir)
     if not run.config.model.lora_rank:
         raise UserError(
             f"{args.workdir} has no low-rank matrices (model.lora_rank=0): there is nothing to merge"
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     model_cfg, params = merge_lora(run.config.model, run.params)
     cfg = dataclasses.replace(run.config, model=model_cfg)
     imported = {"name": run.workdir.resolve().name, "format": "merged", "step": run.step}
-    checkpoint.write_run(to, cfg, params, run.tokenizer, run.step, {"imported": imported})
+    write_run(to, cfg, params, run.tokenizer, run.step, {"imported": imported})
     print(f"wrote {to}: step {run.step} of {args.workdir}, merged")
 
 

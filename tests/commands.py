@@ -58,7 +58,6 @@ EVALUATE = "evaluate --workdir run"
 
 def execute(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
     """The exit code of a command, run as its console script would be."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a command takes it for itself
     name, *arguments = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [f"jaxgpt/{name}.py", *arguments])
     with pytest.raises(SystemExit) as exit_info:

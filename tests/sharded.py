@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.model import parameters, sharding
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.training import loop, steps, traffic
 from tests.small_runs import metrics, small_config, write_text
 
@@ -153,7 +153,7 @@ def elastic(folder: Path, turns: list) -> dict:
     for stop, sizes in turns:
         loop.train(under(*sizes), folder / "many", stop_at=stop)
     losses = [[line["loss"] for line in metrics(folder / name)] for name in ("one", "many")]
-    params = [jax.tree.leaves(checkpoint.load(folder / name).params) for name in ("one", "many")]
+    params = [jax.tree.leaves(load(folder / name).params) for name in ("one", "many")]
     return {"losses": losses, "params": apart(*(list(map(np.asarray, leaves)) for leaves in params))}
 
 

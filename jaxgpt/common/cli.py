@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import importlib.util
-import logging
 import os
 import signal
 import sys
@@ -49,9 +48,6 @@ def called(command: str) -> str:
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command's main(argv) and exit: 0, 2 for a user's mistake, 128 + n for signal n."""
-    sys.unraisablehook = _report_unraisable
-    # It would tell Orbax's errors, which are raised, a second time.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:
@@ -70,14 +66,6 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         )
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-
-
-def _report_unraisable(unraisable) -> None:
-    """All but what Orbax leaves behind: it raises one array's error and abandons the reads of the others."""
-    code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
-    abandoned = code is not None and "orbax" in code.co_filename
-    if not abandoned and str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
 
 
 def describe_os_error(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all; and files that anybody may have written."""
+"""Write files atomically, and read files that anybody may have written."""
 
 from __future__ import annotations
 
@@ -15,42 +15,53 @@ LARGEST_JSON = 64 << 20  # bytes: some 30 times what GPT-2's tokenizer takes
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again: $JAXGPT_CACHE, else jaxgpt in $XDG_CACHE_HOME or ~/.cache."""
+    """The folder for files that can be computed again: $JAXGPT_CACHE, else jaxgpt in $XDG_CACHE_HOME or ~/.cache."""
     if folder := os.environ.get("JAXGPT_CACHE"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "jaxgpt"
 
 
 @contextlib.contextmanager
-def replaced_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` at the end: a reader sees the old file or the new one.
-
-    An OSError carries the file's name, which those of writing do not by themselves.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def errors_name(path: Path) -> Iterator[None]:
+    """Add the path to an OSError without one, as `write` and `fsync` raise it."""
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which replaces `path` at the end. A reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with errors_name(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file as a whole: a reader, or a killed process, sees the old one or the new one."""
+    """Replace a file. A reader sees the old content or the new one, also when this process is killed."""
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill, which becomes `path` at the end: complete or not at all.
+    """A temporary folder to fill, which is renamed to `path` at the end: complete or not at all.
 
-    `path` is absent or empty; else OSError.
+    Raises OSError if `path` is not absent or empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -78,11 +89,10 @@ def lock(file: IO) -> None:
 
 
 def read_json(path: Path, most: int | None = None) -> Any:
-    """The value in a JSON file. Raises OSError, and ValueError where it is no JSON or larger than `most` bytes (None:
-    LARGEST_JSON)."""
+    """The value in a JSON file. Raises OSError; ValueError for other content or more than `most` bytes (LARGEST_JSON)."""
     most = LARGEST_JSON if most is None else most
     if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -94,9 +104,9 @@ def read_json(path: Path, most: int | None = None) -> Any:
 
 
 def check_tree(folder: Path, data_folder: str = "d") -> None:
-    """Raises ValueError where a folder holds what no program should follow or read whole.
+    """Raise ValueError if a folder contains an entry that is not safe to open.
 
-    That is a link, which may lead anywhere; a pipe or device, which may never end; and, outside folders of the name
+    That is a link, which may lead anywhere; a pipe or device, which may never end; and, outside folders named
     `data_folder`, a file larger than LARGEST_JSON.
     """
     for parent, folders, names in os.walk(folder):

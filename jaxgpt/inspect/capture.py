@@ -23,7 +23,7 @@ from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import EPSILON
 from jaxgpt.model.lora import merge_lora
-from jaxgpt.runs.checkpoint import Run
+from jaxgpt.runs.load import Run
 from jaxgpt.training.steps import token_losses
 
 

@@ -33,7 +33,7 @@ class Explained:
 
 def open_run(workdir: str, step: int | str | None, text: str | None = None) -> Explained:
     """The model of a trained run. The default text is EXAMPLE, or the run's own if the tokenizer lacks EXAMPLE."""
-    from jaxgpt.runs.checkpoint import load
+    from jaxgpt.runs.load import load
 
     run = load(workdir, step=step)
     if text is None and prompts.is_known(run.tokenizer, EXAMPLE, tokens=2):

@@ -19,7 +19,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import count_params, init_params
 from jaxgpt.runs import records
-from jaxgpt.runs.checkpoint import Run, load
+from jaxgpt.runs.load import Run, load
 from jaxgpt.training import evaluation
 
 OPERATIONS = 1.5e11  # budget of one part of a report: seconds on two cores

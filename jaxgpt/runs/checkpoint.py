@@ -1,23 +1,21 @@
-"""Checkpoints: a run's state, config and tokenizer in one place, written while training goes on.
+"""Save and restore the training state of a run, in the background while training continues.
 
-A checkpoint is one step's folder, RUN/checkpoints/<step>, with three items: `params`, `opt_state` and `meta`
-(step, config, tokenizer, checksums; JSON), and a fourth, `averaged`, where an average of the params is what is used.
-Orbax writes it under another name and renames it when it is whole, so a killed process leaves no half checkpoint that looks like one.
+A checkpoint is the folder RUN/checkpoints/<step> with the items `params`, `opt_state` and `meta` (step, config,
+tokenizer, checksums; JSON), and `averaged` where an average of the parameters is the result. Orbax writes it under a
+temporary name and renames it when it is complete, so a killed process leaves no incomplete checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,37 +23,35 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common import processes
-from jaxgpt.common.files import check_tree, new_folder
+from jaxgpt.common.files import check_tree
 from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.data import tokenizers
-from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import count_params, param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.model.sharding import device_memory, fits_twice, replicate
-from jaxgpt.runs import records
+from jaxgpt.runs import orbax_log
 from jaxgpt.runs.state import TrainState
 
 FOLDER = "checkpoints"
-# Orbax's managers of one process take each other's signals for their own when two of them save at once.
+# Orbax's managers of one process mix up their signals when two of them save at once.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
-    """The steps that have a folder of their own, in order; nothing is opened."""
+    """The steps that have a folder, in ascending order. No checkpoint is opened."""
     return sorted(int(path.name) for path in (Path(workdir) / FOLDER).glob("*") if path.name.isdigit())
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that can't be read back as it was written. The text says which, and what is wrong."""
+    """A checkpoint differs from what was written, or can't be read. The text names it and the problem."""
 
 
 def checksums(tree: Any) -> jax.Array:
-    """One uint32 a leaf. Sums of whole numbers, so the same on any number of devices and in any order."""
+    """One uint32 per leaf: sums of integers, which do not depend on the number of devices or on the order."""
 
     def leaf_sum(x: jax.Array) -> jax.Array:
         unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
         bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-        # Each element is mixed with its position first: a plain sum would not see two elements swapped.
+        # Each element is first mixed with its position: a plain sum would not change when two elements are swapped.
         for axis in range(x.ndim):
             place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
             bits = (bits ^ (place * jnp.uint32(2_654_435_761))) * jnp.uint32(2_246_822_519 - 2 * axis)
@@ -74,22 +70,21 @@ def _copied(tree: Any) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
+    """The checkpoints of one run folder. Use as a context manager, or call `close`.
 
-    Keeps the newest `keep` and the one with the lowest validation loss. Saving returns at once where a copy of the
-    state fits beside it in the devices' memory, else as soon as the arrays are copied out; an error of an earlier save
-    is raised by the next call.
+    Keeps the latest `keep` and the one with the lowest validation loss. `save` returns at once if the devices have
+    memory for a copy of the state, else when the arrays are copied to the host. The next call raises its error.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False) -> None:
-        import orbax.checkpoint as ocp  # 0.3 s: only where checkpoints are used
+        import orbax.checkpoint as ocp  # takes 0.3 s
         from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-        # Orbax tells each file that it touches, and of each error the traceback, though it raises it as well.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        orbax_log.start()
         self._ocp = ocp
         self._pool = ThreadPoolExecutor(1)
         self._saving: Future | None = None
+        self._failed = False
         self.directory = Path(workdir).absolute() / FOLDER
         if read_only:
             options = ocp.CheckpointManagerOptions(
@@ -122,19 +117,25 @@ class Checkpoints:
                 },
             )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def steps(self) -> list[int]:
-        """The steps that have a whole checkpoint, oldest first."""
+        """The steps that have a complete checkpoint, in ascending order."""
         self._join()
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the lowest validation loss among those saved with one."""
+        """The saved step with the lowest validation loss, or None if no step has one."""
         losses = {step: self.valid_loss(step) for step in self.steps()}
         losses = {step: loss for step, loss in losses.items() if loss is not None}
         return min(losses, key=losses.__getitem__) if losses else None
 
     def valid_loss(self, step: int) -> float | None:
-        """The validation loss that the step was saved with, or None."""
+        """The validation loss that was saved with a step, or None."""
         metrics = self._manager.metrics(step)
         return None if metrics is None else metrics.get("valid_loss")
 
@@ -147,11 +148,10 @@ class Checkpoints:
         averaged: dict | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Save a state under its step, in the background. A step that is saved already is left as it is.
+        """Save a state under its step, in the background. A step that is already saved is not changed.
 
-        `averaged` are the params to use where they are others than those that training goes on with. An
-        `opt_state` of None is not saved: the params of a model that was not trained here. `before` is done first, in
-        the background too.
+        averaged: the parameters to use, if they differ from those that training continues with. An `opt_state` of
+        None (an imported model) is not saved. `before` is called first, also in the background.
         """
         step = int(state.step)
         self._join()
@@ -164,9 +164,9 @@ class Checkpoints:
             trees["averaged"] = averaged
         metrics = None if valid_loss is None else {"valid_loss": valid_loss}
 
-        def write(trees: dict[str, Any], to_the_end: bool = False) -> None:
+        def write(trees: dict[str, Any], wait: bool = False) -> None:
             before()
-            # Of the copies: what reads the state itself holds up the next step, which takes its place.
+            # Computed from the copies: reading the state itself would delay the next step, which reuses its memory.
             sums = {name: _jit_checksums(tree) for name, tree in trees.items()}
             meta = {
                 "step": step,
@@ -180,42 +180,44 @@ class Checkpoints:
             )
             with _ONE_AT_A_TIME, self._one_line_errors(f"save step {step}"):
                 self._manager.save(step, args=args, metrics=metrics, force=True)
-                if to_the_end:
+                if wait:
                     self._manager.wait_until_finished()
 
-        # Several processes write together, and must say to each other in one order what they have to say.
+        # Several processes write together: a background thread could reorder their messages to each other.
         if processes.is_alone() and fits_twice(trees):
-            self._saving = self._pool.submit(write, _copied(trees), to_the_end=True)
+            self._saving = self._pool.submit(write, _copied(trees), wait=True)
         else:
             write(trees)
 
     def _join(self) -> None:
-        """Wait until the last save has been handed to Orbax; raise its error."""
+        """Wait until the last save is in Orbax's hands, and raise its error."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
 
     def wait(self) -> None:
-        """Return when every save has come to its end."""
+        """Wait until all saves are complete."""
         self._join()
         with self._one_line_errors("finish saving"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish all saves and let go of the folder."""
+        """Complete all saves and release the folder."""
         try:
             self._join()
         finally:
             self._pool.shutdown()
             with self._one_line_errors("finish saving"):
                 self._manager.close()
+        if not self._failed:  # after an error Orbax's threads go on reporting it for a while
+            orbax_log.stop()
 
     def _read_meta(self, step: int) -> dict[str, Any]:
-        """`step`, `config`, `tokenizer` (plain JSON values) and `checksums` of a step.
+        """The `meta` item of a step: `step`, `config`, `tokenizer` and `checksums` as JSON values.
 
-        Raises DamagedCheckpoint; also for a folder with links, pipes or oversized files in it: anybody may have made it.
+        Raises DamagedCheckpoint, also for a folder with links, pipes or oversized files: anybody may have made it.
         """
-        with self._damage_named(step):
+        with self._damage_reported(step):
             check_tree(self.directory / str(step))
             args = self._ocp.args.Composite(meta=self._ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args)["meta"]
@@ -224,42 +226,42 @@ class Checkpoints:
             return meta
 
     def read_facts(self, step: int) -> tuple[Config, tokenizers.Tokenizer, dict[str, Any]]:
-        """What a step was saved with: config, tokenizer, checksums by item. Raises DamagedCheckpoint."""
+        """The config, the tokenizer and the checksums (by item) of a step. Raises DamagedCheckpoint."""
         meta = self._read_meta(step)
-        with self._damage_named(step):
+        with self._damage_reported(step):
             cfg = config.from_json(meta["config"])
             return cfg, tokenizers.from_json(meta["tokenizer"]), meta["checksums"]
 
     def _check_belongs(self, step: int, cfg: Config, tokenizer: tokenizers.Tokenizer) -> None:
-        """Raises DamagedCheckpoint where a step was saved by a run with another config or tokenizer."""
+        """Raise DamagedCheckpoint if a run with another config or tokenizer saved this step."""
         own_cfg, own_tokenizer, _ = self.read_facts(step)
-        with self._damage_named(step):
+        with self._damage_reported(step):
             if changed := config.differences(own_cfg, cfg):
                 raise ValueError(f"it belongs to a run with another config ({'; '.join(changed)})")
             if own_tokenizer.to_json() != tokenizer.to_json():
                 raise ValueError("it belongs to a run with another tokenizer")
 
     def restore(self, step: int, **shapes: Any) -> dict[str, Any]:
-        """Read items back by name, checked: `restore(100, params=shapes)["params"]`.
+        """Read items by name and verify their checksums: `restore(100, params=shapes)["params"]`.
 
-        The shapes are trees of jax.ShapeDtypeStruct; where they carry no sharding the first device takes the
-        arrays. Raises DamagedCheckpoint, and UserError for more than this machine's memory holds.
+        shapes: trees of jax.ShapeDtypeStruct. Arrays without a sharding go to the first device.
+        Raises DamagedCheckpoint, and UserError if the memory of this machine is too small.
         """
         meta = self._read_meta(step)
-        with self._damage_named(step):
+        with self._damage_reported(step):
             self._check_shapes(step, shapes)
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
         if needed > (memory := device_memory() * jax.device_count()):
             raise UserError(
-                f"checkpoint {self.directory / str(step)} takes {needed / 2**30:,.1f} GiB, this machine has "
-                f"{memory / 2**30:,.1f} GiB: open it on a larger one"
+                f"checkpoint {self.directory / str(step)} needs {needed / 2**30:,.1f} GiB of memory, this machine has "
+                f"{memory / 2**30:,.1f} GiB: use a larger one"
             )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
             shapes,
         )
-        with self._damage_named(step):
+        with self._damage_reported(step):
             args = {name: self._ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
             items = self._manager.restore(step, args=self._ocp.args.Composite(**args))
             for name in shapes:
@@ -271,7 +273,7 @@ class Checkpoints:
         return {name: items[name] for name in shapes}
 
     def _check_shapes(self, step: int, shapes: dict[str, Any]) -> None:
-        """A clear word before Orbax's long one; a silent cast of dtypes is refused too."""
+        """Compare shapes and dtypes first: Orbax reports a shape in many lines, and casts a dtype silently."""
         saved = self._manager.item_metadata(step)
         for item, tree in shapes.items():
             expected = {path: (leaf.shape, leaf.dtype) for path, leaf in named_leaves(tree)}
@@ -282,13 +284,18 @@ class Checkpoints:
                 )
             }
             if len(found) != len(expected):
-                raise ValueError(f"{item} holds {len(found)} arrays where {len(expected)} belong")
+                raise ValueError(f"{item} has {len(found)} arrays, expected {len(expected)}")
             for path in expected.keys() & found.keys():
                 if expected[path] != found[path]:
                     raise ValueError(f"{item}/{path} is {found[path]}, expected {expected[path]}")
 
-    def newest(self, cfg: Config, tokenizer: tokenizers.Tokenizer, shapes: TrainState) -> TrainState | None:
-        """The newest whole state of this run, or None. A damaged one, or another run's, is named and set aside."""
+    def restore_latest(
+        self, cfg: Config, tokenizer: tokenizers.Tokenizer, shapes: TrainState
+    ) -> TrainState | None:
+        """The latest valid state of this run, or None.
+
+        A checkpoint that is damaged or belongs to another run is moved away, with a warning.
+        """
         steps = self.steps()
         for step in reversed(steps):
             error = None
@@ -299,14 +306,14 @@ class Checkpoints:
                 error = damage
             if not processes.any_of_them(error is not None):
                 return TrainState(jnp.int32(step), items["params"], items["opt_state"])
-            place = self._set_aside(step)
-            _warn(f"{error or f'checkpoint {step} is damaged'}; moved to {place}, trying the one before")
+            place = self._move_damaged(step)
+            warn(f"{error or f'checkpoint {step} is damaged'}; moved to {place}, trying the one before")
         if steps:
-            _warn("every checkpoint was damaged; the run starts from step 0")
+            warn("every checkpoint was damaged; the run starts from step 0")
         return None
 
-    def _set_aside(self, step: int) -> Path:
-        """Move a damaged checkpoint out of the way, to RUN/damaged/<step>, so that the step can be saved anew."""
+    def _move_damaged(self, step: int) -> Path:
+        """Move a damaged checkpoint to RUN/damaged/<step>, so that the step can be saved again. Returns its new path."""
         target = self.directory.parent / "damaged" / str(step)
         while target.exists():
             target = target.with_name(target.name + "_")
@@ -320,20 +327,23 @@ class Checkpoints:
         return target
 
     @contextlib.contextmanager
-    def _one_line_errors(self, action: str):
+    def _one_line_errors(self, action: str) -> Iterator[None]:
+        """Turn the errors of writing into UserError."""
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            # Orbax and TensorStore raise ValueError, RuntimeError and OSError alike for a full disk.
+            self._failed = True
+            # A full disk is a ValueError, RuntimeError or OSError of Orbax or TensorStore.
             raise UserError(
                 f"could not {action} in {self.directory}: {_cause(error)} "
                 "(free some space or make the folder writable; checkpoints saved before are untouched)"
             ) from error
 
     @contextlib.contextmanager
-    def _damage_named(self, step: int):
+    def _damage_reported(self, step: int) -> Iterator[None]:
+        """Turn the errors of reading a step into DamagedCheckpoint."""
         try:
             yield
         except DamagedCheckpoint:
@@ -341,12 +351,14 @@ class Checkpoints:
         except config.NewerVersion as error:  # nothing is damaged
             raise UserError(f"checkpoint {self.directory / str(step)}: {error}") from None
         except Exception as error:
+            self._failed = True
             raise DamagedCheckpoint(
                 f"checkpoint {self.directory / str(step)} is damaged: {_cause(error)}"
             ) from error
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Print a warning, once for all processes."""
     if processes.is_first():
         print(f"warning: {message}", file=sys.stderr)
 
@@ -355,95 +367,11 @@ def _valid_loss(metrics: dict[str, float]) -> float:
     return metrics["valid_loss"]
 
 
-# What TensorStore adds to an error's text.
-_FOR_AUTHORS = r"\.? *(?:\[\w+( \w+)*='| See full TensorStore details)"
+# The details that TensorStore adds to the text of an error.
+_DETAILS = r"\.? *(?:\[\w+( \w+)*='| See full TensorStore details)"
 
 
 def _cause(error: BaseException) -> str:
-    """An error's first line, shortened in the middle: it ends with the cause."""
-    line = re.split(_FOR_AUTHORS, first_line(error), maxsplit=1)[0]
+    """The first line of an error, shortened in the middle: the cause is at its end."""
+    line = re.split(_DETAILS, first_line(error), maxsplit=1)[0]
     return line if len(line) <= 300 else line[:120] + " ... " + line[-180:]
-
-
-def write_run(
-    workdir: Path,
-    cfg: Config,
-    params: dict,
-    tokenizer: tokenizers.Tokenizer,
-    step: int,
-    facts: dict[str, Any],
-) -> None:
-    """A run folder with one checkpoint, of a model that was made otherwise than by training there: whole or not at all.
-
-    `facts["imported"]` says how, in run.json; such a folder is used, and begun from, but not trained in. `workdir` is
-    absent or empty.
-    """
-    facts = facts | {
-        "tokenizer": tokenizer.kind,
-        "tokenizer_sha256": tokenizers.fingerprint(tokenizer),
-        "vocab_size": tokenizer.vocab_size,
-        "num_params": count_params(params),
-    }
-    records.make_folder(workdir.parent)
-    with new_folder(workdir) as temporary:
-        records.write_json(temporary / "config.json", config.to_json(cfg))
-        records.write_run_json(temporary, facts, step)
-        tokenizers.save(tokenizer, temporary / "tokenizer.json")
-        checkpoints = Checkpoints(temporary)
-        try:
-            checkpoints.save(TrainState(jnp.int32(step), params, None), cfg, tokenizer)
-        finally:
-            checkpoints.close()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model and what belongs to it.
-
-    `run.model.apply({"params": run.params}, tokens_BT)` gives logits [B, T, V].
-    """
-
-    config: Config
-    model: GPT
-    params: dict
-    tokenizer: tokenizers.Tokenizer
-    step: int
-    workdir: Path
-
-
-def load(workdir: str | Path, step: int | str | None = None) -> Run:
-    """Open a run folder for use: its newest complete checkpoint, a given step, or `step="best"`.
-
-    Needs no config and no flags of the training, and works on any device. If the newest checkpoint is damaged, a warning
-    says so and the one before is taken; a damaged step that was asked for by number is refused. Raises UserError.
-    """
-    folder = Path(workdir)
-    if not folder.is_dir():
-        raise UserError(f"no run folder {folder}: train one first, or give the right --workdir")
-    if not (folder / FOLDER).is_dir():
-        raise UserError(f"{folder} is no run folder: it has no {FOLDER}/ in it")
-    checkpoints = Checkpoints(folder, read_only=True)
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{folder} has no checkpoint yet: train it for longer")
-    if step == "best":
-        step = checkpoints.best_step()
-        if step is None:
-            raise UserError(f"{folder} has no checkpoint with a validation loss: the steps are {steps}")
-    if step is not None:
-        if step not in steps:
-            raise UserError(f"{folder} has no checkpoint of step {step}: the steps are {steps}")
-        return _load_step(folder, checkpoints, int(step))
-    for candidate in reversed(steps):
-        try:
-            return _load_step(folder, checkpoints, candidate)
-        except DamagedCheckpoint as error:
-            _warn(f"{error}; trying the one before")
-    raise UserError(f"every checkpoint of {folder} is damaged: {steps}")
-
-
-def _load_step(folder: Path, checkpoints: Checkpoints, step: int) -> Run:
-    cfg, tokenizer, sums = checkpoints.read_facts(step)
-    item = "averaged" if "averaged" in sums else "params"
-    params = checkpoints.restore(step, **{item: param_shapes(cfg.model)})[item]
-    return Run(cfg, GPT(cfg.model), params, tokenizer, step, folder)

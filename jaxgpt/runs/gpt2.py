@@ -16,12 +16,12 @@ import importlib.util
 from pathlib import Path
 
 from jaxgpt import config
-from jaxgpt.common.files import new_folder, read_json
+from jaxgpt.common.files import new_folder, read_json, write_json
 from jaxgpt.config import UserError, first_line
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.runs import checkpoint, gpt2_layout, records, tensor_files, tokenizer_files
-from jaxgpt.runs.checkpoint import Run
+from jaxgpt.runs.load import Run, write_run
 from jaxgpt.runs.tensor_files import TensorFiles
 
 CONFIG = "config.json"
@@ -75,7 +75,7 @@ def import_folder(folder: str | Path, workdir: str | Path) -> Run:
     data = dataclasses.replace(run.config.data, tokenizer_path=str(workdir / "tokenizer.json"))
     cfg = config.from_config_dict(config.to_json(dataclasses.replace(run.config, data=data)))
     imported = {"name": folder.resolve().name, "format": "gpt2", "sha256": files.sha256()}
-    checkpoint.write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported})
+    write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported})
     return dataclasses.replace(run, config=cfg, workdir=workdir)
 
 
@@ -103,8 +103,8 @@ def export_run(run: Run, folder: str | Path) -> list[str]:
             "sha256": tensor_files.open_tensors(temporary).sha256(),
             "notes": notes,
         }
-        records.write_json(temporary / EXPORT, provenance)
-        records.write_json(temporary / CONFIG, values)
+        write_json(temporary / EXPORT, provenance)
+        write_json(temporary / CONFIG, values)
     return notes
 
 

@@ -10,17 +10,16 @@ RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import io
 import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,26 +27,10 @@ import jax
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import lock, read_json, write_atomically
+from jaxgpt.common.files import errors_name, lock, read_json, write_atomically, write_json
 from jaxgpt.config import Config, UserError
 
 Changes = dict[str, tuple[Any, Any]]  # the old and the new value of a field, by dotted name
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Gives an OSError the file's name, which those of writing do not carry."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, written as a whole."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
 
 
 def make_folder(workdir: Path) -> None:
@@ -137,13 +120,24 @@ def git_commit() -> str | None:
         return None
 
 
+def command_line() -> str:
+    """The command that started this process, as a line for a shell: `python -m jaxgpt.train --config char`."""
+    program, *arguments = sys.orig_argv
+    # A console script is started as `PYTHON PATH/jaxgpt ...` and typed as `jaxgpt ...`.
+    script = Path(arguments[0]) if arguments else Path()
+    found = shutil.which(script.name) if script.name else None
+    if found and script.is_file() and script.samefile(found):
+        return shlex.join([script.name, *arguments[1:]])
+    return shlex.join([Path(program).name, *arguments])
+
+
 def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
     """One start of the run: when, from which step, with what command, code, machine and changed fields."""
     changed = [{"field": name, "from": old, "to": new} for name, (old, new) in (changes or {}).items()]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
-        "command": shlex.join(["python", "-m", f"jaxgpt.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": command_line(),
         "commit": git_commit(),
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -241,7 +235,7 @@ class MetricsLog:
         line = {"step": step, "split": split, **values}
         if split == "valid":
             self._valid_losses[step] = values["loss"]
-        with _naming(self._path):
+        with errors_name(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._events is not None:
@@ -256,11 +250,11 @@ class MetricsLog:
     def sync(self) -> None:
         """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
         if self._writes:
-            with _naming(self._path):
+            with errors_name(self._path):
                 os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with _naming(self._path):
+        with errors_name(self._path):
             self._file.close()
         if self._events is not None:
             self._events.close()

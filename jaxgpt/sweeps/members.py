@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxgpt.common.files import read_json
+from jaxgpt.common.files import read_json, write_json
 from jaxgpt.config import (
     Config,
     NewerVersion,
@@ -92,7 +92,7 @@ class Sweep:
             self._check_same(path, now)
         elif any(self.folder.iterdir()):
             raise UserError(f"{self.folder} holds files but no sweep.json: give a new or an empty --workdir")
-        records.write_json(path, {"base": to_json(self._base), "members": now})
+        write_json(path, {"base": to_json(self._base), "members": now})
 
     def _check_same(self, path: Path, now: list[Overrides]) -> None:
         try:
@@ -134,7 +134,7 @@ class Sweep:
     def end(self, member: Member, status: str, reason: str = "") -> None:
         """Record that a member has ended."""
         self._outcome_path(member).parent.mkdir(exist_ok=True)
-        records.write_json(self._outcome_path(member), {"status": status, "reason": reason})
+        write_json(self._outcome_path(member), {"status": status, "reason": reason})
 
     def forget_failures(self) -> None:
         """Delete the outcomes of failed members, so that they are trained again."""

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxgpt.common import processes
+from jaxgpt.common.files import write_json
 from jaxgpt.config import Config, UserError, changed_values, to_json
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset
@@ -64,7 +65,7 @@ class RunFolder:
         tokenizers.save(self._dataset.tokenizer, self.workdir / "tokenizer.json")
 
     def _write_config(self) -> None:
-        records.write_json(self.workdir / "config.json", to_json(self.cfg))
+        write_json(self.workdir / "config.json", to_json(self.cfg))
 
     def release(self) -> None:
         """Unlock the folder."""
@@ -92,7 +93,7 @@ class RunFolder:
 
     def newest(self, shapes: TrainState) -> TrainState | None:
         """The newest complete checkpoint, or None."""
-        return self.checkpoints.newest(self.cfg, self._dataset.tokenizer, shapes)
+        return self.checkpoints.restore_latest(self.cfg, self._dataset.tokenizer, shapes)
 
     # --- what is written --------------------------------------------------------------------------------
 

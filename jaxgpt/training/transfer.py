@@ -25,19 +25,20 @@ from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint, gpt2
+from jaxgpt.runs.load import Run, load
 from jaxgpt.training.starting import Start
 from jaxgpt.training.trainable import TOKEN_AXES
 from jaxgpt.vectors import word_vectors
 
 
-def open_source(folder: str) -> checkpoint.Run:
+def open_source(folder: str) -> Run:
     """The run, or the GPT-2 folder, that init_from names. Raises UserError."""
     if not processes.is_alone():
         raise UserError(
             f"init_from={folder!r}: a run of several processes can't begin so; begin it with one, and go on with more"
         )
     try:
-        return gpt2.load(folder) if gpt2.is_gpt2_folder(folder) else checkpoint.load(folder)
+        return gpt2.load(folder) if gpt2.is_gpt2_folder(folder) else load(folder)
     except UserError as error:
         raise UserError(
             f"init_from={folder!r}: {error} (it takes a run's folder, or one with GPT-2's config.json and weights)"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxgpt.config import UserError, first_line
 from jaxgpt.data import tokenizers
 from jaxgpt.runs import checkpoint, records
+from jaxgpt.runs.load import load
 from jaxgpt.vectors import word_vectors
 from jaxgpt.vectors.word_vectors import Vectors
 
@@ -79,7 +80,7 @@ def open_run(workdir: Path, step: int | str | None = None, kind: str = "token") 
         return read_snapshot(workdir, int(step), kind, _tokenizer(workdir))
     if step != "best" and step not in saved:
         raise UserError(f"{workdir} has no table of step {step}: choose one of {sorted({*steps, *saved})}")
-    run = checkpoint.load(workdir, step)
+    run = load(workdir, step)
     return _table(workdir, run.step, kind, records.embedding_tables(run.params), run.tokenizer)
 
 

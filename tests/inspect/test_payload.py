@@ -30,7 +30,7 @@ from jaxgpt.inspect.payload import payload
 from jaxgpt.inspect.plain import Names, plain, rounded
 from jaxgpt.inspect.write import as_json, report
 from jaxgpt.model.gpt import GPT
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import Run
 from jaxgpt.training import loop
 from jaxgpt.vectors import geometry
 from jaxgpt.vectors.word_vectors import Vectors
@@ -261,7 +261,7 @@ def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
         ("--compare nowhere", "no run folder nowhere"),
         ("--compare words", "have different tokenizers"),
         ("--workdir nowhere", "no run folder nowhere"),
-        ("--workdir empty", "is no run folder: it has no checkpoints/ in it"),
+        ("--workdir empty", "is not a run folder: it has no checkpoints/"),
         ("--workdir begun", "has no checkpoint yet"),
         ("--out text.txt", "is a file, not a folder"),
     ],
@@ -448,7 +448,7 @@ def test_capture_of_a_run_takes_text_or_ids(opened, seen):
 def test_every_kind_of_model_has_a_report(name):
     """All of the architecture's choices, with random weights; a table where there is one, and the sums add up."""
     cfg = ALL[name]
-    run = checkpoint.Run(
+    run = Run(
         config.Config(model=cfg),
         GPT(cfg),
         random_params(cfg),

@@ -23,7 +23,7 @@ from jaxgpt.inspect.service import Service
 from jaxgpt.inspect.subject import Subject, probe_of
 from jaxgpt.model import generation
 from jaxgpt.model.gpt import GPT
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import Run
 from tests.commands import execute
 from tests.planted import induction_model
 
@@ -34,7 +34,7 @@ CHARACTERS = "".join(sorted({*"abcdefghijklmnopqrstuvwxyz \n&<>", *HOSTILE}))
 @pytest.fixture(scope="module")
 def service() -> Service:
     cfg, params = induction_model(len(CHARACTERS), 32)
-    run = checkpoint.Run(
+    run = Run(
         config.Config(model=cfg), GPT(cfg), params, tokenizers.CharTokenizer(CHARACTERS), 7, Path("planted")
     )
     return Service(Subject(run, {"starts": []}, [], None, ("No text.",)))

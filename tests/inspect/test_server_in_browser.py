@@ -13,7 +13,7 @@ from jaxgpt.inspect import server, static_tables
 from jaxgpt.inspect.service import Service
 from jaxgpt.inspect.subject import Subject
 from jaxgpt.model.gpt import GPT
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import Run
 from tests.planted import induction_model
 
 HOSTILE = "</script><img src=x onerror=broken=1>\u2028\u202e\0"
@@ -25,7 +25,7 @@ def address():
     """A server in a thread, on a free port, with an induction model."""
     cfg, params = induction_model(len(CHARACTERS), 32)
     tokenizer = tokenizers.CharTokenizer(CHARACTERS)
-    run = checkpoint.Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("planted"))
+    run = Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("planted"))
     service = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
     listening = server.listen(0)
     number = listening.getsockname()[1]

@@ -165,7 +165,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(here, trained, monkeypatch, 
 def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_read(here, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "device_memory", lambda: 1000)
     with pytest.raises(
-        UserError, match=r"takes 0\.0 GiB, this machine has 0\.0 GiB: open it on a larger one"
+        UserError, match=r"needs 0\.0 GiB of memory, this machine has 0\.0 GiB: use a larger one"
     ):
         jaxgpt.load("run")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import UserError
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.training import guard, loop, steps
 from tests.small_runs import metrics, small_config, write_text
 
@@ -57,7 +57,7 @@ def test_a_run_that_skips_goes_on_and_says_so(text, norms, tmp_path, capsys):
     # Gone on from where it was saved it is the same run.
     loop.train(cfg, tmp_path / "parts", stop_at=skipped[0])
     loop.train(cfg, tmp_path / "parts")
-    one, other = (checkpoint.load(tmp_path / name).params for name in ("run", "parts"))
+    one, other = (load(tmp_path / name).params for name in ("run", "parts"))
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 

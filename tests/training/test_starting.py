@@ -17,7 +17,7 @@ from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.runs import checkpoint
+from jaxgpt.runs.load import load
 from jaxgpt.training import costs, optim, starting, steps, trainable
 from jaxgpt.training.loop import Trainer, train
 from tests.small_runs import assert_same_run, small_config, write_text
@@ -286,7 +286,7 @@ def first_params(cfg: Config, tmp_path) -> tuple[Trainer, dict[str, np.ndarray]]
 
 
 def test_what_agrees_is_copied_and_new_tokens_get_rows_like_the_others(base, tmp_path):
-    old = leaves(checkpoint.load(base / "run").params)
+    old = leaves(load(base / "run").params)
     trainer, new = first_params(source(base, model__context_length=8), tmp_path)
     known = len(old[TABLE])
     assert trainer.dataset.tokenizer.vocab_size == known + 4 == len(new[TABLE])
@@ -298,7 +298,7 @@ def test_what_agrees_is_copied_and_new_tokens_get_rows_like_the_others(base, tmp
 
 
 def test_rows_go_by_token_where_the_tokenizer_is_new(base, tmp_path):
-    run = checkpoint.load(base / "run")
+    run = load(base / "run")
     old = leaves(run.params)[TABLE]
     cfg = source(base, data__add_tokens=False, data__tokenizer_path="")
     trainer, new = first_params(cfg, tmp_path)
@@ -332,10 +332,10 @@ def test_a_run_that_goes_on_does_not_read_its_source_again(base, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     facts = json.loads((tmp_path / "parts/run.json").read_text())
     assert facts["started_from"]["step"] == 4 and facts["num_trainable"] < facts["num_params"]
-    known = checkpoint.load(base / "run").tokenizer.vocab_size
-    assert checkpoint.load(tmp_path / "parts").config.optim.train_rows_from == known
+    known = load(base / "run").tokenizer.vocab_size
+    assert load(tmp_path / "parts").config.optim.train_rows_from == known
     merge_main(["--workdir", str(tmp_path / "whole"), "--to_workdir", str(tmp_path / "merged")])
-    merged, unmerged = checkpoint.load(tmp_path / "merged"), checkpoint.load(tmp_path / "whole")
+    merged, unmerged = load(tmp_path / "merged"), load(tmp_path / "whole")
     tokens = np.arange(10)[None]
     one, other = (run.model.apply({"params": run.params}, tokens) for run in (merged, unmerged))
     np.testing.assert_allclose(one, other, atol=1e-5)
@@ -378,7 +378,7 @@ def test_a_source_with_other_low_rank_changes_is_merged_first(base, tmp_path):
     train(cfg, tmp_path / "low")
     tokenizer = tmp_path / "low/tokenizer.json"
     other = source(base, init_from=tmp_path / "low", data__tokenizer_path=tokenizer, data__add_tokens=False)
-    run = checkpoint.load(tmp_path / "low")
+    run = load(tmp_path / "low")
     merged = leaves(merge_lora(run.config.model, run.params)[1])
     resolved = starting.resolve(other, run.tokenizer)
     start = starting.prepare(resolved, run.tokenizer)
