@@ -25,15 +25,15 @@ from jaxgpt.training.steps import make_eval_step
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean of -log p(next token) over some tokens, and what follows from it."""
+    """The mean of -log p(next token) over a number of tokens."""
 
     loss: float  # nats a token
-    standard_error: float  # of the loss, from the spread between windows; nan for a single window
-    tokens: int  # predicted: all but the first
+    standard_error: float  # of the loss, from the spread between windows; nan for one window
+    tokens: int  # predicted tokens: all but the first
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): as unsure as between so many equally likely tokens."""
+        """exp(loss): the number of equally likely tokens with the same loss."""
         return math.exp(min(self.loss, 700.0))
 
     @property
@@ -52,7 +52,7 @@ def evaluate(
 ) -> Evaluation:
     """Mean loss over (windows [B, T + 1], weights [B, T]) as `batches.eval_batches` gives them.
 
-    `loss_chunk` as config.TrainConfig has it.
+    `loss_chunk`: see TrainConfig.
     """
     return summarize(*_sums(lambda tokens: window_losses(model, params, tokens, loss_chunk), batches))
 
@@ -60,15 +60,15 @@ def evaluate(
 def evaluate_lanes(
     losses_of: Callable[[np.ndarray], jax.Array], batches: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> list[Evaluation]:
-    """`evaluate` for several models at once: `losses_of` gives the losses of windows by each of them, [N, B, T]."""
+    """`evaluate` for N models at once: `losses_of(tokens)` is [N, B, T]."""
     sums_NW, counts_W = _sums(losses_of, batches)
     return [summarize(sums_W, counts_W) for sums_W in sums_NW]
 
 
 def _sums(losses_of: Callable, batches: Iterable[tuple[np.ndarray, np.ndarray]]):
-    """Each window's summed loss [..., W] and its number of tokens [W]."""
+    """The summed loss of each window [..., W], and its number of tokens [W]."""
     sums, counts = [], []
-    waiting = None  # one batch computes while the one before is read
+    waiting = None  # one batch is computed while the one before is read
 
     def read(losses: jax.Array, weights: np.ndarray) -> None:
         sums.append((np.asarray(losses, np.float64) * weights).sum(axis=-1))
@@ -86,10 +86,10 @@ def _sums(losses_of: Callable, batches: Iterable[tuple[np.ndarray, np.ndarray]])
 
 
 def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
-    """The mean over tokens and its standard error, from each window's summed loss and token count.
+    """The mean over tokens and its standard error, from the summed loss and token count of each window.
 
-    Windows, not tokens, are taken as independent: neighbouring tokens are not. The error is that of a ratio
-    of two means (Cochran 1977, section 6.3).
+    Windows are treated as independent samples; neighbouring tokens are not independent. The error is that of a ratio of
+    two means (Cochran 1977, section 6.3).
     """
     sums, counts = sums[counts > 0], counts[counts > 0]
     loss = sums.sum() / counts.sum()
@@ -99,7 +99,7 @@ def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
 
 
 def per_token(model: GPT, params: dict, ids: np.ndarray) -> np.ndarray:
-    """-log p of every id but the first, in nats: [N - 1]. Windows of context_length, each starting anew."""
+    """-log p of every id but the first, in nats: [N - 1]. Each window of context_length starts without context."""
     windows = batches.eval_batches(ids, context_length=model.cfg.context_length, batch_size=8)
     return np.concatenate(
         [np.asarray(window_losses(model, params, t))[weights > 0] for t, weights in windows]
@@ -107,7 +107,7 @@ def per_token(model: GPT, params: dict, ids: np.ndarray) -> np.ndarray:
 
 
 def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer) -> Dataset:
-    """The text that a run was trained and validated on. Raises UserError where it can't be had, or has changed."""
+    """The dataset that a run was trained on. Raises UserError where it is not available or has changed."""
     if source := records.imported_from(workdir):
         raise UserError(
             f"{workdir} was imported from {source} and has no text of its own: give one with --text FILE"
@@ -116,7 +116,7 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
         dataset = prepare_dataset(cfg)
     except UserError as error:
         raise UserError(
-            f"the run's own text can't be had ({error}); or give a text with --text FILE"
+            f"the run's own text is not available ({error}); or give a text with --text FILE"
         ) from error
     if dataset.fingerprint != tokenizers.fingerprint(tokenizer):
         raise UserError("the run's text has changed since training: give another with --text FILE")
@@ -125,7 +125,7 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
 
 
 def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[np.ndarray, str]:
-    """The validation split of another corpus in the run's tokens, and what to call it."""
+    """The validation split of another corpus, as ids of the run's tokenizer, and its name."""
     path = str(workdir / "tokenizer.json")
     dataset = prepare_dataset(
         DataConfig(

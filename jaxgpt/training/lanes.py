@@ -21,25 +21,25 @@ from jaxgpt.training.steps import build, make_dispatch
 
 LANE = "lane"
 
-# Fields that the compiled step can take as numbers; where 0 switches something off, all lanes have it on, or all off; and
-# fields that the compiled step does not use: how a run starts, and in which order it reads.
+# ARGUMENTS: fields that the compiled step takes as numbers. SWITCHES: those of them where 0 switches something off; all
+# lanes have it on, or all off. OUTSIDE: fields that the compiled step does not use (initial parameters, order of batches).
 ARGUMENTS = tuple(name for name, f in FIELDS.items() if f.meaning.lane == "argument")
 SWITCHES = tuple(name for name, f in FIELDS.items() if f.meaning.switch)
 OUTSIDE = tuple(name for name, f in FIELDS.items() if f.meaning.lane == "outside")
-# The numbers themselves. The final rate is multiplied out before it becomes a float32: the float32 product of a ratio and a
-# rate could differ in its last bit from the rate of a run by itself.
+# The names of the numbers passed. The final rate is passed as a product: computed from a ratio in float32 it could differ
+# in its last bit from that of a single run.
 _NUMBERS = tuple(name.replace("final_learning_rate_ratio", "final_learning_rate") for name in ARGUMENTS)
 
 
 @dataclasses.dataclass(frozen=True)
 class _LaneOptimConfig(OptimConfig):
-    """An OptimConfig whose final rate is a number of its own."""
+    """An OptimConfig with the final rate as an argument."""
 
     final_learning_rate: Any = None
 
 
 def with_values(cfg: Config, values: dict[str, Any]) -> Config:
-    """The config with fields changed by dotted name; nothing is checked, so that a value may be traced."""
+    """The config with fields changed, by dotted name. Nothing is checked, so values may be traced."""
     for dotted, value in values.items():
         group, _, name = dotted.rpartition(".")
         if group:
@@ -53,13 +53,13 @@ def with_values(cfg: Config, values: dict[str, Any]) -> Config:
 
 
 def program_of(cfg: Config) -> Config:
-    """What two configs have in common where one program trains both: without the fields that may differ."""
+    """The config with every field that lanes may vary set to one value. Runs with equal results can share a program."""
     plain = dict.fromkeys(ARGUMENTS, 0.0) | {name: FIELDS[name].default for name in OUTSIDE}
     return with_values(cfg, plain | {name: float(not is_off(value_of(cfg, name))) for name in SWITCHES})
 
 
 def numbers_of(cfgs: Sequence[Config]) -> dict[str, np.ndarray]:
-    """The arguments in which the configs differ, by dotted name: [N] each."""
+    """The arguments in which N configs differ, by dotted name: [N] each."""
     columns = {name: [value_of(cfg, name) for cfg in cfgs] for name in _NUMBERS}
     return {
         name: np.asarray(values, np.int32 if isinstance(values[0], int) else np.float32)
@@ -69,18 +69,18 @@ def numbers_of(cfgs: Sequence[Config]) -> dict[str, np.ndarray]:
 
 
 def lane_mesh(count: int) -> jax.sharding.Mesh:
-    """So many lanes, spread over this process's devices; fewer lanes than devices leave some idle."""
+    """A mesh over this process's devices, at most one for each of `count` lanes."""
     devices = jax.local_devices()[: min(count, jax.local_device_count())]
     return jax.make_mesh((len(devices),), (LANE,), (AxisType.Auto,), devices=devices)
 
 
 def put(mesh: jax.sharding.Mesh, lanes: Any) -> Any:
-    """Arrays with a leading axis of lanes, each device's on that device."""
+    """Put arrays with a leading axis of lanes on the devices, each device's lanes on that device."""
     return jax.device_put(lanes, NamedSharding(mesh, P(LANE)))
 
 
 def put_shared(mesh: jax.sharding.Mesh, x: Any) -> Any:
-    """Arrays that all lanes read, on every device."""
+    """Put arrays that all lanes read on every device."""
     return jax.device_put(x, NamedSharding(mesh, P()))
 
 
@@ -109,7 +109,7 @@ def map_lanes(function: Callable, mesh: jax.sharding.Mesh, width: int) -> Callab
 
         return jax.lax.map(one, lanes, batch_size=width if width > 1 else None)
 
-    # Nothing is sent between devices; that cannot be proven of every operation inside, hence check_vma.
+    # Devices exchange nothing. JAX can't prove that for every operation inside, hence check_vma=False.
     return jax.shard_map(
         on_one_device, mesh=mesh, in_specs=(P(LANE), P()), out_specs=P(LANE), check_vma=False
     )

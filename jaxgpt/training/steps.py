@@ -1,4 +1,4 @@
-"""The pure functions that training is made of. The step is not jitted here: who owns the loop does that."""
+"""The pure functions of training: state, loss, train step, dispatch. They are jitted where the loop is."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.optim import Schedule, make_optimizer, make_schedule
 
-ALL_MOVE = config.OptimConfig()  # no rule: see trainable.py
+ALL_MOVE = config.OptimConfig()  # trains every parameter: see trainable.py
 
 
 def init_state(
     model: GPT, optimizer: optax.GradientTransformation, key: jax.Array, params: dict | None = None
 ) -> TrainState:
-    """Step 0: fresh parameters, or those given, and an optimizer that has seen nothing."""
+    """The state at step 0: initial parameters (drawn from `key` unless given) and a new optimizer state."""
     params = init_params(model, key) if params is None else params
     start = jax.jit(lambda p: constrain_like(p, (p, optimizer.init(p))))
-    # A strongly typed 0: a weak one would come back from a checkpoint as int32 and trace the step again.
+    # A strongly typed 0: a weakly typed one comes back from a checkpoint as int32, and the step is traced again.
     return TrainState(jnp.zeros((), jnp.int32), *start(params))
 
 
 def state_shapes(model: GPT, optimizer: optax.GradientTransformation) -> TrainState:
-    """What `init_state` gives, as shapes and dtypes; takes no memory, whatever the size."""
+    """The shapes and dtypes of `init_state`. Allocates nothing."""
     params = param_shapes(model.cfg)
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """-log p(target) in nats for every position: [B, T], float32."""
+    """-log p(target) in nats at every position: [B, T] float32."""
     logits_BTV = logits_BTV.astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
 
 
 def _in_chunks(x_BT: jax.Array, chunk: int) -> jax.Array:
-    """[B, T, ...] -> [T / chunk, B, chunk, ...]: every part has all rows, so that devices share each."""
+    """[B, T, ...] -> [T / chunk, B, chunk, ...]. Every chunk has all rows, so that devices share each chunk."""
     B, T, *rest = x_BT.shape
     return jnp.moveaxis(x_BT.reshape(B, T // chunk, chunk, *rest), 1, 0)
 
 
 def _of_chunks(parts: jax.Array) -> jax.Array:
-    """The reverse of `_in_chunks`."""
+    """The inverse of `_in_chunks`."""
     count, B, chunk, *rest = parts.shape
     return jnp.moveaxis(parts, 0, 1).reshape(B, count * chunk, *rest)
 
@@ -103,9 +103,9 @@ def mean_loss(
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
 ) -> jax.Array:
-    """Mean -log p(next token) in nats over a batch of windows [B, T + 1]; with a key, dropout is on.
+    """Mean -log p(next token) in nats over a batch of windows [B, T + 1]. With a key, dropout is on.
 
-    `loss_chunk` as config.TrainConfig has it; it changes what is in memory, not the result.
+    `loss_chunk` (see TrainConfig) changes the memory used, not the result.
     """
     x_BTD, _ = model.apply(
         {"params": params},
@@ -132,10 +132,17 @@ def make_train_step(
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch [B, T + 1], root key) -> (state, metrics).
 
-    metrics: `loss` (nats, before the update), `grad_norm` (before clipping), `learning_rate`, and `grad_norms`,
-    one for each parameter that moves (`moving`: see trainable.py), in the tree's order; `bad`: loss or gradient is not finite, or grad_norm above bad_grad_norm
-    (0: any will do). The state of a bad step comes back as it was: parameters are never spoiled. The step is not counted,
-    unless bad steps are to be skipped; the optimizer has not seen it either way.
+    `moving` says which parameters are trained (see trainable.py). Metrics that are one number reach every log by
+    themselves (see step_log.py):
+
+        loss           nats a token, before the update
+        grad_norm      before clipping
+        learning_rate
+        grad_norms     [P], one for each trained parameter, in the tree's order
+        bad            the loss or a gradient is not finite, or grad_norm is above bad_grad_norm (0: no limit)
+
+    A bad step returns the state that it received, so it can't damage parameters or optimizer state. It is counted only
+    with skip_bad_steps.
     """
 
     def loss_and_grads(params, batch, key):
@@ -147,7 +154,7 @@ def make_train_step(
         return jax.value_and_grad(loss)(trainable.select(moving, params))
 
     def accumulated(params, batch, key):
-        """The mean over equal parts of the batch, one after another: the memory of one part."""
+        """The mean over equal parts of the batch, one after another: activations of one part at a time."""
         parts = batch.reshape(grad_accumulation_steps, -1, batch.shape[-1])
 
         def add(total, part_and_index):
@@ -162,7 +169,7 @@ def make_train_step(
         return jax.tree.map(lambda x: x / grad_accumulation_steps, total)
 
     def train_step(state: TrainState, batch: jax.Array, root_key: jax.Array):
-        # Randomness is a function of the step: nothing to save, and a resumed run draws the same masks.
+        # The key is a function of the step. Nothing needs saving, and a resumed run draws the same masks.
         key = jax.random.fold_in(root_key, state.step)
         compute = loss_and_grads if grad_accumulation_steps == 1 else accumulated
         loss, grads = compute(state.params, batch, key)
@@ -170,7 +177,7 @@ def make_train_step(
         squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
         grad_norm = jnp.sqrt(squares.sum())
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        # Of the parameters those that move; the others are passed on as they are.
+        # Only the trained parameters; the others are returned unchanged.
         old_state = state._replace(params=trainable.select(moving, state.params))
         new_params = trainable.keep_rows(
             moving, optax.apply_updates(old_state.params, updates), old_state.params
@@ -197,7 +204,7 @@ def make_train_step(
 
 
 class Parts(NamedTuple):
-    """What a config trains with: see `build`."""
+    """The result of `build`."""
 
     model: GPT
     schedule: Schedule
@@ -224,14 +231,14 @@ def build(cfg: config.Config) -> Parts:
 
 
 def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Array:
-    """The windows [..., T + 1] that begin at `starts`: a batch cut out of tokens that live on the device."""
+    """The windows [..., T + 1] that start at `starts`: a batch cut from ids that are on the device."""
     return ids[starts[..., None] + jnp.arange(context_length + 1)].astype(jnp.int32)
 
 
 def make_dispatch(train_step: Callable, count: int, context_length: int, on_device: bool) -> Callable:
-    """`count` train steps as one call of the device: (state, ids or None, [count, ...], key) -> (state, metrics).
+    """`count` train steps in one call: (state, ids or None, [count, ...], key) -> (state, metrics).
 
-    The third argument holds each step's batch [B, T + 1], or, on_device, where its windows begin [B] in `ids`.
+    The third argument has the batch of each step [B, T + 1], or with on_device the starts of its windows [B] in `ids`.
     Every metric gets a leading axis of `count`.
     """
 
@@ -248,9 +255,9 @@ def make_dispatch(train_step: Callable, count: int, context_length: int, on_devi
 
 
 def with_signals(dispatch: Callable) -> Callable:
-    """A dispatch of several processes, with a flag [devices] of each as one more argument: `signal` is the largest.
+    """A dispatch for several processes. It takes the flags of all devices [devices] and adds their maximum as `signal`.
 
-    So a signal that reaches one process is known to all with the metrics of the same step, and all stop at the same one.
+    So all processes learn of a signal with the metrics of the same step, and stop at the same step.
     """
 
     def told(state, ids, batches, root_key, flags: jax.Array):
