@@ -51,6 +51,15 @@ HEAD = """# The claims of the learning notes, measured
 Written by `python -m experiments`. Every number comes from a run, and every verdict follows from the numbers by the rule in
 [claim.py](claim.py). Square brackets are 95 % intervals (Student's t, over seeds or repeats, unless the text says otherwise).
 The first claim that needs trained models trains them, and its time includes that; later claims reuse them.
+
+```
+python -m experiments.heads_add_up            # one claim: five seeds, two cores
+python -m experiments                         # all of them, and this page
+python -m experiments --only lookup neurons   # some
+python -m experiments --table                 # this page again, from the stored measurements
+```
+
+`--quick` is a test that takes seconds; `--full` is larger, for a GPU; `--seeds 10` trains more models, as lanes of one program.
 """
 
 
