@@ -4,9 +4,9 @@
     python -m jaxgpt.bench --config configs/char.py --decode
     python -m jaxgpt.bench --config configs/char.py --sweep model.context_length=64,128,256
 
-It runs the very step that train.py runs, on random tokens and fresh parameters: no text is needed. Times are
-medians of steps that were waited for, after warm-up steps that are not counted. Ceilings (matrix products, memory)
-are measured in the same run, so that a noisy machine is compared with itself.
+It runs the training step of train.py on random tokens and new parameters: no text is needed. Times are medians over
+steps, each waited for, after warm-up steps that are not counted. The ceilings (matrix products, memory) are measured in
+the same run, so that a busy machine is compared with itself.
 """
 
 from __future__ import annotations
@@ -36,30 +36,35 @@ def main(argv: list[str]) -> None:
         epilog="Any field of the config: --config.data.batch_size=16",
     )
     parser.add_argument("--config", metavar="FILE", help="a config file, such as configs/gpt2.py (required)")
-    parser.add_argument("--steps", type=int, default=10, help="training steps that are timed")
-    parser.add_argument("--warmup", type=int, default=2, help="dispatches before, not timed")
+    parser.add_argument("--steps", type=int, default=10, help="number of timed training steps")
+    parser.add_argument("--warmup", type=int, default=2, help="number of dispatches before them, not timed")
     parser.add_argument(
-        "--vocab_size", type=int, default=None, help="default: the config's or its tokenizer's"
+        "--vocab_size",
+        type=int,
+        default=None,
+        help="vocabulary size; None: that of the config or its tokenizer",
     )
-    parser.add_argument("--decode", action="store_true", help="generation instead of training")
+    parser.add_argument("--decode", action="store_true", help="measure generation instead of training")
     parser.add_argument(
-        "--sweep", metavar="FIELD=A,B,C", default=None, help="training with each value in turn"
+        "--sweep", metavar="FIELD=A,B,C", default=None, help="measure training with each value of a field"
     )
-    parser.add_argument("--json", metavar="FILE", default=None, help="write all numbers there; - is stdout")
+    parser.add_argument(
+        "--json", metavar="FILE", default=None, help="write all numbers to a file; -: to stdout"
+    )
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     for name, lowest in (("steps", 1), ("warmup", 0), ("vocab_size", 1)):
         if (value := getattr(args, name)) is not None and value < lowest:
             raise UserError(f"--{name}={value}: give {lowest} or more")
     if args.decode and args.sweep:
-        raise UserError("--decode and --sweep exclude each other: --sweep is of training")
+        raise UserError("--decode and --sweep exclude each other: give one of them")
     field, values = _sweep(args.sweep) if args.sweep else ("", [""])
     changes = [{**overrides, field: value} if field else overrides for value in values]
     configs = [cli.read_config(file, change) for change in changes]
     from jaxgpt.training import benchmark
 
     configs = [benchmark.with_vocabulary(cfg, file, args.vocab_size) for cfg in configs]
-    cli.keep_freed_memory()  # as training has it; but no cache of compiled programs, whose time is wanted
+    cli.keep_freed_memory()  # as in training, but without a compilation cache: compilation is timed
     say = (lambda _: None) if args.json == "-" else (lambda text: print(text, flush=True))
     limits = benchmark.machine(configs[0].model.dtype)
     say(f"{limits['device']}, jax {limits['jax']}, {file}")

@@ -2,8 +2,8 @@
 
     python -m jaxgpt.reproduce --workdir runs/char [--into runs/char-again] [--steps 200]
 
-On the same machine, versions and number of devices the curves are equal to the last bit. On others sums are taken in
-another order: losses part by a few 1e-7 nats at first, and by more the longer and the wilder the run.
+On the same machine, versions and number of devices the curves are equal bit for bit. Elsewhere sums are computed in
+another order: losses differ by a few 1e-7 nats at first, and by more in long or unstable runs.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ from jaxgpt.common import cli
 from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
 
-TOLERANCE = 1e-3  # nats a token
+TOLERANCE = 1e-3  # nats per token
 
 
 def main(argv: list[str]) -> int:
-    """The command line: see --help. The exit code is 1 where the curves part."""
+    """The command line: see --help. The exit code is 1 where the curves differ."""
     parser = cli.Parser(
         "reproduce",
-        description="Run a run again, in a fresh folder, and compare the curves.",
+        description="Run a run again in a new folder, and compare the two loss curves.",
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
-    parser.add_argument("--into", type=Path, default=None, help="the new folder; by default RUN-again")
-    parser.add_argument("--steps", type=int, default=None, help="only so many; by default as many as RUN has")
+    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
+    parser.add_argument("--into", type=Path, default=None, help="the new folder; None: WORKDIR-again")
     parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help="nats a token that losses may differ by"
+        "--steps", type=int, default=None, help="number of steps; None: as many as the run has"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="the largest allowed difference of two losses, in nats per token",
     )
     args = parser.parse_args(argv)
     if args.steps is not None and args.steps < 1:
         raise UserError(f"--steps={args.steps}: give 1 or more")
     if not (args.tolerance >= 0 and math.isfinite(args.tolerance)):
-        raise UserError(f"--tolerance={args.tolerance}: give a number from 0")
+        raise UserError(f"--tolerance={args.tolerance}: give a number of 0 or more")
     into = args.into or args.workdir.with_name(args.workdir.name + "-again")
     if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
         raise UserError(f"{into} is not empty: give another folder as --into")
@@ -48,7 +53,9 @@ def main(argv: list[str]) -> int:
     try:
         cfg = config.from_json(read_json(args.workdir / "config.json"))
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{args.workdir / 'config.json'} can't be read ({error})") from None
+        raise UserError(
+            f"can't read {args.workdir / 'config.json'} ({error}): give the folder of a run as --workdir"
+        ) from None
     for line in curves.changes(args.workdir):
         print(f"changed since: {line}")
     done = max((step for step, _ in old), default=0)

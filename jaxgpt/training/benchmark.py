@@ -1,13 +1,4 @@
-"""How fast a config trains and decodes on this machine, and how far that is from what the machine can do.
-
-    python -m jaxgpt.bench --config configs/gpt2.py [--config.data.batch_size=16 ...] [--steps 10] [--json -]
-    python -m jaxgpt.bench --config configs/char.py --decode
-    python -m jaxgpt.bench --config configs/char.py --sweep model.context_length=64,128,256
-
-It runs the very step that train.py runs, on random tokens and fresh parameters: no text is needed. Times are
-medians of steps that were waited for, after warm-up steps that are not counted. Ceilings (matrix products, memory)
-are measured in the same run, so that a noisy machine is compared with itself.
-"""
+"""The measurements of `python -m jaxgpt.bench`: the machine's ceilings, training, decoding; and their text."""
 
 from __future__ import annotations
 
@@ -33,8 +24,7 @@ from jaxgpt.model.parameters import count_params, init_params, param_shapes
 from jaxgpt.training import costs, preflight
 from jaxgpt.training.steps import build, init_state, make_dispatch
 
-# Dense bfloat16 FLOP/s by NVIDIA's data sheets, without sparsity. The first name that a device's kind contains
-# counts; no other device gets a number.
+# Dense bfloat16 FLOP/s from NVIDIA's data sheets, without sparsity. The first name in the device's kind counts.
 DATASHEET = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -47,12 +37,12 @@ DATASHEET = {
     "RTX 4090": 165e12,
 }
 GPT2_VOCABULARY = 50_257
-OTHER_VOCABULARY = 256  # of a tokenizer that only the text would tell: the order of what characters give
+OTHER_VOCABULARY = 256  # where only the text would tell: about that of a char tokenizer
 DECODE_BATCHES = (1, 64)
 
 
 def with_vocabulary(cfg: Config, file: str, vocab_size: int | None) -> Config:
-    """The config with a vocabulary, which in a real run is the tokenizer's."""
+    """The config with a vocabulary size, which in a run comes from the tokenizer."""
     size = vocab_size or cfg.model.vocab_size or cfg.data.vocab_size
     if size is None:
         shape = file.partition(":")[2]
@@ -65,7 +55,7 @@ def with_vocabulary(cfg: Config, file: str, vocab_size: int | None) -> Config:
 
 
 def datasheet_peak(device_kind: str, dtype: str) -> float | None:
-    """FLOP/s that the maker promises for a device in bfloat16; None where it is unknown."""
+    """The bfloat16 FLOP/s of a device by its data sheet; None: unknown."""
     if dtype != "bfloat16":
         return None
     words = device_kind.replace("-", " ").split()
@@ -78,15 +68,15 @@ def datasheet_peak(device_kind: str, dtype: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of one thing done again and again."""
+    """Seconds per call, over several calls."""
 
     median: float
-    quartile_range: float  # between the first and the third quartile
+    quartile_range: float  # third minus first quartile
     count: int
 
 
 def timed(once: Callable[[], Any], count: int, warmup: int) -> Timing:
-    """The timing of a call whose result is waited for each time."""
+    """The timing of `count` calls, each waited for, after `warmup` calls."""
     for _ in range(warmup):
         jax.block_until_ready(once())
     seconds = []
@@ -99,7 +89,7 @@ def timed(once: Callable[[], Any], count: int, warmup: int) -> Timing:
 
 
 def memory_bandwidth(num_bytes: int, seconds: float = 0.5) -> float:
-    """Bytes a second that a sum over a large array reads, the best of several."""
+    """Bytes per second that a sum over a large array reads, the best of several."""
     x = jax.jit(lambda: jnp.ones((num_bytes // 4,), jnp.float32))()
     total = jax.jit(jnp.sum)
     jax.block_until_ready(total(x))
@@ -115,7 +105,7 @@ def memory_bandwidth(num_bytes: int, seconds: float = 0.5) -> float:
 
 
 def machine(dtype: str) -> dict[str, Any]:
-    """The device and its ceilings, measured: matrix products in the compute dtype, and reading memory."""
+    """The device and its measured ceilings: matrix products in the compute dtype, and reading memory."""
     on_cpu = jax.default_backend() == "cpu"
     kind = jax.devices()[0].device_kind
     sizes = (1024, 2048) if on_cpu else (4096, 8192)
@@ -131,7 +121,7 @@ def machine(dtype: str) -> dict[str, Any]:
 
 
 def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
-    """Time, speed and memory of the training step of a config, on its mesh of this machine's devices."""
+    """Time, speed and memory of a config's training step, on its mesh of this machine's devices."""
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check(mesh.shape, param_shapes(cfg.model), cfg)
     with sharding.use_mesh(mesh):
@@ -185,7 +175,7 @@ def _bench_training(
     step_seconds = timing.median / count
     tokens = B * T
     cost = costs.step_cost(cfg)
-    # Of a device. Those of a CPU are the same cores, and so is their ceiling.
+    # Per device. CPU devices share the cores, and so the ceiling.
     shared = jax.default_backend() == "cpu"
     flops_per_second = cost.model_flops / step_seconds / (1 if shared else mesh.size)
     peak = limits["datasheet_flops_per_second"]
@@ -203,7 +193,7 @@ def _bench_training(
         "tokens_per_second": tokens / step_seconds,
         "model_flops_per_step": cost.model_flops,
         "hardware_flops_per_step": cost.hardware_flops,
-        # XLA counts elementwise work too, a loop's body once, and nothing inside kernels of others (cuDNN).
+        # XLA counts elementwise work too, a loop's body once, and nothing inside external kernels (cuDNN).
         "xla_flops_per_step": analysis.get("flops", math.nan),
         "model_flops_per_second": flops_per_second,
         "share_of_matmul_ceiling": flops_per_second / limits["matmul_flops_per_second"],
@@ -215,7 +205,7 @@ def _bench_training(
             - planned.alias_size_in_bytes
             + planned.temp_size_in_bytes
         ),
-        # Of the process so far, the measuring of ceilings included (1 GiB); None on CPU, which does not count.
+        # Of the process so far, including the ceilings (1 GiB); None on CPU, where it is not counted.
         "peak_bytes": stats.get("peak_bytes_in_use"),
         "process_peak_bytes": peak_memory(),
         "data_seconds": feeding.median / count,
@@ -226,9 +216,9 @@ def _bench_training(
 def bench_decoding(
     cfg: Config, limits: dict[str, Any], batch_size: int, new_tokens: int, repeats: int
 ) -> dict[str, Any]:
-    """Prefill and tokens a second of generate.py's own programs, greedy, with fresh parameters.
+    """Prefill and decoding speed of generate.py's programs, greedy, with new parameters.
 
-    The bound is that of main memory: a model that fits into a CPU's caches may beat it.
+    The bound is that of main memory: a model that fits into a CPU's caches may exceed it.
     """
     model, T = GPT(cfg.model), cfg.model.context_length
     params = init_params(model, jax.random.key(0))
@@ -255,9 +245,9 @@ def bench_decoding(
             )
         )
         seconds.append((time.perf_counter() - began) / new_tokens)
-    token_seconds = statistics.median(seconds[1:])  # the first one compiled
+    token_seconds = statistics.median(seconds[1:])  # the first call compiles
     bound = costs.decode_cost(cfg.model, batch_size)
-    possible = bound.tokens_per_second(batch_size, limits["read_bytes_per_second"])
+    bound_tokens = bound.tokens_per_second(batch_size, limits["read_bytes_per_second"])
     return {
         "batch_size": batch_size,
         "prompt_tokens": prompt,
@@ -266,8 +256,8 @@ def bench_decoding(
         "prefill_tokens_per_second": batch_size * prompt / first.median,
         "decode_tokens_per_second": batch_size / token_seconds,
         "decode_seconds_per_token": token_seconds,
-        "bandwidth_bound_tokens_per_second": possible,
-        "share_of_bandwidth_bound": batch_size / token_seconds / possible,
+        "bandwidth_bound_tokens_per_second": bound_tokens,
+        "share_of_bandwidth_bound": batch_size / token_seconds / bound_tokens,
     }
 
 
@@ -275,18 +265,18 @@ def bench_decoding(
 
 
 def training_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
-    """A training measurement as lines to read."""
+    """A training measurement as text."""
     ms, T = 1e3, 1e12
     share, peak = found["share_of_datasheet"], limits["datasheet_flops_per_second"]
     rows = [
         ("parameters", f"{found['num_params']:,}"),
         ("devices", found["devices"]),
         ("trace, lower, compile", " + ".join(f"{found[f'{n}_seconds']:.1f}" for n in ("trace", "lower", "compile")) + " s"),
-        ("a step", f"{found['step_seconds'] * ms:,.2f} ms, quartiles {found['step_quartile_range_seconds'] * ms:,.2f} ms "
+        ("step", f"{found['step_seconds'] * ms:,.2f} ms, quartiles {found['step_quartile_range_seconds'] * ms:,.2f} ms "
                    f"apart, {found['steps_timed']} steps"),
-        ("tokens", f"{found['tokens_per_second']:,.0f} a second, {found['tokens_per_step']:,} a step"),
-        ("FLOP a step", f"{found['model_flops_per_step'] / T:.4g} T by formula, {found['hardware_flops_per_step'] / T:.4g} T "
-                        f"with what is computed twice, {found['xla_flops_per_step'] / T:.4g} T counted by XLA"),
+        ("tokens", f"{found['tokens_per_second']:,.0f} per second, {found['tokens_per_step']:,} per step"),
+        ("FLOP per step", f"{found['model_flops_per_step'] / T:.4g} T by formula, {found['hardware_flops_per_step'] / T:.4g} T "
+                        f"with recomputation, {found['xla_flops_per_step'] / T:.4g} T counted by XLA"),
         ("FLOP/s", f"{found['model_flops_per_second'] / T:.4g} T"),
         ("of the matrix ceiling", f"{found['share_of_matmul_ceiling']:.1%} of {limits['matmul_flops_per_second'] / T:.4g} T "
                                   f"measured in {limits['matmul_dtype']}"),
@@ -296,7 +286,7 @@ def training_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
         ("peak memory", f"{found['peak_bytes'] / 2**30:.3f} GiB on the device" if found["peak_bytes"] else
                         f"{found['process_peak_bytes'] / 2**30:.3f} GiB of the process" if found["process_peak_bytes"]
                         else "unknown on this system"),
-        ("data", f"{found['data_seconds'] * ms:.3f} ms a step to cut and send, {found['data_share']:.1%} of the step"),
+        ("data", f"{found['data_seconds'] * ms:.3f} ms per step to cut and send, {found['data_share']:.1%} of the step"),
     ]  # fmt: skip
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
 
@@ -312,9 +302,9 @@ def decoding_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
 
 
 def sweep_text(field: str, results: list[dict[str, Any]]) -> str:
-    """A table with one line a value, and how each cost grows from one to the next."""
+    """A table with one line per value, and the growth of each cost from line to line."""
     header = (
-        f"{field:<28}{'ms a step':>12}{'growth':>9}{'tokens/s':>13}{'GiB':>9}{'growth':>9}{'compile s':>11}"
+        f"{field:<28}{'ms per step':>12}{'growth':>9}{'tokens/s':>13}{'GiB':>9}{'growth':>9}{'compile s':>11}"
     )
     lines, before = [header], None
     for result in results:

@@ -1,8 +1,8 @@
-"""What a run will be, told before it starts: parameters, operations, memory, time, and what looks wrong.
+"""A report on a run before it starts: parameters, operations, memory, time, and what looks wrong.
 
     python -m jaxgpt.train --config configs/gpt2.py --dry_run
 
-Nothing is compiled but one small matrix product, which measures how fast the device multiplies.
+Only one matrix product is compiled, to measure the speed of the device.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import costs, starting, traffic, trainable
 
-# Assumed shares of the measured matrix speed that a whole step keeps, and said to be so in the report. On 2 CPU
-# cores the toy model kept 0.45 and 6 x 384 0.7 of it; published single-GPU trainings of GPT-2 keep 0.3 to 0.45.
+# Assumed speed of a training step, as a fraction of the measured speed of matrix products. On 2 CPU cores it was 0.45
+# for the toy model and 0.7 for 6 layers of width 384; published single-GPU trainings of GPT-2 reach 0.3 to 0.45.
 ASSUMED_UTILISATION = {"cpu": 0.5, "gpu": 0.35}
-MANY_EPOCHS = 20  # more passes over the same text than this mostly learn it by heart
+MANY_EPOCHS = 20  # with more passes a model mostly memorizes the text
 LARGE_VOCABULARY = 16_384
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of the data once it is prepared."""
+class DataSizes:
+    """The sizes of the prepared data."""
 
     train_tokens: int
     valid_tokens: int
@@ -44,12 +44,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter, or the same one of several like blocks."""
+    """A parameter, or the same parameter of several equal blocks."""
 
     path: str
     shape: tuple[int, ...]
-    copies: int  # how many blocks it stands for
-    moves: bool = True  # not frozen
+    copies: int  # number of blocks
+    moves: bool = True  # trained, not frozen
 
     @property
     def count(self) -> int:
@@ -58,19 +58,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Preflight:
-    """The report of a dry run. Bytes, operations of matrix products, seconds."""
+    """The report of a dry run, in bytes, FLOPs of matrix products, and seconds."""
 
     rows: list[Row]
     num_params: int
     num_trainable: int
-    mesh: dict[str, int]  # devices along each of its axes
+    mesh: dict[str, int]  # number of devices along each axis
     cost: costs.StepCost
-    memory_per_device: costs.Memory  # cost.memory's, as the mesh spreads it
+    memory_per_device: costs.Memory  # of cost.memory
     traffic: traffic.Traffic  # bytes that each device sends in a step
     flops_per_token: int
     tokens_per_step: int
     tokens: int
-    epochs: float | None  # None: the data is not known yet
+    epochs: float | None  # None: the data is not known
     device: str
     device_bytes: int
     matmul_flops_per_second: float
@@ -79,28 +79,28 @@ class Preflight:
 
     @property
     def seconds_per_step(self) -> float:
-        """An estimate, by the measured matrix speed and the assumed utilisation; nothing counted for sending."""
+        """Estimated from the measured matrix speed and the assumed utilisation, without communication."""
         # Several CPU devices share one CPU.
         devices = 1 if self.device == "cpu" else math.prod(self.mesh.values())
         return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
 
 
 def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:
-    """Operations a second of a product of two square matrices, the best of several within `seconds`."""
+    """FLOP/s of products of two square matrices, the best of several within `seconds`."""
     a = jax.jit(lambda: jnp.ones((size, size), dtype))()
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(a))
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end or best == math.inf:
         began = time.perf_counter()
-        # Several a reading, so that what a dispatch costs is shared.
+        # Several per measurement, to share the cost of a dispatch.
         jax.block_until_ready([product(a) for _ in range(4)])
         best = min(best, (time.perf_counter() - began) / 4)
     return 2 * size**3 / best
 
 
 def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> list[Row]:
-    """All parameters, what is the same in neighbouring blocks folded: `block_0..11/mlp/up/kernel`."""
+    """A row for each parameter; equal ones of neighbouring blocks share a row: `block_0..11/mlp/up/kernel`."""
     blocks: dict[str, list[tuple[int, tuple[int, ...], bool]]] = {}
     order: list[tuple[str, tuple[int, ...]]] = []
     for path, leaf in named_leaves(shapes):
@@ -116,7 +116,7 @@ def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> l
             rows.append(Row(path, shape, 1, moves(path)))
             continue
         numbers = sorted(blocks[path])
-        while numbers:  # one run of like blocks after another
+        while numbers:  # one run of equal blocks after another
             first, shape, moving = numbers[0]
             run = 1
             while run < len(numbers) and numbers[run] == (first + run, shape, moving):
@@ -127,26 +127,26 @@ def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> l
     return rows
 
 
-def report(cfg: Config, facts: Facts | None) -> Preflight:
-    """The report of a config whose model.vocab_size is known; without facts nothing is said of the data."""
+def report(cfg: Config, data: DataSizes | None) -> Preflight:
+    """The report on a resolved config. Without `data` it says nothing about the data."""
     backend = jax.default_backend()
     shapes = param_shapes(cfg.model)
     rows = param_rows(shapes, trainable.moves(cfg.optim, shapes))
     cost = costs.step_cost(cfg, backend)
     tokens_per_step = cfg.data.batch_size * cfg.model.context_length
     epochs = None
-    if facts is not None and facts.train_tokens > cfg.model.context_length:
+    if data is not None and data.train_tokens > cfg.model.context_length:
         epochs = cfg.train.num_steps / batches.steps_per_epoch(
-            facts.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
+            data.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
         )
-    memory = sharding.device_memory()
+    device_bytes = sharding.device_memory()
     sizes = sharding.mesh_sizes(cfg.mesh, jax.device_count())
     sharding.check(sizes, shapes, cfg)
-    a_device = costs.memory_per_device(cfg, cost.memory, sizes)
+    memory_per_device = costs.memory_per_device(cfg, cost.memory, sizes)
     return Preflight(
         rows=rows,
         mesh=sizes,
-        memory_per_device=a_device,
+        memory_per_device=memory_per_device,
         traffic=traffic.traffic(cfg, sizes),
         num_params=sum(row.count for row in rows),
         num_trainable=sum(row.count for row in rows if row.moves),
@@ -156,55 +156,55 @@ def report(cfg: Config, facts: Facts | None) -> Preflight:
         tokens=tokens_per_step * cfg.train.num_steps,
         epochs=epochs,
         device=jax.devices()[0].device_kind,
-        device_bytes=memory,
+        device_bytes=device_bytes,
         matmul_flops_per_second=matmul_speed(cfg.model.dtype, 1024 if backend == "cpu" else 8192),
         utilisation=ASSUMED_UTILISATION.get(backend, ASSUMED_UTILISATION["gpu"]),
-        warnings=warnings(cfg, facts, epochs, a_device, memory, backend),
+        warnings=warnings(cfg, data, epochs, memory_per_device, device_bytes, backend),
     )
 
 
 def warnings(
-    cfg: Config, facts: Facts | None, epochs: float | None, memory: costs.Memory, limit: int, backend: str
+    cfg: Config, data: DataSizes | None, epochs: float | None, memory: costs.Memory, limit: int, backend: str
 ) -> list[str]:
-    """What can be run but is hardly meant, one line each with what to do."""
+    """Settings that work but are probably not intended: one line each, with what to do."""
     model, optim, train = cfg.model, cfg.optim, cfg.train
     found = []
     if memory.total > limit:
         found.append(
-            f"a step needs about {_bytes(memory.total)}, the device has {_bytes(limit)}: raise "
-            "train.grad_accumulation_steps, lower data.batch_size or the model"
+            f"a step needs about {_bytes(memory.total)}, but the device has {_bytes(limit)}: raise "
+            "train.grad_accumulation_steps, lower data.batch_size or the size of the model"
             + ("" if backend == "cpu" else ", or set train.remat and train.loss_chunk")
         )
-    if facts is not None and facts.train_tokens <= model.context_length:
+    if data is not None and data.train_tokens <= model.context_length:
         found.append(
-            f"{facts.train_tokens:,} training tokens are fewer than one window of {model.context_length + 1}: "
+            f"{data.train_tokens:,} training tokens are fewer than one window of {model.context_length + 1}: "
             "give more text or lower model.context_length"
         )
-    if facts is not None and facts.valid_tokens < 20 * model.context_length:
+    if data is not None and data.valid_tokens < 20 * model.context_length:
         found.append(
-            f"{facts.valid_tokens:,} validation tokens are fewer than 20 windows: the validation loss will be "
+            f"{data.valid_tokens:,} validation tokens are fewer than 20 windows: the validation loss will be "
             "noisy, raise data.valid_fraction"
         )
     if epochs is not None and epochs < 1:
-        found.append(f"the run sees {epochs:.2f} of the data: raise train.num_steps if all is to be seen")
+        found.append(f"the run sees only {epochs:.2f} of the data: raise train.num_steps to see all of it")
     if epochs is not None and epochs > MANY_EPOCHS:
         found.append(
-            f"the run sees the data {epochs:,.0f} times: watch the validation loss, or give more text, "
-            "model.dropout_rate or fewer steps"
+            f"the run sees the data {epochs:,.0f} times: watch the validation loss, give more text, raise "
+            "model.dropout_rate or lower train.num_steps"
         )
     if optim.warmup_steps >= train.num_steps:
         found.append(
-            f"optim.warmup_steps={optim.warmup_steps} is the whole run of {train.num_steps} steps: the rate never "
-            "reaches optim.learning_rate"
+            f"optim.warmup_steps={optim.warmup_steps} is not below train.num_steps={train.num_steps}: lower it, else the "
+            "learning rate never reaches optim.learning_rate"
         )
     elif optim.schedule == "wsd" and optim.warmup_steps > (1 - optim.decay_fraction) * train.num_steps:
         found.append(
-            f"optim.decay_fraction={optim.decay_fraction} begins its decay before the {optim.warmup_steps} steps "
-            "of warm-up are over: lower one of them"
+            f"optim.decay_fraction={optim.decay_fraction} starts the decay before the end of "
+            f"optim.warmup_steps={optim.warmup_steps}: lower one of them"
         )
     if backend == "gpu" and model.table_rows % 128:
         found.append(
-            f"the tables have {model.table_rows:,} rows, not a multiple of 128: set model.vocab_multiple=128"
+            f"the token table has {model.table_rows:,} rows, not a multiple of 128: set model.vocab_multiple=128"
         )
     if backend == "gpu" and model.dtype == "float32":
         found.append("model.dtype='float32' leaves most of a GPU's speed unused: set model.dtype='bfloat16'")
@@ -216,21 +216,22 @@ def warnings(
         )
     if backend == "cpu" and train.remat != "none":
         found.append(
-            f"train.remat={train.remat!r} costs time and frees no memory on CPU, where XLA keeps what it computes "
-            "twice: set train.remat='none'"
+            f"train.remat={train.remat!r} costs time and frees no memory on CPU: set train.remat='none'"
         )
     if train.eval_every > train.num_steps:
-        found.append(f"train.eval_every={train.eval_every} is longer than the run: only the end is evaluated")
+        found.append(
+            f"train.eval_every={train.eval_every} is above train.num_steps: lower it, else only the end is evaluated"
+        )
     return found
 
 
 def dry_run(cfg: Config) -> str:
-    """What the run would be, as text. Nothing is written but the cache of the text's ids."""
+    """The report on a run, as text. Only the token ids in the cache are written."""
     dataset = prepare_dataset(cfg.data)
-    facts = Facts(len(dataset.train.ids), len(dataset.valid.ids))
+    data = DataSizes(len(dataset.train.ids), len(dataset.valid.ids))
     cfg = starting.resolve(cfg, dataset.tokenizer)
     start = starting.prepare(cfg, dataset.tokenizer)
-    text = as_text(cfg, report(cfg, facts))
+    text = as_text(cfg, report(cfg, data))
     return text if start is None else f"{start.text}\n\n{text}"
 
 
@@ -238,7 +239,7 @@ def dry_run(cfg: Config) -> str:
 
 
 def as_text(cfg: Config, found: Preflight) -> str:
-    """The report as lines to read."""
+    """The report as text."""
     width = max(len(row.path) for row in found.rows)
     lines = ["parameters"]
     for row in found.rows:
@@ -256,16 +257,16 @@ def as_text(cfg: Config, found: Preflight) -> str:
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",
-        f"work                   {_number(found.flops_per_token)}FLOP a token of training"
+        f"work                   {_number(found.flops_per_token)}FLOP per trained token"
         + (
             f" = 6 x {costs.matmul_params(cfg.model):,} matrix parameters{tied} + 12 L H K T for attention"
             if all_move
-            else ", without the gradients of what is frozen"
+            else ", without the gradients of frozen parameters"
         ),
         f"  a step               {_number(cost.model_flops)}FLOP"
-        + (f" + {_number(cost.recomputed_flops)}FLOP computed again (remat)" if cost.recomputed_flops else "")
+        + (f" + {_number(cost.recomputed_flops)}FLOP recomputed (remat)" if cost.recomputed_flops else "")
         + (f" + {_number(cost.optimizer_flops)}FLOP of the optimizer" if cost.optimizer_flops else ""),
-        f"  tokens               {found.tokens_per_step:,} a step x {cfg.train.num_steps:,} steps = "
+        f"  tokens               {found.tokens_per_step:,} per step x {cfg.train.num_steps:,} steps = "
         f"{found.tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
         f"  the run              {_number(cost.hardware_flops * cfg.train.num_steps)}FLOP",
         "",
@@ -282,22 +283,22 @@ def as_text(cfg: Config, found: Preflight) -> str:
         "activations": "activations",
     }
     for name, words in names.items():
-        whole, part = getattr(cost.memory, name), getattr(found.memory_per_device, name)
-        lines.append(f"  {words:<20} {_bytes(part)}" + (f" of {_bytes(whole)}" if devices > 1 else ""))
+        total, part = getattr(cost.memory, name), getattr(found.memory_per_device, name)
+        lines.append(f"  {words:<20} {_bytes(part)}" + (f" of {_bytes(total)}" if devices > 1 else ""))
     if devices > 1:
         sent = found.traffic
         lines += [
             "",
             f"traffic of a step      {_bytes(sent.total)} sent by each device: data {_bytes(sent.data)}, fsdp {_bytes(sent.fsdp)}, "
-            f"tensor {_bytes(sent.tensor)} (see jaxgpt/traffic.py)",
+            f"tensor {_bytes(sent.tensor)} (see jaxgpt/training/traffic.py)",
         ]
     speed, seconds = found.matmul_flops_per_second, found.seconds_per_step
     lines += [
         "",
-        f"time                   {_duration(seconds * cfg.train.num_steps)} for the run, {_duration(seconds)} a "
-        "step, without compiling and evaluating",
+        f"time                   {_duration(seconds * cfg.train.num_steps)} for the run, {_duration(seconds)} per "
+        "step, without compilation and evaluation",
         f"  measured             {_number(speed)}FLOP/s in a product of square {cfg.model.dtype} matrices",
-        f"  assumed              {found.utilisation:.0%} of that for a whole step; python -m jaxgpt.bench measures it",
+        f"  assumed              {found.utilisation:.0%} of that for a step; python -m jaxgpt.bench measures it",
         "",
     ]
     lines += [f"warning: {line}" for line in found.warnings] or ["nothing looks wrong"]
@@ -312,7 +313,7 @@ def _bytes(count: float) -> str:
 
 
 def _number(count: float) -> str:
-    """`3.2 T` of 3.2e12."""
+    """3.2e12 as `3.20 T`."""
     for unit, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
@@ -327,5 +328,5 @@ def _duration(seconds: float) -> str:
 
 
 def to_json(found: Preflight) -> dict[str, Any]:
-    """The report as plain values."""
+    """The report as JSON values."""
     return {**dataclasses.asdict(found), "seconds_per_step": found.seconds_per_step}

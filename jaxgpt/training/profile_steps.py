@@ -1,4 +1,4 @@
-"""A trace of a few training steps: where the time goes on the host and on the device.
+"""A trace of a few training steps: the use of time on the host and on the device.
 
 It is written to the folder `profile` of a run, for TensorBoard (`tensorboard --logdir runs/char/profile`) and, as
 `perfetto_trace.json.gz`, for https://ui.perfetto.dev.
@@ -13,10 +13,10 @@ from jaxgpt.config import UserError
 
 
 class ProfileSteps:
-    """The steps START to STOP - 1 of `START:STOP`, traced. With the spec None it does nothing.
+    """Traces the steps START to STOP - 1 of the spec `START:STOP`; None: no steps.
 
-    The loop calls `at(step)` before it dispatches that step (counted from 0), and `close()` at its end. Choose
-    steps past the first dispatch, which compiles.
+    The loop calls `at(step)` before it dispatches a step (counted from 0), and `close()` at its end. Choose steps
+    after the first dispatch, which compiles.
     """
 
     def __init__(self, spec: str | None, folder: str | Path) -> None:
@@ -25,7 +25,7 @@ class ProfileSteps:
         self._running = False
 
     def at(self, step: int) -> None:
-        """Start or stop the trace where this step is the one. Dispatches of several steps may jump over it."""
+        """Start or stop the trace if this step is in the range. A dispatch may skip steps."""
         if self.start is None or self.stop is None:
             return
         import jax
@@ -38,13 +38,13 @@ class ProfileSteps:
             self._running = True
 
     def close(self) -> None:
-        """Write the trace, if one is running; steps that are still under way on the device are waited for."""
+        """Write the trace, if one is running, after waiting for the device."""
         if not self._running:
             return
         import jax
 
         jax.effects_barrier()
-        # A small result of our own comes after all that the device was given before it.
+        # This small result comes after all earlier work of the device.
         jax.block_until_ready(jax.device_put(0) + 1)
         jax.profiler.stop_trace()
         self._running, self.start = False, None

@@ -1,4 +1,4 @@
-"""How a run starts: the fields that follow from others, the check of memory, and where its first parameters come from."""
+"""The start of a run: its resolved config, the check of memory, and its initial parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxgpt.training import trainable
 
 
 def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
-    """The config with every "follows from another field" filled in, and its rules on parameters checked."""
+    """The config with every derived field filled in, and its rules on parameters checked. Raises UserError."""
     model, train, optim = cfg.model, cfg.train, cfg.optim
     if model.vocab_size not in (None, tokenizer.vocab_size):
         raise UserError(
@@ -45,10 +45,10 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
 
 
 def check_memory(cfg: Config) -> None:
-    """Refuse a model whose training state alone is larger than the device's memory.
+    """Raises UserError for a model whose training state alone is larger than the device's memory.
 
-    Parameters, and of those that move gradients and Adam's two moments, float32; activations come on top. Asked for what can't be
-    had, XLA's CPU backend would hang rather than fail.
+    The state is the parameters, and gradients and Adam's two moments of the trained ones, in float32. Without this check
+    XLA's CPU backend hangs instead of failing.
     """
     shapes = param_shapes(cfg.model)
     num_params, moving = count_params(shapes), count_params(trainable.select(cfg.optim, shapes))
@@ -57,20 +57,20 @@ def check_memory(cfg: Config) -> None:
     if needed > memory:
         raise UserError(
             f"a model of {num_params:,} parameters needs {needed / 2**30:,.1f} GiB for parameters, gradients "
-            f"and optimizer, the device has {memory / 2**30:,.1f} GiB: lower model.d_model or model.num_layers"
+            f"and optimizer, but the device has {memory / 2**30:,.1f} GiB: lower model.d_model or model.num_layers"
         )
 
 
 @dataclass(frozen=True)
 class Start:
-    """The first parameters that are not drawn, by path; what run.json says of them; and a line to print."""
+    """The initial parameters that are not drawn, by path; their record in run.json; and a line to print."""
 
     arrays: dict[str, np.ndarray]
     record: dict[str, Any]
     text: str
 
     def params(self, model: GPT, key: jax.Array) -> dict:
-        """All first parameters: these, and the others as `init_params` draws them."""
+        """All initial parameters: these, and the others as `init_params` draws them."""
         drawn = init_params(model, key)
         leaves = [
             jax.numpy.asarray(self.arrays[path], leaf.dtype) if path in self.arrays else leaf
@@ -80,14 +80,14 @@ class Start:
 
 
 def prepare(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start | None:
-    """The parameters that a resolved config's init_from or init_vectors gives; None without either. Raises UserError."""
+    """The start from a resolved config's init_from or init_vectors; None without either. Raises UserError."""
     if not cfg.init_from and not cfg.init_vectors:
         return None
-    from jaxgpt.training import transfer  # with the formats of other tools: only for the runs that need them
+    from jaxgpt.training import transfer  # imports the formats of other tools
 
     return transfer.from_source(cfg, tokenizer) if cfg.init_from else transfer.from_vectors(cfg, tokenizer)
 
 
-def begun(workdir: str | Path) -> bool:
-    """Whether a run's folder has a checkpoint to go on from."""
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Whether a run's folder has a checkpoint to resume from."""
     return bool(checkpoint.saved_steps(workdir))

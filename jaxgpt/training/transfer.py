@@ -1,12 +1,12 @@
-"""First parameters from elsewhere: another run, a folder of another tool, or word vectors.
+"""Initial parameters from a source: another run, a folder of another tool, or word vectors.
 
-init_from takes a run's newest checkpoint, or a folder with GPT-2's weights. Every parameter of the same path and shape
-is copied. Rows of the token table (and columns of an untied head) go by token where the tokenizers differ: what both
-know keeps its row, the others are drawn with the mean and covariance of the rows kept (Hewitt 2021). A shorter
-context_length takes the first rows of the position table. The low-rank matrices of LoRA begin as in any new model.
-Whatever else does not fit is refused. init_vectors makes the rows of the token table from word vectors.
+init_from copies the parameters of a run's latest checkpoint, or of a folder with GPT-2's weights, by path and shape.
+Where the tokenizers differ, rows of the token table (and columns of an untied head) are matched by token; new tokens
+get rows drawn with the mean and covariance of the matched rows (Hewitt 2021). A shorter context_length takes the first
+rows of the position table. New LoRA matrices start as in any new model. Everything else that does not fit is refused.
+init_vectors makes the rows of the token table from word vectors.
 
-What comes out is a function of the config and the source, and a run that goes on does not read the source again.
+The result is a function of the config and the source. A resumed run does not read the source again.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from jaxgpt.vectors import word_vectors
 
 
 def open_source(folder: str) -> Run:
-    """The run, or the GPT-2 folder, that init_from names. Raises UserError."""
+    """The run, or GPT-2 folder, that init_from names. Raises UserError."""
     if not processes.is_alone():
         raise UserError(
-            f"init_from={folder!r}: a run of several processes can't begin so; begin it with one, and go on with more"
+            f"init_from={folder!r}: several processes can't start from it: start with one, and resume with more"
         )
     try:
         return gpt2.load(folder) if gpt2.is_gpt2_folder(folder) else load(folder)
     except UserError as error:
         raise UserError(
-            f"init_from={folder!r}: {error} (it takes a run's folder, or one with GPT-2's config.json and weights)"
+            f"init_from={folder!r}: {error} (give the folder of a run, or one with GPT-2's config.json and weights)"
         ) from error
 
 
@@ -49,7 +49,7 @@ def open_source(folder: str) -> Run:
 
 
 def _function_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
-    """The fields that make another function of the same parameters."""
+    """The fields in which the two compute different functions of the same parameters."""
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.metadata["meaning"].same_in_source]
     if here.position != "rotary":
         names.remove("rotary_base")
@@ -61,7 +61,7 @@ def _function_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
 
 
 def _like_names(paths: list[str], shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """`block_*/mlp/up/kernel [8, 32]` once for all blocks that have it so."""
+    """Paths with shapes, one for all equal blocks: `block_*/mlp/up/kernel [8, 32]`."""
     return list(
         dict.fromkeys(f"{re.sub(r'^block_[0-9]+', 'block_*', path)} {list(shapes[path])}" for path in paths)
     )
@@ -77,7 +77,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     )
     params = run.params
     checksum = int(np.bitwise_xor.reduce(np.asarray(jax.jit(checkpoint.checksums)(params))))
-    if not same_lora:  # the source's changes become part of its matrices; this run's begin anew
+    if not same_lora:  # the source's LoRA is merged; this run's starts anew
         there, params = merge_lora(there, params)
     source = {path: np.asarray(leaf) for path, leaf in named_leaves(params)}
     new_lora = {p for p in shapes if p.endswith(("/lora_a", "/lora_b"))} if not same_lora else set()
@@ -87,7 +87,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     taken: dict[str, np.ndarray] = {}
     for path in shapes.keys() - new_lora:
         if path not in source:
-            problems += [f"it has no {name}" for name in _like_names([path], shapes)]
+            problems += [f"the source has no {name}" for name in _like_names([path], shapes)]
             continue
         x, owner = source[path], path.rpartition("/")[0]
         if owner in TOKEN_AXES:
@@ -98,7 +98,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
         elif owner == "position_embedding" and x.shape[1] == shapes[path][1]:
             if len(x) < shapes[path][0]:
                 problems.append(
-                    f"model.context_length={here.context_length} is more than its {len(x)} learned positions"
+                    f"model.context_length={here.context_length} is more than the source's {len(x)} learned positions"
                 )
             taken[path] = x[: shapes[path][0]]
             continue
@@ -123,17 +123,17 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     text = f"init_from {cfg.init_from} (step {run.step}): {len(taken)} arrays copied"
     text += f"; token rows: {tokens.kept} of {tokenizer.vocab_size} {tokens.how}, {tokens.new} new"
     if new_lora:
-        text += f"; {len(new_lora)} low-rank matrices begin"
+        text += f"; {len(new_lora)} new LoRA matrices"
     return Start(taken, record, text)
 
 
 class _TokenRows:
-    """Which row of a source's table each token of a new tokenizer takes."""
+    """The row of a source's table that each token of a new tokenizer takes."""
 
     def __init__(self, there: tokenizers.Tokenizer, here: tokenizers.Tokenizer, seed: int) -> None:
         self._known, self._seed = there.vocab_size, seed
         by_id = tokenizers.fingerprint(there) == tokenizers.fingerprint(here)
-        # Ids alone say nothing of what they stand for: as many are taken to be the same.
+        # Plain ids have no text: with an equal number of ids they are taken to be the same.
         by_id |= "ids" in (there.kind, here.kind) and there.vocab_size == here.vocab_size
         self.how = "by id" if by_id else "by token"
         if by_id:
@@ -146,11 +146,11 @@ class _TokenRows:
         self.new = here.vocab_size - self.kept
 
     def rows(self, table: np.ndarray, count: int) -> np.ndarray:
-        """A table [count, E] for the new tokens, from one [rows, E] for the old; rows of padding are 0."""
+        """A table [count, E] for the new tokens from the source's [rows, E]; padding rows are 0."""
         found = np.zeros((count, table.shape[1]), table.dtype)
         matched = np.flatnonzero(self._row_V >= 0)
         found[matched] = table[self._row_V[matched]]
-        # Where hardly a token is known to both, all rows say best where rows lie.
+        # Where the tokenizers share fewer than two tokens, new rows are drawn like all known rows.
         known = table[self._row_V[matched]] if self.kept > 1 else table[: self._known]
         if self.new:
             found[np.flatnonzero(self._row_V < 0)] = word_vectors.drawn_like(known, self.new, self._seed)
@@ -167,7 +167,7 @@ def from_vectors(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     shape = (here.table_rows, here.table_width)
     rows, matched_V = word_vectors.rows_for(
         given, word_vectors.tokens_of(tokenizer), here.table_width, cfg.train.seed, cfg.init_bridge,
-        # GPT-2's 0.02 would drown what vectors say in the positions and in the noise of the first steps.
+        # With GPT-2's 0.02 the vectors would be lost in the positions and the noise of the first steps.
         std="unit" if here.init == "gpt2" else initial_std(here, path, shape),
     )  # fmt: skip
     table = np.zeros(shape, np.float32)
@@ -182,6 +182,6 @@ def from_vectors(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
         "token_rows_new": new,
     }
     width = given.table.shape[1]
-    bridged = f", {width} numbers each by their principal axes" if width != here.table_width else ""
+    bridged = f" ({width} numbers each, by principal axes)" if width != here.table_width else ""
     text = f"init_vectors {cfg.init_vectors}: {matched:,} of {tokenizer.vocab_size:,} tokens have a vector{bridged}, {new:,} new"
     return Start({path: table}, record, text)

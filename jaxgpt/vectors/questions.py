@@ -63,6 +63,7 @@ def analogy(table: Table, words: Sequence[str], count: int = 5, answer: str | No
     query = word_tests.analogy_queries(table.values, abc)
     result: dict[str, Any] = {"question": "{} - {} + {}".format(*words)}
     lines = [result["question"]]
+    answer_row = None if answer is None else np.array([table.row(answer)])
     for name, excluded, label in (
         ("set_aside", abc, "its own words excluded"),
         ("all_words", None, "no word excluded"),
@@ -70,8 +71,7 @@ def analogy(table: Table, words: Sequence[str], count: int = 5, answer: str | No
         found, scores = nearest.nearest(table.values, query, count, exclude_QE=excluded)
         result[name] = {"neighbours": _listed(table, found[0], scores[0])}
         lines.append(f"  {label:<24} " + "  ".join(f"{w} {s:.3f}" for w, s in result[name]["neighbours"]))
-        if answer is not None:
-            answer_row = np.array([table.row(answer)])
+        if answer_row is not None:
             rank = int(nearest.rank_of(table.values, query, answer_row, exclude_QE=excluded)[0])
             result[name]["answer_rank"] = rank
             lines.append(f"  {'':<24} {answer} is number {rank:,} of {len(table.words):,}")

@@ -208,5 +208,5 @@ def test_a_dry_run_says_what_the_run_would_be_and_writes_no_run(text, tmp_path, 
     said = capsys.readouterr().out
     params = init_params(GPT(Trainer([(cfg, tmp_path / "run")]).cfg.model), jax.random.key(0))
     assert f"{count_params(params):,}" in said
-    assert "token_embedding/embedding" in said and "64 a step x 60 steps" in said
+    assert "token_embedding/embedding" in said and "64 per step x 60 steps" in said
     assert not (tmp_path / "runs").exists()

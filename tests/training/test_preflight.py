@@ -15,7 +15,7 @@ SMALL = Config(
     optim=OptimConfig(warmup_steps=5),
     train=TrainConfig(num_steps=100, eval_every=50),
 )
-ENOUGH = preflight.Facts(train_tokens=4_000, valid_tokens=1_000)
+ENOUGH = preflight.DataSizes(train_tokens=4_000, valid_tokens=1_000)
 
 
 def changed(cfg: Config = SMALL, **fields) -> Config:
@@ -64,9 +64,9 @@ def test_a_run_that_is_as_it_should_be_gets_no_warning():
 @pytest.mark.parametrize(
     ("cfg", "facts", "backend", "word"),
     [
-        (SMALL, preflight.Facts(10, 1_000), "cpu", "fewer than one window"),
-        (SMALL, preflight.Facts(4_000, 100), "cpu", "noisy"),
-        (changed(train__num_steps=10), preflight.Facts(10**6, 10**4), "cpu", "0.00 of the data"),
+        (SMALL, preflight.DataSizes(10, 1_000), "cpu", "fewer than one window"),
+        (SMALL, preflight.DataSizes(4_000, 100), "cpu", "noisy"),
+        (changed(train__num_steps=10), preflight.DataSizes(10**6, 10**4), "cpu", "0.00 of the data"),
         (changed(train__num_steps=10_000), ENOUGH, "cpu", "161 times"),
         (changed(optim__warmup_steps=100), ENOUGH, "cpu", "warmup_steps=100"),
         (changed(optim__schedule="wsd", optim__warmup_steps=90), ENOUGH, "cpu", "decay_fraction"),

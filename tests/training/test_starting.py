@@ -356,12 +356,15 @@ def test_a_source_that_has_changed_before_the_first_checkpoint_is_told(base, tmp
     [
         ({"model__d_model": 12}, ["block_*/mlp/up/kernel [8, 32] there and [12, 48] here", f"{TABLE} "]),
         ({"model__activation": "relu"}, ["model.activation is 'gelu' there and 'relu' here"]),
-        ({"model__context_length": 20}, ["model.context_length=20 is more than its 16 learned positions"]),
+        (
+            {"model__context_length": 20},
+            ["model.context_length=20 is more than the source's 16 learned positions"],
+        ),
         (
             {"model__tie_embeddings": False},
-            ["it has no head/kernel [8,", "model.tie_embeddings is True there"],
+            ["the source has no head/kernel [8,", "model.tie_embeddings is True there"],
         ),
-        ({"model__num_layers": 2}, ["it has no block_*/mlp/up/kernel"]),
+        ({"model__num_layers": 2}, ["the source has no block_*/mlp/up/kernel"]),
         ({"init_from": "nowhere"}, ["init_from='nowhere'", "no run folder"]),
         ({"data__add_tokens": False}, ["data.tokenizer_path=", "character 'Z'", "data.add_tokens=true"]),
     ],
@@ -414,7 +417,7 @@ def test_the_table_begins_as_word_vectors(base, tmp_path):
     # The axes may point either way: what is kept is how far words are from each other.
     near, far = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (params[TABLE][ids], projected))
     np.testing.assert_allclose(near / near.max(), far / far.max(), atol=1e-4)
-    assert "4 numbers each by their principal axes" in trainer.runs[0].start.text
+    assert "4 numbers each, by principal axes" in trainer.runs[0].start.text
     with pytest.raises(UserError, match=r"fewer than the table's 8.*embedding_dim=4"):
         Trainer([(small_config(base / "text.txt", **fields), tmp_path / "wide")])
 
