@@ -2,5 +2,5 @@
 
 corpora: texts, as streams of pieces. text_pieces: where a text may be cut. tokenizers, byte_pairs: text <-> token ids.
 dataset: token ids on disk. batches: training and evaluation batches. baselines: losses of simple predictions.
-packages: data files of installed packages.
+prompts: prompts that a tokenizer knows. packages: data files of installed packages.
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import codecs
-import difflib
 import functools
 import hashlib
 import html
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from jaxgpt.common.files import cache_dir, write_atomically
 from jaxgpt.config import UserError
+from jaxgpt.config.errors import unknown
 from jaxgpt.data.packages import find_package
 
 PIECE_LENGTH = 1 << 20  # the most characters of a piece
@@ -70,11 +70,8 @@ def open_corpus(corpus: str, path: str) -> Corpus:
             _check_tiny_shakespeare(Path(path).expanduser())
         return text
     if corpus not in CORPORA:
-        close = difflib.get_close_matches(corpus, CORPORA, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(
-            f"data.corpus={corpus!r}: choose one of {sorted(CORPORA)}, or give a text as data.path{hint}"
-        )
+        given = f"data.corpus={corpus!r} (or give a text as data.path)"
+        raise UserError(f"{given}: {unknown('corpus', corpus, sorted(CORPORA))}")
     return CORPORA[corpus]()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import UserError, first_line
+from jaxgpt.config import UserError, errors, first_line
 from jaxgpt.data import tokenizers
 from jaxgpt.runs import checkpoint, records
 from jaxgpt.runs.load import load
@@ -49,8 +48,8 @@ class Table:
             return f"give a position, 0 to {len(self.words) - 1}"
         # Comparing with 400,000 words would take seconds.
         alike = [w for w in self.words if abs(len(w) - len(word)) < 3 and w[:1].lower() == word[:1].lower()]
-        near = difflib.get_close_matches(word, alike, n=1, cutoff=0.0)
-        return f"did you mean {near[0]!r}?" if near else "no word is spelled like it"
+        near = errors.nearest(word, alike, cutoff=0.0)
+        return f"did you mean {near!r}?" if near else "no word is spelled like it"
 
 
 def saved_steps(workdir: Path) -> list[int]:
