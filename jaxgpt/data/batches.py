@@ -72,7 +72,7 @@ class Batches:
     ) -> np.ndarray:
         """The batches of `count` steps: [count, B, T + 1] int32, or with starts_only their starts: [count, B] int32.
 
-        A device that holds the ids needs the starts only: see `check_on_device`.
+        A device that has the ids needs only the starts: see `check_on_device`.
         """
         of_step = self.starts_at if starts_only else self.at
         return np.stack([of_step(step + i, rows) for i in range(count)]).astype(np.int32, copy=False)

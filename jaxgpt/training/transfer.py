@@ -54,7 +54,7 @@ def _function_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
     if here.position != "rotary":
         names.remove("rotary_base")
     return [
-        f"model.{name} is {getattr(there, name)!r} there and {getattr(here, name)!r} here"
+        f"model.{name} is {getattr(there, name)!r} in the source and {getattr(here, name)!r} here"
         for name in names
         if getattr(there, name) != getattr(here, name)
     ]
@@ -77,7 +77,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     )
     params = run.params
     checksum = int(np.bitwise_xor.reduce(np.asarray(jax.jit(checkpoint.checksums)(params))))
-    if not same_lora:  # the source's LoRA is merged; this run's starts anew
+    if not same_lora:  # the source's LoRA is merged, this run's is new
         there, params = merge_lora(there, params)
     source = {path: np.asarray(leaf) for path, leaf in named_leaves(params)}
     new_lora = {p for p in shapes if p.endswith(("/lora_a", "/lora_b"))} if not same_lora else set()
@@ -103,7 +103,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
             taken[path] = x[: shapes[path][0]]
             continue
         if x.shape != shapes[path]:
-            problems += [f"{name} there" for name in _like_names([path], {path: x.shape})]
+            problems += [f"{name} in the source" for name in _like_names([path], {path: x.shape})]
             problems[-1] += f" and {list(shapes[path])} here"
         taken[path] = x
     extra = [path for path in source if path not in shapes]

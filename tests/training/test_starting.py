@@ -354,15 +354,18 @@ def test_a_source_that_has_changed_before_the_first_checkpoint_is_told(base, tmp
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"model__d_model": 12}, ["block_*/mlp/up/kernel [8, 32] there and [12, 48] here", f"{TABLE} "]),
-        ({"model__activation": "relu"}, ["model.activation is 'gelu' there and 'relu' here"]),
+        (
+            {"model__d_model": 12},
+            ["block_*/mlp/up/kernel [8, 32] in the source and [12, 48] here", f"{TABLE} "],
+        ),
+        ({"model__activation": "relu"}, ["model.activation is 'gelu' in the source and 'relu' here"]),
         (
             {"model__context_length": 20},
             ["model.context_length=20 is more than the source's 16 learned positions"],
         ),
         (
             {"model__tie_embeddings": False},
-            ["the source has no head/kernel [8,", "model.tie_embeddings is True there"],
+            ["the source has no head/kernel [8,", "model.tie_embeddings is True in the source"],
         ),
         ({"model__num_layers": 2}, ["the source has no block_*/mlp/up/kernel"]),
         ({"init_from": "nowhere"}, ["init_from='nowhere'", "no run folder"]),
