@@ -154,7 +154,7 @@ class ModelConfig:
     @property
     def gated(self) -> bool:
         """Whether the MLP multiplies two projections (Shazeer 2020)."""
-        return self.activation in ("swiglu", "geglu")
+        return self.activation.endswith("glu")
 
     @property
     def mlp_width(self) -> int:

@@ -21,7 +21,7 @@ from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.layers import EPSILON
+from jaxgpt.model.layers import EPSILON, NORMS, Norm
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.runs.load import Run
 from jaxgpt.training.steps import token_losses
@@ -198,11 +198,17 @@ def _layer(cfg: config.ModelConfig, params: dict, shown: dict) -> Layer:
 
 
 def _readout(cfg: config.ModelConfig, params: dict) -> Readout:
+    kind = NORMS[cfg.norm](cfg)
+    if not isinstance(kind, Norm):
+        raise UserError(
+            f"model.norm={cfg.norm!r} is not a layers.Norm: how it turns the stream into logits is not known here, "
+            "and numbers would be wrong; choose another norm"
+        )
     norm = params.get("final_norm", {})
     table_VE = params["token_embedding"]["embedding"] if cfg.tie_embeddings else params["head"]["kernel"].T
     projected = cfg.factorised and cfg.tie_embeddings
     return Readout(
-        centered=cfg.norm == "layernorm",
+        centered=kind.centered,
         scale_D=norm.get("scale", np.ones(cfg.d_model, np.float32)),
         bias_D=norm.get("bias", np.zeros(cfg.d_model, np.float32)),
         table_VE=table_VE[: cfg.vocab_size],  # without padding rows

@@ -41,24 +41,18 @@ def attention_scores(
     return soft_cap(scores_BHTS, softcap)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def attention_weights(scores_BHTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """softmax over the keys that the mask allows: [B, H, T, S], rows sum to 1. Vaswani et al. 2017, equation 1."""
     return jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BHTS, -jnp.inf), axis=-1)
 
 
-def _weights_forward(scores_BHTS: jax.Array, mask_BTS: jax.Array):
-    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
-    return weights_BHTS, weights_BHTS
-
-
-def _weights_backward(weights_BHTS: jax.Array, dweights_BHTS: jax.Array):
-    """From the weights alone, which are 0 where the mask is: nothing else need be kept."""
-    mean_BHT1 = (weights_BHTS * dweights_BHTS).sum(axis=-1, keepdims=True)
-    return weights_BHTS * (dweights_BHTS - mean_BHT1), None
-
-
-attention_weights.defvjp(_weights_forward, _weights_backward)
+@attention_weights.defjvp
+def _weights_jvp(primals, tangents):
+    """In terms of the weights alone, which are 0 outside the mask: nothing else is kept for the backward pass."""
+    weights_BHTS = attention_weights(*primals)
+    product_BHTS = weights_BHTS * tangents[0]
+    return weights_BHTS, product_BHTS - weights_BHTS * product_BHTS.sum(axis=-1, keepdims=True)
 
 
 def weighted_values(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:

@@ -267,10 +267,14 @@ def output_side(cfg: config.ModelConfig, params: dict, x_BTD: jax.Array) -> tupl
     return x_BTD, params["token_embedding"]["embedding"]
 
 
-@jax.custom_vjp
 def _match(x_ND: jax.Array, table_VD: jax.Array) -> jax.Array:
     """x E^T [N, V] with inputs in x's dtype and sums in float32."""
     return jnp.einsum("ND,VD->NV", x_ND, table_VD.astype(x_ND.dtype), preferred_element_type=jnp.float32)
+
+
+# By JAX the gradient of a bfloat16 product with a float32 result is two slow float32 products. Written by hand it is
+# fast; only reverse-mode derivatives pass through it. (A model with dtype="float32" has all derivatives.)
+_match_bfloat16 = jax.custom_vjp(_match)
 
 
 def _match_forward(x_ND, table_VD):
@@ -278,19 +282,19 @@ def _match_forward(x_ND, table_VD):
 
 
 def _match_backward(kept, dlogits_NV):
-    """By hand: the derivative of a bfloat16 product that gives float32 would be two slow float32 products."""
     x_ND, table_VD = kept
     dlogits_NV = dlogits_NV.astype(x_ND.dtype)
     dx_ND = jnp.einsum("NV,VD->ND", dlogits_NV, table_VD.astype(x_ND.dtype))
     return dx_ND, jnp.einsum("NV,ND->VD", dlogits_NV, x_ND, preferred_element_type=table_VD.dtype)
 
 
-_match.defvjp(_match_forward, _match_backward)
+_match_bfloat16.defvjp(_match_forward, _match_backward)
 
 
 def logits(cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
-    scores = _match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD).reshape(*x_BTD.shape[:-1], -1)
+    match = _match if x_BTD.dtype == jnp.float32 else _match_bfloat16
+    scores = match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD).reshape(*x_BTD.shape[:-1], -1)
     scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")
     if cfg.table_rows == cfg.vocab_size:
         return scores

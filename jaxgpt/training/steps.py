@@ -62,7 +62,7 @@ def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int) -> jax.Array:
     return _of_chunks(jax.lax.map(lambda p: token_losses(logits(cfg, p[0], table_VD), p[1]), parts))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
 def chunked_mean_loss(
     cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, chunk: int
 ) -> jax.Array:
@@ -74,7 +74,9 @@ def chunked_mean_loss(
     return _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk).mean()
 
 
-def _chunked_forward(cfg, x_BTD, table_VD, targets_BT, chunk):
+def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, chunk: int):
+    """The mean loss, and its gradients by x and by the table."""
+
     def one(carry, part):
         loss, dtable_VD = carry
         x, targets = part
@@ -88,12 +90,11 @@ def _chunked_forward(cfg, x_BTD, table_VD, targets_BT, chunk):
     return loss, (_of_chunks(dx), dtable_VD)
 
 
-def _chunked_backward(_cfg, _chunk, gradients, d):
-    dx_BTD, dtable_VD = gradients
-    return d.astype(dx_BTD.dtype) * dx_BTD, d * dtable_VD, None
-
-
-chunked_mean_loss.defvjp(_chunked_forward, _chunked_backward)
+@chunked_mean_loss.defjvp
+def _chunked_jvp(cfg, chunk, primals, tangents):
+    loss, gradients = _chunked_gradients(cfg, *primals, chunk)
+    products = jax.tree.map(lambda g, t: (g * t).sum(dtype=jnp.float32), gradients, tuple(tangents[:2]))
+    return loss, sum(products)
 
 
 def mean_loss(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,3 +265,24 @@ def test_values_are_shown_on_request_only():
     np.testing.assert_allclose(alone, logits, rtol=1e-6, atol=1e-6)
     assert shown["intermediates"]["block_1"]["attention"]["weights"][0].shape == (1, 2, 7, 7)
     assert set(jax.eval_shape(GPT(TINY).init, jax.random.key(0), tokens)) == {"params"}
+
+
+def test_a_new_norm_says_itself_whether_it_subtracts_the_mean(monkeypatch):
+    """Its name tells nothing: the logits that are read off the stream are the model's."""
+    centered = lambda cfg, name=None: layers.Norm(centered=True, use_scale=False, name=name)  # noqa: E731
+    monkeypatch.setitem(layers.NORMS, "throwaway", centered)
+    cfg = dataclasses.replace(TINY, norm="throwaway", num_layers=1)
+    shown = capture(cfg, random_params(cfg), TOKENS)
+    np.testing.assert_allclose(shown.readout.logits(shown.end), shown.logits_TV, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_of_another_form_is_refused(monkeypatch):
+    class Largest(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x / jnp.abs(x).max(axis=-1, keepdims=True)
+
+    monkeypatch.setitem(layers.NORMS, "largest", lambda cfg, name=None: Largest(name=name))
+    cfg = dataclasses.replace(TINY, norm="largest", num_layers=1)
+    with pytest.raises(UserError, match=r"model\.norm='largest' is not a layers\.Norm"):
+        capture(cfg, random_params(cfg), TOKENS)
