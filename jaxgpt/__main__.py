@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 
 import jaxgpt
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
+from jaxgpt.config.errors import unknown
 
 
 def commands() -> list[str]:
@@ -36,9 +36,7 @@ def main(argv: list[str]) -> int | None:
         return 0
     name, *rest = argv
     if name not in commands():
-        near = difflib.get_close_matches(name, commands(), n=1, cutoff=0.5)
-        advice = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands())}"
-        raise UserError(f"unknown command {name}: {advice}")
+        raise UserError(unknown("command", name, commands()))
     return importlib.import_module(f"jaxgpt.{name}").main(rest)
 
 

@@ -137,7 +137,7 @@ CASES = [
     case("config without value", "train --config", "--config needs a value"),
     case("no such config", "train --config nope.py", "no config file nope.py", "char_fast"),
     case("config is a folder", "train --config run", "no config file run"),
-    case("config is no python", "train --config text.txt", "text.txt is no Python file", "get_config()"),
+    case("config is no python", "train --config text.txt", "text.txt is not a Python file", "get_config()"),
     case(
         "syntax error", "train --config bad.py", "bad.py", "SyntaxError", "line 1",
         prepare=write("bad.py", "def get_config(: pass"),
@@ -159,7 +159,7 @@ CASES = [
         prepare=write("bad.py", "def get_config():\n    pass"),
     ),
     case(
-        "unknown preset", "train --config gpt.py:gpt5", "no preset named 'gpt5'", "gpt2-medium",
+        "unknown preset", "train --config gpt.py:gpt5", "unknown preset gpt5: did you mean", "gpt2-medium",
         prepare=write("gpt.py", "from jaxgpt.config.presets import preset\ndef get_config(name):\n    return preset(name)"),
     ),
     case("unknown field", f"{NEW} --config.model.d_modl=8", "unknown field model.d_modl", "did you mean model.d_model?"),
@@ -222,7 +222,7 @@ CASES = [
     # Text
     case(
         "unknown corpus", f"{NEW} --config.data.path= --config.data.corpus=shakespear",
-        "'shakespear'", "kjv", "did you mean 'shakespeare'?",
+        "unknown data.corpus shakespear", "kjv", "did you mean shakespeare?",
     ),
     case("no such text", f"{NEW} --config.data.path=nope.txt", "data.path='nope.txt' does not exist", "UTF-8 text file"),
     case(

@@ -160,7 +160,7 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_is_done(
     [
         ("--workdir taken", "taken holds files but no sweep.json"),
         ("--workdir other", "other holds another sweep"),
-        ("--config text.txt", "text.txt is no Python file"),
+        ("--config text.txt", "text.txt is not a Python file"),
         ("--config plain.py", "plain.py has no sweep()"),
         ("--halving 7", "--halving 7: member 000 is evaluated every train.eval_every=10"),
         ("--halving 10,10", "give increasing steps above 0"),

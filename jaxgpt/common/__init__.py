@@ -1,1 +1,1 @@
-"""What all commands share: the command line, files, progress, several processes."""
+"""What all commands share: the command line, config files, files, progress, several processes."""

@@ -47,7 +47,7 @@ def called(command: str) -> str:
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run a command's main(argv) and exit: 0, 2 for a user's mistake, 128 + n for signal n."""
+    """Run a command's main(argv) and exit with 0, 2 for an error that the user can fix, or 128 + n for signal n."""
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:
@@ -69,7 +69,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line that names the file and what to do."""
+    """One line with the file and what to do."""
     what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     advice = {
         errno.ENOSPC: "free some space",
@@ -127,16 +127,16 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def set_up_process() -> None:
-    """What every command wants of its process, before JAX starts: see the two functions."""
+    """Prepare the process of a command, before JAX starts."""
     keep_freed_memory()
     _enable_compilation_cache()
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back to the kernel.
+    """Let glibc keep freed memory instead of returning it to the kernel.
 
-    XLA's CPU backend allocates a step's buffers anew each time. Given back and fetched again, page by page, they
-    cost a small model a third of its step.
+    XLA's CPU backend allocates the buffers of every step. If they are returned and fetched again page by page, a small
+    model loses a third of its step time.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):  # not Linux, or not glibc
@@ -146,21 +146,21 @@ def keep_freed_memory() -> None:
 
 
 def _enable_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
+    """Keep compiled programs in the user's cache folder, so that a second start does not compile them again."""
     import jax
 
-    # Where the folder is full or can't be written, nothing is lost but time at the next start.
+    # If the folder is full or can't be written, only the next start takes longer.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR has the first word
+    if jax.config.jax_compilation_cache_dir is None:  # else JAX_COMPILATION_CACHE_DIR is set
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
-    """Take `--config FILE[:ARGUMENT]` and `--config.GROUP.FIELD VALUE` out of the arguments.
+    """Separate `--config FILE[:ARGUMENT]` and `--config.GROUP.FIELD VALUE` from the other arguments.
 
-    Returns the file, the overrides by dotted name (the last one counts) and all other arguments. `=` and a
-    space both separate a flag from its value; the order does not matter.
+    Returns the file, the overrides by dotted name (the last one counts) and all other arguments. `=` or a space separates
+    a flag from its value. The order does not matter.
     """
     file, overrides, rest = None, {}, []
     arguments = iter(argv)
@@ -181,18 +181,18 @@ def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], lis
 
 
 def load_config_dict(file: str | Path) -> ConfigDict:
-    """Run a config file's get_config(). `path.py:text` or `name:text` passes the text on as its argument."""
+    """Run a config file's get_config(). `path.py:text` or `name:text` passes the text as its argument."""
     return load_config_file(str(file))[0]
 
 
 def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
-    """What a config file's get_config() gives, and the file as a module."""
+    """The ConfigDict of a config file's get_config(), and the file as a module. Raises UserError."""
     name, _, argument = file.partition(":")
     path = config_files.find(name)
     try:
         spec = importlib.util.spec_from_file_location("jaxgpt_user_config", path)
         if spec is None or spec.loader is None:
-            raise UserError(f"{path} is no Python file: a config is a .py file with get_config()")
+            raise UserError(f"{path} is not a Python file: a config is a .py file with get_config()")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -208,7 +208,7 @@ def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
 
 
 def read_config(file: str | None, overrides: dict[str, str]) -> Config:
-    """The checked Config of a config file and the command line's overrides. Raises UserError where none is given."""
+    """The checked Config of a config file and the command line's overrides. Raises UserError if no file is given."""
     if file is None:
         raise UserError("--config is missing: give a config file, such as --config configs/char.py")
     return from_config_dict(apply_overrides(load_config_dict(file), overrides))

@@ -1,7 +1,7 @@
-"""Several processes, on one machine or many, as one run: who writes, and how all learn what one of them knows.
+"""Several processes, on one machine or many, as one run.
 
-Each process runs the same program on its own devices; JAX's distributed runtime makes one mesh of them all. What reaches
-a file or the screen comes from the first process alone; checkpoints are written by all (Orbax).
+Each process runs the same program on its own devices, and JAX's distributed runtime makes one mesh of all devices. Only
+the first process writes files and prints, except for checkpoints, which all processes write together (Orbax).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from jaxgpt.config import UserError, first_line
 
-LONGEST_MESSAGE = 4000  # bytes of an error that all processes are told
+LONGEST_MESSAGE = 4000  # bytes of an error that is broadcast
 
 
 def join(args: argparse.Namespace) -> None:
-    """Make this process one of several, as the flags of `cli.add_process_flags` say. Before JAX is used. Raises UserError."""
+    """Join the other processes as the flags of `cli.add_process_flags` say, before JAX is used. Raises UserError."""
     given = [value is not None for value in (args.coordinator, args.num_processes, args.process_id)]
     if not any(given) and not args.distributed:
         return
@@ -35,7 +35,7 @@ def join(args: argparse.Namespace) -> None:
         jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes did not come together ({first_line(error)}): is the coordinator up, and the port free?"
+            f"could not join the other processes ({first_line(error)}): check that the coordinator runs and its port is free"
         ) from None
 
 
@@ -50,7 +50,7 @@ def is_alone() -> bool:
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Do it in the first process; the others wait. Its UserError or OSError is raised as a UserError in all."""
+    """Run an action in the first process while the others wait. All raise its UserError or OSError."""
     if is_alone():
         action()
         return
@@ -63,13 +63,13 @@ def on_first(action: Callable[[], None]) -> None:
         except (UserError, OSError) as error:
             own, message = error, (str(error) or type(error).__name__).encode()[:LONGEST_MESSAGE]
     padded = np.frombuffer(message.ljust(LONGEST_MESSAGE, b"\0"), np.uint8)
-    told = bytes(multihost_utils.broadcast_one_to_all(padded)).rstrip(b"\0").decode(errors="replace")
-    if told:
-        raise own or UserError(told)
+    received = bytes(multihost_utils.broadcast_one_to_all(padded)).rstrip(b"\0").decode(errors="replace")
+    if received:
+        raise own or UserError(received)
 
 
 def any_of_them(flag: bool) -> bool:
-    """Whether it is so in any process. All must ask."""
+    """Whether the flag is set in any process. All processes must call this."""
     if is_alone():
         return flag
     from jax.experimental import multihost_utils

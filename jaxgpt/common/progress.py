@@ -1,4 +1,4 @@
-"""What a loop shows and hears while it runs: a bar or lines, a clock without the pauses, signals."""
+"""What a training loop prints, how it measures time, and how it receives signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxgpt.common.cli import called
 
 
 class Progress:
-    """A bar in a terminal, plain lines elsewhere; nothing where it is not to speak."""
+    """A progress bar in a terminal, plain lines elsewhere. Silent unless it `speaks`."""
 
     def __init__(self, num_steps: int, step: int, speaks: bool = True) -> None:
         self._bar = None
@@ -29,12 +29,12 @@ class Progress:
         self._next_line = time.monotonic()
 
     def step(self, count: int) -> None:
-        """So many more steps are on their way."""
+        """Count more dispatched steps."""
         if self._bar is not None:
             self._bar.update(count)
 
     def losses(self, step: int, loss: float, tokens_per_second: float, seconds_a_step: float) -> None:
-        """Show a logged step; elsewhere than in a terminal at most one line every ten seconds."""
+        """Show a logged step; outside of a terminal at most one line every ten seconds."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
         elif time.monotonic() >= self._next_line:
@@ -46,7 +46,7 @@ class Progress:
             self._next_line = time.monotonic() + 10
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line, above the bar."""
         if self._bar is not None:
             self._bar.write(text)
         elif self._speaks:
@@ -58,7 +58,7 @@ class Progress:
 
 
 def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
-    """What is about to be trained, on which text, and what there is to beat."""
+    """The model, the text, and the baselines to beat."""
     losses, moving = facts["baselines"], facts["num_trainable"]
     trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
     return (
@@ -81,9 +81,9 @@ def describe_evaluation(step: int, evaluated: Sequence[tuple[str, Any]]) -> str:
 
 
 def stopped(signal_number: int, step: int, workdir: Path) -> str:
-    """The last word of a run that a signal ended."""
+    """The last line of a run that a signal stopped."""
     name = signal.Signals(signal_number).name
-    return f"stopped by {name}: saved step {step} in {workdir}; the same command goes on from there"
+    return f"stopped by {name}: saved step {step} in {workdir}; the same command resumes there"
 
 
 def conclusion(valid_losses: dict[int, float], bigram: float, workdir: Path, prompt: str) -> str:
@@ -103,9 +103,9 @@ def _clock(seconds: float) -> str:
 
 
 class Interrupt:
-    """Turns the first SIGTERM or Ctrl-C into a flag, so that the step under way comes to its end.
+    """A context manager that turns the first SIGTERM or Ctrl-C into a flag, so that the current step is completed.
 
-    A second Ctrl-C stops at once. Use as a context manager; the old handlers come back at its end.
+    A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
@@ -128,14 +128,14 @@ class Interrupt:
 
 
 class StepClock:
-    """Seconds a step since the last reading, pauses (evaluation, saving) left out."""
+    """Seconds per step since the last reading, without pauses for evaluation and saving."""
 
     def __init__(self, step: int) -> None:
         self._step, self._since = step, time.perf_counter()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The time within does not count."""
+        """Do not count the time within."""
         start = time.perf_counter()
         try:
             yield

@@ -24,8 +24,8 @@ def nearest(word: str, known: Collection[str], cutoff: float = 0.6) -> str | Non
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=cutoff)), None)
 
 
-def unknown(what: str, word: str, known: Collection[str]) -> str:
-    """One line on a word that is not known: `no preset named 'gpt5': choose one of gpt2, ...; did you mean 'gpt2'?`"""
-    near = nearest(word, known)
-    hint = f"; did you mean {near!r}?" if near else ""
-    return f"no {what} named {word!r}: choose one of {', '.join(known)}{hint}"
+def unknown(what: str, word: str, known: Collection[str], instead: str = "") -> str:
+    """One line on a word that is not known: `unknown preset gpt5: did you mean gpt2? The choices are gpt2, ...`"""
+    near = nearest(word, known, cutoff=0.5)
+    choose = f"did you mean {near}? The choices are" if near else "choose one of"
+    return f"unknown {what} {word}: {choose} {', '.join(known)}{instead}"

@@ -70,8 +70,7 @@ def open_corpus(corpus: str, path: str) -> Corpus:
             _check_tiny_shakespeare(Path(path).expanduser())
         return text
     if corpus not in CORPORA:
-        given = f"data.corpus={corpus!r} (or give a text as data.path)"
-        raise UserError(f"{given}: {unknown('corpus', corpus, sorted(CORPORA))}")
+        raise UserError(unknown("data.corpus", corpus, sorted(CORPORA), ", or give a text as data.path"))
     return CORPORA[corpus]()
 
 

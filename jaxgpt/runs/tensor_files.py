@@ -9,7 +9,6 @@ This module adds shards, float32 output and one-line errors. Memory is used for 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import os
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxgpt.common.files import read_json, replaced_atomically
 from jaxgpt.config import UserError, first_line
+from jaxgpt.config.errors import nearest
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -118,10 +118,10 @@ class TensorFiles:
 
     def _find(self, name: str) -> tuple[Path, safe_open]:
         if name not in self._tensors:
-            near = difflib.get_close_matches(name, self._tensors, n=1, cutoff=0.5)
+            near = nearest(name, self._tensors, cutoff=0.5)
             raise UserError(
                 f"{self.source} has no tensor {name}"
-                + (f": the nearest is {_some(near)}" if near else f": it has {_some(self.names())}")
+                + (f": the nearest is {near}" if near else f": it has {_some(self.names())}")
             )
         return self._tensors[name]
 

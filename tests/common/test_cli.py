@@ -85,7 +85,7 @@ def test_what_is_no_config_file_is_refused(tmp_path):
     assert "no config file nowhere.py" in message(cli.load_config_dict, "nowhere.py")
     assert f"no config file {tmp_path}" in message(cli.load_config_dict, str(tmp_path))
     (tmp_path / "a.txt").write_text("")
-    assert "is no Python file" in message(cli.load_config_dict, str(tmp_path / "a.txt"))
+    assert "is not a Python file" in message(cli.load_config_dict, str(tmp_path / "a.txt"))
     no_argument = config_file(tmp_path, "def get_config(): return default_config()")
     assert "failed: TypeError" in message(cli.load_config_dict, f"{no_argument}:big")
 

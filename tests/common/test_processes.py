@@ -166,7 +166,7 @@ def test_what_one_process_finds_wrong_is_told_to_all(place):
         ),
         (["--distributed", "--process_id=0"], "together, or --distributed alone"),
         (["--coordinator=x:1", "--num_processes=2", "--process_id=2"], "process_id=2: give 0 to 1"),
-        (["--distributed"], "the processes did not come together"),
+        (["--distributed"], "could not join the other processes"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(flags, words):

@@ -11,7 +11,7 @@ def test_presets_are_models_and_an_unknown_one_lists_them():
         values.model = presets.preset(name)
         assert config.from_config_dict(values).model == model
     text = message(presets.preset, "gpt5")
-    assert "'gpt5'" in text and all(name in text for name in presets.PRESETS)
+    assert "gpt5" in text and all(name in text for name in presets.PRESETS)
 
 
 def test_a_preset_handed_out_is_a_copy():

@@ -117,7 +117,7 @@ def test_path_mistakes(tmp_path, monkeypatch):
 
 def test_unknown_corpus_lists_the_choices():
     with pytest.raises(
-        UserError, match=r"kjv.*python_docs.*shakespeare.*did you mean 'shakespeare'"
+        UserError, match=r"did you mean shakespeare\?.*kjv, python_docs, shakespeare"
     ) as error:
         corpora.open_corpus("shakespear", "")
     one_line(error)
