@@ -120,7 +120,7 @@ def _sorted(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
         if end["low"] is None or end["low"] <= 0.5:
             continue
         text = (
-            f"The token embeddings separate {test['name']} ({test['what']}): AUC {end['auc']:.2f} [{end['low']:.2f}, "
+            f"The token embeddings pass the test “{test['name']}” ({test['what']}): AUC {end['auc']:.2f} [{end['low']:.2f}, "
             f"{end['high']:.2f}] at the end, {start['auc']:.2f} [{start['low']:.2f}, {start['high']:.2f}] at the start; chance is 0.5."
         )
         # The lower bound counts, so that a small test needs a clearer result.

@@ -33,7 +33,7 @@ GPU_WIDTH = 32  # the default width's cap on a GPU; not tuned
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a sweep. Options change the speed, never a result."""
+    """How to run a sweep. None of it changes what a member computes."""
 
     width: int | None = None  # lanes that a device computes at once; None: default_width
     group_size: int | None = None  # members in one program; None: as many as fit in memory

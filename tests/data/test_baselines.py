@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxgpt.data.baselines import bigram_loss, uniform_loss, unigram_loss
+from jaxgpt.data.baselines import bigram_loss, fit_bigram, uniform_loss, unigram_loss
 
 
 def ids(text: str) -> np.ndarray:
@@ -81,3 +81,10 @@ def test_large_ids_do_not_overflow():
 def test_more_context_predicts_better_where_there_is_order():
     train, valid = ids("abc" * 50), ids("abc" * 5)
     assert bigram_loss(train, valid, 6) < unigram_loss(train, valid, 6) < uniform_loss(6)
+
+
+def test_the_bigram_by_token_has_the_mean_that_the_baseline_has():
+    tokens = np.random.default_rng(0).integers(0, 5, 400)
+    bigram = fit_bigram(tokens[:300], 5)
+    assert bigram.nats(tokens[300:]).shape == (99,)
+    np.testing.assert_allclose(bigram.nats(tokens[300:]).mean(), bigram_loss(tokens[:300], tokens[300:], 5))
