@@ -18,14 +18,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--text", default="", help="a UTF-8 text file; default: the run's validation split")
     parser.add_argument(
-        "--corpus", default="", help="a named corpus, whose validation split is taken instead"
+        "--corpus", default="", help="the name of another corpus: evaluate its validation split"
     )
     parser.add_argument("--per_token", action="store_true", help="print each token, its probability and loss")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument(
         "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="windows at once")
+    parser.add_argument("--batch_size", type=int, default=64, help="windows per forward pass")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size}: give 1 or more")
@@ -45,7 +45,9 @@ def main(argv: list[str]) -> None:
         dataset = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer)
         ids, source = dataset.valid.ids, f"validation split of {dataset.corpus_name}"
     if len(ids) < 2:
-        raise UserError(f"{source} has {len(ids)} tokens: 2 or more are needed, the first is not predicted")
+        raise UserError(
+            f"{source} has {len(ids)} tokens: 2 or more are needed, because the first is not predicted"
+        )
 
     context_length = run.config.model.context_length
     windows = batches.eval_batches(ids, context_length=context_length, batch_size=args.batch_size)
@@ -68,19 +70,19 @@ def main(argv: list[str]) -> None:
         print()
     if not run.config.model.causal:
         print(
-            "no causal mask: each token was in sight when it was predicted, so this says nothing of new text"
+            "no causal mask: the model sees each token that it predicts, so the loss says nothing about new text"
         )
     print(f"text           {source}")
     print(f"step           {run.step}")
     print(f"tokens         {figures['tokens']:,}")
     error = figures["standard_error"]
-    print(f"loss           {figures['loss']:.4f}{f' +- {error:.4f}' if error else ''} nats a token")
+    print(f"loss           {figures['loss']:.4f}{f' +- {error:.4f}' if error else ''} nats per token")
     print(f"perplexity     {figures['perplexity']:.3f}")
-    print(f"bits a char    {figures['bits_per_char']:.4f}")
-    print(f"bits a byte    {figures['bits_per_byte']:.4f}")
+    print(f"bits per char  {figures['bits_per_char']:.4f}")
+    print(f"bits per byte  {figures['bits_per_byte']:.4f}")
     if figures.get("unk_share"):
         print(
-            f"unknown words  {figures['unk_share']:.2%}: they count as <unk>, so bits are lower than the text's"
+            f"unknown words  {figures['unk_share']:.2%}: they count as <unk>, so the bits are lower than for the real text"
         )
 
 

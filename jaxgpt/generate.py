@@ -23,13 +23,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--prompt", default=None, help="text to continue; default: the run's "
                         "train.sample_prompt, or a newline if the tokenizer knows it")  # fmt: skip
-    parser.add_argument("--max_new_tokens", type=int, default=400, help="tokens a sample")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the most probable token")
+    parser.add_argument("--max_new_tokens", type=int, default=400, help="tokens per sample")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="divides the logits; 0: always the most probable token"
+    )
     parser.add_argument("--top_k", type=int, default=None, help="draw from the k most probable tokens only")
     parser.add_argument("--top_p", type=float, default=None, help="draw from the most probable tokens that "
                         "together have this probability")  # fmt: skip
     parser.add_argument(
-        "--num_samples", type=int, default=1, help="texts; one is streamed, several are batched"
+        "--num_samples", type=int, default=1, help="one is streamed, several are computed together"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     parser.add_argument(
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> None:
             run.model, run.params, run.tokenizer, prompt, args.max_new_tokens,
             sampler=sampler, seed=args.seed,
         )  # fmt: skip
-        first = next(texts, "")  # the prompt is printed once it is known to be a good one
+        first = next(texts, "")  # a prompt that can't be used is not printed
         sys.stdout.write(prompt + first)
         for text in texts:
             sys.stdout.write(text)

@@ -3,10 +3,7 @@
     python -m jaxgpt.gpt2 import --from_dir gpt2 --workdir runs/gpt2
     python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported
 
-A folder has config.json, the weights (model.safetensors, or shards with their index) and, for text, the
-tokenizer's files (vocab.json and merges.txt, or tokenizer.json). What is imported is a run folder with one
-checkpoint, step 0: generate, evaluate and jaxgpt.load take it, and training starts from it with init_from. What is
-exported loads in transformers with from_pretrained. Nothing in a folder is run, and pickles are refused.
+See jaxgpt.runs.gpt2 for the files of a folder.
 """
 
 from __future__ import annotations
@@ -22,10 +19,10 @@ def _import(args: argparse.Namespace) -> None:
     if bool(args.from_dir) == bool(args.from_hub):
         raise UserError("give one of --from_dir and --from_hub (see --help)")
     from jaxgpt.model.parameters import count_params
-    from jaxgpt.runs.gpt2 import _check_free, _download, import_folder
+    from jaxgpt.runs.gpt2 import check_empty, download, import_folder
 
-    _check_free(Path(args.workdir), "--workdir", "the run")  # before a download
-    run = import_folder(_download(args.from_hub) if args.from_hub else args.from_dir, args.workdir)
+    check_empty(Path(args.workdir), "--workdir", "the run")  # before a download
+    run = import_folder(download(args.from_hub) if args.from_hub else args.from_dir, args.workdir)
     model, tokenizer = run.config.model, run.tokenizer
     print(
         f"{count_params(run.params):,} parameters: {model.num_layers} layers, {model.num_heads} heads, d_model "
@@ -34,12 +31,12 @@ def _import(args: argparse.Namespace) -> None:
     )
     if tokenizer.kind == "ids":
         print(
-            "no tokenizer: prompts and texts are token ids between spaces; with vocab.json and merges.txt, text"
+            "no tokenizer: prompts and texts are token ids between spaces; for text add vocab.json and merges.txt"
         )
     else:
         print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
     print(
-        f"written to {run.workdir}: generate and evaluate take it; train another with --config.init_from={run.workdir}"
+        f"written to {run.workdir}: use it with generate or evaluate, or train from it with --config.init_from={run.workdir}"
     )
 
 
@@ -51,28 +48,28 @@ def _export(args: argparse.Namespace) -> None:
     for note in export_run(run, args.to_dir):
         print(f"note: {note}")
     print(
-        f"step {run.step} of {args.workdir} written to {args.to_dir}: from_pretrained({args.to_dir!r}) loads it"
+        f"step {run.step} of {args.workdir} written to {args.to_dir}: load it with from_pretrained({args.to_dir!r})"
     )
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser("gpt2", description="GPT-2's weights in and out.")
+    parser = cli.Parser("gpt2", description="Import and export GPT-2 weights.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
     importing = commands.add_parser(
         "import",
-        help="a folder with GPT-2's files -> a run folder",
-        description="Make a run folder of a GPT-2 folder.",
+        help="a GPT-2 folder -> a run folder",
+        description="Write a GPT-2 folder as a run folder.",
     )
     importing.add_argument("--from_dir", default="", help="config.json, model.safetensors (or shards with their "
                            "index), and for text vocab.json and merges.txt, or tokenizer.json")  # fmt: skip
-    importing.add_argument("--from_hub", default="", help="a model's name on the Hugging Face hub, downloaded once: "
+    importing.add_argument("--from_hub", default="", help="the name of a model on the Hugging Face hub: "
                            "openai-community/gpt2")  # fmt: skip
     importing.add_argument("--workdir", required=True, help="the run's folder, new or empty")
     importing.set_defaults(run=_import)
     exporting = commands.add_parser(
         "export",
-        help="a run folder -> a folder that transformers loads",
+        help="a run folder -> a folder for transformers",
         description="Write a run as a GPT-2 folder.",
     )
     exporting.add_argument("--workdir", required=True, help="the run's folder")

@@ -2,10 +2,9 @@
 
     python -m jaxgpt.lora --workdir runs/lora --to_workdir runs/merged
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. The layer
-itself has the two matrices (see layers.Dense); merged, W + lora_alpha / lora_rank * A B is one matrix as before, which
-costs nothing more to use. What is written is a run folder with one checkpoint, for generate, evaluate, gpt2 export and
-init_from; training goes on in the first one.
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. Merged, W + lora_alpha / lora_rank * A B is one matrix, which costs no more
+than W. The result is a run folder with one checkpoint, for generate, evaluate, gpt2 export and init_from; training
+continues only in the original one.
 """
 
 from __future__ import annotations
@@ -35,11 +34,9 @@ def main(argv: list[str]) -> None:
 
     run, to = load(args.workdir, step=args.step), Path(args.to_workdir)
     if not run.config.model.lora_rank:
-        raise UserError(
-            f"{args.workdir} has no low-rank matrices (model.lora_rank=0): there is nothing to merge"
-        )
+        raise UserError(f"{args.workdir} has no low-rank matrices (model.lora_rank=0): nothing to merge")
     if to.exists():
-        raise UserError(f"{to} is there already: give another --to_workdir")
+        raise UserError(f"{to} already exists: give another --to_workdir")
     model_cfg, params = merge_lora(run.config.model, run.params)
     cfg = dataclasses.replace(run.config, model=model_cfg)
     imported = {"name": run.workdir.resolve().name, "format": "merged", "step": run.step}

@@ -327,7 +327,7 @@ CASES = [
         "optim.learning_rate: 0.001 -> 0.01", "another --workdir",
     ),
     case(
-        "another text", RUN, "run was begun with another text", "text_sha256", "another folder",
+        "another text", RUN, "run was started with another text", "text_sha256", "another folder",
         prepare=exchange_text,
     ),
     case(

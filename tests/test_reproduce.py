@@ -83,5 +83,5 @@ def test_another_text_is_refused(copy):
     cfg["data"]["path"] = str(text)
     cfg["model"]["vocab_size"] = None
     (copy / "config.json").write_text(json.dumps(cfg))
-    with pytest.raises(UserError, match="begun with another text"):
+    with pytest.raises(UserError, match="started with another text"):
         reproduce.main(["--workdir", str(copy)])

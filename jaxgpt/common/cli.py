@@ -27,11 +27,18 @@ from jaxgpt.common.files import cache_dir
 from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict, reference
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of a command. Its errors are one line, as everywhere else in jaxgpt."""
 
     def __init__(self, command: str | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         if command is not None:
             kwargs["prog"] = called(command)
         super().__init__(allow_abbrev=False, **kwargs)

@@ -1,4 +1,4 @@
-"""Two curves of losses, compared point by point; and what has changed on the machine between two runs."""
+"""Compare the losses of two runs, and the machines and versions they ran with."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jaxgpt.runs import records
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two curves, point by point: (step, split) in both."""
+    """The comparison of two curves at their common points (step, split)."""
 
     points: int
-    equal: int  # to the last bit
-    largest: float  # difference of two losses, nats a token
+    equal: int  # points with bit-equal losses
+    largest: float  # largest difference, nats per token
     largest_at: tuple[int, str] | None
-    parted_at: tuple[int, str] | None  # the first point further apart than the tolerance
-    parted: tuple[float, float] | None  # the two losses there
+    parted_at: tuple[int, str] | None  # the first point with a difference above the tolerance
+    parted: tuple[float, float] | None  # the two losses at that point
 
 
 def curve(workdir: Path) -> dict[tuple[int, str], float]:
-    """(step, split) -> loss, of a run's metrics.jsonl. Raises UserError where there is none."""
+    """The losses in a run's metrics.jsonl by (step, split). Raises UserError if it can't be read."""
     path = workdir / "metrics.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -45,7 +45,7 @@ def curve(workdir: Path) -> dict[tuple[int, str], float]:
 def compare(
     old: dict[tuple[int, str], float], new: dict[tuple[int, str], float], tolerance: float
 ) -> Comparison:
-    """The two curves where both have a point. Raises UserError where they share none."""
+    """Compare two curves at their common points. Raises UserError if there are none."""
     points = sorted(old.keys() & new.keys())
     if not points:
         raise UserError("the two runs have no step in common: give more --steps")
@@ -63,7 +63,7 @@ def compare(
 
 
 def as_text(found: Comparison, tolerance: float) -> str:
-    """The comparison in words."""
+    """The comparison as a sentence."""
     if found.equal == found.points:
         return f"equal: all {found.points:,} losses, to the last bit"
     step, split = found.largest_at
@@ -75,7 +75,7 @@ def as_text(found: Comparison, tolerance: float) -> str:
 
 
 def changes(workdir: Path) -> list[str]:
-    """What of the first start's versions, commit and machine is another now: `jax: 0.10.1 -> 0.10.2`."""
+    """The differences in versions, commit and machine since the first start: `jax: 0.10.1 -> 0.10.2`."""
 
     def circumstances(start: dict[str, Any]) -> dict[str, Any]:
         return {**start["versions"], **{name: start[name] for name in ("commit", "device", "machine")}}

@@ -1,12 +1,12 @@
-"""GPT-2's weights in and out: folders as the Hugging Face libraries keep them <-> runs of ours.
+"""Import GPT-2 folders of the Hugging Face libraries as runs, and export runs as such folders.
 
     python -m jaxgpt.gpt2 import --from_dir gpt2 --workdir runs/gpt2
     python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported
 
-A folder has config.json, the weights (model.safetensors, or shards with their index) and, for text, the
-tokenizer's files (vocab.json and merges.txt, or tokenizer.json). What is imported is a run folder with one
-checkpoint, step 0: generate, evaluate and jaxgpt.load take it, and training starts from it with init_from. What is
-exported loads in transformers with from_pretrained. Nothing in a folder is run, and pickles are refused.
+A GPT-2 folder has config.json, the weights (model.safetensors, or shards with their index) and, for text, the
+tokenizer files (vocab.json and merges.txt, or tokenizer.json). An import writes a run folder with one checkpoint,
+step 0; it works with generate, evaluate, jaxgpt.load and init_from. An export can be loaded with from_pretrained.
+No code from a folder is executed, and pickles are refused.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from jaxgpt.runs.load import Run, write_run
 from jaxgpt.runs.tensor_files import TensorFiles
 
 CONFIG = "config.json"
-EXPORT = "jaxgpt_export.json"  # what an export says of where it comes from
+EXPORT = "jaxgpt_export.json"  # the provenance of an export
 
 
 def is_gpt2_folder(folder: str | Path) -> bool:
-    """Whether `load` is the one to open a folder: it has a config.json with model_type, and no checkpoints."""
+    """Whether a folder is for this module's `load`: it has a config.json with model_type, and no checkpoints."""
     path = Path(folder)
     if (path / checkpoint.FOLDER).exists() or not (path / CONFIG).is_file():
         return False
@@ -41,10 +41,10 @@ def is_gpt2_folder(folder: str | Path) -> bool:
 
 
 def load(folder: str | Path) -> Run:
-    """A GPT-2 folder as a run of step 0, ready for use: config, model, params, tokenizer.
+    """Open a GPT-2 folder as a run at step 0.
 
-    Where there are no tokenizer files, the tokenizer is of kind `ids`. Raises UserError, one line, for what is
-    damaged, does not fit together, or is another architecture.
+    Without tokenizer files the tokenizer is of kind `ids`. Raises UserError if a file is damaged, if files do not
+    belong together, or for another architecture.
     """
     return _load(Path(folder))[0]
 
@@ -57,21 +57,21 @@ def _load(folder: Path) -> tuple[Run, TensorFiles]:
     gpt2_layout.check_tensors(files, cfg)
     tokenizer = tokenizer_files.read(folder, cfg.vocab_size)
     params = gpt2_layout.read_params(files, cfg)
-    # A vocabulary size of its own, because byte pairs below GPT-2's are otherwise taken to be trained anew.
+    # A config needs the size of a vocabulary other than GPT-2's.
     vocab_size = None if tokenizer.kind == "gpt2" else tokenizer.vocab_size
     data = config.DataConfig(tokenizer=tokenizer.kind, vocab_size=vocab_size)
     return Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder), files
 
 
 def import_folder(folder: str | Path, workdir: str | Path) -> Run:
-    """Write a run folder with one checkpoint, step 0, from a GPT-2 folder; what `load` gives of it is returned.
+    """Write a GPT-2 folder as a run folder with one checkpoint, step 0, and return the run.
 
-    The run folder is there as a whole or not at all. Raises UserError where `workdir` holds anything, and as `load`.
+    Writes the run folder completely or not at all. Raises UserError if `workdir` is not empty, and as `load`.
     """
     folder, workdir = Path(folder), Path(workdir)
-    _check_free(workdir, "--workdir", "the run")
+    check_empty(workdir, "--workdir", "the run")
     run, files = _load(folder)
-    # Where the run's own copy is, so that a text can be encoded for it.
+    # The run's own tokenizer, to encode other texts for it.
     data = dataclasses.replace(run.config.data, tokenizer_path=str(workdir / "tokenizer.json"))
     cfg = config.from_config_dict(config.to_json(dataclasses.replace(run.config, data=data)))
     imported = {"name": folder.resolve().name, "format": "gpt2", "sha256": files.sha256()}
@@ -80,20 +80,20 @@ def import_folder(folder: str | Path, workdir: str | Path) -> Run:
 
 
 def export_run(run: Run, folder: str | Path) -> list[str]:
-    """Write a run as a GPT-2 folder that transformers loads; returns what is written otherwise than it is here.
+    """Write a run as a GPT-2 folder for transformers. Returns notes on what the folder expresses differently.
 
-    The folder is there as a whole or not at all. Raises UserError where it holds anything already, and where the
-    model is not GPT-2's architecture, with every obstacle named.
+    Writes the folder completely or not at all. Raises UserError if it is not empty, or if GPT-2's architecture can't
+    express the model; the error lists every obstacle.
     """
     folder = Path(folder)
     cfg, params = merge_lora(run.config.model, run.params)
     values = gpt2_layout.write_config(cfg, run.tokenizer.eos_id)
-    _check_free(folder, "--to_dir", "the export")
+    check_empty(folder, "--to_dir", "the export")
     records.make_folder(folder.parent)
     notes = [*gpt2_layout.notes(cfg), *tokenizer_files.notes(run.tokenizer)]
     with new_folder(folder) as temporary:
         tensors = gpt2_layout.write_params(cfg, params)
-        # transformers asks for this word before it reads a file.
+        # transformers requires this metadata.
         tensor_files.write_tensors(temporary / tensor_files.FILE, tensors, {"format": "pt"})
         for name, content in tokenizer_files.files_of(run.tokenizer, cfg.context_length).items():
             (temporary / name).write_bytes(content)
@@ -108,14 +108,15 @@ def export_run(run: Run, folder: str | Path) -> list[str]:
     return notes
 
 
-def _check_free(folder: Path, flag: str, what: str) -> None:
+def check_empty(folder: Path, flag: str, what: str) -> None:
+    """Raise UserError if a folder to write to is not empty."""
     if folder.is_dir() and any(folder.iterdir()):
         held = "a run" if (folder / checkpoint.FOLDER).exists() else "files"
-        raise UserError(f"{flag}={folder} holds {held} already: give a new or an empty folder for {what}")
+        raise UserError(f"{flag}={folder} already holds {held}: give a new or empty folder for {what}")
 
 
-def _download(name: str) -> Path:
-    """The folder of a model of the Hugging Face hub, downloaded or from its cache."""
+def download(name: str) -> Path:
+    """The folder of a model on the Hugging Face hub, downloaded or from the cache. Raises UserError."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UserError('--from_hub needs huggingface-hub: pip install "jaxgpt[hub]", or give --from_dir')
     from huggingface_hub import snapshot_download
@@ -124,7 +125,7 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:
-        # Of many kinds, by name, network, token and version; each says why in its first line.
+        # There are many kinds (name, network, token, version); the first line states the reason.
         raise UserError(
             f"--from_hub={name} can't be downloaded ({type(error).__name__}: {first_line(error)}): check the "
             "name and the network, or download the folder elsewhere and give --from_dir"

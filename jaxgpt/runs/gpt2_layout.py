@@ -1,9 +1,8 @@
-"""GPT-2 as the Hugging Face libraries keep it: config.json <-> Model, names and shapes of tensors <-> params.
+"""Convert between GPT-2's files and ours: config.json <-> ModelConfig, tensors <-> params.
 
-The architecture is that of Radford et al. 2019; the names are those of transformers' GPT2LMHeadModel. A linear
-layer there (Conv1D) is stored [in, out] as here, queries, keys and values side by side in one matrix [D, 3D], and
-heads not as an axis of their own: each of our arrays is a part of one of theirs in another shape, number for
-number the same.
+The architecture is GPT-2 (Radford et al. 2019), the names are those of GPT2LMHeadModel in transformers. Its linear
+layers (Conv1D) are stored [in, out] as ours, but queries, keys and values share one matrix [D, 3D], and heads have no
+axis. Each of our arrays is a part of one of theirs in another shape, with the same numbers.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.tensor_files import TensorFiles
 
-MAX_CONFIG_SIZE = 1 << 20  # bytes of a config.json: GPT-2's has 665
-MAX_SIZE = 2**31 - 1  # of any one size in it
+MAX_CONFIG_SIZE = 1 << 20  # bytes; GPT-2's config.json has 665
+MAX_SIZE = 2**31 - 1  # of a number in config.json
 
-# Theirs -> ours. relu2 is their name of max(x, 0)^2.
+# Theirs -> ours. relu2 is max(x, 0)^2.
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu",
                "relu2": "relu_squared"}  # fmt: skip
 _THEIR_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
-# What transformers takes where config.json does not say.
+# The defaults of transformers for fields that config.json lacks.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 50_257,
     "n_positions": 1024,
@@ -51,7 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,  # float32 scores, which ours always are
+    "reorder_and_upcast_attn": False,  # float32 scores, as ours always are
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
@@ -60,10 +59,9 @@ DEFAULTS: dict[str, Any] = {
 
 
 def read_config(path: Path) -> config.ModelConfig:
-    """The Model that a config.json describes. Raises UserError that lists in one line all that can't be had.
+    """The ModelConfig that a config.json describes. Raises UserError with everything that is not supported.
 
-    Of its three rates of dropout, which act in training only, resid_pdrop is taken. What a model does not need
-    (summary_type, use_cache, ...) is passed over.
+    Of the three dropout rates resid_pdrop is used. Fields that do not influence the model are ignored.
     """
     try:
         values = read_json(path, MAX_CONFIG_SIZE)
@@ -72,9 +70,9 @@ def read_config(path: Path) -> config.ModelConfig:
             f"cannot read {path} ({error.strerror}): give a folder with GPT-2's config.json"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): give a whole config.json") from None
+        raise UserError(f"{path} is not valid JSON ({error}): give a complete config.json") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no JSON object: give a model's config.json")
+        raise UserError(f"{path} is not a JSON object: give a model's config.json")
     if values.get("model_type") != "gpt2":
         raise UserError(f"{path} has model_type={values.get('model_type')!r}: only 'gpt2' can be imported")
     if problems := _config_problems(values):
@@ -115,28 +113,28 @@ def _config_problems(values: dict[str, Any]) -> list[str]:
         problems.append(f"n_embd={given['n_embd']} is not a multiple of n_head={given['n_head']}")
     if not isinstance(given["activation_function"], str) or given["activation_function"] not in ACTIVATIONS:
         problems.append(
-            f"activation_function={given['activation_function']!r} is none of {', '.join(ACTIVATIONS)}"
+            f"activation_function={given['activation_function']!r} is not one of {', '.join(ACTIVATIONS)}"
         )
     if given["layer_norm_epsilon"] != EPSILON:
         problems.append(
-            f"layer_norm_epsilon={given['layer_norm_epsilon']}, where every norm here adds {EPSILON:g} "
-            "(another would give other logits)"
+            f"layer_norm_epsilon={given['layer_norm_epsilon']}, every norm here uses {EPSILON:g} "
+            "(the logits would differ)"
         )
     if given["scale_attn_by_inverse_layer_idx"]:
         problems.append(
-            "scale_attn_by_inverse_layer_idx=true, where all layers here scale their scores alike"
+            "scale_attn_by_inverse_layer_idx=true, but all layers here scale their scores in the same way"
         )
     if given["add_cross_attention"]:
-        problems.append("add_cross_attention=true, and there is no encoder here")
+        problems.append("add_cross_attention=true, but there is no encoder here")
     if values.get("auto_map"):
-        problems.append("auto_map names code that comes with the model, and none is run here")
+        problems.append("auto_map names code of the model, and no such code is executed")
     if values.get("quantization_config"):
-        problems.append("quantization_config: give the weights as they were before")
+        problems.append("quantization_config: give the weights before quantization")
     return problems
 
 
 def write_config(cfg: config.ModelConfig, eos_id: int | None) -> dict[str, Any]:
-    """What `read_config` reads, as a dictionary. Raises UserError that names every obstacle: see `obstacles`."""
+    """The content of a config.json. Raises UserError with every one of the model's `obstacles`."""
     if found := obstacles(cfg):
         raise UserError(f"this model can't be exported as GPT-2, which has {'; '.join(found)}")
     return {
@@ -166,12 +164,12 @@ def write_config(cfg: config.ModelConfig, eos_id: int | None) -> dict[str, Any]:
 
 
 def _scaled(cfg: config.ModelConfig) -> bool:
-    """Whether scores are q k / sqrt(K); else they are q k itself."""
+    """Whether the scores are q k / sqrt(K), not q k."""
     return cfg.attention_scale is None or math.isclose(cfg.attention_scale, cfg.head_dim**-0.5, rel_tol=1e-7)
 
 
-# The fields that GPT-2 can express, in part or wholly, or that change no result; each other one must be as it is by
-# default, so that a field that comes to Model one day is not left out in silence.
+# The fields that GPT-2 can express, at least in part, or that change no result. All others must have their default:
+# a field that is added later is then reported, not ignored.
 _EXPRESSED = frozenset(
     "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff dropout_rate activation "
     "position rotary_base norm attention_scale attention_window use_bias tie_embeddings init zero_init dtype".split()
@@ -179,7 +177,7 @@ _EXPRESSED = frozenset(
 
 
 def obstacles(cfg: config.ModelConfig) -> list[str]:
-    """Everything of a model that GPT-2's architecture can't express, as what GPT-2 has instead."""
+    """What GPT-2's architecture can't express of a model, each as `GPT-2's feature, not model.field=value`."""
     found = []
     if cfg.position == "rotary":
         found.append("a table of positions, not model.position='rotary'")
@@ -206,7 +204,7 @@ def obstacles(cfg: config.ModelConfig) -> list[str]:
 
 
 def notes(cfg: config.ModelConfig) -> list[str]:
-    """What is written otherwise than it is here, to the same effect."""
+    """What an export expresses differently, with the same result."""
     said = []
     if not cfg.use_bias:
         said.append("biases, which this model lacks, are written as zeros")
@@ -227,7 +225,7 @@ def notes(cfg: config.ModelConfig) -> list[str]:
 
 # --- tensors --------------------------------------------------------------------------------------------
 
-# Theirs, its shape, and the parts of ours that lie in it side by side along the last axis.
+# Their tensor, its shape, and our arrays in it, concatenated along the last axis.
 BLOCK = (
     ("ln_1.weight", "D", "attention_norm/scale"),
     ("ln_1.bias", "D", "attention_norm/bias"),
@@ -249,7 +247,7 @@ REST = (
     ("ln_f.bias", "D", "final_norm/bias"),
 )
 HEAD = "lm_head.weight"  # [V, D]: ours is transposed
-PREFIX = "transformer."  # of all but the head, where the model was saved with one
+PREFIX = "transformer."  # of all names except the head, if the model was saved with a head
 _LAYER = re.compile(r"(?:transformer\.)?h\.(\d{1,9})\.")
 _BUFFER = re.compile(
     r"(?:transformer\.)?h\.\d+\.attn\.(bias|masked_bias)"
@@ -258,7 +256,7 @@ _BUFFER = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """One of their tensors: its name (without prefix), its shape, and the paths of ours that it holds."""
+    """One of their tensors: its name without prefix, its shape, and the paths of our arrays in it."""
 
     name: str
     shape: tuple[int, ...]
@@ -266,7 +264,7 @@ class Place:
 
 
 def places(cfg: config.ModelConfig) -> list[Place]:
-    """All tensors of a model, in the order of the forward pass; the head where it is not tied."""
+    """All tensors of a model in the order of the forward pass, with the head if it is not tied."""
     sizes = {"V": cfg.vocab_size, "T": cfg.context_length, "D": cfg.d_model, "3D": 3 * cfg.d_model,
              "F": cfg.mlp_width}  # fmt: skip
 
@@ -282,10 +280,10 @@ def places(cfg: config.ModelConfig) -> list[Place]:
 
 
 def check_tensors(files: TensorFiles, cfg: config.ModelConfig) -> dict[str, Place]:
-    """The place of every stored tensor that belongs to the model, by its name in the files.
+    """The place of every tensor of the model by its name in the files.
 
-    Only headers are read, and nothing is made of the size that a config.json alone claims. Raises UserError where
-    layers, names or shapes are not those of the config.
+    Reads only headers, and allocates nothing: a config.json may claim any size. Raises UserError if layers, names or
+    shapes differ from the config's.
     """
     names = files.names()
     layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
@@ -310,7 +308,7 @@ def check_tensors(files: TensorFiles, cfg: config.ModelConfig) -> dict[str, Plac
 
 
 def read_params(files: TensorFiles, cfg: config.ModelConfig) -> dict:
-    """The params [float32] of a model from its files, as `check_tensors` has them. Raises UserError."""
+    """The params (float32) of a model from its files. Raises UserError, as `check_tensors`."""
     shapes = {path: leaf.shape for path, leaf in named_leaves(param_shapes(cfg))}
     params: dict[str, Any] = {}
     for name, place in check_tensors(files, cfg).items():
@@ -327,7 +325,7 @@ def read_params(files: TensorFiles, cfg: config.ModelConfig) -> dict:
 
 
 def _check_tied(files: TensorFiles, table_VD: np.ndarray) -> None:
-    """A head that is stored though tied must be the table, as transformers takes it to be."""
+    """Raise UserError if a tied head is stored and differs from the table: transformers uses the table."""
     if files.shape(HEAD) != table_VD.shape or not np.array_equal(files.read(HEAD), table_VD):
         raise UserError(
             f"{files.source} has an {HEAD} other than wte.weight, though its config.json ties the two: "
@@ -336,7 +334,7 @@ def _check_tied(files: TensorFiles, table_VD: np.ndarray) -> None:
 
 
 def write_params(cfg: config.ModelConfig, params: dict) -> dict[str, np.ndarray]:
-    """Their tensors by name, as `read_params` reads them. The model has no `obstacles`."""
+    """Their tensors by name, as `read_params` reads them, for a model without `obstacles`."""
     ours = dict(named_leaves(params))
     return {
         (place.name if place.name == HEAD else PREFIX + place.name): _theirs(cfg, place, ours)

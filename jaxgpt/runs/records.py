@@ -1,11 +1,11 @@
-"""What a run writes beside its checkpoints: config, provenance, metrics, samples, embedding tables.
+"""The files of a run other than its checkpoints: config, provenance, metrics, samples, embedding tables.
 
 RUN/config.json     the resolved config
 RUN/run.json        versions, device, commit, hashes, parameter count, baselines, each start and what it changed
 RUN/tokenizer.json  the tokenizer
-RUN/metrics.jsonl   one JSON object a line: step, split "train" or "valid", loss, ...; split "change": a new num_steps
-RUN/samples/        text written at every evaluation, one file a step
-RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one .npz a step
+RUN/metrics.jsonl   one JSON object per line: step, split "train" or "valid", loss, ...; split "change": a new num_steps
+RUN/samples/        the text sampled at each evaluation, one file per step
+RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one .npz file per step
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common.files import errors_name, lock, read_json, write_atomically, write_json
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, UserError, first_line
 
 Changes = dict[str, tuple[Any, Any]]  # the old and the new value of a field, by dotted name
 
 
 def make_folder(workdir: Path) -> None:
-    """Make the run's folder where it is not there. Raises UserError where that can't be done."""
+    """Create the folder if it does not exist. Raises UserError if that fails."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(
-            f"{workdir} is a file, not a folder, or lies below one: give another --workdir"
+            f"{workdir} or a part of its path is a file, not a folder: give another --workdir"
         ) from None
     except OSError as error:
         raise UserError(
@@ -48,7 +48,7 @@ def make_folder(workdir: Path) -> None:
 
 
 class FolderLock:
-    """Only one process trains in a folder. The system lets go of the lock when the process ends, however."""
+    """A lock so that only one process trains in a folder. The system releases it when the process ends or is killed."""
 
     def __init__(self, workdir: Path) -> None:
         self._file = (workdir / ".lock").open("w")
@@ -61,6 +61,7 @@ class FolderLock:
             ) from None
 
     def release(self) -> None:
+        """Allow other processes to train in the folder."""
         self._file.close()
 
 
@@ -98,14 +99,14 @@ def check_same_config(workdir: Path, cfg: Config, steps_done: int) -> Config | N
 
 
 def versions() -> dict[str, str]:
-    """What the numbers of a run depend on besides its config."""
+    """The versions of the packages that influence the numbers of a run."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
     found = {"python": platform.python_version(), "jaxgpt": importlib.metadata.version("jaxgpt")}
     return found | {name: importlib.metadata.version(name) for name in packages}
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `+changes` where files differ from it; None outside git."""
+    """The commit of the running code, with `+changes` if files differ from it; None outside git."""
     here = Path(__file__).parents[1]  # the package
 
     def git(*arguments: str) -> str:
@@ -113,7 +114,7 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        # Only this package's own checkout counts, not one that a virtual environment happens to lie in.
+        # Only this package's own checkout counts, not a repository around a virtual environment.
         git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
@@ -132,7 +133,7 @@ def command_line() -> str:
 
 
 def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
-    """One start of the run: when, from which step, with what command, code, machine and changed fields."""
+    """One start of the run: its time, step, command, code, machine and changed fields."""
     changed = [{"field": name, "from": old, "to": new} for name, (old, new) in (changes or {}).items()]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -147,39 +148,36 @@ def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
 
 
 def read_run_json(workdir: Path) -> dict[str, Any]:
-    """The facts of a run; `starts` alone where there is no run.json. Raises UserError for a damaged one."""
+    """The content of run.json, or only an empty `starts` if it does not exist. Raises UserError if it is damaged."""
     path = workdir / "run.json"
     if not path.exists():
         return {"starts": []}
     try:
         facts = read_json(path)
         return {**facts, "starts": list(facts["starts"])}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} can't be read: give another --workdir") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}): give another --workdir") from None
 
 
 def imported_from(workdir: Path) -> str | None:
-    """The name of what the model in a folder was imported from; None where it was trained here."""
+    """The name of the source of an imported model; None if the model was trained in this folder."""
     imported = read_run_json(workdir).get("imported")
     return str(imported.get("name")) if isinstance(imported, dict) else None
 
 
 def check_same_text(workdir: Path, **hashes: str) -> None:
-    """Raises UserError where `text_sha256` or `tokenizer_sha256` are not those that the run began with.
-
-    To be asked before anything is written into the folder.
-    """
+    """Raise UserError if `text_sha256` or `tokenizer_sha256` differs from the run's. Call it before writing anything."""
     old = read_run_json(workdir)
     for name, now in hashes.items():
         if old["starts"] and old.get(name) != now:
             raise UserError(
-                f"{workdir} was begun with another text or tokenizer ({name} {str(old.get(name))[:12]}... "
-                f"is now {now[:12]}...): give the old text, or another folder"
+                f"{workdir} was started with another text or tokenizer ({name} was {str(old.get(name))[:12]}..., "
+                f"is {now[:12]}...): give the old text, or another folder"
             )
 
 
 def write_run_json(workdir: Path, facts: dict[str, Any], step: int, changes: Changes | None = None) -> None:
-    """Write the facts of a run and add this start, and what it changed, to `starts`."""
+    """Write run.json, and add this start with its changed fields to `starts`."""
     old = read_run_json(workdir)
     kept = {name: old[name] for name in ("started_from",) if name in old}
     write_json(
@@ -188,11 +186,11 @@ def write_run_json(workdir: Path, facts: dict[str, Any], step: int, changes: Cha
 
 
 def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:
-    """Raises UserError where a run that has no checkpoint yet was begun with other first parameters."""
+    """Raise UserError if a run without a checkpoint was started with other initial parameters."""
     old = read_run_json(workdir).get("started_from", started_from)
     if old != started_from:
         raise UserError(
-            f"{workdir} was begun from {old['source']} when it was another (step {old['step']}, now "
+            f"{workdir} was started from {old['source']}, which has changed since (step {old['step']}, now "
             f"{started_from['step']}; checksum {old['checksum']}, now {started_from['checksum']}): give another --workdir"
         )
 
@@ -208,15 +206,14 @@ def read_metrics(workdir: Path, step: int) -> list[dict[str, Any]]:
                     if line["step"] <= step:
                         lines.append(line)
                 except (ValueError, KeyError, TypeError):
-                    break  # cut off in the middle of a line by a kill; nothing after it counts
+                    break  # a killed process left an incomplete line: ignore it and all after it
     return lines
 
 
 class MetricsLog:
-    """metrics.jsonl, and TensorBoard events where asked for.
+    """Writes metrics.jsonl, and TensorBoard events on request.
 
-    A run that goes on from step k first drops every line past k: those steps are about to be done again, and
-    nothing may be counted twice.
+    A run that resumes from step k first removes the lines after k: these steps will be done again.
     """
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool = False, writes: bool = True) -> None:
@@ -224,14 +221,14 @@ class MetricsLog:
         self._path = workdir / "metrics.jsonl"
         lines = read_metrics(workdir, step)
         self._valid_losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
-        # One process of several writes; the others follow what it would have read.
+        # Only the first of several processes writes; all read the same lines.
         if writes:
             write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = (self._path if writes else Path(os.devnull)).open("a", encoding="utf-8")
         self._events = _event_writer(workdir, step) if tensorboard and writes else None
 
     def write(self, step: int, split: str, **values: float | None) -> None:
-        """Add a line. None stands for what is not a finite number."""
+        """Add a line. None stands for a number that is not finite."""
         line = {"step": step, "split": split, **values}
         if split == "valid":
             self._valid_losses[step] = values["loss"]
@@ -248,12 +245,13 @@ class MetricsLog:
         return dict(self._valid_losses)
 
     def sync(self) -> None:
-        """Make sure that the lines outlive the machine: before a checkpoint says that its step is done."""
+        """Write all lines to the disk. Call it before a checkpoint, so that no checkpoint is ahead of its metrics."""
         if self._writes:
             with errors_name(self._path):
                 os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the files."""
         with errors_name(self._path):
             self._file.close()
         if self._events is not None:
@@ -274,7 +272,7 @@ def _event_writer(workdir: Path, step: int):
 
 
 def require_tensorboard() -> None:
-    """Raise UserError that says what to install, where tensorboardX is missing."""
+    """Raise UserError with the package to install if tensorboardX is missing."""
     try:
         import tensorboardX  # noqa: F401
     except ImportError:
@@ -284,7 +282,7 @@ def require_tensorboard() -> None:
 
 
 def snapshot_steps(num_steps: int, count: int) -> list[int]:
-    """Step 0 and `count` log-spaced steps from 1 to num_steps, without repeats; none where count is 0."""
+    """Step 0 and `count` log-spaced steps from 1 to num_steps, without duplicates. Empty if count is 0."""
     if count == 0:
         return []
     return sorted(
@@ -293,13 +291,13 @@ def snapshot_steps(num_steps: int, count: int) -> list[int]:
 
 
 def embedding_tables(params: dict) -> dict[str, jax.Array]:
-    """The token table [rows, D] and, where there is one, the position table [T, D]."""
+    """The token table [rows, D] and, for learned positions, the position table [T, D]."""
     names = {"token": "token_embedding", "position": "position_embedding"}
     return {name: params[path]["embedding"] for name, path in names.items() if path in params}
 
 
 def write_embeddings(workdir: Path, step: int, tables: dict[str, jax.Array], vocab_size: int) -> None:
-    """Keep `embedding_tables`, without the padding of the token table."""
+    """Write `embedding_tables` of a step, without the padding rows of the token table."""
     tables = {name: np.asarray(table) for name, table in tables.items()}
     tables["token"] = tables["token"][:vocab_size]
     folder = workdir / "embeddings"
@@ -310,7 +308,7 @@ def write_embeddings(workdir: Path, step: int, tables: dict[str, jax.Array], voc
 
 
 def write_sample(workdir: Path, step: int, text: str) -> None:
-    """Keep the text that the model wrote at a step."""
+    """Write the text that the model generated at a step."""
     folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
     write_atomically(folder / f"{step:08d}.txt", (text + "\n").encode("utf-8", errors="replace"))

@@ -146,4 +146,4 @@ def test_such_models_train_are_kept_and_read_back(changes, tmp_path, monkeypatch
     monkeypatch.setattr("jaxgpt.common.cli.set_up_process", lambda: None)
     evaluate.main(["--workdir", str(tmp_path / "run")])
     printed = capsys.readouterr().out
-    assert ("no causal mask: each token was in sight" in printed) == (changes == {"causal": False})
+    assert ("no causal mask: the model sees each token" in printed) == (changes == {"causal": False})

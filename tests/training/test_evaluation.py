@@ -90,7 +90,7 @@ def test_another_text_token_by_token(run_folder, tmp_path, monkeypatch, capsys):
         figures["loss"], rel=1e-5
     )
     table = run_main(monkeypatch, capsys, *arguments)
-    assert "'k'" in table and "bits a char" in table
+    assert "'k'" in table and "bits per char" in table
 
 
 def test_bits_per_byte_and_per_character_differ_where_characters_have_several_bytes(tmp_path):
