@@ -31,7 +31,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the default of each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, "", False) else super()._get_help_string(action)
+        has_default = action.default not in (None, "") and action.default is not False
+        return super()._get_help_string(action) if has_default else action.help
 
 
 class Parser(argparse.ArgumentParser):

@@ -425,7 +425,7 @@ BPE_JSON = {
 BAD_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), "cannot read folder/config.json"),
     "config is no JSON": (write("config.json", "{"), "is not valid JSON"),
-    "config is a list": (write("config.json", "[]"), "no JSON object"),
+    "config is a list": (write("config.json", "[]"), "not a JSON object"),
     "config is deep": (write("config.json", "[" * 200_000), "is not valid JSON"),
     "config is binary": (write("config.json", b"\xff\xfe"), "is not valid JSON"),
     "config is huge": (write("config.json", " " * (2 << 20)), "larger than 1 MiB"),
@@ -504,7 +504,7 @@ def test_what_is_there_is_not_overwritten_and_flags_are_checked(tmp_path, monkey
         (
             "gpt2 import --from_dir folder --workdir run",
             "--workdir=run already holds a run",
-            "new or an empty",
+            "new or empty",
         ),
         ("gpt2 import --from_dir folder --workdir folder", "--workdir=folder already holds files"),
         ("gpt2 import --from_dir nope --workdir new", "no folder nope"),
