@@ -1,6 +1,6 @@
-"""Causally masked multi-head attention (model.causal=False: not masked), by formula and fused.
+"""Multi-head attention with a causal mask (none with model.causal=False), explicit and fused.
 
-Dimensions as in model.py, and G heads of keys and values, each for R = H / G heads of queries.
+Shapes as in gpt.py; each of the G heads of keys and values serves R = H / G heads of queries.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jaxgpt.model.layers import Dense, Dropout, normalize, record, rotate, soft_
 
 
 def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
-    """[B, T, S], true where the query at a position may see key s: exactly the keys 0..position.
+    """[B, T, S], true where the query at a position may see key s: the keys 0..position.
 
-    With a window only the last so many of them (Child et al. 2019; Beltagy et al. 2020).
+    With a window, only the last `window` of them (Child et al. 2019; Beltagy et al. 2020).
     """
     keys = jnp.arange(num_keys)
     mask = keys <= positions_BT[..., None]
@@ -29,9 +29,9 @@ def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = Non
 def attention_scores(
     q_BTHK: jax.Array, k_BSGK: jax.Array, scale: float | None = None, softcap: float = 0.0
 ) -> jax.Array:
-    """q k / sqrt(K), how well each query matches each key: [B, H, T, S], float32 whatever the inputs are.
+    """q k / sqrt(K), how well each query matches each key: [B, H, T, S], always float32.
 
-    Head h of the queries meets head h // R of the keys (Ainslie et al. 2023).
+    Head h of the queries uses head h // R of the keys (Ainslie et al. 2023).
     """
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
@@ -56,7 +56,7 @@ def _weights_jvp(primals, tangents):
 
 
 def weighted_values(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
-    """Each query's mean of the values by its weights: [B, T, H, K]."""
+    """For each query the weighted mean of the values: [B, T, H, K]."""
     B, H, T, S = weights_BHTS.shape
     G = v_BSGK.shape[2]
     weights_BGRTS = weights_BHTS.reshape(B, G, H // G, T, S).astype(v_BSGK.dtype)
@@ -70,7 +70,7 @@ def fused_attention(
     v_BTGK: jax.Array,
     implementation: str = "cudnn",
 ) -> jax.Array:
-    """The same mean in one kernel that never forms the weights (Dao et al. 2022): [B, T, H, K].
+    """The same in one kernel that never forms the weights (Dao et al. 2022): [B, T, H, K].
 
     All windows start at position 0. `implementation` is jax.nn.dot_product_attention's: "cudnn" on a GPU;
     "xla" is the same call for tests on any device.
@@ -83,7 +83,7 @@ def fused_attention(
 
 
 def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
-    """Whether training runs fused. Raises UserError where that is asked for and the machine has no GPU."""
+    """Whether attention is computed by the fused kernel. Raises UserError if it is asked for and there is no GPU."""
     on_gpu = jax.default_backend() == "gpu"
     if attention == "cudnn" and not on_gpu:
         raise UserError(
@@ -94,10 +94,10 @@ def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
 
 
 class Attention(nn.Module):
-    """Causally masked multi-head attention: every head proposes a change, W_O mixes them into one.
+    """Every head proposes a change of the stream; W_O mixes them into one.
 
-    concat(heads) W_O is the same as the sum over heads of head_h W_O[h]: the kernel of `out` is kept as
-    [H, K, D] so that each head's own part can be read off.
+    concat(heads) W_O equals the sum over heads of head_h W_O[h]. The kernel of `out` is stored as [H, K, D], so that
+    the part of each head can be read off.
     """
 
     cfg: config.ModelConfig
@@ -112,17 +112,17 @@ class Attention(nn.Module):
         first_values: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
-        """Returns the change [B, T, D]; these tokens' keys and values [B, T, G, K], for a cache; and their values
+        """Returns the change [B, T, D]; keys and values of these tokens [B, T, G, K], for a cache; and their values
         before any mixing, which later layers take as `first_values`.
 
-        `past` are the keys, values and lengths [B] that a layer's cache holds.
+        `past` holds the keys, values and lengths [B] of this layer's cache.
         """
         cfg = self.cfg
         q_BTHK = Dense(cfg, name="query")(x_BTD)
         k_BTGK = Dense(cfg, name="key")(x_BTD)
         v_BTGK = own_values = Dense(cfg, name="value")(x_BTD)
         if cfg.qk_norm:
-            # Henry et al. 2020; without it large rates make scores grow until the softmax is stuck.
+            # Henry et al. 2020. Without it, large learning rates make scores grow until the softmax saturates.
             q_BTHK, k_BTGK = normalize(q_BTHK, False), normalize(k_BTGK, False)
         if cfg.position == "rotary":
             q_BTHK, k_BTGK = (
@@ -135,12 +135,12 @@ class Attention(nn.Module):
             heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
         else:
             scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
-            # These tokens among themselves: what counts is how far apart they are.
+            # Among these tokens only the distance counts.
             T = x_BTD.shape[1]
             seen_by = np.arange(T) if cfg.causal else np.full(T, T - 1)
             mask_BTS = causal_mask(seen_by[None], T, cfg.attention_window)
             if past is not None:
-                # Beside those of the cache, which is only read here: it is written after the last layer.
+                # And the tokens of the cache, which is only read here: it is written after the last layer.
                 keys_BSGK, values_BSGK, length_B = past
                 kept = attention_scores(q_BTHK, keys_BSGK, cfg.attention_scale, cfg.attention_softcap)
                 S = keys_BSGK.shape[1]

@@ -1,31 +1,31 @@
 """The decoder-only transformer: a pure function of (params, tokens).
 
-Legend of dimensions, used as suffixes of names and as letters in einsum strings:
+Legend of shapes, in suffixes of names and in einsum strings:
 
     B batch   T query position   S key position   D d_model   H heads   K head width (D / H)
-    G heads of keys and values (H unless num_kv_heads says otherwise)   F width of the MLP's hidden layer
+    G heads of keys and values (num_kv_heads, or H)   F width of the MLP's hidden layer
     V vocabulary; of the tables, rounded up to vocab_multiple
-    E width of the token table (D unless embedding_dim says otherwise)   r rank of a low-rank change
+    E width of the token table (embedding_dim, or D)   r rank of a low-rank change
 
-Parameter paths, which optimizers and other tables refer to:
+Parameter paths:
 
     token_embedding/embedding                      [V, E]
-    embedding_projection/kernel                    [E, D]                embedding_dim, where it is not D
+    embedding_projection/kernel                    [E, D]                if E is not D
     position_embedding/embedding                   [context_length, D]   position="learned"
     block_<i>/attention_norm/{scale,bias}          [D]
     block_<i>/attention/query/kernel               [D, H, K], bias [H, K]
     block_<i>/attention/{key,value}/kernel         [D, G, K], bias [G, K]
     block_<i>/attention/out/kernel                 [H, K, D], bias [D]
-    block_<i>/attention/value_mix                  [2]                   value_residual, but block_0
+    block_<i>/attention/value_mix                  [2]                   value_residual; not in block_0
     block_<i>/embedding_mix                        [2]                   embedding_residual
-    block_<i>/mlp_norm/{scale,bias}                [D]                   with d_ff=0 neither this nor the MLP
+    block_<i>/mlp_norm/{scale,bias}                [D]                   not with d_ff=0, nor the MLP
     block_<i>/mlp/{up,gate}/kernel                 [D, F], bias [F]      gate: swiglu and geglu only
     block_<i>/mlp/down/kernel                      [F, D], bias [D]
     final_norm/{scale,bias}                        [D]
     head/kernel                                    [D, V]                tie_embeddings=False
 
-With a lora_rank the layers of lora_targets also have lora_a [in..., r] and lora_b [r, out...], beside their kernels.
-Biases are there with use_bias=True (rmsnorm has none); rmsnorm_plain has no parameters at all.
+With a lora_rank the layers of lora_targets also have lora_a [in..., r] and lora_b [r, out...].
+Biases exist with use_bias=True (rmsnorm has none); rmsnorm_plain has no parameters.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from jaxgpt.model.sharding import BATCH, constrain
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, so that one more token costs one position's work.
+    """Keys and values of the tokens seen so far, so that one more token costs the work of one position.
 
-    Rows of a batch may hold different numbers of tokens. Slots at and past a row's length weigh nothing: the
-    mask hides them, and the next tokens overwrite them.
+    Rows of a batch may hold different numbers of tokens. The mask hides the slots from a row's length on; the next
+    tokens overwrite them.
     """
 
     keys: tuple[jax.Array, ...]  # one [B, G, S, K] a layer, S = slots
@@ -60,12 +60,12 @@ class KVCache(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """S: tokens that there is room for."""
+        """S: the tokens that fit."""
         return self.keys[0].shape[2]
 
     @classmethod
     def empty(cls, cfg: config.ModelConfig, batch_size: int, slots: int) -> KVCache:
-        """A cache for `slots` tokens (at most context_length) a row, none seen yet, in the model's dtype."""
+        """An empty cache for `slots` tokens (at most context_length) per row, in the model's dtype."""
         heads = (batch_size, cfg.kv_heads)
         keys, values = (
             tuple(jnp.zeros((*heads, *shape), cfg.dtype) for _ in range(cfg.num_layers))
@@ -74,15 +74,15 @@ class KVCache(NamedTuple):
         return cls(keys, values, jnp.zeros((batch_size,), jnp.int32))
 
     def layer(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Keys and values [B, S, G, K] of a layer, and how many slots of each row count [B].
+        """Keys and values [B, S, G, K] of a layer, and how many slots of each row are used [B].
 
-        Kept, their axes are in the order in which attention's two products read them; in another XLA's CPU
-        backend would copy all of them into it for every token.
+        They are stored with their axes in the order in which attention's two products read them. In any other order
+        XLA's CPU backend would copy them for every token.
         """
         return jnp.moveaxis(self.keys[i], 2, 1), jnp.moveaxis(self.values[i], 3, 1), self.length_B
 
     def append(self, new: list[tuple[jax.Array, jax.Array]]) -> KVCache:
-        """With each layer's keys and values [B, T, G, K] of T more tokens a row."""
+        """Append T tokens per row, given the keys and values [B, T, G, K] of each layer."""
         T = new[0][0].shape[1]
         rows_B1 = jnp.arange(len(self.length_B))[:, None]
         slots_BT = self.length_B[:, None] + jnp.arange(T)
@@ -94,9 +94,9 @@ class KVCache(NamedTuple):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): each layer only has to learn a change.
+    """x + attention(norm(x)), then x + mlp(norm(x)): each layer learns a change only.
 
-    With residual=False the sums are gone, and x with them: attention(norm(x)), then mlp(norm(x)).
+    With residual=False, x is not added: attention(norm(x)), then mlp(norm(x)).
     """
 
     cfg: config.ModelConfig
@@ -104,8 +104,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, past=None, start_BTD=None, first_values=None, train=False):
-        """Returns the residual stream [B, T, D] after both changes, and these tokens' keys and values and own
-        values as Attention does. `start_BTD` is the embedding, `first_values` are the first layer's values."""
+        """Returns the residual stream [B, T, D] after both changes, then what Attention returns.
+
+        `start_BTD` is the embedding, `first_values` are the values of the first layer."""
         cfg = self.cfg
         if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
             mix = self.param("embedding_mix", initializer("embedding_mix"), (2,)).astype(x_BTD.dtype)
@@ -128,10 +129,10 @@ class Block(nn.Module):
         return x_BTD, new, own_values
 
 
-# What the backward pass finds kept; the rest it computes again (Chen et al. 2016).
+# What is kept for the backward pass, which recomputes the rest (Chen et al. 2016).
 REMATS = {
     "none": None,
-    # Results of matrix products with parameters stay, all between them (scores, norms, activations) goes.
+    # Products with parameters are kept, everything between them (scores, norms, activations) is recomputed.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -140,16 +141,15 @@ REMATS = {
 class GPT(nn.Module):
     """Tokens in, logits of the next token out.
 
-    `model.apply({"params": params}, tokens_BT)` gives logits [B, T, V], float32; with `cache=` it gives
-    (logits, cache), where the tokens go on from what the cache has seen; with `train=True` dropout is on and
+    `model.apply({"params": params}, tokens_BT)` gives logits [B, T, V], float32. With `cache=` it gives
+    (logits, cache), and the tokens continue what the cache has seen. With `train=True` dropout is on and
     `rngs={"dropout": key}` is needed. Parameters come from `init_params`.
 
-    `attention` and `remat` change how a result is computed, not what it is: see config.TrainConfig.
+    `attention` and `remat` change how a result is computed, not the result: see config.TrainConfig.
 
-    Layers are unrolled, `block_0`, `block_1`, ...: every parameter has a path of its own that reads like the
-    architecture. Stacked and scanned they were no better: on a CPU (seconds to compile, milliseconds a step, one
-    core) 4 x 128 took 5.4 and 80 against 4.5 and 69, and 12 x 768 took 4.2 and 3105 against 5.0 and 2633, as XLA
-    compiles equal kernels once anyway.
+    Layers are unrolled, `block_0`, `block_1`, ...: every parameter has a path that reads like the architecture.
+    Stacking and scanning them was no better. On one CPU core (seconds to compile, milliseconds per step) 4 x 128 took
+    5.4 and 80 scanned, 4.5 and 69 unrolled; 12 x 768 took 4.2 and 3105, 5.0 and 2633: XLA compiles equal kernels once.
     """
 
     cfg: config.ModelConfig
@@ -190,8 +190,8 @@ class GPT(nn.Module):
         return logits_BTV if cache is None else (logits_BTV, cache)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        """The start of the residual stream: the token's row, projected where it is narrow, plus the position's vector."""
-        # Rows are looked up in a table that is whole along E (where it is spread over fsdp, it is gathered first).
+        """The start of the residual stream: the token's row, projected if it is narrow, plus the vector of the position."""
+        # The lookup needs complete rows: a table that is split over fsdp is gathered first.
         table_VE = constrain(self.token_embedding.embedding, "tensor", None)
         x_BTD = rows_BTE = jnp.take(table_VE.astype(self.cfg.dtype), tokens_BT, axis=0)
         if self.cfg.factorised:
@@ -213,8 +213,7 @@ class GPT(nn.Module):
     ):
         """The residual stream after all blocks and the final norm [B, T, D], and the cache (or None).
 
-        `cache_is_empty` says that the cache holds nothing yet and need not be read: a prefill, at the cost of a
-        pass without a cache.
+        `cache_is_empty` says that the cache need not be read yet: a prefill costs the same as a pass without a cache.
         """
         if cache is not None and not self.cfg.causal:
             raise UserError(
@@ -227,7 +226,7 @@ class GPT(nn.Module):
             what = f"context_length={room}" if cache is None else f"a cache of {room}"
             raise UserError(f"{num_tokens} tokens do not fit into {what}: give fewer")
         reads = cache is not None and not cache_is_empty
-        # Without a past positions are known now, the same for all rows: what follows from them is a constant.
+        # Without a past, positions are known while tracing, the same for all rows: what depends on them is a constant.
         positions_BT = np.arange(num_tokens)[None]
         if reads:
             positions_BT = cache.length_B[:, None] + positions_BT
@@ -245,7 +244,7 @@ class GPT(nn.Module):
         return features_BTD, cache.append(news) if cache else None
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits [..., V], float32: how well the stream's vector matches each row of the (tied) table."""
+        """Logits [..., V], float32: how well each vector of the stream matches each row of the (tied) table."""
         cfg, params = self.cfg, {"token_embedding": {"embedding": self.token_embedding.embedding}}
         if cfg.factorised:
             params["embedding_projection"] = {"kernel": self.embedding_projection.kernel}
@@ -255,10 +254,10 @@ class GPT(nn.Module):
 
 
 def output_side(cfg: config.ModelConfig, params: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the logits are the products of: the stream's vectors, and the table's rows that they are matched with.
+    """The two factors of the logits: vectors of the stream, and the table whose rows they are matched with.
 
-    The head's table [V, D] where it is its own; else the token table [V, E], for which the stream goes back through
-    the projection, x P^T [B, T, E], so that no table [V, D] is ever formed.
+    An untied head has its own table [V, D]. Otherwise it is the token table [V, E], and the stream goes back through
+    the projection, x P^T [B, T, E], so that no table [V, D] is formed.
     """
     if not cfg.tie_embeddings:
         return x_BTD, params["head"]["kernel"].T
@@ -292,7 +291,7 @@ _match_bfloat16.defvjp(_match_forward, _match_backward)
 
 
 def logits(cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """How well the stream's vectors match each row of a table: [..., rows], float32; -inf on padding rows."""
+    """How well vectors of the stream match each row of a table: [..., rows], float32; -inf for padding rows."""
     match = _match if x_BTD.dtype == jnp.float32 else _match_bfloat16
     scores = match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD).reshape(*x_BTD.shape[:-1], -1)
     scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")

@@ -1,4 +1,4 @@
-"""The small parts of a block, each a table entry: activations, norms, positions; and the MLP."""
+"""The small parts of a block: activations, norms, positions, dropout, the linear layer, and the MLP."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ EPSILON = 1e-5  # in every norm
 
 
 def record(module: nn.Module, **values: jax.Array) -> None:
-    """Shows values of a forward pass by name to a caller that asks for the collection "intermediates".
+    """Show values of a forward pass by name to a caller that asks for the collection "intermediates".
 
-    Where nobody asks (training, evaluation, generation) nothing is kept, and the traced program is the same to the
-    last equation. report/capture.py asks.
+    If no caller asks (training, evaluation, generation), nothing is kept and the traced program is the same.
+    inspect/capture.py asks.
     """
     for name, value in values.items():
         module.sow("intermediates", name, value)
 
 
 class Dropout(nn.Module):
-    """Sets a share of x to 0 and scales the rest up by as much (Srivastava et al. 2014); flax's own, bit for bit.
+    """Set a fraction of x to 0 and scale up the rest (Srivastava et al. 2014); bit-equal to flax.linen.Dropout.
 
-    Flax's looks at the rate while it traces, and so refuses one that is an argument of the program: see members.py.
+    Flax's version compares the rate while tracing, so the rate can't be an argument of the program (see lanes.py).
     """
 
     rate: float
@@ -98,7 +98,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = _choices("model.activ
 
 
 def soft_cap(x: jax.Array, cap: float) -> jax.Array:
-    """Within +- cap, as tanh bends it; near 0 it is x itself. Gemma 2 (2024), section 2. 0: off."""
+    """cap * tanh(x / cap): within +-cap, and about x near 0. Gemma 2 (2024), section 2. 0: off."""
     return cap * jnp.tanh(x / cap) if cap else x
 
 
@@ -134,7 +134,7 @@ def _normalize_jvp(centered: bool, primals, tangents):
 
 
 class Norm(nn.Module):
-    """`normalize`, then times a scale and plus a bias where there are such parameters [D]."""
+    """`normalize`, then times `scale` [D] and plus `bias` [D] if the norm has them."""
 
     centered: bool = False
     use_scale: bool = True
@@ -172,10 +172,10 @@ NORMS: dict[str, Callable[..., nn.Module]] = _choices("model.norm")
 
 
 def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
-    """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines beside cosines.
+    """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines and cosines alternating.
 
-    Times GPT2_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which comes to the same
-    ratio of token to position at the start.
+    Times GPT2_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which gives the same initial
+    ratio of token to position.
     """
     frequencies = 10_000.0 ** (-jnp.arange(0, d_model, 2) / d_model)
     angles = positions[..., None] * frequencies
@@ -193,11 +193,11 @@ class Sinusoidal(nn.Module):
 
 
 def _no_table(cfg: config.ModelConfig) -> None:
-    """Nothing is added: "rotary" turns queries and keys instead, "none" has the mask alone."""
+    """Nothing is added: "rotary" rotates queries and keys instead, "none" relies on the mask alone."""
     return None
 
 
-# Each entry makes what turns positions [B, T] into a vector [B, T, D] that is added to the token's, or None.
+# Each makes a module: positions [B, T] -> vectors [B, T, D] that are added to the token vectors; or None.
 POSITIONS: dict[str, Callable[[config.ModelConfig], nn.Module | None]] = {
     "learned": lambda cfg: nn.Embed(
         cfg.context_length,
@@ -212,14 +212,14 @@ POSITIONS: dict[str, Callable[[config.ModelConfig], nn.Module | None]] = {
 
 
 def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float, slots: int) -> jax.Array:
-    """Rotary positions: turn the pairs (x_i, x_{i + K/2}) by position * base^(-2i/K).
+    """Rotary positions: rotate the pairs (x_i, x_{i + K/2}) by position * base^(-2i/K).
 
-    A query's product with a key then depends on how far apart the two are, not on where they stand. Su et al.
-    2021, section 3.2.2, with the halves of a head as pairs. `slots` bounds the positions.
+    The product of a query and a key then depends on their distance only. Su et al. 2021, section 3.2.2, with the
+    halves of a head as pairs. All positions are below `slots`.
     """
     half = x_BTHK.shape[-1] // 2
-    # A table of constants: XLA would otherwise compute sines in every loop that they are fused into. Where the
-    # positions are NumPy's (no cache), so is what is read from it.
+    # A table of constants: XLA would otherwise compute sines in every loop that they are fused into. With NumPy
+    # positions (no cache) the rows that are read are constants too.
     angles = np.arange(slots)[:, None] * base ** (-np.arange(half) / half)
     cos_BTK, sin_BTK = (
         table.astype(np.float32)[positions_BT]
@@ -278,9 +278,9 @@ class Kernel(nn.Module):
 
 
 class MLP(nn.Module):
-    """d_model -> d_ff -> d_model, at each position by itself: neurons that fire on what they recognise.
+    """d_model -> d_ff -> d_model, at each position separately.
 
-    The gated kinds let a second projection say how much of each neuron passes (Shazeer 2020).
+    In a gated MLP a second projection decides how much of each neuron passes (Shazeer 2020).
     """
 
     cfg: config.ModelConfig

@@ -1,11 +1,11 @@
-"""Low-rank changes of linear layers, and a run without them.
+"""LoRA: low-rank changes of linear layers, merged into the kernels.
 
     python -m jaxgpt.lora --workdir runs/lora --to_workdir runs/merged
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. The layer
-itself has the two matrices (see layers.Dense); merged, W + lora_alpha / lora_rank * A B is one matrix as before, which
-costs nothing more to use. What is written is a run folder with one checkpoint, for generate, evaluate, gpt2 export and
-init_from; training goes on in the first one.
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. A and B
+are parameters of layers.Dense. Merged, W + lora_alpha / lora_rank * A B is one kernel, at no extra cost. The command
+writes a run folder with one checkpoint, for generate, evaluate, gpt2 export and init_from; training continues in the
+original folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxgpt import config
 
 
 def merge_lora(cfg: config.ModelConfig, params: dict) -> tuple[config.ModelConfig, dict]:
-    """The same function without low-rank matrices: (cfg with lora_rank 0, params); as given where there are none."""
+    """The same model without low-rank matrices: (cfg with lora_rank 0, params); unchanged if it has none."""
     if not cfg.lora_rank:
         return cfg, params
 

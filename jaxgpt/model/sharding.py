@@ -1,9 +1,9 @@
-"""Which device holds what: a mesh of devices, and a place on it for every parameter.
+"""The mesh of devices, and which part of every parameter a device holds.
 
 A mesh has three axes. `data`: copies of the parameters, parts of the batch. `fsdp`: parts of the batch and parts of
-every matrix, which is gathered where it is used (Rajbhandari et al. 2020, ZeRO stage 3). `tensor`: parts of the
-heads, of the MLP's width and of the vocabulary (Shoeybi et al. 2019, Megatron-LM). What follows from a place is left
-to XLA (Xu et al. 2021, GSPMD): the model is the same function on one device and on many.
+every matrix, which are gathered for each use (Rajbhandari et al. 2020, ZeRO stage 3). `tensor`: parts of the
+heads, of the MLP's width and of the vocabulary (Shoeybi et al. 2019, Megatron-LM). XLA derives
+all communication (Xu et al. 2021, GSPMD): the model is the same function on one device and on many.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxgpt.model.linear import LINEAR
 from jaxgpt.model.paths import named_leaves
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")  # the axes that the rows of a batch are spread over
+BATCH = ("data", "fsdp")  # the mesh axes that split the rows of a batch
 
 # The mesh axis of each axis of a parameter, by its path without `block_<i>/`. Small vectors are on every device.
 SPECS: dict[str, P] = {
@@ -49,7 +49,7 @@ def spec(path: str) -> P:
 
 
 def mesh_sizes(cfg: config.MeshConfig, count: int) -> dict[str, int]:
-    """The three sizes, the one that is -1 filled in from `count` devices. Raises UserError where that can't be."""
+    """The three sizes; -1 becomes what `count` devices leave. Raises UserError if that is not possible."""
     sizes = {name: getattr(cfg, name) for name in AXES}
     given = math.prod(size for size in sizes.values() if size != -1)
     if -1 in sizes.values():
@@ -62,7 +62,7 @@ def mesh_sizes(cfg: config.MeshConfig, count: int) -> dict[str, int]:
 
 
 def make_mesh(cfg: config.MeshConfig) -> jax.sharding.Mesh:
-    """The mesh of a config on this machine's devices. Raises UserError where they are too few."""
+    """The mesh of a config on this machine's devices. Raises UserError if there are too few."""
     count = jax.device_count()
     sizes = mesh_sizes(cfg, count)
     total = math.prod(sizes.values())
@@ -80,7 +80,7 @@ def as_text(sizes: Mapping[str, int]) -> str:
 
 
 def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
-    """Raises UserError with every size that does not divide over a mesh of such sizes, and the numbers."""
+    """Raises UserError that lists every size that a mesh of these sizes does not divide."""
     rows = math.prod(sizes[axis] for axis in BATCH)
     part = cfg.data.batch_size // cfg.train.grad_accumulation_steps
     problems = []
@@ -104,15 +104,15 @@ def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
 
 
 def device_memory() -> int:
-    """Bytes that the first device may use: what it says, or the machine's memory where it says nothing (CPU)."""
+    """Bytes that the first device may use; on a CPU, which does not say, the memory of the machine."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or machine.memory()
 
 
 def fits_twice(tree: Any) -> bool:
-    """Whether there is room on the devices for a second copy of these arrays.
+    """Whether a second copy of these arrays fits on the devices.
 
-    As a device tells it; on a CPU, which does not, where they take at most a quarter of the machine's memory.
+    On a CPU, which does not report its memory: whether they take at most a quarter of the machine's.
     """
     sizes: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
     for leaf in jax.tree.leaves(tree):
@@ -128,14 +128,14 @@ def fits_twice(tree: Any) -> bool:
     return True
 
 
-# --- whole trees ----------------------------------------------------------------------------------------
+# --- trees ----------------------------------------------------------------------------------------------
 
 
 def specs(params: dict, tree: Any) -> Any:
-    """A PartitionSpec for every array of a tree that holds parameters, or what an optimizer keeps of each.
+    """A PartitionSpec for every array of a tree of parameters or of optimizer state.
 
-    An array with a parameter's path at the end of its own, and with its shape, lies as the parameter does; all else
-    (counts, factored moments) is on every device.
+    An array whose path ends with a parameter's path, and that has its shape, is split as the parameter; all others
+    (counts, factored moments) are on every device.
     """
     shapes = {path: leaf.shape for path, leaf in named_leaves(params)}
 
@@ -148,7 +148,7 @@ def specs(params: dict, tree: Any) -> Any:
 
 
 def bytes_per_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
-    """What each device of a mesh of such sizes holds of a tree of arrays or shapes that `specs` places."""
+    """Bytes of a tree of arrays or shapes on each device of a mesh of these sizes, split as `specs` says."""
 
     def one(leaf: Any, where: P) -> int:
         return leaf.size * leaf.dtype.itemsize // math.prod(sizes[axis] for axis in where if axis)
@@ -157,7 +157,7 @@ def bytes_per_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
 
 
 def with_shardings(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
-    """The shapes of a tree with where each array lies; as they are where there is one device."""
+    """The shapes of a tree with the sharding of each; unchanged on one device."""
     if mesh.size == 1:
         return tree
     return jax.tree.map(
@@ -172,7 +172,7 @@ def with_shardings(mesh: jax.sharding.Mesh, params: dict, tree: Any) -> Any:
 
 @contextlib.contextmanager
 def use_mesh(mesh: jax.sharding.Mesh):
-    """What is traced within is spread over the mesh, where the functions below say so. On one device they say nothing."""
+    """Within this context the functions below constrain traced arrays to the mesh; on one device they do nothing."""
     if mesh.size == 1:
         yield
     else:
@@ -187,7 +187,7 @@ def _mesh_in_use() -> jax.sharding.AbstractMesh | None:
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """x with its axes spread over those of the mesh in use; an axis that does not divide stays whole."""
+    """x with its axes split over those of the mesh in use; an axis that the mesh does not divide stays unsplit."""
     mesh = _mesh_in_use()
     if mesh is None:
         return x
@@ -201,14 +201,14 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def constrain_like(params: dict, tree: Any) -> Any:
-    """A tree of arrays, each where `specs` has it: gradients and new states."""
+    """A tree of arrays (gradients, new states), each split as `specs` says."""
     if _mesh_in_use() is None:
         return tree
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(params, tree))
 
 
 def replicate(tree: Any) -> Any:
-    """A tree of arrays, each of them on every device: what the host reads."""
+    """A tree of arrays, each complete on every device, for the host to read."""
     if _mesh_in_use() is None:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
@@ -216,7 +216,7 @@ def replicate(tree: Any) -> Any:
 
 @jax.jit
 def gather(tree: Any) -> Any:
-    """A tree of arrays, brought together from wherever they lie; also from other processes."""
+    """`replicate`, for arrays of any sharding, also across processes."""
     return replicate(tree)
 
 
@@ -226,7 +226,7 @@ def gather(tree: Any) -> Any:
 def put_batch(
     mesh: jax.sharding.Mesh, shape: tuple[int, ...], cut: Callable[[slice], np.ndarray], axis: int
 ) -> jax.Array | np.ndarray:
-    """A batch whose rows lie along `axis`: `cut(rows)` gives any of them. Each process cuts only its devices' rows."""
+    """A batch with its rows along `axis`; `cut(rows)` makes any part. Each process makes only the rows of its devices."""
     if mesh.size == 1:
         return cut(slice(None))
     where = NamedSharding(mesh, P(*(None,) * axis, BATCH))
@@ -234,13 +234,13 @@ def put_batch(
 
 
 def put_replicated(mesh: jax.sharding.Mesh, x: np.ndarray) -> jax.Array:
-    """An array of the host, on every device of the mesh."""
+    """An array of the host, complete on every device of the mesh."""
     if mesh.size == 1:
         return jax.device_put(x)
     return jax.make_array_from_callback(x.shape, NamedSharding(mesh, P()), lambda index: x[index])
 
 
 def put_flag(mesh: jax.sharding.Mesh, flag: int) -> jax.Array:
-    """This process's flag as its devices' part of an array [devices], for a traced function to look at all of them."""
+    """An array [devices] in which each device has the flag of its process, so that a traced function sees all flags."""
     where = NamedSharding(mesh, P(AXES))
     return jax.make_array_from_callback((mesh.size,), where, lambda _: np.full((1,), flag, np.int32))
