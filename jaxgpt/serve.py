@@ -1,4 +1,4 @@
-"""Serve a local page in which a run continues your text and shows the probability of every generated token.
+"""Serve a local page in which a run continues your text, with the probability of every token.
 
     python -m jaxgpt.serve --workdir runs/char [--port 8000] [--step 1000]
 

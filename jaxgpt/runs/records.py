@@ -80,15 +80,23 @@ def check_same_config(workdir: Path, cfg: Config, steps_done: int) -> Config | N
             f"another --workdir, with --config.init_from={workdir}"
         )
     try:
-        old = config.from_json(read_json(path))
+        stored = read_json(path)
+        old = config.from_json(stored)
     except config.NewerVersion as error:
         raise UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{path} can't be read ({error}): give another --workdir") from None
     if changed := config.differences(old, cfg):
+        final = stored.get("optim", {}).get(
+            "final_learning_rate"
+        )  # an older version wrote it, with a default of 1e-4
+        named = final is not None and any(
+            text.startswith("optim.final_learning_rate_ratio") for text in changed
+        )
+        keep = f" (its final rate: --config.optim.final_learning_rate={final})" if named else ""
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed)}): "
-            "give another --workdir, or the same config to resume"
+            f"give another --workdir, or the same config to resume{keep}"
         )
     if cfg.train.num_steps < steps_done:
         raise UserError(

@@ -15,7 +15,9 @@ import pytest
 
 import jaxgpt
 from experiments import torture
+from jaxgpt import config
 from jaxgpt.config import UserError
+from jaxgpt.runs import records
 from jaxgpt.training import optim
 from jaxgpt.training.loop import train
 from tests.small_runs import assert_same_run, metrics, small_config, write_text
@@ -279,6 +281,19 @@ def test_a_run_of_an_older_version_resumes(text, tmp_path):
     train(small_config(text), folder)
     assert [start["step"] for start in facts(folder)["starts"]] == [0, 12]
     assert not (folder / "damaged").exists()
+
+
+def test_the_final_rate_of_an_older_run_is_named_where_it_differs(text, tmp_path):
+    values = config.to_json(small_config(text))
+    values["optim"]["final_learning_rate"] = 1e-4
+    del values["optim"]["final_learning_rate_ratio"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(
+        UserError, match=r"to resume \(its final rate: --config.optim.final_learning_rate=0.0001\)$"
+    ):
+        records.check_same_config(tmp_path, small_config(text), steps_done=0)
+    same = small_config(text, optim__final_learning_rate=1e-4)
+    assert records.check_same_config(tmp_path, same, steps_done=0) == same
 
 
 def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(text, tmp_path):
