@@ -72,8 +72,8 @@ def wait_for_step(folder: Path, step: int, started: list[subprocess.Popen], star
     until = time.monotonic() + 200
     path, facts = folder / "run/metrics.jsonl", folder / "run/run.json"
     while time.monotonic() < until and all(process.poll() is None for process in started):
-        begun = facts.exists() and len(json.loads(facts.read_text())["starts"]) >= starts
-        if begun and f'"step": {step},' in path.read_text():
+        started_again = facts.exists() and len(json.loads(facts.read_text())["starts"]) >= starts
+        if started_again and f'"step": {step},' in path.read_text():
             return
         time.sleep(0.02)
     for process in started:
@@ -125,7 +125,7 @@ def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, co
 
 
 @pytest.mark.slow
-def test_killed_and_told_to_stop_a_run_goes_on_with_another_count(place, alone):
+def test_a_run_that_was_killed_and_stopped_resumes_with_another_count(place, alone):
     """Two processes are killed; two more get one SIGTERM between them; one alone comes to the end."""
     folder, two = place / "stopped", (2, 1, STEPS, "--config.mesh.data=1", "--config.mesh.fsdp=2")
     started = start(folder, *two)
@@ -140,11 +140,11 @@ def test_killed_and_told_to_stop_a_run_goes_on_with_another_count(place, alone):
     saved = re.search(r"stopped by SIGTERM: saved step (\d+)", first)
     assert saved, first
     (out,) = finish(start(folder, 1, 1, STEPS))
-    assert f"goes on from step {saved[1]} in" in out
+    assert f"resumes from step {saved[1]} in" in out
     assert_near(alone, folder / "run")
 
 
-def test_what_one_process_finds_wrong_is_told_to_all(place):
+def test_an_error_of_one_process_is_raised_in_all(place):
     folder = place / "wrong"
     (folder / "run").mkdir(parents=True)
     (folder / "run/config.json").write_text("[]")
