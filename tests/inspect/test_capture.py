@@ -1,4 +1,4 @@
-"""What is shown of a forward pass is the forward pass: against a second one in NumPy, and against the model."""
+"""A capture equals an independent forward pass in NumPy, and the model itself."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ ALL = VARIANTS | {
 
 @pytest.fixture(scope="module", params=list(ALL))
 def subject(request) -> tuple[config.ModelConfig, dict, Capture]:
-    """Each kind of model, random weights everywhere, and what is seen of it."""
+    """Each kind of model with random weights, and its capture."""
     cfg = ALL[request.param]
     params = random_params(cfg)
     return cfg, params, capture(cfg, params, TOKENS)
@@ -50,7 +50,7 @@ def seen(subject) -> Capture:
 
 
 def test_all_numbers_are_those_of_a_numpy_forward_pass():
-    """GPT-2's architecture once more, in float64, from nothing but the formulas."""
+    """An independent forward pass of GPT-2's architecture, in float64, from the formulas."""
     params = random_params(TINY)
     got = capture(TINY, params, TOKENS)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -117,7 +117,7 @@ def test_logits_and_losses_are_the_models_own(subject):
 
 
 def test_scores_weights_and_heads_follow_from_the_queries_keys_and_values_shown(seen):
-    """Of grouped heads too: head h has the keys and values that its group shares."""
+    """Also with grouped heads: head h has the keys and values of its group."""
 
     cfg, scale = seen.config, seen.config.attention_scale or 1 / np.sqrt(seen.config.head_dim)
     for layer in seen.layers:
@@ -150,7 +150,7 @@ def test_padding_of_the_vocabulary_is_not_shown():
 
 
 def test_a_bfloat16_model_is_shown_in_float32():
-    """Parameters are float32 in both; what the model itself gives differs by bfloat16's rounding."""
+    """The parameters are float32 in both; the model's own output differs by bfloat16 rounding."""
     params, bfloat16 = random_params(MODERN), dataclasses.replace(MODERN, dtype="bfloat16")
     wide, narrow = capture(MODERN, params, TOKENS), capture(bfloat16, params, TOKENS)
     np.testing.assert_array_equal(narrow.logits_TV, wide.logits_TV)
@@ -200,7 +200,7 @@ def test_the_last_row_of_the_lens_is_the_output(seen):
 
 
 def test_head_statistics_of_heads_that_are_known():
-    """A head that looks at the token before, and one that looks at all alike."""
+    """A previous-token head, and a head with equal weights."""
     got = capture(TINY, random_params(TINY), TOKENS)
     T = len(TOKENS)
     before_TS = np.eye(T, k=-1)
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def train_step_jaxpr(cfg: config.Config) -> str:
-    """The whole traced program of a train step as text, without addresses of functions."""
+    """The complete jaxpr of a train step as text, without function addresses."""
     parts = steps.build(cfg)
     state = jax.eval_shape(
         lambda key: steps.init_state(parts.model, parts.optimizer, key, init_params(parts.model, key)),
@@ -268,7 +268,7 @@ def test_values_are_shown_on_request_only():
 
 
 def test_a_new_norm_says_itself_whether_it_subtracts_the_mean(monkeypatch):
-    """Its name tells nothing: the logits that are read off the stream are the model's."""
+    """Whatever the norm's name, the logits computed from the stream are the model's."""
     centered = lambda cfg, name=None: layers.Norm(centered=True, use_scale=False, name=name)  # noqa: E731
     monkeypatch.setitem(layers.NORMS, "throwaway", centered)
     cfg = dataclasses.replace(TINY, norm="throwaway", num_layers=1)

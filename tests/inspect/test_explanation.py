@@ -1,4 +1,4 @@
-"""`python -m jaxgpt.explain`: what it prints are the numbers of the capture, and wrong input gets one line."""
+"""`python -m jaxgpt.explain` prints the numbers of the capture; wrong input gets one line."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def lines(toy) -> list[str]:
 
 
 def numbers_after(lines: list[str], words: str, count: int) -> np.ndarray:
-    """The numbers of the `count` rows of the table below the line with these words, its columns' names left out."""
+    """The numbers of the first `count` rows of the table below the line with these words."""
     start = next(n for n, line in enumerate(lines) if words in line) + 1
     number = r"(?:-?\d+\.\d{3}|-?inf)"
     rows = [line for line in lines[start : start + count + 1] if re.search(rf"{number}$", line)]

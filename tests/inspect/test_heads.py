@@ -1,4 +1,4 @@
-"""What is said of attention heads: planted ones are found, untrained ones score as untrained ones, silenced ones cost."""
+"""Head statistics, ablation and patching: planted heads are found, untrained heads score as untrained, removed heads cost."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def test_repeated_tokens_come_twice_and_are_drawn_from_the_whole_vocabulary():
 
 
 def statistics(cfg, params, number_of_fresh=5):
-    """As a report has them: of a model, beside fresh ones."""
+    """The statistics as in a report: a model compared with untrained ones."""
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, cfg.context_length // 2, 16)
     texts_BT = np.random.default_rng(3).integers(0, cfg.vocab_size, (16, cfg.context_length)).astype(np.int32)
     own = heads.measure(*plain(cfg, params), texts_BT, repeated_BT)
@@ -65,8 +65,8 @@ def statistics(cfg, params, number_of_fresh=5):
 
 def test_a_previous_token_head_and_an_induction_head_are_found_and_named():
     cfg, params = induction_model()
-    own, beside = statistics(cfg, params)
-    named = {(found["layer"], found["head"]): found["kind"] for found in attention.named(beside)}
+    own, compared = statistics(cfg, params)
+    named = {(found["layer"], found["head"]): found["kind"] for found in attention.named(compared)}
     assert named == {PREVIOUS: "previous_token", INDUCTION: "induction"}
     assert own.previous_token_LH[PREVIOUS] > 0.99
     assert own.induction_LH[INDUCTION] > 0.8  # a random token may occur earlier too
@@ -78,15 +78,15 @@ def test_a_previous_token_head_and_an_induction_head_are_found_and_named():
 def test_an_untrained_model_scores_at_its_baseline_and_has_no_head_with_a_name():
     cfg, _ = induction_model()
     params = init_params(GPT(cfg), jax.random.key(7))
-    _, beside = statistics(cfg, params)
-    assert attention.named(beside) == []
-    for scores in beside.values():
+    _, compared = statistics(cfg, params)
+    assert attention.named(compared) == []
+    for scores in compared.values():
         value, spread = np.array(scores["value"]), scores["high"] - scores["low"]
         assert (value > scores["low"] - spread).all() and (value < scores["high"] + spread).all()
     # And the baselines are what looking at all alike gives.
-    assert beside["relative_entropy"]["low"] > 0.9
+    assert compared["relative_entropy"]["low"] > 0.9
     alike = np.mean(1 / np.arange(2, cfg.context_length + 1))
-    np.testing.assert_allclose(beside["previous_token"]["value"], alike, rtol=0.2)
+    np.testing.assert_allclose(compared["previous_token"]["value"], alike, rtol=0.2)
 
 
 def test_a_context_of_three_tokens_has_no_induction_score():
@@ -99,7 +99,7 @@ def test_a_context_of_three_tokens_has_no_induction_score():
 
 
 def without_head(params: dict, i: int, h: int, mean_K: np.ndarray | float) -> dict:
-    """The same parameters, with W_O of a head cut out; what its mean would write is in the bias."""
+    """The parameters without a head's W_O; its mean output is added to the bias."""
     params = jax.tree.map(np.array, params)
     out = params[f"block_{i}"]["attention"]["out"]
     out["bias"] += np.broadcast_to(mean_K, out["kernel"].shape[1]) @ out["kernel"][h]

@@ -1,4 +1,4 @@
-"""The page of a report as text: nothing in it can become markup, and nothing in it is not allowed by its policy."""
+"""The report's page as text: data can't become markup, and the page obeys its own policy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def payload(report_payload):
 
 
 def element(text: str, tag: str) -> list[str]:
-    """What stands between the tags of each such element."""
+    """The contents of every element with this tag."""
     return re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", text, re.DOTALL)
 
 

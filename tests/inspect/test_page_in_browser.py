@@ -1,4 +1,4 @@
-"""The report's page in a real browser: it asks for nothing, says nothing wrong, and can be used without a mouse.
+"""The report's page in a real browser: no requests, right numbers, usable with the keyboard.
 
 Where there is no browser they are skipped, or fail with `--browser=required`.
 """
@@ -39,7 +39,7 @@ def pages(payload, tmp_path_factory):
 
 
 def draw_all(chromium):
-    """Every view, as if all had been scrolled to, and every fold opened."""
+    """Draw every view and open every fold."""
     chromium.run(
         "dispatchEvent(new Event('beforeprint')); document.querySelectorAll('details').forEach((d) => { d.open = true; })"
     )
@@ -65,7 +65,7 @@ def test_nothing_is_hard_to_use(chromium, pages, theme):
 
 
 def test_another_script_or_style_is_not_let_in(chromium, pages):
-    """The policy is in force: what the tests above did not see is forbidden, not only absent."""
+    """The policy is in force: it blocks scripts, styles and requests that the page itself does not use."""
     chromium.open(pages / "report.html")
     chromium.run(
         "const s = document.createElement('script'); s.textContent = 'window.broken = 1'; document.body.append(s);"
@@ -100,7 +100,7 @@ def test_bad_tokens_do_nothing_and_read_back_unchanged(chromium, pages, payload)
 
 
 def test_the_browser_and_python_write_hidden_characters_alike(chromium, pages, payload):
-    """Two functions, one rule: the script's `visible` and static_tables.visible."""
+    """The script's `visible` equals static_tables.visible."""
     chromium.open(pages / "nasty.html")
     draw_all(chromium)
     text = chromium.run("return document.getElementById('embeddings').textContent")
@@ -169,7 +169,7 @@ def test_arrow_keys_select_a_head(chromium, pages, payload):
 
 
 def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages, payload):
-    """Weights that the script makes from the scores are the softmax, row by row."""
+    """The weights that the script computes from the scores are their softmax."""
     chromium.open(pages / "sharp.html")
     draw_all(chromium)
     chromium.click("#attention .head", 1)

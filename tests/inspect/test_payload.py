@@ -41,7 +41,7 @@ TEXT = "the king sees"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A trained run of seconds, its text beside it."""
+    """A small trained run and its text."""
     root = tmp_path_factory.mktemp("report")
     cfg = small_config(write_text(root / "text.txt"), train__embedding_snapshots=3, train__report=True)
     train.run(cfg, root / "run")
@@ -55,7 +55,7 @@ def opened(folder) -> subject.Subject:
 
 @pytest.fixture(scope="module")
 def figures(folder) -> dict:
-    """What training wrote at its end is what the command writes; here with a text of our own, and back from JSON."""
+    """The report that training writes equals the command's; read back from JSON."""
     return json.loads(as_json(report(folder / "run", TEXT, other=folder / "run")))
 
 
@@ -117,7 +117,7 @@ def weights_of(part: dict, T: int) -> np.ndarray:
 
 
 def test_the_scores_that_the_mask_removes_are_there_too(figures, seen):
-    """Above the diagonal, in two decimals: what a query would have made of a later key."""
+    """The masked scores above the diagonal, with two decimals."""
     got, T = figures["attention"], len(seen.tokens_T)
     for layer, ahead in zip(seen.layers, got["ahead"], strict=True):
         above = layer.scores_HTS[:, *np.triu_indices(T, 1)]
@@ -142,12 +142,12 @@ def test_the_ledger_adds_up_to_the_logits_and_the_lens_ends_with_the_output(figu
 
 
 def test_a_ledger_of_very_many_heads_takes_those_of_a_layer_together(seen, monkeypatch):
-    whole, cut = forward.ledger(seen, []), []
+    complete, cut = forward.ledger(seen, []), []
     monkeypatch.setattr(forward, "ENTRIES", 10)
     got = forward.ledger(seen, cut)
     assert "0.heads" in got["entries"] and "0.1" not in got["entries"] and len(cut) == 1
     np.testing.assert_allclose(
-        np.sum(got["contributions"], axis=0), np.sum(whole["contributions"], axis=0), atol=1e-3
+        np.sum(got["contributions"], axis=0), np.sum(complete["contributions"], axis=0), atol=1e-3
     )
 
 
@@ -207,11 +207,11 @@ def test_the_same_run_gives_the_same_report_but_for_the_time(figures, folder):
 
 
 def test_a_run_beside_itself_differs_in_nothing(figures):
-    beside = figures["compare"]
-    assert beside["config"] == []
+    compared = figures["compare"]
+    assert compared["config"] == []
     for key in compare.KEYS:
-        assert beside[key] == figures[key]
-    assert beside["attention"].items() <= figures["attention"].items()
+        assert compared[key] == figures[key]
+    assert compared["attention"].items() <= figures["attention"].items()
 
 
 def test_every_method_names_a_function_that_exists(figures):
@@ -259,14 +259,14 @@ def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
         ("--compare words", "have different tokenizers"),
         ("--workdir nowhere", "no run folder nowhere"),
         ("--workdir empty", "is not a run folder: it has no checkpoints/"),
-        ("--workdir begun", "has no checkpoint yet"),
+        ("--workdir started", "has no checkpoint yet"),
         ("--out text.txt", "is a file, not a folder"),
     ],
 )
 def test_wrong_input_gets_one_line(folder, words_run, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(folder)
     (folder / "empty").mkdir(exist_ok=True)
-    (folder / "begun" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "started" / "checkpoints").mkdir(parents=True, exist_ok=True)
     code = execute(monkeypatch, f"report --workdir run {flags}")
     error = capsys.readouterr().err
     assert code == 2 and words in error and error.startswith("error: ") and error.count("\n") == 1
@@ -346,7 +346,7 @@ def test_capture_of_a_run_takes_text_or_ids(opened, seen):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(ALL))
 def test_every_kind_of_model_has_a_report(name):
-    """All of the architecture's choices, with random weights; a table where there is one, and the sums add up."""
+    """Every architecture with random weights: the sums add up, and there is a position table if the model has one."""
     cfg = ALL[name]
     run = Run(
         config.Config(model=cfg),

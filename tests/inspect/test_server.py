@@ -54,7 +54,7 @@ def port(service):
 
 
 def ask(port: int, path: str, body=None, **headers) -> tuple[http.client.HTTPResponse, bytes]:
-    """One request; a body that is no text or bytes goes as JSON."""
+    """Send one request. A body that is neither text nor bytes is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:

@@ -58,7 +58,7 @@ def test_a_missing_ray_is_one_line(sweep_folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize("workers, cores", [(1, 8), (2, 8), (4, 4), (100, 4)])
 def test_a_ray_task_asks_for_its_share_of_the_hosts(sweep_folder, monkeypatch, workers, cores):
-    """A stand-in for Ray with two hosts of 8 CPUs: what would be asked of it, and run."""
+    """A fake Ray with two hosts of 8 CPUs records the requested resources and commands."""
     asked, run = [], []
 
     def remote(**resources):
