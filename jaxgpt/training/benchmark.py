@@ -89,19 +89,13 @@ def timed(once: Callable[[], Any], count: int, warmup: int) -> Timing:
 
 
 def memory_bandwidth(num_bytes: int, seconds: float = 0.5) -> float:
-    """Bytes per second that a sum over a large array reads, the best of several."""
+    """Bytes per second that a sum over a large array reads, the best within `seconds`."""
     x = jax.jit(lambda: jnp.ones((num_bytes // 4,), jnp.float32))()
     total = jax.jit(jnp.sum)
-    jax.block_until_ready(total(x))
-    best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end or best == math.inf:
-        began = time.perf_counter()
-        jax.block_until_ready(total(x))
-        best = min(best, time.perf_counter() - began)
-    return num_bytes / best
+    return num_bytes / preflight.best_seconds(lambda: total(x), seconds)
 
 
-# --- what is measured -----------------------------------------------------------------------------------
+# --- the measurements ------------------------------------------------------------------------------------
 
 
 def machine(dtype: str) -> dict[str, Any]:

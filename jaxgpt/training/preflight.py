@@ -7,7 +7,6 @@ Only one matrix product is compiled, to measure the speed of the device.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import time
@@ -85,18 +84,23 @@ class Preflight:
         return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
 
 
-def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:
-    """FLOP/s of products of two square matrices, the best of several within `seconds`."""
-    a = jax.jit(lambda: jnp.ones((size, size), dtype))()
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
+def best_seconds(once: Callable[[], Any], seconds: float) -> float:
+    """The shortest time of a call that is waited for, of those within `seconds`. The first call is not timed."""
+    jax.block_until_ready(once())
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end or best == math.inf:
         began = time.perf_counter()
-        # Several per measurement, to share the cost of a dispatch.
-        jax.block_until_ready([product(a) for _ in range(4)])
-        best = min(best, (time.perf_counter() - began) / 4)
-    return 2 * size**3 / best
+        jax.block_until_ready(once())
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:
+    """FLOP/s of products of two square matrices, the best within `seconds`."""
+    a = jax.jit(lambda: jnp.ones((size, size), dtype))()
+    product = jax.jit(lambda a: a @ a)
+    count = 4  # per measurement, to share the cost of a dispatch
+    return count * 2 * size**3 / best_seconds(lambda: [product(a) for _ in range(count)], seconds)
 
 
 def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> list[Row]:
@@ -325,8 +329,3 @@ def _duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds * 1000:.1f} ms"
-
-
-def to_json(found: Preflight) -> dict[str, Any]:
-    """The report as JSON values."""
-    return {**dataclasses.asdict(found), "seconds_per_step": found.seconds_per_step}
