@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     path for pattern in ("*.md", "docs/*.md", "experiments/*.md") for path in sorted(ROOT.glob(pattern))
 ]
-CODE = [path for room in ("experiments", "configs") for path in sorted(ROOT.glob(f"{room}/**/*.py"))]
+CODE = [
+    path for room in ("jaxgpt", "experiments", "configs") for path in sorted(ROOT.glob(f"{room}/**/*.py"))
+]
 OLD_WORDS = ("mend", "mended", "whereof", "thereof")
 
 
@@ -67,6 +69,24 @@ def test_paths_and_imports_name_what_there_is(path):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def lines_of(*paths: str) -> int:
+    return sum(len(p.read_text("utf-8").splitlines()) for path in paths for p in ROOT.glob(f"jaxgpt/{path}"))
+
+
+def test_the_readme_is_right_about_the_size_of_the_code():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    core = lines_of(*(f"{room}/*.py" for room in ("config", "common", "model", "data", "training")))
+    heart = lines_of(
+        "model/gpt.py", "model/attention.py", "model/layers.py", "training/steps.py", "training/loop.py"
+    )
+    for pattern, lines in (
+        (r"the core: about ([\d,]+) lines", core),
+        (r"steps and loop, about ([\d,]+) lines", heart),
+    ):
+        said = int(re.search(pattern, text)[1].replace(",", ""))
+        assert abs(said - lines) <= 0.1 * lines
 
 
 def test_no_old_words():
