@@ -1,13 +1,13 @@
-"""Text from a trained model: batched prefill, then one token after another with a cache, on the device.
+"""Text from a trained model: a batched prefill, then token by token with a cache, on the device.
 
     python -m jaxgpt.generate --workdir runs/char --prompt "ROMEO:" --max_new_tokens 400
 
-A sample is a function of (params, prompt, settings, seed, sample number) alone: the same alone and in a batch
-with others, cached or not.
+A sample is a function of (params, prompt, settings, seed, sample number): it is the same alone and in a batch,
+cached or not.
 
-Past context_length the window slides in jumps: when it is full, the older half is dropped and the rest is
-read anew, from position 0 (`window_start`). Every token so sees between context_length / 2 and
-context_length tokens before it, as soon as there are so many.
+Past context_length the window slides in jumps: when it is full, the older half is dropped and the rest is read again
+from position 0 (`window_start`). So every token sees context_length / 2 to context_length tokens before it, if the text
+has as many.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from jaxgpt.config import UserError
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.sharding import replicate
 
-STREAM_TOKENS = 16  # tokens a dispatch while text is streamed: a screen wants them soon, a device wants many
+STREAM_TOKENS = 16  # tokens per dispatch of streamed text: few for the reader, many for the device
 
 
 @dataclass(frozen=True)
 class Sampler:
     """How the next token is drawn from the logits.
 
-    temperature divides the logits first; 0 takes the most probable token. Then top_k keeps the k most probable
-    tokens, then top_p the fewest most probable ones that together have at least that probability (Holtzman
-    et al. 2020).
+    temperature divides the logits first; 0 takes the most probable token. Then top_k keeps the k most probable tokens.
+    Then top_p keeps the smallest set of most probable tokens with at least that total probability (Holtzman et al.
+    2020).
     """
 
     temperature: float = 1.0
@@ -55,7 +55,7 @@ class Sampler:
             raise UserError("; ".join(problems))
 
     def filtered(self, logits_BV: jax.Array) -> jax.Array:
-        """Logits over the temperature, -inf for tokens that top_k and top_p leave out."""
+        """Logits divided by the temperature, -inf for tokens that top_k and top_p exclude."""
         logits_BV = logits_BV / self.temperature
         if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
             lowest_kept = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]
@@ -64,7 +64,7 @@ class Sampler:
             ordered_BV = jnp.sort(logits_BV, axis=-1, descending=True)
             probs_BV = jax.nn.softmax(ordered_BV, axis=-1)
             before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
-            # The most probable token always stays: nothing stands before it.
+            # The most probable token always stays: the sum before it is 0.
             lowest_kept = jnp.min(
                 jnp.where(before_BV < self.top_p, ordered_BV, jnp.inf), axis=-1, keepdims=True
             )
@@ -72,7 +72,7 @@ class Sampler:
         return logits_BV
 
     def __call__(self, logits_BV: jax.Array, keys_B: jax.Array, index_B: jax.Array) -> jax.Array:
-        """One token a row [B]. The draw depends on the row's key and on the token's index in its text."""
+        """One token per row [B]. The draw depends on the key of the row and the index of the token in its text."""
         if self.temperature == 0:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         keys_B = jax.vmap(jax.random.fold_in)(keys_B, index_B)
@@ -80,7 +80,7 @@ class Sampler:
 
 
 class Scores(NamedTuple):
-    """What the model itself (temperature 1, all tokens) thought of tokens that were drawn."""
+    """What the model (temperature 1, all tokens) predicted for tokens that were drawn."""
 
     p: jax.Array  # probability
     rank: jax.Array  # 1 for the most probable
@@ -98,7 +98,7 @@ def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
 
 
 def window_start(length: int, context_length: int) -> int:
-    """The first token that the model sees when a text of `length` tokens is to go on.
+    """The first token that the model sees when it continues a text of `length` tokens.
 
     0 up to context_length; then jumps such that the window holds context_length // 2 tokens (at least 1) after
     a jump and context_length before the next.
@@ -123,10 +123,10 @@ def prefill(
     scored: bool = False,
     temperature: jax.Array | float = 1.0,
 ):
-    """Read windows [B, T], padded at the right, in one pass; draw the token after each row's last.
+    """Read windows [B, T], padded at the right, in one pass; draw the next token of each row.
 
-    Returns the cache (`slots` slots a row, none of the padding counted), the tokens [B] and, where `scored`, their
-    Scores (else None). `temperature` divides the logits besides the sampler's own: another one needs no other program.
+    Returns the cache (`slots` slots per row, padding not counted), the tokens [B] and, if `scored`, their Scores (else
+    None). `temperature` divides the logits in addition to the sampler's: a change of it compiles no new program.
     """
     cache = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
     x_BTD, cache = model.apply(
@@ -143,8 +143,8 @@ def prefill(
     jax.jit,
     static_argnames=("model", "sampler", "size", "scored"),
     donate_argnames="cache",
-    # Without it XLA's CPU backend copies the whole cache for every token, as it does not see that a layer's keys
-    # are read before the new one is written. It halves the tokens a second.
+    # Without this option XLA's CPU backend copies the complete cache for every token, which halves the speed: it does
+    # not see that the keys of a layer are read before the new one is written.
     compiler_options={"xla_cpu_copy_insertion_use_region_analysis": True},
 )
 def decode(
@@ -161,10 +161,10 @@ def decode(
     scored: bool = False,
     temperature: jax.Array | float = 1.0,
 ):
-    """`count` (at most `size`) more tokens a row, without a word to the host.
+    """Draw `count` (at most `size`) more tokens per row, without the host.
 
-    token_B is the last token drawn, not yet seen by the cache; index_B the index of the next one. Returns the
-    cache, the tokens [B, size], of which the first `count` are set, and, where `scored`, their Scores (else None).
+    token_B is the last token drawn, not yet in the cache; index_B is the index of the next one. Returns the cache, the
+    tokens [B, size] (the first `count` are set) and, if `scored`, their Scores (else None).
     """
     B = token_B.shape[0]
 
@@ -190,7 +190,7 @@ def _power_of_two(n: int) -> int:
 
 
 class Piece(NamedTuple):
-    """Some more tokens of every row [B, n]."""
+    """The next tokens of every row [B, n]."""
 
     ids: np.ndarray
     scores: Scores | None  # NumPy arrays [B, n]
@@ -213,10 +213,10 @@ def generate_pieces(
     chunk: int | None = None,
     scored: bool = False,
 ) -> Iterator[Piece]:
-    """New ids in pieces [B, n], n >= 1, in sum max_new_tokens; B = prompts x samples, samples side by side.
+    """New ids in pieces [B, n], max_new_tokens in all; B = prompts x samples, the samples of a prompt in a row.
 
-    Prompts may differ in length. `chunk` bounds the tokens a piece after the first, for streaming. `scored` pieces
-    also say what the model thought of each token.
+    Prompts may differ in length. `chunk` limits the tokens of every piece after the first, for streaming. `scored`
+    pieces also have what the model predicted for each token.
     """
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
@@ -229,7 +229,7 @@ def generate_pieces(
         if len(prompt) > T:
             raise UserError(f"the prompt has {len(prompt)} tokens, context_length={T}: shorten the prompt")
     rows = [(np.asarray(p, np.int32), s) for p in prompts for s in range(num_samples)]
-    # By sample number, not by row: a prompt's samples do not depend on what else is in the batch.
+    # By sample number, not by row: the samples of a prompt do not depend on the rest of the batch.
     root = jax.random.key(seed)
     keys_B = jnp.stack([jax.random.fold_in(root, sample) for _, sample in rows])
     lengths = np.array([len(prompt) for prompt, _ in rows])
@@ -245,7 +245,7 @@ def generate_pieces(
     }
 
     def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
-        """The next tokens, as soon as they are asked for: the device need not have come to them yet."""
+        """The next tokens, when called: the device may still be computing them."""
         starts = lengths.copy()
         lengths[:] += count
 
@@ -262,7 +262,7 @@ def generate_pieces(
     while done < max_new_tokens:
         starts = np.array([window_start(length, T) for length in lengths])
         widths = lengths - starts
-        # Until the fullest row has to slide; all rows are read anew then, which costs one pass.
+        # Until the fullest row has to slide; then all rows are read again, which costs one pass.
         budget = min(max_new_tokens - done, T + 1 - int(widths.max()))
         tokens_BT = np.zeros((len(rows), min(slots, _power_of_two(max(16, int(widths.max()))))), np.int32)
         for row in range(len(rows)):
@@ -280,7 +280,7 @@ def generate_pieces(
                 jnp.asarray(lengths, jnp.int32), count, size=size, **drawn,
             )  # fmt: skip
             token_B = out_BT[:, count - 1]
-            # While the caller does something with these tokens, the device is busy with the next.
+            # While the caller works on these tokens, the device computes the next.
             yield waiting()
             waiting = dispatched(out_BT, scores, count)
             made += count
@@ -299,7 +299,7 @@ def stream(
     seed: int = 0,
     chunk: int = STREAM_TOKENS,
 ) -> Iterator[str]:
-    """One sample's text as it comes, without the prompt. A character cut in its bytes waits for the rest."""
+    """The text of one sample piece by piece, without the prompt. An incomplete character waits for its last byte."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces = generate_ids(
         model, params, [tokenizer.encode(prompt)], max_new_tokens, sampler=sampler, seed=seed, chunk=chunk
@@ -322,7 +322,7 @@ def generate(
     num_samples: int = 1,
     seed: int = 0,
 ) -> list[list[str]]:
-    """num_samples texts for each prompt, without the prompt: result[prompt][sample]."""
+    """num_samples texts per prompt, without the prompt: result[prompt][sample]."""
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     pieces = generate_ids(
         model, params, encoded, max_new_tokens, sampler=sampler, num_samples=num_samples, seed=seed

@@ -1,8 +1,8 @@
-"""Muon: momentum whose singular values are all made one, for the matrices inside the blocks.
+"""Muon: momentum with all singular values set to one, for the matrices inside the blocks.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". A momentum U S V^T is replaced
-by its polar factor U V^T, so that rare directions of a gradient move a matrix as far as frequent ones do. The
-polar factor comes from a few matrix products (Newton-Schulz), with the polynomials of Amsel et al. 2025, "The
+by its polar factor U V^T, so that rare directions of a gradient move a matrix as far as frequent ones. The
+polar factor is computed by a few matrix products (Newton-Schulz), with the polynomials of Amsel et al. 2025, "The
 Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon Algorithm".
 
     N matrices of one shape   I rows   J columns, I <= J
@@ -37,12 +37,12 @@ def as_matrices(path: tuple, x: jax.Array) -> jax.Array:
 
 
 def _best_quintic(low: float, high: float) -> np.ndarray:
-    """The (a, b, c) for which a x + b x^3 + c x^5 stays nearest to 1 on [low, high].
+    """The (a, b, c) that make a x + b x^3 + c x^5 closest to 1 on [low, high].
 
-    The error of the best one has the same size at both ends and at the two turning points between, with
+    The error of the best polynomial has the same size at both ends and at the two turning points between them, with
     alternating signs (Amsel et al. 2025, section 3.2): solve for that, move the turning points, repeat.
     """
-    if low / high > 1 - 5e-6:  # the limit, where the system below has lost its digits
+    if low / high > 1 - 5e-6:  # the limit; the system below is singular there
         return np.array([15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5])
     points = np.array([low, (3 * low + high) / 4, (low + 3 * high) / 4, high])
     for _ in range(100):
@@ -61,28 +61,28 @@ def _best_quintic(low: float, high: float) -> np.ndarray:
 def polar_express(iterations: int) -> tuple[tuple[float, float, float], ...]:
     """Coefficients (a, b, c) of each step's a x + b x^3 + c x^5, which together take [low, 1] to near 1.
 
-    Each is the best one for where the steps before it leave the singular values: with 5 and more steps the
-    paper's (section 3.4, low = 1e-3). Fewer can't lift values so small, and trying to spoils the others, so
+    Each is the best for the interval in which the steps before it leave the singular values. With 5 or more steps they
+    are the paper's (section 3.4, low = 1e-3). Fewer steps can't raise values that small without harming the others, so
     low is 10^-2.5 with 4 steps, 10^-2 with 3, and so on.
     """
     low, high = max(1e-3, 10.0 ** (-(iterations + 1) / 2)), 1.0
-    cushion = 0.02407327424182761  # the paper's: no interval wider than that, or small values don't grow
+    cushion = 0.02407327424182761  # the paper's limit of the interval, so that small values grow
     steps = []
     for step in range(iterations):
         powers = np.array([1, 3, 5])
         abc = _best_quintic(max(low, cushion * high), high)
         ends = [float(abc @ x**powers) for x in (low, high)]
-        abc = abc * 2 / sum(ends)  # the images of the ends are as far below 1 as above
+        abc = abc * 2 / sum(ends)  # the images of the ends have the same distance from 1
         low = ends[0] * 2 / sum(ends)
         high = 2 - low
-        if step < iterations - 1:  # the paper's margin for what rounding takes past `high`
+        if step < iterations - 1:  # the paper's margin for rounding past `high`
             abc = abc / 1.01**powers
         steps.append(tuple(float(x) for x in abc))
     return tuple(steps)
 
 
 def _products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
-    """Each step as three products with the matrices themselves: 2 I^2 J + I^3 multiplications a step."""
+    """Three products per step with the matrices themselves: 2 I^2 J + I^3 multiplications."""
     for a, b, c in steps:
         gram_NII = jnp.einsum("NIJ,NKJ->NIK", x_NIJ, x_NIJ)
         change_NII = b * gram_NII + c * (gram_NII @ gram_NII)
@@ -91,11 +91,10 @@ def _products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
 
 
 def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
-    """The same, with the steps made on X X^T: about 4 I^3 a step, and I^2 J twice in all.
+    """The same with steps on X X^T: about 4 I^3 multiplications per step, and I^2 J twice in all.
 
-    Fewer than the above from J = 1.5 I on, whatever the number of steps. But they see squared singular values,
-    so it is for float32 and no shorter a mantissa, and for at most 5 steps at a time: what rounding makes of an
-    eigenvalue 0, a negative one, grows without bounds.
+    Cheaper than `_products` from J = 1.5 I on. X X^T has the squares of the singular values, so this needs float32, and
+    at most 5 steps at a time: an eigenvalue 0 that rounding makes negative grows without bound.
     """
     multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # on GPUs, no TF32
     gram_NII = multiply(x_NIJ, x_NIJ.mT)
@@ -103,19 +102,19 @@ def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
     for a, b, c in steps:
         step_NII = a * jnp.eye(x_NIJ.shape[1]) + b * gram_NII + c * multiply(gram_NII, gram_NII)
         total_NII = step_NII if total_NII is None else multiply(step_NII, total_NII)
-        gram_NII = multiply(multiply(step_NII, gram_NII), step_NII)  # the last one's is not used
+        gram_NII = multiply(multiply(step_NII, gram_NII), step_NII)  # not used after the last step
     return multiply(total_NII, x_NIJ)
 
 
 def orthogonalize(x_NIJ: jax.Array, iterations: int = 5, dtype: jnp.dtype | None = None) -> jax.Array:
     """About U V^T for each matrix U S V^T, whatever its size: singular values near 1; a zero matrix stays 0.
 
-    I <= J is cheaper than the other way round: products with I x I matrices. Computed in `dtype`, the given
-    array's own where None (bfloat16 is enough on GPUs). Values below 1e-3 of the matrix's Frobenius norm come
-    out smaller than 1: see `polar_express`.
+    I <= J is cheaper than J < I: the products are with I x I matrices. Computed in `dtype`, by default that of the
+    array (bfloat16 is enough on GPUs). Values below 1e-3 of the Frobenius norm come out smaller than 1: see
+    `polar_express`.
     """
     norms_N11 = jnp.linalg.norm(x_NIJ.astype(jnp.float32), axis=(1, 2), keepdims=True)
-    # The tiny summand is for zeros alone: how small a gradient is must not count.
+    # The tiny summand is for zeros only: the scale of a gradient must not matter.
     scaled_NIJ = (x_NIJ / (1.01 * norms_N11 + 1e-30)).astype(dtype or x_NIJ.dtype)
     _, rows, columns = x_NIJ.shape
     by_gram = columns >= 1.5 * rows and scaled_NIJ.dtype == jnp.float32
@@ -133,9 +132,8 @@ def scale_by_polar_factor(
 ) -> optax.GradientTransformation:
     """Hidden kernels' updates -> their polar factors times sqrt(max(1, fan_out / fan_in)).
 
-    All matrices of one shape, over all layers and whichever way round they lie, are orthogonalized in one
-    batch: a model has two or three. The factor makes an update change activations by the same proportion
-    whatever the shape (Yang et al. 2023, "A Spectral Condition for Feature Learning").
+    All matrices of one shape, or its transpose, over all layers are orthogonalized in one batch: a model has two or
+    three. With the factor, an update changes activations by the same proportion for every shape (Yang et al. 2023, "A Spectral Condition for Feature Learning").
     """
 
     def update(updates, params=None):
@@ -167,7 +165,7 @@ def muon(
     weight_decay: float = 0.0,
     dtype: jnp.dtype | None = None,
 ) -> optax.GradientTransformation:
-    """Hidden kernels: - rate * (polar factor of the Nesterov momentum + weight_decay * kernel); else `other`.
+    """Hidden kernels: - rate * (polar factor of the Nesterov momentum + weight_decay * kernel). Others: `other`.
 
     State: one momentum the size of the hidden kernels, and `other`'s for the rest.
     """

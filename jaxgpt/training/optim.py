@@ -1,4 +1,4 @@
-"""Optimizers and schedules: how fast parameters move, which of them decay, and what average is kept of them."""
+"""Optimizers, learning rate schedules, weight decay, and averages of the parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _wsd(cfg: config.OptimConfig, t: jax.Array) -> jax.Array:
     return _linear(cfg, jnp.clip((t - (1.0 - cfg.decay_fraction)) / cfg.decay_fraction, 0.0, 1.0))
 
 
-# Each: the rate at t, the part of the run after the warm-up that is done (0 to 1).
+# Each gives the rate at t, the fraction of the run after the warm-up (0 to 1).
 SCHEDULES: dict[str, Callable[[config.OptimConfig, jax.Array], jax.Array]] = {
     "cosine": _cosine,
     "linear": _linear,
@@ -51,11 +51,10 @@ SCHEDULES: dict[str, Callable[[config.OptimConfig, jax.Array], jax.Array]] = {
 
 
 def make_schedule(cfg: config.OptimConfig, num_steps: int) -> Schedule:
-    """The learning rate of each step: a linear warm-up to the peak, then the named shape to the end.
+    """The learning rate of each step: a linear warm-up to the peak, then the named schedule.
 
     Steps count from 0. The first step's rate is learning_rate / (warmup_steps + 1), not 0, so that no batch
-    is wasted; step `warmup_steps` has the peak and the last step comes next to final_learning_rate. In a run
-    shorter than its warm-up the rate rises to the end.
+    is wasted. Step `warmup_steps` has the peak. A run shorter than its warm-up never reaches it.
     """
 
     def schedule(step: jax.Array) -> jax.Array:
@@ -68,26 +67,26 @@ def make_schedule(cfg: config.OptimConfig, num_steps: int) -> Schedule:
 
 
 def decay_mask(cfg: config.OptimConfig, params: dict) -> dict:
-    """For each parameter whether weight decay acts on it: on matrices, on tables only if so configured."""
+    """For each parameter whether it decays: matrices do, tables only with decay_embeddings."""
     decaying = {"kernel", "lora_a", "lora_b", *(["embedding"] if cfg.decay_embeddings else [])}
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decaying, params)
 
 
 def rate_multipliers(cfg: config.OptimConfig, params: dict) -> dict:
-    """For each parameter what its learning rate is multiplied with: a tree of floats.
+    """The factor of each parameter's learning rate: a tree of floats.
 
-    With parametrization="mup" the best rate of a narrow model is the best of a wide one (Yang et al. 2022,
+    With parametrization="mup" the best rate of a narrow model is also the best of a wide one (Yang et al. 2022,
     "Tensor Programs V", table 3), given init="fan_in", a head that starts at 0 and heads of one width:
 
         parameter                       adamw                      muon
         kernels inside the blocks       mup_base_width / d_model   1
         head                            mup_base_width / d_model   mup_base_width / d_model
-        all else                        1                          1
+        all others                      1                          1
 
-    (All else: tables, the projection of a narrow one, whose inputs do not grow, biases, norms, scalars, LoRA.)
-    A wide matrix sums more inputs, and Adam moves every entry by as much, so its entries must move less. An
-    orthogonal update needs none of that: its largest singular value, sqrt(max(1, fan_out / fan_in)), is the
-    same at every width, and so is how far it moves an activation. All are 1 in the standard parametrization.
+    (All others: tables, the projection of a narrow table, biases, norms, scalars, LoRA.) A wide matrix sums more
+    inputs, and Adam moves all entries by the same amount, so its entries must move less. An orthogonal update needs
+    no factor: its largest singular value, sqrt(max(1, fan_out / fan_in)), is the same at every width, and so is how
+    far it moves an activation. All factors are 1 in the standard parametrization.
     """
     if cfg.parametrization == "standard":
         return jax.tree.map(lambda _: 1.0, params)
@@ -105,13 +104,13 @@ def rate_multipliers(cfg: config.OptimConfig, params: dict) -> dict:
 
 
 def _adamw(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Loshchilov and Hutter 2019: Adam with decay apart from the gradient, times the learning rate."""
+    """Loshchilov and Hutter 2019: Adam with decoupled weight decay, times the learning rate."""
     mask = functools.partial(decay_mask, cfg)
     if cfg.parametrization == "standard":
         return optax.adamw(
             schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=mask
         )
-    # The multiplier stands before the decay: a wide model forgets as fast as a narrow one, see Wang and
+    # The factor comes before the decay: a wide model decays as fast as a narrow one, see Wang and
     # Aitchison 2024, "How to set AdamW's weight decay as you scale model and dataset size".
     return optax.chain(
         optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
@@ -122,7 +121,7 @@ def _adamw(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransfo
 
 
 def _muon(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Jordan et al. 2024: orthogonal updates for the matrices inside the blocks, AdamW for all else."""
+    """Jordan et al. 2024: orthogonal updates for the matrices inside the blocks, AdamW for all other parameters."""
     return muon.muon(
         lambda step: cfg.muon_learning_rate / cfg.learning_rate * schedule(step),
         other=_adamw(cfg, schedule),
@@ -135,8 +134,8 @@ def _muon(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransfor
 def _lion(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
     """Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms": the sign of a momentum.
 
-    Every entry moves by the whole rate, so the paper takes 3 to 10 times less of it than Adam's, and as many
-    times more decay. `eps` is not used.
+    Every entry moves by the full rate, so the paper uses a rate 3 to 10 times lower than Adam's, and a decay
+    higher by the same factor. `eps` is not used.
     """
     return optax.lion(
         schedule,
@@ -150,9 +149,9 @@ def _lion(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransfor
 def _adafactor(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
     """Shazeer and Stern 2018: Adam without momentum, its second moments kept as sums of rows and of columns.
 
-    A matrix of 128 x 128 or more costs rows + columns numbers of state. As in the paper, old squares fade by
-    1 - step^-0.8 and an update's root mean square is kept below 1; `b1`, `b2` and `eps` are not used. Rates
-    are absolute, as Adam's are, not relative to a parameter's size: what starts at 0 would not get away.
+    The state of a matrix of 128 x 128 or more is rows + columns numbers. As in the paper, old squares decay by
+    1 - step^-0.8 and the root mean square of an update is kept below 1; `b1`, `b2` and `eps` are not used. Rates
+    are absolute, as Adam's, not relative to the size of a parameter: one that starts at 0 would stay there.
     """
 
     def flat(updates: dict) -> dict:
@@ -177,10 +176,10 @@ def _adafactor(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTra
 
 
 def _schedule_free(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Defazio et al. 2024, "The Road Less Scheduled": AdamW whose average is kept instead of a falling rate.
+    """Defazio et al. 2024, "The Road Less Scheduled": AdamW with an average instead of a decaying rate.
 
-    The params that training holds, where gradients are taken, lie between the average (`b1` of it) and the
-    fast iterate; `evaluation_params` gives the average, weighted with the rate's square. `b1` is above 0.
+    The params of training, at which gradients are taken, interpolate between the average (by `b1`) and the fast
+    iterate; `evaluation_params` gives the average, weighted by the square of the rate. `b1` is above 0.
     """
     fast = optax.chain(
         optax.scale_by_rms(decay=cfg.b2, eps=cfg.eps, eps_in_sqrt=False, bias_correction=True),
@@ -188,12 +187,12 @@ def _schedule_free(cfg: config.OptimConfig, schedule: Schedule) -> optax.Gradien
         optax.scale_by_learning_rate(schedule),
         *_own_rates(cfg),
     )
-    # Its own count starts at 1, and the fast iterate's at 0.
+    # Its count starts at 1, the count of the fast iterate at 0.
     return optax.contrib.schedule_free(fast, lambda count: schedule(count - 1), b1=cfg.b1)
 
 
 def _own_rates(cfg: config.OptimConfig) -> list[optax.GradientTransformation]:
-    """What multiplies updates by optim.rates, where there are such."""
+    """The transformation that multiplies updates by optim.rates; none if optim.rates is empty."""
     if not cfg.rates:
         return []
     return [
@@ -221,11 +220,11 @@ class AverageState(NamedTuple):
 
 
 def average_params(decay: float) -> optax.GradientTransformation:
-    """Leaves updates as they are and keeps an average of the params that they lead to.
+    """Keep an average of the params; updates pass unchanged.
 
     After t updates it is sum_i decay^(t - i) params_i / sum_i decay^(t - i), i = 1..t: an exponential moving
-    average that starts at nothing, corrected for that start as Adam's moments are (Kingma and Ba 2015, section
-    3). So it is a weighted mean from the first update on, and initial values never count.
+    average with the bias correction of Adam's moments (Kingma and Ba 2015, section 3). It is a weighted mean from
+    the first update on; initial values do not count.
     """
 
     def init(params: dict) -> AverageState:
@@ -236,7 +235,7 @@ def average_params(decay: float) -> optax.GradientTransformation:
 
     def update(updates, state, params):
         count = optax.safe_increment(state.count)
-        # (1 - decay) / (1 - decay^count) is the newest one's share; expm1 keeps its digits when decay is near 1.
+        # (1 - decay) / (1 - decay^count) is the weight of the newest params; expm1 is exact for a decay near 1.
         log = np.float32(np.log(decay)) if isinstance(decay, float) else jnp.log(decay)
         share = (1.0 - decay) / -jnp.expm1(count * log)
         new_params = optax.apply_updates(params, updates)
@@ -254,7 +253,7 @@ def averages(cfg: config.OptimConfig) -> bool:
 
 
 def evaluation_params(cfg: config.OptimConfig, params: dict, opt_state: optax.OptState) -> dict:
-    """What to evaluate, sample from and export: params, or the average of them that the optimizer keeps."""
+    """The params to evaluate, sample from and export: those of training, or the average that the optimizer keeps."""
     if not averages(cfg):
         return params
     last, moving = opt_state[-1], trainable.select(cfg, params)  # see make_optimizer
@@ -266,10 +265,10 @@ def evaluation_params(cfg: config.OptimConfig, params: dict, opt_state: optax.Op
 
 
 def make_optimizer(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Gradients (clipped by their global norm first, Pascanu et al. 2013) -> updates, of the parameters that move.
+    """Gradients (clipped by their global norm first, Pascanu et al. 2013) -> updates of the trainable parameters.
 
-    `init` and `update` take all params; gradients and updates are trees as `trainable.select` gives them, and the state
-    is one of these parameters alone. Where an average is kept its state is the last entry of the state, a tuple.
+    `init` and `update` take all params; gradients, updates and state have the parameters of `trainable.select` only.
+    With an average, its state is the last entry of the state, a tuple.
     """
     links = [OPTIMIZERS[cfg.name](cfg, schedule)]
     if cfg.name != "schedule_free":  # it has them inside, where its fast iterate moves

@@ -1,12 +1,12 @@
-"""Which parameters move, how fast, and which rows of the token table: rules on the paths of parameters.
+"""Which parameters are trained, how fast, and which rows of the token table: rules on the paths of parameters.
 
-    optim.trainable=block_*,-*            the blocks move, all else stays
-    optim.trainable=-token_embedding/*,*  all but the token table
+    optim.trainable=block_*,-*            train the blocks, freeze the rest
+    optim.trainable=-token_embedding/*,*  train all but the token table
     optim.rates=block_0/*=0.1,block_*=0.5
 
-A rule is a pattern as file names have them (`*` stands for any text, slashes too) on the paths that model.py lists.
-Rules are asked in order and the first that matches counts. What stays has no gradient and no optimizer state, does not
-decay, and is bit for bit the same for ever.
+A rule is a pattern as for file names (`*` matches any text, also slashes) on the paths that gpt.py lists. The first rule
+that matches a path counts. A frozen parameter has no gradient and no optimizer state, does not decay, and stays the same
+bit for bit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxgpt.model.paths import named_leaves
 
 
 def moves(cfg: config.OptimConfig, params: dict) -> Callable[[str], bool]:
-    """The function path -> whether the parameter moves, for the parameters of one model."""
+    """The function path -> whether the parameter is trained, for the parameters of one model."""
     if cfg.trainable:
         return lambda path: next(
             (not rule.startswith("-") for rule in cfg.trainable if fnmatchcase(path, rule.removeprefix("-"))),
@@ -35,7 +35,7 @@ def moves(cfg: config.OptimConfig, params: dict) -> Callable[[str], bool]:
 
 
 def select(cfg: config.OptimConfig, params: dict) -> dict:
-    """The tree of those parameters that move; the same tree where all do. Of shapes or of arrays."""
+    """The tree of the trained parameters (shapes or arrays); the same tree if all are trained."""
     moving = moves(cfg, params)
     names = [path for path, _ in named_leaves(params)]
     if all(moving(path) for path in names):
@@ -54,7 +54,7 @@ def select(cfg: config.OptimConfig, params: dict) -> dict:
 
 
 def merge(params: dict, part: dict) -> dict:
-    """The parameters with those of `part`, a tree as `select` gives it, in their places."""
+    """The parameters, with those of `part` (a tree of `select`) replaced."""
     return {
         name: (merge(value, part[name]) if isinstance(value, dict) else part[name]) if name in part else value
         for name, value in params.items()
@@ -62,7 +62,7 @@ def merge(params: dict, part: dict) -> dict:
 
 
 def rates(cfg: config.OptimConfig, params: dict) -> dict:
-    """For each parameter what optim.rates multiplies its learning rate with: a tree of floats."""
+    """The factor that optim.rates gives the learning rate of each parameter: a tree of floats."""
     rules = [(pattern, float(factor)) for pattern, _, factor in (r.rpartition("=") for r in cfg.rates)]
 
     def one(path: str) -> float:
@@ -73,12 +73,12 @@ def rates(cfg: config.OptimConfig, params: dict) -> dict:
 
 # --- rows of the token table ----------------------------------------------------------------------------
 
-# The arrays that have a row, or a column, for each token; and along which axis.
+# The arrays with a row or column per token, and its axis.
 TOKEN_AXES = {"token_embedding": ("embedding", 0), "head": ("kernel", 1)}
 
 
 def keep_rows(cfg: config.OptimConfig, new: dict, old: dict | None = None) -> dict:
-    """`new` with the rows before optim.train_rows_from taken from `old`, bit for bit; zeros where there is none."""
+    """`new` with the rows before optim.train_rows_from taken from `old`, bit for bit; zeros without `old`."""
     for owner, (name, axis) in TOKEN_AXES.items():
         if cfg.train_rows_from and owner in new:
             x = new[owner][name]
