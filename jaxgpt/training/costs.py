@@ -1,9 +1,9 @@
-"""What a run costs before it runs: operations of the matrix products, and memory of a training step.
+"""The cost of a run before it runs: operations of its matrix products, and memory of a training step.
 
 Operations count a multiplication and an addition each, in matrix products alone, as PaLM (Chowdhery et al. 2022,
-appendix B) and nanoGPT count them: attention as the full T x T square, though a causal mask throws half of it away,
-and no elementwise work. "Model" operations are what the formula needs; "hardware" operations also have what a
-remat policy computes twice.
+appendix B) and nanoGPT count them: attention as the full T x T square, though a causal mask discards half of it,
+and no elementwise work. "Model" operations are those of the formula; "hardware" operations include what a
+remat policy recomputes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from jaxgpt.training.steps import build, state_shapes
 
 @dataclass(frozen=True)
 class ForwardFlops:
-    """Operations a token of one pass over a full window, by what they are spent on."""
+    """Operations per token of one pass over a full window, by part of the model."""
 
     projections: int  # queries, keys, values, and the mix of the heads
     attention: int  # scores and weighted values: the only part that grows with T
@@ -47,15 +47,15 @@ class ForwardFlops:
 
 
 def matmul_params(cfg: config.ModelConfig) -> int:
-    """Parameters that a token is multiplied with: no biases, no norms, no table that is only looked up in.
+    """Parameters that a token is multiplied with: no biases, norms or tables used for lookup only.
 
-    The projection of a narrow table counts twice where the table is tied: it is used at both ends.
+    The projection of a narrow tied table counts twice: it is used at both ends.
     """
     return forward_flops(dataclasses.replace(cfg, context_length=0)).total // 2
 
 
 def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
-    """Operations a token of a forward pass over windows of context_length tokens."""
+    """Operations per token of a forward pass over windows of context_length tokens."""
 
     def products(layer: linear.Linear) -> int:
         """Of a linear layer with its low-rank change."""
@@ -77,7 +77,7 @@ def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
 
 
 def train_flops_per_token(cfg: config.ModelConfig) -> int:
-    """Model operations a token of a training step: 6 x matmul_params + 12 L H K T.
+    """Model operations per token of a training step: 6 x matmul_params + 12 L H K T.
 
     Three forward passes: the backward pass has two products of the same size for each of the forward's.
     """
@@ -85,7 +85,7 @@ def train_flops_per_token(cfg: config.ModelConfig) -> int:
 
 
 def train_flops_per_step(cfg: Config) -> int:
-    """Model operations of an optimizer step, all accumulation parts together; the optimizer's own apart."""
+    """Model operations of an optimizer step, over all accumulation parts, without those of the optimizer."""
     return train_flops_per_token(cfg.model) * cfg.data.batch_size * cfg.model.context_length
 
 
@@ -108,8 +108,8 @@ class DecodeCost:
 def decode_cost(cfg: config.ModelConfig, batch_size: int, slots: int | None = None) -> DecodeCost:
     """What one decoding step does with a cache of `slots` (context_length) tokens a row.
 
-    The cache is read whole: its size is static, the mask hides what is not filled. Parameters are float32 as they
-    are kept, whatever model.dtype computes in.
+    The complete cache is read: its size is static, the mask hides empty slots. Parameters are stored in float32,
+    whatever model.dtype is.
     """
     slots = cfg.context_length if slots is None else slots
     per_token = 2 * matmul_params(cfg) + 4 * cfg.num_layers * cfg.num_heads * cfg.head_dim * slots
@@ -155,7 +155,7 @@ class Memory:
 
     @property
     def temporary(self) -> int:
-        """What the step allocates besides its arguments."""
+        """Bytes that the step allocates in addition to its arguments."""
         return self.gradients + self.logits + self.activations
 
 

@@ -1,4 +1,4 @@
-"""What a traced program costs, read off its jaxpr: nothing is compiled, nothing is allocated.
+"""The cost of a traced program, read off its jaxpr: nothing is compiled or allocated.
 
 `read` inlines the calls in a jaxpr; the `Program` that it gives counts the operations of its matrix products,
 and the bytes that are alive at each point once the compiler has fused what it fuses. The rules of fusion are few
@@ -69,7 +69,7 @@ class Program:
 
 
 def read(closed: core.ClosedJaxpr) -> Program:
-    """The program of a jaxpr (as of jax.make_jaxpr), without what its results do not need."""
+    """The program of a jaxpr (from jax.make_jaxpr), without operations that its results do not need."""
     program, seen, zeros = Program(), {}, set()
 
     def new(aval: Any) -> int:
@@ -173,7 +173,7 @@ def _drop_unused(program: Program) -> None:
 
 @dataclass
 class Alive:
-    """What is in memory while an operation runs, arguments not counted."""
+    """The arrays in memory while an operation runs, without the arguments."""
 
     total: int  # bytes
     transient: int  # bytes of it that a loop's body holds

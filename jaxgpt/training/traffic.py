@@ -1,8 +1,7 @@
-"""What devices send each other in a training step, by formula, and how much of their time it may cost.
+"""The bytes that devices send each other in a training step, by formula, and the time that this may cost.
 
-A ring of n devices sums an array in which each of them has its own part by sending 2 (n - 1) / n of its bytes from every
-device (all-reduce); it brings together what they hold shares of with (n - 1) / n (all-gather), and sums into shares with as
-much (reduce-scatter). Thakur et al. 2005, "Optimization of Collective Communication Operations in MPICH". With P bytes of
+In a ring of n devices, each device sends 2 (n - 1) / n of the bytes of an array to sum it (all-reduce), (n - 1) / n to
+collect its parts (all-gather), and as many to sum it into parts (reduce-scatter). Thakur et al. 2005, "Optimization of Collective Communication Operations in MPICH". With P bytes of
 parameters, of which a device uses P / tensor, and A bytes of the stream [rows of a device, T, D]:
 
     data     all-reduce of the gradients that a device keeps                              P / (fsdp tensor)
@@ -11,7 +10,7 @@ parameters, of which a device uses P / tensor, and A bytes of the stream [rows o
     tensor   all-reduce of the stream, 2 in each layer forward and 2 backward, and        A
              1 each for the embedding and the gradient of the head
 
-What is missing: norms, biases, losses and the softmax over a spread vocabulary, all of them small.
+Not counted: norms, biases, losses and the softmax over a split vocabulary, which are small.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def all_reduce(size: float, devices: int) -> float:
 
 
 def all_gather(size: float, devices: int) -> float:
-    """Bytes that each device sends so that all have the `size` bytes that they hold equal shares of; or the reverse."""
+    """Bytes that each device sends to collect `size` bytes held in equal parts; or for the reverse, a reduce-scatter."""
     return (devices - 1) / devices * size
 
 
@@ -80,7 +79,7 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
 
 
 def seconds(found: Traffic, sizes: Mapping[str, int]) -> float:
-    """The time that the traffic takes, an axis after the other, on machines of eight devices.
+    """The time of the traffic, one axis after the other, on machines of eight devices.
 
     The devices of a machine are neighbours along `tensor`, then `fsdp`, then `data`; an axis that goes beyond the
     machine runs at the speed between machines.
@@ -93,7 +92,7 @@ def seconds(found: Traffic, sizes: Mapping[str, int]) -> float:
 
 
 def efficiency(compute_seconds: float, traffic_seconds: float) -> tuple[float, float]:
-    """The share of the time that is computing: where nothing is sent while computing goes on, and where all is."""
+    """The fraction of time spent computing: with no overlap of traffic and computing, and with full overlap."""
     return (
         compute_seconds / (compute_seconds + traffic_seconds),
         compute_seconds / max(compute_seconds, traffic_seconds),
