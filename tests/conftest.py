@@ -4,6 +4,9 @@ import collections
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Tests compile much and compute little: half of LLVM's work is not worth its time here.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+SHARED = Path(os.environ["JAXGPT_CACHE"]) / "shared"
 
 
 def pytest_addoption(parser):
@@ -46,18 +50,52 @@ def chromium(request):
     driver.quit()
 
 
+def shared_folder(name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder for all workers, filled once by the first that asks for it. Not to be changed."""
+    from jaxgpt.common import files
+
+    folder, filled = SHARED / name, SHARED / f"{name}.filled"
+    SHARED.mkdir(exist_ok=True)
+    with (SHARED / f"{name}.lock").open("w") as file:
+        while True:
+            try:
+                files.lock(file)
+                break
+            except BlockingIOError:  # another worker fills it
+                time.sleep(0.1)
+        if not filled.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            fill(folder)
+            filled.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A folder with text.txt, config.py and run/: 20 steps, saved at 10 and 20."""
+def trained():
+    """A folder with text.txt, config.py and run/: 20 steps, saved at 10 and 20. Not to be changed."""
     from tests import commands, small_runs  # they import JAX
 
-    here = tmp_path_factory.mktemp("trained")
-    small_runs.write_text(here / "text.txt")
-    (here / "config.py").write_text(commands.CONFIG)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(here)
-        assert commands.execute(monkeypatch, commands.RUN) == 0
-    return here
+    def fill(folder: Path) -> None:
+        small_runs.write_text(folder / "text.txt")
+        (folder / "config.py").write_text(commands.CONFIG)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.chdir(folder)
+            assert commands.execute(monkeypatch, commands.RUN) == 0
+
+    return shared_folder("trained", fill)
+
+
+@pytest.fixture(scope="session")
+def plain_run():
+    """A folder with text.txt and run/: `small_config` from its first step to its last. Not to be changed."""
+    from jaxgpt.training import loop
+    from tests import small_runs
+
+    def fill(folder: Path) -> None:
+        loop.train(small_runs.small_config(small_runs.write_text(folder / "text.txt")), folder / "run")
+
+    return shared_folder("plain", fill)
 
 
 @pytest.fixture(scope="session")

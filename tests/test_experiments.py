@@ -199,7 +199,11 @@ LONG = {
     "residual",
     "fine_tuning",
 }
-EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in every.CLAIMS]
+# Half as much, and run by .ci/run.
+MIDDLE = {"meaning", "gradient_rows", "powers_of_two"}
+SLOW, CI = [pytest.mark.slow], [pytest.mark.slow, pytest.mark.ci]
+MARKS = dict.fromkeys(LONG, SLOW) | dict.fromkeys(MIDDLE, CI)
+EACH = [pytest.param(name, marks=MARKS.get(name, [])) for name in every.CLAIMS]
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -7,21 +7,12 @@ import pytest
 
 from jaxgpt import reproduce
 from jaxgpt.config import UserError
-from jaxgpt.training import loop
-from tests.small_runs import small_config, write_text
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reproduce")
-    loop.train(small_config(write_text(folder / "text.txt")), folder / "run")
-    return folder / "run"
 
 
 @pytest.fixture
-def copy(run, tmp_path):
-    """Of the run, to be changed."""
-    return shutil.copytree(run, tmp_path / "run")
+def copy(plain_run, tmp_path):
+    """A copy of the run, to be changed."""
+    return shutil.copytree(plain_run / "run", tmp_path / "run")
 
 
 def test_the_whole_run_comes_out_equal(copy, capsys):

@@ -1,5 +1,7 @@
 """The sweep command: from its config to its results, through kills, signals, failures and bad flags."""
 
+import contextlib
+import io
 import signal
 import subprocess
 import sys
@@ -11,14 +13,28 @@ import pytest
 import jaxgpt
 from jaxgpt.common import cli
 from jaxgpt.sweeps.members import Sweep
+from jaxgpt.training import loop
 from tests.commands import CONFIG, execute
-from tests.small_runs import metrics, small_config
-from tests.small_sweeps import COMMAND, read
+from tests.small_runs import metrics, small_config, write_text
+from tests.small_sweeps import COMMAND, SWEEP, read
 
 
-def test_a_sweep_from_its_command_to_its_best_config(sweep_folder, monkeypatch, capsys):
-    assert execute(monkeypatch, COMMAND) == 0
-    rows = read(sweep_folder / "found/results.csv")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The working directory of a sweep that is done, and what its command printed. Not to be changed."""
+    folder, out = tmp_path_factory.mktemp("finished"), io.StringIO()
+    write_text(folder / "text.txt")
+    (folder / "sweep.py").write_text(SWEEP)
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(out):
+        monkeypatch.chdir(folder)
+        assert execute(monkeypatch, COMMAND) == 0
+    return folder, out.getvalue()
+
+
+def test_a_sweep_from_its_command_to_its_best_config(finished, tmp_path, monkeypatch):
+    folder, out = finished
+    monkeypatch.chdir(folder)
+    rows = read(folder / "found/results.csv")
     header = ["member", "workdir", "status", "valid_loss", "steps", "optim.learning_rate", "train.seed"]
     assert list(rows[0]) == header
     assert [row["status"] for row in rows] == ["done"] * 4 and {row["steps"] for row in rows} == {"20"}
@@ -27,9 +43,8 @@ def test_a_sweep_from_its_command_to_its_best_config(sweep_folder, monkeypatch, 
         assert run.step == 20 and run.config.optim.learning_rate == float(row["optim.learning_rate"])
         valid = [line["loss"] for line in metrics(Path(row["workdir"])) if line["split"] == "valid"]
         assert valid[-1] == float(row["valid_loss"])
-    text = capsys.readouterr().out
-    assert "4 of 4 members done" in text and "mean over seeds" in text
-    assert {"curves.png", "fields.png"} <= {path.name for path in (sweep_folder / "found").iterdir()}
+    assert "4 of 4 members done" in out and "mean over seeds" in out
+    assert {"curves.png", "fields.png"} <= {path.name for path in (folder / "found").iterdir()}
     # The best is of the setting that is best over its seeds, and train takes it.
     means = {}
     for row in rows:
@@ -37,12 +52,10 @@ def test_a_sweep_from_its_command_to_its_best_config(sweep_folder, monkeypatch, 
     best = min(means, key=lambda rate: sum(means[rate]))
     cfg = cli.read_config("found/best.py", {})
     assert cfg.optim.learning_rate == float(best)
-    assert execute(monkeypatch, "train --config found/best.py --workdir again") == 0
+    assert loop.Trainer([(cfg, tmp_path / "again")]).cfg.train.num_steps == 20
     # The same command has nothing left to do.
     before = {
-        path: path.stat().st_mtime_ns
-        for path in (sweep_folder / "found/members").rglob("*")
-        if path.is_file()
+        path: path.stat().st_mtime_ns for path in (folder / "found/members").rglob("*") if path.is_file()
     }
     assert execute(monkeypatch, COMMAND) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -68,7 +81,7 @@ cli.run(sweep.main)
 """
 
 
-def test_a_sweep_killed_twice_has_every_member_once(sweep_folder, monkeypatch):
+def test_a_sweep_killed_twice_has_every_member_once(sweep_folder, finished, monkeypatch):
     """Killed between the saves of a group, its members stand at different steps; all come to what they are alone."""
     flags = ["--config", "sweep.py", "--workdir", "found", "--width", "1"]
     for kill_at, steps in (("2", [10, 10, 0, 0]), ("3", [20, 10, 10, 10])):
@@ -76,13 +89,12 @@ def test_a_sweep_killed_twice_has_every_member_once(sweep_folder, monkeypatch):
         assert code == -signal.SIGKILL
         assert [member.step for member in _opened(sweep_folder).members] == steps
     assert execute(monkeypatch, COMMAND) == 0
-    assert execute(monkeypatch, COMMAND.replace("found", "whole")) == 0
     rows = read(sweep_folder / "found/results.csv")
     assert [row["status"] for row in rows] == ["done"] * 4
     for row in rows:
         lines = metrics(Path(row["workdir"]))
         assert len({(line["step"], line["split"]) for line in lines}) == len(lines)
-        others = metrics(Path(row["workdir"].replace("found", "whole")))
+        others = metrics(finished[0] / row["workdir"])
         assert [line["step"] for line in lines] == [line["step"] for line in others]
         for line, other in zip(lines, others, strict=True):
             assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)

@@ -21,7 +21,7 @@ from tests.small_runs import metrics, write_text
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
-    "--config.model.context_length=16", "--config.model.d_model=32", "--config.model.num_layers=2",
+    "--config.model.context_length=16", "--config.model.d_model=32", "--config.model.num_layers=1",
     "--config.model.num_heads=2", "--config.model.dropout_rate=0.1", "--config.model.use_bias=false",
     "--config.data.batch_size=8", "--config.optim.warmup_steps=5", "--config.train.eval_every=10",
     "--config.train.eval_tokens=512", "--config.train.checkpoint_every=5", "--config.train.log_every=1",
@@ -125,6 +125,7 @@ def test_several_processes_give_the_curve_of_one_and_write_once(place, alone, co
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_that_was_killed_and_stopped_resumes_with_another_count(place, alone):
     """Two processes are killed; two more get one SIGTERM between them; one alone comes to the end."""
     folder, two = place / "stopped", (2, 1, STEPS, "--config.mesh.data=1", "--config.mesh.fsdp=2")

@@ -64,7 +64,7 @@ def test_run_from_python(sweep_folder):
 SMALL = {
     "model.context_length": "8", "model.d_model": "16", "model.num_layers": "1", "model.num_heads": "2", "data.corpus": "",
     "data.path": "text.txt", "data.batch_size": "2", "train.num_steps": "2", "train.eval_every": "0", "train.eval_tokens": "32",
-    "train.checkpoint_every": "0", "train.steps_per_dispatch": "2", "optim.warmup_steps": "1",
+    "train.checkpoint_every": "0", "train.sample_tokens": "0", "train.steps_per_dispatch": "2", "optim.warmup_steps": "1",
 }  # fmt: skip
 
 

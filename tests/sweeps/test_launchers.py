@@ -1,6 +1,7 @@
 """Launchers: local processes, Ray tasks and SLURM jobs share a sweep's groups."""
 
 import os
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -37,15 +38,16 @@ def test_slurms_script_runs_every_part(sweep_folder, monkeypatch, capsys):
     script = (sweep_folder / "found/slurm.sh").read_text()
     assert "#SBATCH --array=0-1" in script and "#SBATCH --gpus-per-task=1" in script
     assert "submit it with `sbatch found/slurm.sh`" in capsys.readouterr().out
-    # What a job runs is the command with its part: here without SLURM.
+    # What a job runs is the command with its part: here printed by the shell, and run in this process.
     for part in range(2):
-        environment = {
-            **os.environ,
-            "SLURM_ARRAY_TASK_ID": str(part),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        text = script.replace("srun ", "")
-        subprocess.run(["bash", "-c", text], check=True, env=environment, capture_output=True)
+        done = subprocess.run(
+            ["bash", "-c", script.replace("srun ", "printf '%s\\n' ")],
+            check=True, env={**os.environ, "SLURM_ARRAY_TASK_ID": str(part)}, capture_output=True, text=True,
+        )  # fmt: skip
+        program, *arguments = done.stdout.splitlines()
+        assert program == sys.executable and arguments[:2] == ["-m", "jaxgpt.sweep"]
+        assert f"--part={part}/2" in arguments
+        assert execute(monkeypatch, shlex.join(["sweep", *arguments[2:]])) == 0
     assert execute(monkeypatch, COMMAND + " --table") == 0
     assert [row["status"] for row in read(sweep_folder / "found/results.csv")] == ["done"] * 4
 

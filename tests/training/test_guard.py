@@ -10,20 +10,18 @@ import pytest
 from jaxgpt.config import UserError
 from jaxgpt.runs.load import load
 from jaxgpt.training import guard, loop, steps
-from tests.small_runs import metrics, small_config, write_text
+from tests.small_runs import metrics, small_config
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+def text(plain_run):
+    return plain_run / "text.txt"
 
 
 @pytest.fixture(scope="module")
-def norms(text, tmp_path_factory) -> list[float]:
+def norms(plain_run) -> list[float]:
     """The gradient norms of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("runs") / "plain"
-    loop.train(small_config(text), folder)
-    return [line["grad_norm"] for line in metrics(folder) if line["split"] == "train"]
+    return [line["grad_norm"] for line in metrics(plain_run / "run") if line["split"] == "train"]
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])

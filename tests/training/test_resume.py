@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from jaxgpt.config import UserError
 from jaxgpt.runs import records
 from jaxgpt.training import optim
 from jaxgpt.training.loop import train
-from tests.small_runs import assert_same_run, metrics, small_config, write_text
+from tests.small_runs import assert_same_run, metrics, small_config
 
 # Trains in a process of its own and kills it: argv = text, folder, phase, call, delay.
 # The kill comes `delay` seconds after the beginning of the call-th step, save or evaluation of this process.
@@ -59,16 +60,14 @@ loop.train(small_config(Path(text)), folder)
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+def text(plain_run):
+    return plain_run / "text.txt"
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(text, tmp_path_factory):
-    """The run that never stopped, in a process of its own, as the killed ones are."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    assert start_victim(text, folder, "never", 0, 0.0) == 0
-    return folder
+def uninterrupted(plain_run):
+    """The run that never stopped."""
+    return plain_run / "run"
 
 
 def start_victim(text: Path, folder: Path, phase: str, call: int, delay: float) -> int:
@@ -129,29 +128,37 @@ FAST = {
 }
 
 
+SLOW = [pytest.mark.slow, pytest.mark.ci]
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "stops"),
     [
-        {},
-        FAST,
-        pytest.param({"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"}, marks=pytest.mark.slow),
+        ({}, (1, 7, 8, 12, 23)),
+        (FAST, (7, 12)),
+        pytest.param(
+            {"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"}, (1, 7, 8, 12, 23), marks=SLOW
+        ),
         pytest.param(
             {"train__checkpoint_every": 0, "train__eval_every": 0, "train__log_every": 7},
-            marks=pytest.mark.slow,
+            (1, 7, 8, 12, 23),
+            marks=SLOW,
         ),
     ],
     ids=["default", "fast", "accumulation", "only-at-the-end"],
 )
-def test_stopped_at_any_step_and_resumed(text, tmp_path, overrides):
-    cfg = small_config(text, **overrides)
-    whole = train(cfg, tmp_path / "whole")
+def test_stopped_at_any_step_and_resumed(text, uninterrupted, tmp_path, overrides, stops):
+    cfg, complete = small_config(text, **overrides), uninterrupted
+    if overrides:
+        complete = tmp_path / "complete"
+        train(cfg, complete)
     count = cfg.train.steps_per_dispatch
-    for stop in (1, 7, 8, 12, 23):
+    for stop in stops:
         stopped = train(cfg, tmp_path / "parts", stop_at=stop)
         assert int(stopped.state.step) == -(-stop // count) * count
     train(cfg, tmp_path / "parts")
-    assert int(whole.state.step) == 24
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert jaxgpt.load(complete).step == 24
+    assert_same_run(complete, tmp_path / "parts")
 
 
 def test_what_is_kept_for_use_is_the_average(text, tmp_path):
@@ -167,10 +174,10 @@ def test_what_is_kept_for_use_is_the_average(text, tmp_path):
     assert (np.load(last)["token"] == run.params[table]["embedding"]).all()
 
 
-def test_a_finished_run_stays_as_it_is(text, uninterrupted, capsys):
-    before = metrics(uninterrupted)
-    train(small_config(text), uninterrupted)
-    assert metrics(uninterrupted) == before
+def test_a_finished_run_stays_as_it_is(text, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    train(small_config(text), tmp_path / "run")
+    assert_same_run(uninterrupted, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -224,8 +231,7 @@ def facts(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_fields_that_only_observe_may_change_and_the_run_is_the_same(text, tmp_path):
-    train(small_config(text), tmp_path / "one")
+def test_fields_that_only_observe_may_change_and_the_run_is_the_same(text, uninterrupted, tmp_path):
     train(small_config(text), tmp_path / "two", stop_at=12)
     watched = small_config(text, train__log_every=2, train__eval_every=6, train__keep_checkpoints=3)
     train(watched, tmp_path / "two")
@@ -234,15 +240,15 @@ def test_fields_that_only_observe_may_change_and_the_run_is_the_same(text, tmp_p
     assert {"field": "train.log_every", "from": 1, "to": 2} in second["changes"]
     assert len(second["changes"]) == 3
     assert json.loads((tmp_path / "two/config.json").read_text())["train"]["log_every"] == 2
-    a, b = jaxgpt.load(tmp_path / "one"), jaxgpt.load(tmp_path / "two")
+    a, b = jaxgpt.load(uninterrupted), jaxgpt.load(tmp_path / "two")
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def test_a_run_that_has_ended_resumes_with_more_steps(text, tmp_path):
+def test_a_run_that_has_ended_resumes_with_more_steps(text, uninterrupted, tmp_path):
     """It starts at its newest state, follows the new schedule, and says where that began."""
     folder, longer = tmp_path / "run", small_config(text, train__num_steps=36)
-    train(small_config(text), folder)
+    shutil.copytree(uninterrupted, folder)
     result = train(longer, folder)
     assert int(result.state.step) == 36 and jaxgpt.load(folder).step == 36
     assert facts(folder)["starts"][-1]["step"] == 24
