@@ -6,8 +6,11 @@ from pathlib import Path
 import jaxgpt
 
 PACKAGE = Path(jaxgpt.__file__).parent
+TESTS = Path(__file__).parent
 # From the ground up. A folder of jaxgpt is a room, a file at its top is a command.
 ROOMS = ("config", "common", "model", "data", "runs", "vectors", "training", "inspect", "sweeps")
+# Tests of several modules of a room together.
+OF_THE_ROOM = ["model/test_derivatives.py", "model/test_variants.py"]
 
 
 def imported(path: Path) -> set[str]:
@@ -40,3 +43,14 @@ def test_a_room_imports_only_from_rooms_below_it():
 def test_no_module_is_longer_than_450_lines():
     lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {name: n for name, n in lengths.items() if n > 450} == {}
+
+
+def test_tests_are_where_their_module_is():
+    """tests/ROOM/test_MODULE.py tests jaxgpt/ROOM/MODULE.py; a subject may follow: test_MODULE_SUBJECT.py."""
+    lost = []
+    for path in TESTS.glob("*/test_*.py"):
+        words = path.stem.removeprefix("test_").split("_")
+        names = ["_".join(words[: n + 1]) for n in range(len(words))]
+        if not any((PACKAGE / path.parent.name / f"{name}.py").exists() for name in names):
+            lost.append(str(path.relative_to(TESTS)))
+    assert sorted(lost) == OF_THE_ROOM
