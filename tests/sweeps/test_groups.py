@@ -51,9 +51,9 @@ def test_a_process_with_half_of_the_cores_takes_half_of_the_memory(sweep_folder,
 
 
 def test_run_from_python(sweep_folder):
-    cfg = small_config(sweep_folder / "text.txt", train__num_steps=4, train__sample_tokens=0)
-    rows = groups.run(cfg, [{"train.seed": s} for s in range(2)], sweep_folder / "found", Options(width=1))
-    assert [(row.status, row.steps) for row in rows] == [("done", 4)] * 2
+    values, _ = cli.load_config_file(str(sweep_folder / "sweep.py"))
+    rows = groups.run(values, [{"train.seed": s} for s in range(2)], sweep_folder / "found", Options(width=1))
+    assert [(row.status, row.steps) for row in rows] == [("done", 20)] * 2
     assert all(row.workdir.joinpath("config.json").exists() for row in rows)
     assert json.loads((sweep_folder / "found/sweep.json").read_text())["members"] == [
         {"train.seed": 0},

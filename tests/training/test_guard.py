@@ -28,7 +28,13 @@ def norms(plain_run) -> list[float]:
 @pytest.mark.parametrize("cause", ["norm", "nan"])
 def test_a_bad_step_changes_nothing(text, policy, cause):
     limit = 1e-6 if cause == "norm" else 0.0
-    cfg = small_config(text, model__vocab_size=20, train__on_bad_step=policy, train__bad_grad_norm=limit)
+    cfg = small_config(
+        text,
+        model__num_layers=1,
+        model__vocab_size=20,
+        train__on_bad_step=policy,
+        train__bad_grad_norm=limit,
+    )
     parts = steps.build(cfg)
     key = jax.random.key(0)
     state = steps.init_state(parts.model, parts.optimizer, key)
