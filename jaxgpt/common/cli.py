@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import gc
 import importlib.util
 import os
 import signal
@@ -57,7 +58,9 @@ def called(command: str) -> str:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command's main(argv) and exit with 0, 2 for an error that the user can fix, or 128 + n for signal n."""
     try:
-        sys.exit(main(sys.argv[1:]) or 0)
+        code = main(sys.argv[1:]) or 0
+        gc.freeze()  # no last search for garbage among JAX's objects: the process ends in 0.1 s, not 0.5
+        sys.exit(code)
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:  # `| head` has seen enough

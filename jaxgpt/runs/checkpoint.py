@@ -8,6 +8,7 @@ temporary name and renames it when it is complete, so a killed process leaves no
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import jax
@@ -77,15 +79,39 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False) -> None:
-        import orbax.checkpoint as ocp  # takes 0.3 s
-        from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
-
         orbax_log.start()
-        self._ocp = ocp
         self._pool = ThreadPoolExecutor(1)
         self._saving: Future | None = None
         self._failed = False
         self.directory = Path(workdir).absolute() / FOLDER
+        self._keep, self._read_only = keep, read_only
+        self._opened: Future | None = None  # Orbax's manager
+        # A new run opens its folder later: importing Orbax takes 0.3 s.
+        if read_only or self.directory.exists() or not processes.is_alone():
+            _ = self._manager
+
+    def open_in_background(self) -> None:
+        """Open the folder next to other work, instead of at its first use."""
+        if self._opened is None:
+            self._opened = self._pool.submit(self._open)
+
+    @property
+    def _manager(self) -> Any:
+        if self._opened is None:
+            manager = self._open()
+            self._opened = Future()
+            self._opened.set_result(manager)
+        return self._opened.result()
+
+    @property
+    def _ocp(self) -> ModuleType:
+        return importlib.import_module("orbax.checkpoint")
+
+    def _open(self) -> Any:
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+        keep, read_only = self._keep, self._read_only
         if read_only:
             options = ocp.CheckpointManagerOptions(
                 save_interval_steps=0, create=False, read_only=True, best_fn=_valid_loss, best_mode="min"
@@ -106,7 +132,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         with self._one_line_errors("open"):
-            self._manager = ocp.CheckpointManager(
+            return ocp.CheckpointManager(
                 self.directory,
                 options=options,
                 item_handlers={
@@ -126,7 +152,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, in ascending order."""
         self._join()
-        return sorted(self._manager.all_steps())
+        return [] if self._opened is None else sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
         """The saved step with the lowest validation loss, or None if no step has one."""
@@ -154,8 +180,7 @@ class Checkpoints:
         None (an imported model) is not saved. `before` is called first, also in the background.
         """
         step = int(state.step)
-        self._join()
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         trees = {"params": state.params}
         if state.opt_state is not None:
@@ -198,8 +223,9 @@ class Checkpoints:
     def wait(self) -> None:
         """Wait until all saves are complete."""
         self._join()
-        with self._one_line_errors("finish saving"):
-            self._manager.wait_until_finished()
+        if self._opened is not None:
+            with self._one_line_errors("finish saving"):
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Complete all saves and release the folder."""
@@ -207,8 +233,9 @@ class Checkpoints:
             self._join()
         finally:
             self._pool.shutdown()
-            with self._one_line_errors("finish saving"):
-                self._manager.close()
+            if self._opened is not None:
+                with self._one_line_errors("finish saving"):
+                    self._manager.close()
         if not self._failed:  # after an error Orbax's threads go on reporting it for a while
             orbax_log.stop()
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxgpt.common import processes
 from jaxgpt.common.progress import Interrupt, Progress, conclusion, introduction, stopped
@@ -107,10 +108,12 @@ class Trainer:
                 stack.callback(run.close)
             interrupt = stack.enter_context(Interrupt())
             stack.enter_context(program.context())
+            facts = self._introduce()  # first: what follows takes seconds
             finished = train.num_steps in self.runs[0].checkpoints.steps()
             compiled = None if finished else program.compile()  # in a thread, next to what comes first
             state, step = self.restore_or_init()
             for run in self.runs:
+                run.checkpoints.open_in_background()
                 run.open_log(step)
             progress = Progress(end, step, processes.is_first())
             stack.callback(progress.close)
@@ -119,7 +122,11 @@ class Trainer:
             log = StepLog(self.cfg, program, self.runs, progress, step, end)
             actions = make_actions(self.cfg, self.dataset, program, self.runs, progress)
             save = actions[-1]
-            self._introduce(step, progress)
+            for run in self.runs:
+                run.write_facts(facts, step)
+            first = self.runs[0].workdir
+            place = f"{first}" if len(self.runs) == 1 else f"{len(self.runs)} folders from {first} on"
+            progress.say(f"resumes from step {step} in {place}" if step else f"writes to {place}")
 
             def act(action: Action, due: Sequence[RunFolder]) -> None:
                 log.flush(state)
@@ -159,8 +166,8 @@ class Trainer:
         """The runs that have not failed."""
         return [run for run in self.runs if not run.failed]
 
-    def _introduce(self, step: int, progress: Progress) -> None:
-        """Print what is about to be trained, and write it to every run.json."""
+    def _introduce(self) -> dict[str, Any]:
+        """Print what is about to be trained. Returns the facts of it for run.json."""
         cfg, params = self.cfg, self.program.shapes.params
         facts = self.dataset.facts() | {
             "num_params": count_params(params),
@@ -169,16 +176,14 @@ class Trainer:
                 self.dataset.train.ids, self.dataset.valid.ids, cfg.model.vocab_size, cfg.train.eval_tokens
             ),
         }
-        progress.say(introduction(cfg.model, facts))
+        lines = [introduction(cfg.model, facts)]
         if isinstance(self.program, SingleRun) and self.program.mesh.size > 1:
-            progress.say(f"{self.program.mesh.size} devices: {sharding.as_text(self.program.mesh.shape)}")
-        for run in self.runs:
-            if run.start is not None and len(self.runs) == 1:
-                progress.say(run.start.text)
-            run.write_facts(facts, step)
-        first = self.runs[0].workdir
-        place = f"{first}" if len(self.runs) == 1 else f"{len(self.runs)} folders from {first} on"
-        progress.say(f"resumes from step {step} in {place}" if step else f"writes to {place}")
+            lines.append(f"{self.program.mesh.size} devices: {sharding.as_text(self.program.mesh.shape)}")
+        if len(self.runs) == 1 and self.runs[0].start is not None:
+            lines.append(self.runs[0].start.text)
+        if processes.is_first():
+            print("\n".join(lines), flush=True)
+        return facts
 
 
 def train(
