@@ -90,7 +90,7 @@ def describe_os_error(error: OSError) -> str:
         errno.EROFS: "choose a folder that can be written",
         errno.EFBIG: "the system limits the size of files: raise the limit, see ulimit -f",
         errno.ENOTDIR: "a part of this path is a file, not a folder",
-    }.get(error.errno, "")
+    }.get(error.errno or 0, "")
     return f"{what} ({advice})" if advice else what
 
 
@@ -112,7 +112,9 @@ def step(text: str) -> int | str:
 class _HelpConfig(argparse.Action):
     """Prints the fields of the config and exits, as --help does."""
 
-    def __call__(self, parser, namespace, only, option_string=None) -> NoReturn:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, only: Any, option_string: Any = None
+    ) -> NoReturn:
         print(reference.as_text(only))
         parser.exit()
 
@@ -162,7 +164,7 @@ def _enable_compilation_cache() -> None:
 
     # If the folder is full or can't be written, only the next start takes longer.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-    if jax.config.jax_compilation_cache_dir is None:  # else JAX_COMPILATION_CACHE_DIR is set
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # else JAX_COMPILATION_CACHE_DIR is set
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -181,8 +183,8 @@ def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], lis
             rest.append(argument)
             continue
         if not equals:
-            value = next(arguments, None)
-            if value is None or value.startswith("--"):
+            value = next(arguments, "--")
+            if value.startswith("--"):
                 raise UserError(f"{flag} needs a value: {flag}=VALUE")
         if flag == "--config":
             file = value

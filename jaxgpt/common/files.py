@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -75,9 +76,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def lock(file: IO) -> None:
     """Lock an open file for this process until it is closed. Raises BlockingIOError where another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         import msvcrt
 
         try:
@@ -85,6 +84,8 @@ def lock(file: IO) -> None:
         except OSError as error:
             raise BlockingIOError(error.errno, error.strerror) from None
     else:
+        import fcntl
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

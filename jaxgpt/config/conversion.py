@@ -18,9 +18,7 @@ from jaxgpt.config.errors import UserError, nearest
 from jaxgpt.config.fields import FIELDS, Config, value_of
 
 GROUPS: dict[str, type] = {
-    f.name: f.default_factory
-    for f in dataclasses.fields(Config)
-    if dataclasses.is_dataclass(f.default_factory)
+    name: hint for name, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)
 }
 UNGROUPED = [name for name in FIELDS if "." not in name]
 
@@ -78,7 +76,7 @@ def from_config_dict(values: ConfigDict | dict[str, Any]) -> Config:
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """Nested values by dotted name; what is not a group of fields stays as it is."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for group, fields in values.items():
         if group in GROUPS and isinstance(fields, dict | ConfigDict):
             flat |= {f"{group}.{name}": value for name, value in fields.items()}

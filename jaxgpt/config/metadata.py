@@ -105,7 +105,7 @@ def fields_of(config_class: type) -> dict[str, Field]:
     hints = typing.get_type_hints(config_class)
     for f in dataclasses.fields(config_class):
         hint = hints[f.name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found |= {
                 f"{f.name}.{name}": dataclasses.replace(inner, name=f"{f.name}.{name}")
                 for name, inner in fields_of(hint).items()

@@ -136,11 +136,11 @@ def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """
     width = math.isqrt(size - 1) + 1
     height = -(-size // width)
-    end, *sides = (np.array(value, np.uint64) for value in (size, width, height))
-    index = _rounds(index, *sides, keys)
+    end, left, right = (np.array(value, np.uint64) for value in (size, width, height))
+    index = _rounds(index, left, right, keys)
     outside = np.flatnonzero(index >= end)
     while outside.size:
-        index[outside] = _rounds(index[outside], *sides, keys[outside])
+        index[outside] = _rounds(index[outside], left, right, keys[outside])
         outside = outside[index[outside] >= end]
     return index
 

@@ -64,7 +64,7 @@ def build(vocab: list[str], merges: list[str]) -> Any:
     """The encoder that `encode` takes; ids are positions in `vocab`."""
     from tokenizers import models
 
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
     return _byte_level(models.BPE({token: i for i, token in enumerate(vocab)}, pairs))
 
 

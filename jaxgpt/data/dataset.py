@@ -168,7 +168,7 @@ def _num_train_chars(num_chars: int, valid_fraction: float) -> int:
 def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
     """The existing tokenizer that the config names, or None where one is to be trained."""
     if cfg.tokenizer == "gpt2" and not os.path.isfile(cfg.tokenizer_path):
-        tokenizer = tokenizers.load_gpt2(cfg.tokenizer_path)
+        tokenizer: tokenizers.Tokenizer = tokenizers.load_gpt2(cfg.tokenizer_path)
     elif cfg.tokenizer_path:
         tokenizer = tokenizers.load(cfg.tokenizer_path)
     else:
@@ -246,7 +246,7 @@ def _write_files(
         num_ids = 0
         with open(folder / f"{name}.bin", "wb") as file:
             for ids in tokenizers.encode_pieces(tokenizer, meter.through(_characters(read(), start, stop))):
-                file.write(np.ascontiguousarray(ids, dtype))
+                file.write(np.ascontiguousarray(ids, dtype).data)
                 num_ids += len(ids)
             _sync(file)
         num_chars, num_bytes = meter.num_chars - chars_before, meter.num_bytes - bytes_before

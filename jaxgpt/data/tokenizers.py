@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -142,7 +142,7 @@ class CharTokenizer(Tokenizer):
         return {"kind": self.kind, "characters": self.characters}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> CharTokenizer:
+    def from_json(cls, fields: dict[str, Any]) -> Self:
         _check_fields(cls.kind, fields, {"characters": str})
         characters = fields["characters"]
         if not characters or len(set(characters)) < len(characters):
@@ -203,7 +203,7 @@ class WordTokenizer(Tokenizer):
         return {"kind": self.kind, "words": self.words}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> WordTokenizer:
+    def from_json(cls, fields: dict[str, Any]) -> Self:
         _check_fields(cls.kind, fields, {"words": list})
         _check_tokens("words", fields["words"])
         return cls(fields["words"])
@@ -248,7 +248,7 @@ class BPETokenizer(Tokenizer):
         return {"kind": self.kind, "vocab": self.vocab, "merges": self.merges}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> BPETokenizer:
+    def from_json(cls, fields: dict[str, Any]) -> Self:
         _check_fields(cls.kind, fields, {"vocab": list, "merges": list})
         vocab, merges = fields["vocab"], fields["merges"]
         _check_tokens("vocab", vocab)
@@ -264,7 +264,7 @@ class GPT2Tokenizer(BPETokenizer):
     eos_id = 50_256
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> GPT2Tokenizer:
+    def from_json(cls, fields: dict[str, Any]) -> Self:
         tokenizer = super().from_json(fields)
         if tokenizer.vocab_size != cls.eos_id + 1:
             raise UserError(
@@ -295,7 +295,7 @@ class IdsTokenizer(Tokenizer):
         return {"kind": self.kind, "vocab_size": self.vocab_size}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> IdsTokenizer:
+    def from_json(cls, fields: dict[str, Any]) -> Self:
         _check_fields(cls.kind, fields, {"vocab_size": int})
         if not 1 <= fields["vocab_size"] <= MAX_IDS:
             raise UserError(f'"vocab_size" is {fields["vocab_size"]}, not a number from 1 to {MAX_IDS}')
@@ -312,7 +312,11 @@ def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) 
 
     The meaning of `vocab_size` depends on the kind: see the `train` of each. For "gpt2" see `load_gpt2`.
     """
-    trainable = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
+    trainable: dict[str, type[CharTokenizer | WordTokenizer | BPETokenizer]] = {
+        "char": CharTokenizer,
+        "word": WordTokenizer,
+        "bpe": BPETokenizer,
+    }
     if kind not in trainable:
         raise UserError(f"data.tokenizer={kind!r} cannot be trained: choose one of {sorted(trainable)}")
     return trainable[kind].train(read, vocab_size)

@@ -11,6 +11,7 @@ original folder.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,7 +24,7 @@ def merge_lora(cfg: config.ModelConfig, params: dict) -> tuple[config.ModelConfi
         return cfg, params
 
     def merged(tree: dict) -> dict:
-        found = {name: merged(x) if isinstance(x, dict) else x for name, x in tree.items()}
+        found: dict[str, Any] = {name: merged(x) if isinstance(x, dict) else x for name, x in tree.items()}
         if "lora_a" in found:
             a, b = found.pop("lora_a"), found.pop("lora_b")
             found["kernel"] = found["kernel"] + cfg.lora_alpha / cfg.lora_rank * jnp.tensordot(a, b, 1)

@@ -230,7 +230,11 @@ def put_batch(
     if mesh.size == 1:
         return cut(slice(None))
     where = NamedSharding(mesh, P(*(None,) * axis, BATCH))
-    return jax.make_array_from_callback(shape, where, lambda index: cut(index[axis]))
+
+    def cut_at(index: tuple[slice, ...] | None) -> np.ndarray:
+        return cut(slice(None) if index is None else index[axis])
+
+    return jax.make_array_from_callback(shape, where, cut_at)
 
 
 def put_replicated(mesh: jax.sharding.Mesh, x: np.ndarray) -> jax.Array:

@@ -156,8 +156,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The saved step with the lowest validation loss, or None if no step has one."""
-        losses = {step: self.valid_loss(step) for step in self.steps()}
-        losses = {step: loss for step, loss in losses.items() if loss is not None}
+        found = {step: self.valid_loss(step) for step in self.steps()}
+        losses = {step: loss for step, loss in found.items() if loss is not None}
         return min(losses, key=losses.__getitem__) if losses else None
 
     def valid_loss(self, step: int) -> float | None:

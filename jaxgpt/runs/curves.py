@@ -19,7 +19,7 @@ class Comparison:
     points: int
     equal: int  # points with bit-equal losses
     largest: float  # largest difference, nats per token
-    largest_at: tuple[int, str] | None
+    largest_at: tuple[int, str]
     parted_at: tuple[int, str] | None  # the first point with a difference above the tolerance
     parted: tuple[float, float] | None  # the two losses at that point
 
@@ -56,7 +56,7 @@ def compare(
         points=len(points),
         equal=sum(old[point] == new[point] for point in points),
         largest=differences[largest_at],
-        largest_at=largest_at if differences[largest_at] else None,
+        largest_at=largest_at,
         parted_at=parted,
         parted=None if parted is None else (old[parted], new[parted]),
     )
@@ -68,7 +68,7 @@ def as_text(found: Comparison, tolerance: float) -> str:
         return f"equal: all {found.points:,} losses, to the last bit"
     step, split = found.largest_at
     most = f"largest difference {found.largest:.2g} nats, {split} loss of step {step}"
-    if found.parted_at is None:
+    if found.parted_at is None or found.parted is None:
         return f"within {tolerance:g} nats: {found.points:,} losses, {found.equal:,} of them equal to the last bit; {most}"
     step, split = found.parted_at
     return f"they part at step {step}, {split} loss {found.parted[0]:.6f} and {found.parted[1]:.6f}; {most}"

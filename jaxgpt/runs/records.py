@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -304,14 +305,16 @@ def embedding_tables(params: dict) -> dict[str, jax.Array]:
     return {name: params[path]["embedding"] for name, path in names.items() if path in params}
 
 
-def write_embeddings(workdir: Path, step: int, tables: dict[str, jax.Array], vocab_size: int) -> None:
+def write_embeddings(
+    workdir: Path, step: int, tables: Mapping[str, jax.Array | np.ndarray], vocab_size: int
+) -> None:
     """Write `embedding_tables` of a step, without the padding rows of the token table."""
-    tables = {name: np.asarray(table) for name, table in tables.items()}
-    tables["token"] = tables["token"][:vocab_size]
+    arrays: dict[str, Any] = {name: np.asarray(table) for name, table in tables.items()}
+    arrays["token"] = arrays["token"][:vocab_size]
     folder = workdir / "embeddings"
     folder.mkdir(exist_ok=True)
     content = io.BytesIO()
-    np.savez(content, **tables)
+    np.savez(content, **arrays)
     write_atomically(folder / f"{step:08d}.npz", content.getbuffer())
 
 

@@ -215,7 +215,7 @@ OPTIMIZERS: dict[str, Callable[[config.OptimConfig, Schedule], optax.GradientTra
 class AverageState(NamedTuple):
     """The moving average of params after `count` updates; before the first, the params themselves."""
 
-    count: jax.Array  # int32
+    count: jax.Array  # type: ignore[assignment]  # int32; tuple.count is not used
     average: dict  # float32
 
 

@@ -21,18 +21,19 @@ class ProfileSteps:
 
     def __init__(self, spec: str | None, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.start, self.stop = (None, None) if spec is None else _parse(spec)
+        self._steps = None if spec is None else _parse(spec)
         self._running = False
 
     def at(self, step: int) -> None:
         """Start or stop the trace if this step is in the range. A dispatch may skip steps."""
-        if self.start is None or self.stop is None:
+        if self._steps is None:
             return
         import jax
 
-        if self._running and step >= self.stop:
+        start, stop = self._steps
+        if self._running and step >= stop:
             self.close()
-        elif not self._running and self.start <= step < self.stop:
+        elif not self._running and start <= step < stop:
             self.folder.mkdir(parents=True, exist_ok=True)
             jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
             self._running = True

@@ -28,6 +28,7 @@ def test_memory_without_sysconf(monkeypatch):
         pointer._obj.value = 8 * 2**20  # KiB
 
     kernel32 = SimpleNamespace(GetPhysicallyInstalledSystemMemory=installed)
+    monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel32), raising=False)
     assert machine.memory() == 8 * 2**30
@@ -60,6 +61,7 @@ def test_a_lock_without_fcntl(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         held.add((mode, count))
 
+    monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     with (tmp_path / "lock").open("w") as file:
