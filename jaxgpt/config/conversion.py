@@ -18,7 +18,9 @@ from jaxgpt.config.errors import UserError, nearest
 from jaxgpt.config.fields import FIELDS, Config, value_of
 
 GROUPS: dict[str, type] = {
-    name: hint for name, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)
+    name: hint
+    for name, hint in typing.get_type_hints(Config).items()
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint)
 }
 UNGROUPED = [name for name in FIELDS if "." not in name]
 

@@ -178,10 +178,15 @@ class ModelConfig:
 
     @property
     def table_rows(self) -> int:
-        """vocab_size rounded up to vocab_multiple. Raises ValueError before the tokenizer has given it."""
+        """vocab_size rounded up to vocab_multiple."""
+        return -(-self.num_tokens // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def num_tokens(self) -> int:
+        """vocab_size, where it is known. Raises ValueError before the tokenizer has given it."""
         if self.vocab_size is None:
             raise ValueError("model.vocab_size is not known yet: the tokenizer gives it")
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        return self.vocab_size
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from jaxgpt import config
 from jaxgpt.common.files import new_folder, read_json, write_json
@@ -55,11 +56,12 @@ def _load(folder: Path) -> tuple[Run, TensorFiles]:
     cfg = gpt2_layout.read_config(folder / CONFIG)
     files = tensor_files.open_tensors(folder)
     gpt2_layout.check_tensors(files, cfg)
-    tokenizer = tokenizer_files.read(folder, cfg.vocab_size)
+    tokenizer = tokenizer_files.read(folder, cfg.num_tokens)
     params = gpt2_layout.read_params(files, cfg)
     # A config needs the size of a vocabulary other than GPT-2's.
     vocab_size = None if tokenizer.kind == "gpt2" else tokenizer.vocab_size
-    data = config.DataConfig(tokenizer=tokenizer.kind, vocab_size=vocab_size)
+    kind: Any = tokenizer.kind  # one of the choices of data.tokenizer
+    data = config.DataConfig(tokenizer=kind, vocab_size=vocab_size)
     return Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder), files
 
 

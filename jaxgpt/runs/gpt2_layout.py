@@ -31,7 +31,7 @@ MAX_CONFIG_SIZE = 1 << 20  # bytes; GPT-2's config.json has 665
 MAX_SIZE = 2**31 - 1  # of a number in config.json
 
 # Theirs -> ours. relu2 is max(x, 0)^2.
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+ACTIVATIONS: dict[str, Any] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu",
                "relu2": "relu_squared"}  # fmt: skip
 _THEIR_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
@@ -215,7 +215,7 @@ def notes(cfg: config.ModelConfig) -> list[str]:
     if cfg.position != "learned":
         said.append(f"the positions ({cfg.position}) are written as a table of {cfg.context_length} rows")
     if cfg.table_rows != cfg.vocab_size:
-        said.append(f"the {cfg.table_rows - cfg.vocab_size} rows that pad the vocabulary are cut")
+        said.append(f"the {cfg.table_rows - cfg.num_tokens} rows that pad the vocabulary are cut")
     if cfg.dtype != "float32":
         said.append(
             f"weights are float32; this run computes in {cfg.dtype}, so logits agree to its precision"
@@ -265,7 +265,7 @@ class Place:
 
 def places(cfg: config.ModelConfig) -> list[Place]:
     """All tensors of a model in the order of the forward pass, with the head if it is not tied."""
-    sizes = {"V": cfg.vocab_size, "T": cfg.context_length, "D": cfg.d_model, "3D": 3 * cfg.d_model,
+    sizes = {"V": cfg.num_tokens, "T": cfg.context_length, "D": cfg.d_model, "3D": 3 * cfg.d_model,
              "F": cfg.mlp_width}  # fmt: skip
 
     def place(name: str, letters: str, paths: str, i: int | None = None) -> Place:
@@ -275,7 +275,7 @@ def places(cfg: config.ModelConfig) -> list[Place]:
 
     blocks = [place(*row, i=i) for i in range(cfg.num_layers) for row in BLOCK]
     tables, norm = [place(*row) for row in REST[:2]], [place(*row) for row in REST[2:]]
-    head = [] if cfg.tie_embeddings else [Place(HEAD, (cfg.vocab_size, cfg.d_model), ("head/kernel",))]
+    head = [] if cfg.tie_embeddings else [Place(HEAD, (cfg.num_tokens, cfg.d_model), ("head/kernel",))]
     return [*tables, *blocks, *norm, *head]
 
 
