@@ -93,7 +93,7 @@ def measure(name: str, make) -> dict[str, Any]:
     start = time.perf_counter()
     text = page.render(figures)
     found |= {"page_seconds": time.perf_counter() - start, "bytes": len(text.encode())}
-    chromium = browser.Browser(browser.start())
+    chromium = browser.Browser(browser.start(required=True))
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "report.html"
@@ -137,7 +137,7 @@ def picture(figures: dict[str, Any], file: Path) -> None:
 
     from tests import browser
 
-    chromium = browser.Browser(browser.start())
+    chromium = browser.Browser(browser.start(required=True))
     try:
         with tempfile.TemporaryDirectory() as folder:
             html = Path(folder) / "report.html"
