@@ -15,8 +15,9 @@ from jaxgpt.runs.checkpoint import Checkpoints
 
 
 @pytest.fixture
-def absl(caplog):
+def absl(caplog, monkeypatch):
     """The logger, as a program has it that uses absl for its own messages."""
+    monkeypatch.setattr(orbax_log, "_users", 0)  # other tests leave checkpoints with an error
     logger = logging.getLogger("absl")
     state = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
