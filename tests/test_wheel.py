@@ -21,6 +21,7 @@ def run(command: list, folder: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_wheel_has_everything_and_finds_its_configs_by_name(tmp_path):
     source = tmp_path / "source"
     for name in ("jaxgpt", "configs"):
