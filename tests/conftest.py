@@ -31,6 +31,17 @@ def pytest_addoption(parser):
     )
 
 
+# Most of the time is theirs: many compilations, and processes of their own.
+LONGEST = {
+    f"test_{name}.py" for name in ("loop_resume", "sweep", "processes", "sharding", "launchers", "errors")
+}
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that the workers end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.hookimpl(trylast=True)  # below the durations
 def pytest_terminal_summary(terminalreporter):
     """One line for each reason why tests were skipped."""
