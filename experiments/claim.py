@@ -16,7 +16,7 @@ chosen before measuring:
     inside noise                 all other cases: 0 (or a size that does not matter) is possible
 
 A Check has no noise: it holds if the number is within its limit. A claim of several parts gets the verdict of its worst
-part, in the order of VERDICTS. If a control fails, the claim cannot be told, whatever its parts say.
+part, in the order of VERDICTS. If a control fails, nothing can be concluded, whatever its parts say.
 """
 
 from __future__ import annotations
