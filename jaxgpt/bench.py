@@ -39,23 +39,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=10, help="number of timed training steps")
     parser.add_argument("--warmup", type=int, default=2, help="number of dispatches before them, not timed")
     parser.add_argument(
-        "--vocab_size",
-        type=int,
-        default=None,
-        help="vocabulary size; None: that of the config or its tokenizer",
+        "--vocab_size", type=int, help="vocabulary size; None: that of the config or its tokenizer"
     )
     parser.add_argument("--decode", action="store_true", help="measure generation instead of training")
-    parser.add_argument(
-        "--sweep", metavar="FIELD=A,B,C", default=None, help="measure training with each value of a field"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", default=None, help="write all numbers to a file; -: to stdout"
-    )
+    parser.add_argument("--sweep", metavar="FIELD=A,B,C", help="measure training with each value of a field")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers to a file; -: to stdout")
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
-    for name, lowest in (("steps", 1), ("warmup", 0), ("vocab_size", 1)):
-        if (value := getattr(args, name)) is not None and value < lowest:
-            raise UserError(f"--{name}={value}: give {lowest} or more")
+    cli.check_at_least(1, args, "steps", "vocab_size")
+    cli.check_at_least(0, args, "warmup")
     if args.decode and args.sweep:
         raise UserError("--decode and --sweep exclude each other: give one of them")
     field, values = _sweep(args.sweep) if args.sweep else ("", [""])

@@ -49,34 +49,27 @@ def _parser() -> cli.Parser:
         if name in ("related", "drift"):
             command.add_argument("--seed", type=int, default=0, help="seed of the random draws")
         source = command.add_argument_group("the table")
-        source.add_argument("--workdir", default=None, type=Path, help="the folder of a run")
+        source.add_argument("--workdir", type=Path, help="the folder of a run")
         source.add_argument("--table", default="token", help="the run's table: token or position")
         if name != "drift":
-            source.add_argument(
-                "--step", type=cli.step, default=None, help="a saved step or 'best'; None: the latest"
-            )
-            source.add_argument("--vectors", default=None, help="a file of vectors, or glove or minilm")
-            source.add_argument("--vocabulary", default=None, help="the words of a .npy or .safetensors file")
-            source.add_argument("--tensor", default=None, help="the name of the table in a .safetensors file")
+            source.add_argument("--step", type=cli.step, help="a saved step or 'best'; None: the latest")
+            source.add_argument("--vectors", help="a file of vectors, or glove or minilm")
+            source.add_argument("--vocabulary", help="the words of a .npy or .safetensors file")
+            source.add_argument("--tensor", help="the name of the table in a .safetensors file")
         command.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     neighbours = commands.choices["neighbours"]
     neighbours.add_argument("--metric", default="cosine", help="cosine, dot or euclidean")
     neighbours.add_argument("--centre", action="store_true", help="subtract the mean row first")
-    commands.choices["analogy"].add_argument("--answer", default=None, help="a word whose rank is printed")
+    commands.choices["analogy"].add_argument("--answer", help="a word whose rank is printed")
     commands.choices["related"].add_argument(
-        "--pairs", default=None, help="a file with two words per line; None: the built-in list"
+        "--pairs", help="a file with two words per line; None: the built-in list"
     )
     benchmark = commands.choices["benchmark"]
     benchmark.add_argument(
-        "--questions",
-        default=None,
-        help="a file of analogies, four words per line; None: Google's, from gensim",
+        "--questions", help="a file of analogies, four words per line; None: Google's, from gensim"
     )
     benchmark.add_argument(
-        "--similarities",
-        nargs="*",
-        default=None,
-        help="files with two words and a number per line; None: gensim's",
+        "--similarities", nargs="*", help="files with two words and a number per line; None: gensim's"
     )
     commands.choices["plot"].add_argument("--out", required=True, help="a .png or .svg file")
     return parser
@@ -84,14 +77,14 @@ def _parser() -> cli.Parser:
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    options = vars(_parser().parse_args(argv))
+    args = _parser().parse_args(argv)
+    cli.check_at_least(1, args, "count")
+    options = vars(args)
     question, as_json = options.pop("command"), options.pop("json")
     workdir, kind = options.pop("workdir"), options.pop("table")
     step, vectors, *file_options = (
         options.pop(name, None) for name in ("step", "vectors", "vocabulary", "tensor")
     )
-    if options.get("count", 1) < 1:
-        raise UserError(f"--count={options['count']}: give 1 or more")
     if question == "drift" and workdir is None:
         raise UserError("drift needs the tables of a run: give its folder as --workdir")
     if (workdir is None) == (vectors is None):

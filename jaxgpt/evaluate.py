@@ -15,20 +15,16 @@ from jaxgpt.config import UserError
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser("evaluate", description="How well a model predicts a text.")
-    parser.add_argument("--workdir", required=True, help="the run's folder")
+    cli.add_run_flags(parser)
     parser.add_argument("--text", default="", help="a UTF-8 text file; default: the run's validation split")
     parser.add_argument(
         "--corpus", default="", help="the name of another corpus: evaluate its validation split"
     )
     parser.add_argument("--per_token", action="store_true", help="print each token, its probability and loss")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
     parser.add_argument("--batch_size", type=int, default=64, help="windows per forward pass")
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size={args.batch_size}: give 1 or more")
+    cli.check_at_least(1, args, "batch_size")
     if args.text and args.corpus:
         raise UserError("--text and --corpus are both given: choose one")
     cli.set_up_process()

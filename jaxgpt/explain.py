@@ -21,16 +21,13 @@ def main(argv: list[str]) -> None:
         "explain",
         description="Print one forward pass step by step, of a run or (with --config FILE) of an untrained model.",
     )
-    parser.add_argument("--workdir", default="", help="the run's folder")
-    parser.add_argument("--text", default=None, help="the sentence; default: \"I love AI\", or the first words "
+    cli.add_run_flags(parser, required=False)
+    parser.add_argument("--text", help="the sentence; default: \"I love AI\", or the first words "
                         "of the validation text if the run's tokenizer lacks them")  # fmt: skip
     parser.add_argument("--layer", type=int, default=0, help="the layer to show in detail")
     parser.add_argument("--head", type=int, default=0, help="the head to show in detail")
     parser.add_argument("--width", type=int, default=8, help="rows and columns printed of each array")
     parser.add_argument("--json", action="store_true", help="print all numbers as one JSON object")
-    parser.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
     args = parser.parse_args(rest)
     if bool(args.workdir) == bool(file):
         raise UserError("give either a run with --workdir RUN or an untrained model with --config FILE")
@@ -40,8 +37,7 @@ def main(argv: list[str]) -> None:
         )
     if file and args.step is not None:
         raise UserError("--step needs --workdir: an untrained model has no steps")
-    if args.width < 1:
-        raise UserError(f"--width={args.width}: give 1 or more")
+    cli.check_at_least(1, args, "width")
     cli.set_up_process()
     from jaxgpt.inspect.capture import capture
     from jaxgpt.inspect.explained import ids_of, open_run, untrained

@@ -20,23 +20,20 @@ from jaxgpt.common import cli
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser("generate", description="Text from a trained model.")
-    parser.add_argument("--workdir", required=True, help="the run's folder")
-    parser.add_argument("--prompt", default=None, help="text to continue; default: the run's "
+    cli.add_run_flags(parser)
+    parser.add_argument("--prompt", help="text to continue; default: the run's "
                         "train.sample_prompt, or a newline if the tokenizer knows it")  # fmt: skip
     parser.add_argument("--max_new_tokens", type=int, default=400, help="tokens per sample")
     parser.add_argument(
         "--temperature", type=float, default=0.8, help="divides the logits; 0: always the most probable token"
     )
-    parser.add_argument("--top_k", type=int, default=None, help="draw from the k most probable tokens only")
-    parser.add_argument("--top_p", type=float, default=None, help="draw from the most probable tokens that "
+    parser.add_argument("--top_k", type=int, help="draw from the k most probable tokens only")
+    parser.add_argument("--top_p", type=float, help="draw from the most probable tokens that "
                         "together have this probability")  # fmt: skip
     parser.add_argument(
         "--num_samples", type=int, default=1, help="one is streamed, several are computed together"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
-    parser.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.data import prompts

@@ -57,9 +57,7 @@ def main(argv: list[str]) -> None:
     parser = cli.Parser("gpt2", description="Import and export GPT-2 weights.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
     importing = commands.add_parser(
-        "import",
-        help="a GPT-2 folder -> a run folder",
-        description="Write a GPT-2 folder as a run folder.",
+        "import", help="a GPT-2 folder -> a run folder", description="Write a GPT-2 folder as a run folder."
     )
     importing.add_argument("--from_dir", default="", help="config.json, model.safetensors (or shards with their "
                            "index), and for text vocab.json and merges.txt, or tokenizer.json")  # fmt: skip
@@ -68,15 +66,10 @@ def main(argv: list[str]) -> None:
     importing.add_argument("--workdir", required=True, help="the run's folder, new or empty")
     importing.set_defaults(run=_import)
     exporting = commands.add_parser(
-        "export",
-        help="a run folder -> a folder for transformers",
-        description="Write a run as a GPT-2 folder.",
+        "export", help="a run folder -> a transformers folder", description="Write a run as a GPT-2 folder."
     )
-    exporting.add_argument("--workdir", required=True, help="the run's folder")
+    cli.add_run_flags(exporting)
     exporting.add_argument("--to_dir", required=True, help="the folder to write, new or empty")
-    exporting.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
     exporting.set_defaults(run=_export)
     args = parser.parse_args(argv)
     cli.set_up_process()

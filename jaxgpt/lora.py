@@ -18,15 +18,9 @@ from jaxgpt.config import UserError
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser(
-        "lora",
-        description="Write a run whose low-rank matrices are merged into the others.",
-    )
-    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser = cli.Parser("lora", description="Write a run whose low-rank matrices are merged into the others.")
+    cli.add_run_flags(parser)
     parser.add_argument("--to_workdir", required=True, help="the new run's folder")
-    parser.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.model.lora import merge_lora

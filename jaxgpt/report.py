@@ -16,20 +16,13 @@ def main(argv: list[str]) -> None:
         "report",
         description="Write a report about a run, report.html and report.json: what it learned, and how.",
     )
-    parser.add_argument("--workdir", required=True, help="the run's folder")
+    cli.add_run_flags(parser)
+    parser.add_argument("--text", help="the text to show; default: part of the validation split")
     parser.add_argument(
-        "--text", default=None, help="the text to show; default: part of the validation split"
+        "--text2", help="a second text that shares a token with the first, to compare the token's vectors"
     )
-    parser.add_argument(
-        "--text2",
-        default=None,
-        help="a second text that shares a token with the first, to compare the token's vectors",
-    )
-    parser.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
-    parser.add_argument("--compare", default=None, metavar="RUN", help="another run to compare with")
-    parser.add_argument("--out", default=None, help="the folder to write to; default: the run's")
+    parser.add_argument("--compare", metavar="RUN", help="another run to compare with")
+    parser.add_argument("--out", help="the folder to write to; default: the run's")
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.inspect.write import report, write

@@ -22,14 +22,11 @@ TOLERANCE = 1e-3  # nats per token
 def main(argv: list[str]) -> int:
     """The command line: see --help. The exit code is 1 where the curves differ."""
     parser = cli.Parser(
-        "reproduce",
-        description="Run a run again in a new folder, and compare the two loss curves.",
+        "reproduce", description="Run a run again in a new folder, and compare the two loss curves."
     )
     parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
-    parser.add_argument("--into", type=Path, default=None, help="the new folder; None: WORKDIR-again")
-    parser.add_argument(
-        "--steps", type=int, default=None, help="number of steps; None: as many as the run has"
-    )
+    parser.add_argument("--into", type=Path, help="the new folder; None: WORKDIR-again")
+    parser.add_argument("--steps", type=int, help="number of steps; None: as many as the run has")
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -37,8 +34,7 @@ def main(argv: list[str]) -> int:
         help="the largest allowed difference of two losses, in nats per token",
     )
     args = parser.parse_args(argv)
-    if args.steps is not None and args.steps < 1:
-        raise UserError(f"--steps={args.steps}: give 1 or more")
+    cli.check_at_least(1, args, "steps")
     if not (args.tolerance >= 0 and math.isfinite(args.tolerance)):
         raise UserError(f"--tolerance={args.tolerance}: give a number of 0 or more")
     into = args.into or args.workdir.with_name(args.workdir.name + "-again")

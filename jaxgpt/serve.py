@@ -17,11 +17,8 @@ from jaxgpt.config import UserError
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser("serve", description="Serve a local page in which a run continues your text.")
-    parser.add_argument("--workdir", required=True, help="the run's folder")
+    cli.add_run_flags(parser)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0: any free port")
-    parser.add_argument(
-        "--step", type=cli.step, default=None, help="a saved step or 'best'; default: the newest"
-    )
     args = parser.parse_args(argv)
     if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f'the local page needs {" and ".join(missing)}: pip install "jaxgpt[serve]"')

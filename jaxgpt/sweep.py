@@ -60,9 +60,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     if file is None:
         raise UserError("--config is missing: give a sweep, such as --config configs/sweeps/char_lr.py")
-    for name in ("width", "group_size"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise UserError(f"--{name}={value}: give 1 or more")
+    cli.check_at_least(1, args, "width", "group_size")
     try:
         rungs = _steps(args.halving)
     except ValueError:

@@ -40,9 +40,7 @@ def main(argv: list[str]) -> int:
         epilog="Any field of the config can be set: --config.model.d_model=256. --help_config lists them.",
     )
     parser.add_argument("--config", metavar="FILE", help="a config file, such as configs/char.py (required)")
-    parser.add_argument(
-        "--workdir", default=None, help="the run's folder; by default runs/<name of the config>"
-    )
+    parser.add_argument("--workdir", help="the run's folder; by default runs/<name of the config>")
     parser.add_argument(
         "--dry_run",
         action="store_true",

@@ -109,6 +109,19 @@ def step(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
 
 
+def add_run_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The flags that name a run and one of its checkpoints."""
+    parser.add_argument("--workdir", required=required, help="the run's folder")
+    parser.add_argument("--step", type=step, help="a saved step or 'best'; default: the newest")
+
+
+def check_at_least(least: int, args: argparse.Namespace, *names: str) -> None:
+    """Raises UserError for a flag below `least`; None means that a flag is not given."""
+    for name in names:
+        if (value := getattr(args, name, None)) is not None and value < least:
+            raise UserError(f"--{name}={value}: give {least} or more")
+
+
 class _HelpConfig(argparse.Action):
     """Prints the fields of the config and exits, as --help does."""
 

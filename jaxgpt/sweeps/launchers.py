@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.common import machine
+from jaxgpt.common import cli, machine
 from jaxgpt.common.files import write_atomically
 from jaxgpt.config import UserError
 
@@ -38,9 +38,7 @@ def check(args: argparse.Namespace, halving: bool) -> tuple[int, int]:
     """--part as (part, parts). Raises UserError for invalid flags."""
     if args.launcher not in LAUNCHERS:
         raise UserError(f"--launcher={args.launcher}: choose one of {', '.join(LAUNCHERS)}")
-    for name in ("workers", "cores", "until"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise UserError(f"--{name}={value}: give 1 or more")
+    cli.check_at_least(1, args, "workers", "cores", "until")
     if halving and args.launcher == "slurm":
         raise UserError("--halving compares all members at each step, but the jobs of a SLURM array do not wait for each "
                         "other: use another --launcher")  # fmt: skip
