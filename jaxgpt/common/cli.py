@@ -96,6 +96,8 @@ def describe_os_error(error: OSError) -> str:
 
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
+    # The error is the last line, not Python's warnings of a save that was given up.
+    warnings.simplefilter("ignore")
     sys.exit(2)
 
 
