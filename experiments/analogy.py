@@ -85,7 +85,7 @@ def ask(table: tables.Table) -> dict[str, Any]:
 def real_tables() -> list[tables.Table]:
     """The word vectors whose packages are installed."""
     return [
-        tables.open_vectors(name, None, None)
+        tables.Table(name, word_vectors.load(name))
         for name, package in word_vectors.PACKAGES.items()
         if importlib.util.find_spec(package.module)
         and (name != "glove" or importlib.util.find_spec("pyarrow"))

@@ -91,14 +91,14 @@ def main(argv: list[str]) -> None:
         raise UserError("give either the folder of a run as --workdir or a file of vectors as --vectors")
 
     cli.set_up_process()
-    from jaxgpt.vectors import questions, tables
+    from jaxgpt.vectors import questions, tables, word_vectors
 
     if question == "drift":
         table = tables.open_history(workdir, kind)
         source, step = str(workdir), None
     else:
         if vectors is not None:
-            table = tables.open_vectors(vectors, *file_options)
+            table = tables.Table(vectors, word_vectors.load(vectors, *file_options))
         else:
             table = tables.open_run(workdir, step, kind)
         source, step = table.source, table.step

@@ -209,12 +209,15 @@ def split_config_flags(argv: list[str]) -> tuple[str | None, dict[str, str], lis
 
 
 def load_config_dict(file: str | Path) -> ConfigDict:
-    """Run a config file's get_config(). `path.py:text` or `name:text` passes the text as its argument."""
+    """The ConfigDict of a config file's get_config(), for config files that start from another."""
     return load_config_file(str(file))[0]
 
 
 def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
-    """The ConfigDict of a config file's get_config(), and the file as a module. Raises UserError."""
+    """The ConfigDict of a config file's get_config(), and the file as a module.
+
+    `path.py:text` or `name:text` passes the text to get_config. Raises UserError.
+    """
     name, _, argument = file.partition(":")
     path = config_files.find(name)
     try:

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +66,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises OSError if `path` is not absent or empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"tmp-{uuid.uuid4().hex}")  # processes of two containers may have one id
     temporary.mkdir()
     try:
         yield temporary
@@ -95,7 +96,7 @@ def read_json(path: Path, most: int | None = None) -> Any:
     if path.exists() and not path.is_file():
         raise ValueError("it is not a regular file")
     with path.open("rb") as file:
-        content = file.read(most + 1)
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # `read` allocates all of it
     if len(content) > most:
         raise ValueError(f"it is larger than {most >> 20} MiB")
     try:
@@ -104,11 +105,11 @@ def read_json(path: Path, most: int | None = None) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def check_tree(folder: Path, data_folder: str = "d") -> None:
+def check_tree(folder: Path) -> None:
     """Raise ValueError if a folder contains an entry that is not safe to open.
 
-    That is a link, which may lead anywhere; a pipe or device, which may never end; and, outside folders named
-    `data_folder`, a file larger than LARGEST_JSON.
+    That is a link, which may lead anywhere; a pipe or device, which may never end; and a file larger than LARGEST_JSON,
+    except in the folders named "d", in which Orbax stores arrays.
     """
     for parent, folders, names in os.walk(folder):
         for name in folders + names:
@@ -118,5 +119,5 @@ def check_tree(folder: Path, data_folder: str = "d") -> None:
                 continue
             if not stat.S_ISREG(facts.st_mode):
                 raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
-            if facts.st_size > LARGEST_JSON and path.parent.name != data_folder:
+            if facts.st_size > LARGEST_JSON and path.parent.name != "d":
                 raise ValueError(f"{path.relative_to(folder)} is larger than {LARGEST_JSON >> 20} MiB")

@@ -59,25 +59,19 @@ def from_config_dict(values: ConfigDict | dict[str, Any]) -> Config:
             converted[dotted] = _convert(dotted, value)
         except UserError as error:
             problems.append(str(error))
-    if not problems:
-        try:
-            _use_final_rate(converted)
-        except UserError as error:
-            problems.append(str(error))
+    _refuse(problems)
+    _use_final_rate(converted)
     groups: dict[str, dict[str, Any]] = {group: {} for group in ["", *GROUPS]}
     for dotted, value in converted.items():
         group, _, name = dotted.rpartition(".")
         groups[group][name] = value
-    if problems:
-        _raise_all(problems)
     config = Config(**{name: cls(**groups[name]) for name, cls in GROUPS.items()}, **groups[""])
-    if problems := find_problems(config):
-        _raise_all(problems)
+    _refuse(find_problems(config))
     return config
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested values by dotted name; what is not a group of fields stays as it is."""
+    """Nested values by dotted name. A value that is not a group of fields keeps its name."""
     flat: dict[str, Any] = {}
     for group, fields in values.items():
         if group in GROUPS and isinstance(fields, dict | ConfigDict):
@@ -92,9 +86,8 @@ def _use_final_rate(values: dict[str, Any]) -> None:
     final = values.pop(FINAL_RATE, None)
     rate = values.get("optim.learning_rate", FIELDS["optim.learning_rate"].default)
     schedule = values.get("optim.schedule", FIELDS["optim.schedule"].default)
-    if (
-        final is None or schedule == "constant" or not rate > 0
-    ):  # not used, or a problem that find_problems reports
+    # The rate is not used, or find_problems reports what is wrong.
+    if final is None or schedule == "constant" or not rate > 0:
         return
     if not 0 <= final <= rate:
         raise UserError(f"{FINAL_RATE}={final}: give a number from 0 to optim.learning_rate={rate}")
@@ -125,8 +118,7 @@ def apply_overrides(values: ConfigDict, overrides: dict[str, str]) -> dict[str, 
             set_value(merged, dotted, _parse(dotted, text))
         except UserError as error:
             problems.append(str(error))
-    if problems:
-        _raise_all(problems)
+    _refuse(problems)
     return merged
 
 
@@ -166,11 +158,6 @@ def changed_values(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {dotted: (before, after) for dotted, (before, after) in pairs.items() if before != after}
 
 
-def field_names() -> list[str]:
-    """The dotted name of every field, in order."""
-    return list(FIELDS)
-
-
 # --- one value ------------------------------------------------------------------------------------------
 
 
@@ -201,10 +188,14 @@ def field_named(dotted: str):
     )
 
 
-def _raise_all(problems: list[str]) -> typing.NoReturn:
+def _refuse(problems: list[str]) -> None:
+    """Raises UserError that lists all problems; does nothing where there are none."""
     if len(problems) == 1:
         raise UserError(problems[0])
-    raise UserError(f"{len(problems)} problems in the config:\n" + "\n".join(f"  - {p}" for p in problems))
+    if problems:
+        raise UserError(
+            f"{len(problems)} problems in the config:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
 
 
 def _convert(dotted: str, value: Any) -> Any:

@@ -278,10 +278,7 @@ def _check_tiny_shakespeare(file: Path) -> None:
 
 
 def _is_tiny_shakespeare(content: bytes) -> bool:
-    return (
-        len(content) == TINY_SHAKESPEARE_SIZE
-        and hashlib.sha256(content).hexdigest() == TINY_SHAKESPEARE_SHA256
-    )
+    return hashlib.sha256(content).hexdigest() == TINY_SHAKESPEARE_SHA256
 
 
 def _tiny_shakespeare() -> Corpus:

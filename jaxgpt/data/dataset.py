@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import cache_dir, write_atomically
+from jaxgpt.common.files import cache_dir, new_folder, read_json, write_atomically, write_json
 from jaxgpt.config import UserError
 from jaxgpt.data import corpora, tokenizers
 
@@ -213,24 +212,16 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
     Where two processes prepare the same data, the first rename wins and the other process uses its result.
     """
-    temporary = folder.with_name(f"tmp-{uuid.uuid4().hex}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder.parent)
-        temporary.mkdir()
-        yield temporary
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not os.path.isdir(folder):  # else another process was first
-                raise
+        with new_folder(folder) as temporary:
+            yield temporary
     except OSError as error:
-        raise UserError(
-            f"cannot write token ids to {folder.parent} ({error}): make room or give write access there, or "
-            f"set JAXGPT_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # already gone after a rename
+        if not folder.is_dir():  # else another process was first
+            raise UserError(
+                f"cannot write token ids to {folder.parent} ({error}): make room or give write access there, or "
+                f"set JAXGPT_CACHE to another folder"
+            ) from error
 
 
 def _ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
@@ -248,7 +239,8 @@ def _write_files(
             for ids in tokenizers.encode_pieces(tokenizer, meter.through(_characters(read(), start, stop))):
                 file.write(np.ascontiguousarray(ids, dtype).data)
                 num_ids += len(ids)
-            _sync(file)
+            file.flush()  # before the rename: a power cut must not leave a folder with empty files
+            os.fsync(file.fileno())
         num_chars, num_bytes = meter.num_chars - chars_before, meter.num_bytes - bytes_before
         chars_before, bytes_before = meter.num_chars, meter.num_bytes
         splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes}
@@ -259,15 +251,7 @@ def _write_files(
         )
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     meta = {"fingerprint": tokenizers.fingerprint(tokenizer), "splits": splits}
-    with open(folder / "meta.json", "w", encoding="utf-8") as file:
-        json.dump(meta, file, indent=2)
-        _sync(file)
-
-
-def _sync(file):
-    # Before the rename: a power cut must not leave a folder with empty files.
-    file.flush()
-    os.fsync(file.fileno())
+    write_json(folder / "meta.json", meta)
 
 
 def _remove_abandoned(root: Path):
@@ -281,7 +265,7 @@ def _remove_abandoned(root: Path):
 
 def _open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         fingerprint = meta["fingerprint"]
         tokenizer = tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(tokenizer) != fingerprint:

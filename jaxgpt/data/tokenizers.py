@@ -312,11 +312,8 @@ def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) 
 
     The meaning of `vocab_size` depends on the kind: see the `train` of each. For "gpt2" see `load_gpt2`.
     """
-    trainable: dict[str, type[CharTokenizer | WordTokenizer | BPETokenizer]] = {
-        "char": CharTokenizer,
-        "word": WordTokenizer,
-        "bpe": BPETokenizer,
-    }
+    trainable: dict[str, type[CharTokenizer | WordTokenizer | BPETokenizer]]
+    trainable = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
     if kind not in trainable:
         raise UserError(f"data.tokenizer={kind!r} cannot be trained: choose one of {sorted(trainable)}")
     return trainable[kind].train(read, vocab_size)

@@ -15,6 +15,7 @@ from jaxgpt.data import prompts, tokenizers
 from jaxgpt.inspect.subject import encode_known
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
+from jaxgpt.runs.load import load
 from jaxgpt.training import evaluation, starting
 
 EXAMPLE = "I love AI"  # the default text
@@ -33,8 +34,6 @@ class Explained:
 
 def open_run(workdir: str, step: int | str | None, text: str | None = None) -> Explained:
     """The model of a trained run. The default text is EXAMPLE, or the run's own if the tokenizer lacks EXAMPLE."""
-    from jaxgpt.runs.load import load
-
     run = load(workdir, step=step)
     if text is None and prompts.is_known(run.tokenizer, EXAMPLE, tokens=2):
         text = EXAMPLE

@@ -42,13 +42,13 @@ def tokens(seen: Capture, bigram: Bigram | None) -> dict[str, Any]:
     return figures | {"mean": plain(figures["mean"])}
 
 
-def next_tokens(seen: Capture, names: Names, count: int = NEXT) -> dict[str, Any]:
+def next_tokens(seen: Capture, names: Names) -> dict[str, Any]:
     """The most probable next tokens at every position, with logits and log-sum-exps per temperature.
 
     p(token) at temperature s is exp(logit / s - logsumexp[s]), exactly: the sum is over the complete vocabulary.
     """
     logits_TV = seen.logits_TV.astype(np.float64)
-    ids_Tk = analysis.most_probable(logits_TV, count)
+    ids_Tk = analysis.most_probable(logits_TV, NEXT)
     targets = seen.tokens_T[1:]
     return {
         "ids": names.ids(ids_Tk),

@@ -32,9 +32,7 @@ class Heads:
     previous_token_LH: np.ndarray
     induction_LH: np.ndarray
     first_loss: float  # mean loss of the first copy, except its first token
-    second_loss: (
-        float  # mean loss of the second copy, except its first token; lower if the model uses the repetition
-    )
+    second_loss: float  # of the second copy, also; lower if the model uses the repetition
 
     def of(self, name: str) -> np.ndarray:
         return getattr(self, f"{name}_LH")

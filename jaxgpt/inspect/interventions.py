@@ -129,13 +129,10 @@ ABLATIONS = ("zero", "mean")
 class Ablation:
     """The loss with each head removed in turn, in nats per token."""
 
-    kind: str  # the head's output is replaced by "zero" or by its "mean" over this text
     loss: float  # with all heads
     tokens: int
     losses_LH: np.ndarray
-    standard_error_LH: (
-        np.ndarray
-    )  # of losses_LH - loss, from the variance between windows; nan for one window
+    standard_error_LH: np.ndarray  # of losses_LH - loss, between windows; nan for one window
 
     @property
     def difference(self) -> np.ndarray:
@@ -143,9 +140,9 @@ class Ablation:
         return self.losses_LH - self.loss
 
 
-@functools.partial(jax.jit, static_argnames=("model", "at_once"))
+@functools.partial(jax.jit, static_argnames="model")
 def _ablated_losses(
-    model: GPT, params: dict, windows_BT: jax.Array, keep_NLH: jax.Array, values_LHK: jax.Array, at_once: int
+    model: GPT, params: dict, windows_BT: jax.Array, keep_NLH: jax.Array, values_LHK: jax.Array
 ) -> jax.Array:
     """The mean loss [N, B] of each window, for each of N masks of kept heads."""
 
@@ -154,7 +151,7 @@ def _ablated_losses(
         logits_BTV = edited_logits(model, params, windows_BT[:, :-1], edits)
         return token_losses(logits_BTV, windows_BT[:, 1:]).mean(axis=-1)
 
-    return jax.lax.map(one, keep_NLH, batch_size=None if at_once == 1 else at_once)
+    return jax.lax.map(one, keep_NLH)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -164,13 +161,11 @@ def mean_heads(model: GPT, params: dict, tokens_BT: jax.Array) -> jax.Array:
     return jnp.stack([kept["heads", i].mean(axis=(0, 1)) for i in range(model.cfg.num_layers)])
 
 
-def ablate_heads(
-    model: GPT, params: dict, windows_BT: np.ndarray, kind: str = "mean", at_once: int = 1
-) -> Ablation:
+def ablate_heads(model: GPT, params: dict, windows_BT: np.ndarray, kind: str = "mean") -> Ablation:
     """Remove each head in turn and measure the loss on windows [B, T + 1] of text.
 
     "zero" replaces a head's output by 0 (Michel et al. 2019), "mean" by its mean over these windows, which keeps its
-    constant part (Wang et al. 2023). `at_once` heads are computed in parallel (vmap), which is faster on a GPU.
+    constant part (Wang et al. 2023).
     """
     if kind not in ABLATIONS:
         raise UserError(f"ablation {kind!r}: choose one of {', '.join(ABLATIONS)}")
@@ -183,14 +178,11 @@ def ablate_heads(
             if kind == "mean"
             else jnp.zeros((L, H, K), jnp.float32)
         )
-        losses_NB = np.asarray(
-            _ablated_losses(model, params, windows_BT, keep_NLH, values_LHK, at_once), np.float64
-        )
+        losses_NB = np.asarray(_ablated_losses(model, params, windows_BT, keep_NLH, values_LHK), np.float64)
     B, own_B = windows_BT.shape[0], losses_NB[-1]
     change_NB = losses_NB[:-1] - own_B
     error_N = change_NB.std(axis=1, ddof=1) / np.sqrt(B) if B > 1 else np.full(L * H, np.nan)
     return Ablation(
-        kind=kind,
         loss=float(own_B.mean()),
         tokens=int(windows_BT[:, 1:].size),
         losses_LH=losses_NB[:-1].mean(axis=1).reshape(L, H),

@@ -156,6 +156,11 @@ def _section(one: Section, payload: dict[str, Any]) -> str:
         content = "".join(make(payload) for make in one.content)
     else:
         content = f'<p class="empty">{escape(one.lacking)}</p>'
+    return frame(one, before, content)
+
+
+def frame(one: Section, before: str = "", content: str = "") -> str:
+    """The markup of a section: its title, its lead, more markup, and its tables."""
     return (
         f'<section id="{one.id}" aria-labelledby="{one.id}-title"><h2 id="{one.id}-title">{escape(one.title)}</h2>'
         f'<p class="lead">{escape(one.lead)}</p>{before}<div class="tables">{content}</div></section>'

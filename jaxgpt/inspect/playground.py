@@ -29,7 +29,7 @@ def render(about: dict[str, Any]) -> str:
     return page.document(
         title=title,
         contents="".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in links),
-        main=_form(about) + '<div id="inside" hidden>' + "\n".join(map(_empty, sections)) + "</div>",
+        main=_form(about) + '<div id="inside" hidden>' + "\n".join(map(page.frame, sections)) + "</div>",
         footer=f"{escape(static_tables.visible_text(about['workdir']))}, {about['num_params']:,} parameters. Everything stays on this machine.",
         data=about,
         script=_script(),
@@ -62,12 +62,4 @@ def _form(about: dict[str, Any]) -> str:
         '<button type="button" class="quiet" id="stop" disabled>Stop</button></div></form>'
         '<p class="said" id="status" role="status"></p><div id="written"></div>'
         "<noscript><p>Generation needs JavaScript.</p></noscript></section>\n"
-    )
-
-
-def _empty(one: page.Section) -> str:
-    """An empty section, which the script fills."""
-    return (
-        f'<section id="{one.id}" aria-labelledby="{one.id}-title"><h2 id="{one.id}-title">{escape(one.title)}</h2>'
-        f'<p class="lead">{escape(one.lead)}</p><div class="tables"></div></section>'
     )

@@ -48,16 +48,16 @@ class Words:
         return self(self._probe[t])
 
 
-def number(x: float | int | None, digits: int = 3) -> str:
-    """A number with few decimals; a dash for None."""
+def number(x: float | int | None) -> str:
+    """A number with three decimals; a dash for None."""
     if x is None:
         return "–"
     if isinstance(x, int) or abs(x) >= 1000:
         text = f"{x:,.0f}"
-    elif x and abs(x) < 0.5 * 10**-digits:
+    elif x and abs(x) < 0.5e-3:
         text = f"{x:.1e}"
     else:
-        text = f"{x:.{digits}f}"
+        text = f"{x:.3f}"
     return text.replace("-", "−")
 
 

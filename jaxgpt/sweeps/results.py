@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 
 from jaxgpt.common.files import write_atomically
-from jaxgpt.config import Config, field_names, value_of
+from jaxgpt.config import FIELDS, Config, value_of
 from jaxgpt.sweeps.members import Row, Sweep
 
 COLUMNS = ("member", "workdir", "status", "valid_loss", "steps")
@@ -79,7 +79,7 @@ def config_file(cfg: Config, best: Row, count: int, path: Path) -> str:
         "def get_config():",
         "    config = default_config()",
     ]
-    for name in field_names():
+    for name in FIELDS:
         if (value := value_of(cfg, name)) != value_of(default, name):
             lines.append(f"    config.{name} = {value!r}")
     return "\n".join([*lines, "    return config", ""])

@@ -22,9 +22,7 @@ def principal_axes(rows_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     mean_D = rows_ND.mean(axis=0, dtype=np.float64)
     D = rows_ND.shape[1]
     covariance_DD = np.zeros((D, D))
-    for start in range(
-        0, len(rows_ND), 65_536
-    ):  # in parts, because a centred copy of all rows would be large
+    for start in range(0, len(rows_ND), 65_536):  # in parts: a centred copy of all rows would be large
         part = rows_ND[start : start + 65_536] - mean_D
         covariance_DD += part.T @ part
     values, directions = np.linalg.eigh(covariance_DD)
@@ -84,9 +82,7 @@ def _overlap(one_Rk: np.ndarray, other_Rk: np.ndarray) -> float:
     return float((one_Rk[:, :, None] == other_Rk[:, None, :]).any(axis=2).mean()) if one_Rk.size else math.nan
 
 
-def compare_lookups(
-    table_VD: np.ndarray, num_ids: int = 1024, repeats: int = 20, seed: int = 0
-) -> dict[str, Any]:
+def compare_lookups(table_VD: np.ndarray, num_ids: int, repeats: int = 20) -> dict[str, Any]:
     """Lookup of random rows against the product of one-hot vectors with the table: numbers, times, bytes.
 
     `bytes` are read inputs and written output, by their shapes; `seconds` are the median of `repeats` calls of the
@@ -97,7 +93,7 @@ def compare_lookups(
 
     V, D = table_VD.shape
     count = max(1, min(num_ids, (1 << 28) // (4 * V)))
-    ids_B = np.random.default_rng(seed).integers(V, size=count).astype(np.int32)
+    ids_B = np.random.default_rng(0).integers(V, size=count).astype(np.int32)
     table = jnp.asarray(table_VD, jnp.float32)
     ids, one_hot_BV = jnp.asarray(ids_B), jax.nn.one_hot(ids_B, V, dtype=jnp.float32)
     lookup = jax.jit(lambda ids_B, table_VD: table_VD[ids_B])

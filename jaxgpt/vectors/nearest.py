@@ -45,7 +45,8 @@ def nearest(
     `mean_D` is subtracted from rows and queries first. Where fewer than k rows are left, all are returned. Rows with
     equal scores are in the order of the table.
     """
-    _check(metric)
+    if metric not in METRICS:
+        raise UserError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
     N, Q = len(table_ND), len(queries_QD)
     E = 0 if exclude_QE is None else exclude_QE.shape[1]
     k = max(0, min(k, N - E))
@@ -71,30 +72,20 @@ def rank_of(
     table_ND: np.ndarray,
     queries_QD: np.ndarray,
     answers_Q: np.ndarray,
-    metric: str = "cosine",
     exclude_QE: np.ndarray | None = None,
-    mean_D: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The rank [Q] of one row per query among all rows, 1 for the nearest; excluded rows do not count."""
-    _check(metric)
+    """The rank [Q] by cosine of one row per query among all rows, 1 for the nearest; excluded rows do not count."""
     ranks_Q = np.ones(len(queries_QD), np.int64)
     for start in range(0, len(queries_QD), _QUERIES):
         some = slice(start, start + _QUERIES)
-        queries, answers = _prepared(queries_QD[some], mean_D, metric), answers_Q[some]
-        own = np.einsum("QD,QD->Q", queries, _rows(table_ND[answers], mean_D, metric))
-        if metric == "euclidean":
-            own -= _half_squares(_rows(table_ND[answers], mean_D, metric))
+        queries, answers = _prepared(queries_QD[some], None, "cosine"), answers_Q[some]
+        own = np.einsum("QD,QD->Q", queries, unit(table_ND[answers]))
         hidden = answers[:, None] if exclude_QE is None else np.column_stack([answers, exclude_QE[some]])
-        for first_row, scores in _scores(table_ND, queries, metric, mean_D):
+        for first_row, scores in _scores(table_ND, queries, "cosine", None):
             at_q, at_e = np.nonzero((hidden >= first_row) & (hidden < first_row + scores.shape[1]))
             scores[at_q, hidden[at_q, at_e] - first_row] = -np.inf
             ranks_Q[some] += np.count_nonzero(scores > own[:, None], axis=1)
     return ranks_Q
-
-
-def _check(metric: str) -> None:
-    if metric not in METRICS:
-        raise UserError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
 
 
 def _rows(rows_ND: np.ndarray, mean_D: np.ndarray | None, metric: str) -> np.ndarray:

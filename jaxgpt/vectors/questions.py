@@ -175,13 +175,11 @@ def plot(table: Table, out: str, words: Sequence[str] = (), count: int = 100) ->
     mean_D, axes_2D, shares = geometry.principal_axes(table.values[rows], 2)
     xy_R2 = (table.values[rows] - mean_D) @ axes_2D.T
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         raise UserError('a plot needs matplotlib: pip install "jaxgpt[plots]"') from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 8), layout="constrained")
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    axes = figure.subplots()
     axes.scatter(*xy_R2.T, s=8)
     for row, (x, y) in zip(rows, xy_R2, strict=True):
         name = table.words[row]
@@ -189,7 +187,6 @@ def plot(table: Table, out: str, words: Sequence[str] = (), count: int = 100) ->
         axes.annotate(label, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8)
     axes.set(title=table.source, xlabel=f"axis 1: {shares[0]:.1%}", ylabel=f"axis 2: {shares[1]:.1%}")
     figure.savefig(out, dpi=120)
-    pyplot.close(figure)
     points = [(table.words[row], float(x), float(y)) for row, (x, y) in zip(rows, xy_R2, strict=True)]
     line = (
         f"{out}: {len(rows)} words; the two axes have {shares[0]:.1%} and {shares[1]:.1%} of their variance"

@@ -57,11 +57,6 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(p.stem) for p in (workdir / "embeddings").glob("*.npz") if p.stem.isdigit())
 
 
-def open_vectors(name: str, vocabulary: str | None, tensor: str | None) -> Table:
-    """A table of vectors from a file or a package: see `word_vectors.load`."""
-    return Table(name, word_vectors.load(name, vocabulary, tensor))
-
-
 def open_run(workdir: Path, step: int | str | None = None, kind: str = "token") -> Table:
     """A run's table at a saved step, at "best" or (None) at the latest step.
 
@@ -76,7 +71,7 @@ def open_run(workdir: Path, step: int | str | None = None, kind: str = "token") 
     if step is None:
         raise UserError(f"{workdir} has neither embeddings nor checkpoints: train it first")
     if step in steps:
-        return read_snapshot(workdir, int(step), kind, _tokenizer(workdir))
+        return read_snapshot(workdir, int(step), kind, tokenizers.load(workdir / "tokenizer.json"))
     if step != "best" and step not in saved:
         raise UserError(f"{workdir} has no table of step {step}: choose one of {sorted({*steps, *saved})}")
     run = load(workdir, step)
@@ -90,7 +85,7 @@ def open_history(workdir: Path, kind: str = "token") -> dict[int, Table]:
         raise UserError(
             f"{workdir} has tables of {len(steps)} steps, 2 or more are needed: train with train.embedding_snapshots"
         )
-    tokenizer = _tokenizer(workdir)
+    tokenizer = tokenizers.load(workdir / "tokenizer.json")
     return {step: read_snapshot(workdir, step, kind, tokenizer) for step in steps}
 
 
@@ -103,10 +98,6 @@ def read_snapshot(workdir: Path, step: int, kind: str, tokenizer: tokenizers.Tok
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"can't read {path} ({first_line(error)}): choose another --step") from None
     return _table(workdir, step, kind, tables, tokenizer)
-
-
-def _tokenizer(workdir: Path) -> tokenizers.Tokenizer:
-    return tokenizers.load(workdir / "tokenizer.json")
 
 
 def _table(

@@ -71,9 +71,8 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
 def read_npy(path: Path) -> np.ndarray:
     """The table [N, D] float32 of a .npy file of any float type. Never unpickles. Raises UserError."""
     try:
-        table = np.lib.format.open_memmap(
-            path, mode="r"
-        )  # refuses objects, and more numbers than the file has
+        # It refuses objects, and more numbers than the file has.
+        table = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise UserError(f"can't read {path} ({error.strerror or error}): give a .npy file") from None
     except (ValueError, TypeError, OverflowError) as error:

@@ -102,9 +102,7 @@ def related_auc(table_ND: np.ndarray, pairs_P2: np.ndarray, draws: int = 2000, s
     return Estimate(auc(np.ones(P)), float(low), float(high), P)
 
 
-def group_auc(
-    table_ND: np.ndarray, group_G: np.ndarray, others_M: np.ndarray, draws: int = 2000, seed: int = 0
-) -> Estimate:
+def group_auc(table_ND: np.ndarray, group_G: np.ndarray, others_M: np.ndarray, draws: int = 2000) -> Estimate:
     """The probability that two rows of a group have a higher cosine than a row of it and one of the others.
 
     0.5 is chance. The interval is a percentile bootstrap over the rows of the group and over the others.
@@ -126,7 +124,7 @@ def group_auc(
         wins = np.cumsum(between) - between / 2  # a tie counts half
         return float(within @ wins / total) if total else math.nan
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def drawn() -> np.ndarray:
         counts = [np.bincount(rng.integers(size, size=size), minlength=size) for size in (G, M)]

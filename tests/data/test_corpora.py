@@ -248,7 +248,6 @@ def test_tinyshakespeare_from_a_path_is_checked(tmp_path):
 @pytest.fixture
 def small_tinyshakespeare(monkeypatch):
     content = b"First Citizen:\n"
-    monkeypatch.setattr(corpora, "TINY_SHAKESPEARE_SIZE", len(content))
     monkeypatch.setattr(corpora, "TINY_SHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
     return content
 

@@ -133,8 +133,6 @@ def test_a_silenced_head_is_a_model_without_it(kind):
 
 def test_heads_silenced_side_by_side_are_those_silenced_one_by_one():
     params, windows = random_params(TINY), np.random.default_rng(4).integers(0, 11, (2, 9)).astype(np.int32)
-    one, many = (interventions.ablate_heads(*plain(TINY, params), windows, at_once=n) for n in (1, 3))
-    np.testing.assert_allclose(many.losses_LH, one.losses_LH, rtol=1e-6)
     keep_NH = jnp.array([[1.0, 1], [0, 1], [1, 0]])
 
     @jax.jit

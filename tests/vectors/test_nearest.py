@@ -38,18 +38,17 @@ def test_neighbours_are_those_of_a_full_sort(metric, centre, k, rows, queries, a
     np.testing.assert_allclose(scores, np.take_along_axis(signed, order, axis=1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("metric", nearest.METRICS)
-def test_rank_is_the_place_in_a_full_sort(metric):
+def test_rank_is_the_place_in_a_full_sort():
     rng = np.random.default_rng(1)
     q, answers = rng.normal(size=(20, 7)).astype(np.float32), rng.integers(300, size=20)
     aside = (answers[:, None] + [1, 2, 3]) % 300
     for hidden in (None, aside):
-        scores = naive_scores(TABLE, q, metric)
+        scores = naive_scores(TABLE, q, "cosine")
         if hidden is not None:
             np.put_along_axis(scores, hidden, -np.inf, axis=1)
         own = np.take_along_axis(scores, answers[:, None], axis=1)
         np.testing.assert_array_equal(
-            nearest.rank_of(TABLE, q, answers, metric, hidden), 1 + (scores > own).sum(axis=1)
+            nearest.rank_of(TABLE, q, answers, hidden), 1 + (scores > own).sum(axis=1)
         )
 
 
