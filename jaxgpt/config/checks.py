@@ -6,31 +6,36 @@ import dataclasses
 
 from jaxgpt.config.fields import FIELDS, Config, value_of
 
+# A field, the field that divides it (None or 0: nothing to divide), and the reason.
+MULTIPLES = (
+    ("model.d_model", "model.num_heads", ": every head gets d_model / num_heads numbers"),
+    ("model.num_heads", "model.num_kv_heads", ": every head of keys serves equally many heads of queries"),
+    ("model.context_length", "train.loss_chunk", ""),
+    ("data.batch_size", "train.grad_accumulation_steps", ""),
+    ("train.num_steps", "train.steps_per_dispatch", ""),
+    ("train.eval_every", "train.steps_per_dispatch", ""),
+    ("train.checkpoint_every", "train.steps_per_dispatch", ""),
+)
+
 
 def find_problems(config: Config) -> list[str]:
     """Everything that is wrong with the values, one line each; an empty list if nothing is."""
     problems = [problem for name, f in FIELDS.items() if (problem := f.problem(value_of(config, name)))]
-    return (
-        problems + _model(config) + _data(config) + _optim(config) + _train(config) + _start_and_mesh(config)
-    )
+    for name, divisor, why in MULTIPLES:
+        value, by = value_of(config, name), value_of(config, divisor)
+        if by is not None and by >= 1 and value % by:
+            problems.append(f"{name}={value} is not a multiple of {divisor}={by}{why}")
+    if config.train.attention == "cudnn" and (obstacle := config.model.cudnn_obstacle):
+        problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
+    return problems + _model(config) + _data(config) + _optim(config) + _start_and_mesh(config)
 
 
 def _model(config: Config) -> list[str]:
     """The model by itself, and what a model without a mask can't do."""
     model = config.model
     problems = []
-    if model.num_heads >= 1 and model.d_model % model.num_heads:
-        problems.append(
-            f"model.d_model={model.d_model} is not a multiple of model.num_heads={model.num_heads}: "
-            "every head gets d_model / num_heads numbers"
-        )
     if model.position == "sinusoidal" and model.d_model % 2:
         problems.append(f"model.d_model={model.d_model} is odd: position='sinusoidal' needs an even width")
-    if model.kv_heads >= 1 and model.num_heads % model.kv_heads:
-        problems.append(
-            f"model.num_heads={model.num_heads} is not a multiple of model.num_kv_heads={model.kv_heads}: "
-            "every head of keys serves equally many heads of queries"
-        )
     if model.position == "rotary" and model.num_heads >= 1 and model.head_dim % 2:
         problems.append(
             f"model.d_model={model.d_model} over model.num_heads={model.num_heads} gives heads of {model.head_dim}: "
@@ -111,30 +116,6 @@ def _optim(config: Config) -> list[str]:
                 f"optim.rates: {rule!r} is not PATTERN=FACTOR with a factor above 0, such as block_*/mlp/*=0.1 "
                 "(to train nothing there, use optim.trainable)"
             )
-    return problems
-
-
-def _train(config: Config) -> list[str]:
-    """Counts that divide each other."""
-    model, data, train = config.model, config.data, config.train
-    problems = []
-    for name in ("num_steps", "eval_every", "checkpoint_every"):
-        value = getattr(train, name)
-        if train.steps_per_dispatch >= 1 and value % train.steps_per_dispatch:
-            problems.append(
-                f"train.{name}={value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}"
-            )
-    if train.loss_chunk >= 1 and model.context_length % train.loss_chunk:
-        problems.append(
-            f"model.context_length={model.context_length} is not a multiple of train.loss_chunk={train.loss_chunk}"
-        )
-    if train.attention == "cudnn" and (obstacle := model.cudnn_obstacle):
-        problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
-    if train.grad_accumulation_steps >= 1 and data.batch_size % train.grad_accumulation_steps:
-        problems.append(
-            f"data.batch_size={data.batch_size} is not a multiple of "
-            f"train.grad_accumulation_steps={train.grad_accumulation_steps}"
-        )
     return problems
 
 

@@ -25,69 +25,51 @@ def is_off(number: float) -> bool:
 class ModelConfig:
     """The shape of the transformer. None means that the value follows from another field."""
 
+    # fmt: off
     vocab_size: int | None = field(
-        None,
-        "rows of the token table; None: as many as the tokenizer has tokens, which is the only other choice",
-        at_least=1,
-        same_in_source=False,
+        None, "rows of the token table; None: as many as the tokenizer has tokens, which is the only other choice",
+        at_least=1, same_in_source=False,
     )
     vocab_multiple: int = field(
-        1,
-        "round the rows of the table up to a multiple, for GPUs (50,257 -> 50,304 with 128); the added rows are "
+        1, "round the rows of the table up to a multiple, for GPUs (50,257 -> 50,304 with 128); the added rows are "
         "never looked up and have no probability",
-        at_least=1,
-        same_in_source=False,
+        at_least=1, same_in_source=False,
     )
-    context_length: int = field(
-        256, "T: tokens that the model sees at once", at_least=1, same_in_source=False
-    )
+    context_length: int = field(256, "T: tokens that the model sees at once", at_least=1, same_in_source=False)
     d_model: int = field(384, "D: width of the residual stream", at_least=1)
     num_layers: int = field(6, "number of transformer blocks", at_least=1)
     num_heads: int = field(6, "H: heads of attention, each of d_model / num_heads numbers", at_least=1)
     num_kv_heads: int | None = field(
-        None,
-        "heads of keys and values, each shared by a group of query heads; None: num_heads",
-        at_least=1,
-        same_in_source=False,
+        None, "heads of keys and values, each shared by a group of query heads; None: num_heads",
+        at_least=1, same_in_source=False,
     )
     d_ff: int | None = field(
-        None,
-        "F: width of the MLP's hidden layer; None: 4 * d_model, or 2/3 of it if gated; 0: no MLP",
-        at_least=0,
-        same_in_source=False,
+        None, "F: width of the MLP's hidden layer; None: 4 * d_model, or 2/3 of it if gated; 0: no MLP",
+        at_least=0, same_in_source=False,
     )
     dropout_rate: float = field(
-        0.0,
-        "dropout of embeddings, attention weights and what each layer adds, in training only; 0: off",
-        at_least=0,
-        below=1,
-        lane="argument",
-        switch=True,
-        same_in_source=False,
+        0.0, "dropout of embeddings, attention weights and what each layer adds, in training only; 0: off",
+        at_least=0, below=1, lane="argument", switch=True, same_in_source=False,
     )
     activation: Literal["relu", "gelu", "gelu_tanh", "relu_squared", "swiglu", "geglu"] = field(
-        "gelu", "activation of the MLP; swiglu and geglu are gated"
+        "gelu", "activation of the MLP; swiglu and geglu are gated",
     )
-    position: Literal["learned", "sinusoidal", "rotary", "none"] = field(
-        "learned", "how positions are encoded"
-    )
+    position: Literal["learned", "sinusoidal", "rotary", "none"] = field("learned", "how positions are encoded")
     rotary_base: float = field(
-        10_000.0, "rotary positions only: the slowest pair turns by 1 / rotary_base per token", above=1
+        10_000.0, "rotary positions only: the slowest pair turns by 1 / rotary_base per token", above=1,
     )
     norm: Literal["layernorm", "rmsnorm", "rmsnorm_plain"] = field(
-        "layernorm", "normalization; rmsnorm_plain has no scale"
+        "layernorm", "normalization; rmsnorm_plain has no scale",
     )
     qk_norm: bool = field(False, "normalize queries and keys of each head to a root mean square of 1")
-    attention_scale: float | None = field(
-        None, "factor of the attention scores; None: 1 / sqrt(head width)", above=0
-    )
+    attention_scale: float | None = field(None, "factor of the attention scores; None: 1 / sqrt(head width)", above=0)
     attention_softcap: float = field(0.0, "limit attention scores to +- this with a tanh; 0: off", at_least=0)
     attention_window: int | None = field(
-        None, "tokens that a token attends to, itself included; None: all before it", at_least=1
+        None, "tokens that a token attends to, itself included; None: all before it", at_least=1,
     )
     causal: bool = field(
-        True,
-        "a token attends to no later token; without this mask the loss measures nothing and no text can be generated",
+        True, "a token attends to no later token; without this mask the loss measures nothing and no text can be "
+        "generated",
     )
     residual: bool = field(True, "x + f(x) for attention and MLP; false: f(x) alone")
     value_residual: bool = field(False, "later layers mix the first layer's values into theirs")
@@ -96,40 +78,32 @@ class ModelConfig:
     use_bias: bool = field(True, "biases in linear layers and norms")
     tie_embeddings: bool = field(True, "the output head is the transposed token table")
     embedding_dim: int | None = field(
-        None,
-        "E: width of the token table; a learned projection takes it to d_model and back (Lan et al. 2020, section "
-        "3.1); None: d_model, without a projection",
-        at_least=1,
-        same_in_source=False,
+        None, "E: width of the token table; a learned projection takes it to d_model and back (Lan et al. 2020, "
+        "section 3.1); None: d_model, without a projection",
+        at_least=1, same_in_source=False,
     )
     lora_rank: int = field(
-        0,
-        "rank of LoRA (Hu et al. 2021): y = x W + lora_alpha / lora_rank * x A B; 0: no LoRA",
-        at_least=0,
-        same_in_source=False,
+        0, "rank of LoRA (Hu et al. 2021): y = x W + lora_alpha / lora_rank * x A B; 0: no LoRA",
+        at_least=0, same_in_source=False,
     )
     lora_alpha: float = field(16.0, "scale of LoRA", above=0, same_in_source=False)
     lora_targets: tuple[str, ...] = field(
-        ("query", "value"),
-        "linear layers with LoRA, by their names in model/linear.py: query, key, ...",
+        ("query", "value"), "linear layers with LoRA, by their names in model/linear.py: query, key, ...",
         same_in_source=False,
     )
     init: Literal["gpt2", "fan_in"] = field(
-        "gpt2",
-        "initial standard deviations: GPT-2's, or of matrices 1 / sqrt(3 * inputs)",
-        lane="outside",
-        same_in_source=False,
+        "gpt2", "initial standard deviations: GPT-2's, or of matrices 1 / sqrt(3 * inputs)",
+        lane="outside", same_in_source=False,
     )
     init_scale: float = field(1.0, "factor of all initial standard deviations", above=0, lane="outside")
     zero_init: bool = field(
-        False,
-        "layers that write to the residual stream, and an untied head, start at 0",
-        lane="outside",
-        same_in_source=False,
+        False, "layers that write to the residual stream, and an untied head, start at 0",
+        lane="outside", same_in_source=False,
     )
     dtype: Literal["float32", "bfloat16"] = field(
-        "float32", "of computation; parameters and softmax stay float32", same_in_source=False
+        "float32", "of computation; parameters and softmax stay float32", same_in_source=False,
     )
+    # fmt: on
 
     @property
     def table_width(self) -> int:
@@ -193,111 +167,93 @@ class ModelConfig:
 class DataConfig:
     """Which text, which tokens, and how many of them per step."""
 
+    # fmt: off
     corpus: str = field("shakespeare", "a corpus by name (see data/corpora.py); not used if path is given")
     path: str = field("", "a UTF-8 text file, or a folder of text files, joined in the order of their names")
     tokenizer: Literal["char", "word", "bpe", "gpt2", "ids"] = field(
-        "char", "kind of tokenizer; ids: a text of numbers"
+        "char", "kind of tokenizer; ids: a text of numbers",
     )
     tokenizer_path: str = field(
-        "", "the tokenizer.json of an earlier run, or a folder with GPT-2's two vocabulary files"
+        "", "the tokenizer.json of an earlier run, or a folder with GPT-2's two vocabulary files",
     )
     add_tokens: bool = field(
-        False,
-        "add the characters or words of this text that the tokenizer of tokenizer_path lacks, with ids after its own",
+        False, "add the characters or words of this text that the tokenizer of tokenizer_path lacks, with ids after "
+        "its own",
     )
     vocab_size: int | None = field(
-        None,
-        "bpe: tokens to train; word: at most so many, other words are <unk>; char: refuse a text with more",
-        at_least=1,
-        at_most=INT32_MAX,
+        None, "bpe: tokens to train; word: at most so many, other words are <unk>; char: refuse a text with more",
+        at_least=1, at_most=INT32_MAX,
     )
     valid_fraction: float = field(
-        0.1, "the last part of the text, by characters, is for validation", above=0, below=1
+        0.1, "the last part of the text, by characters, is for validation", above=0, below=1,
     )
     batch_size: int = field(64, "sequences per step, over all devices and accumulation steps", at_least=1)
     seed: int | None = field(
-        None,
-        "seed of the order in which the text is read; None: train.seed",
-        at_least=0,
-        at_most=INT32_MAX,
-        lane="outside",
+        None, "seed of the order in which the text is read; None: train.seed",
+        at_least=0, at_most=INT32_MAX, lane="outside",
     )
     on_device: bool = field(False, "keep the training tokens on the device and cut batches there")
+    # fmt: on
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """How parameters are updated."""
 
+    # fmt: off
     name: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = field("adamw", "the optimizer")
     learning_rate: float = field(1e-3, "peak learning rate", above=0, lane="argument")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = field(
-        "cosine", "shape of the learning rate after the warm-up; wsd: constant, then linear decay"
+        "cosine", "shape of the learning rate after the warm-up; wsd: constant, then linear decay",
     )
-    warmup_steps: int = field(
-        100, "steps of linear warm-up from 0 to learning_rate", at_least=0, lane="argument"
-    )
+    warmup_steps: int = field(100, "steps of linear warm-up from 0 to learning_rate", at_least=0, lane="argument")
     final_learning_rate_ratio: float = field(
-        0.1,
-        "learning rate at num_steps, as a ratio of learning_rate; not used by constant",
-        at_least=0,
-        at_most=1,
-        lane="argument",
+        0.1, "learning rate at num_steps, as a ratio of learning_rate; not used by constant",
+        at_least=0, at_most=1, lane="argument",
     )
     decay_fraction: float = field(
-        0.2,
-        "wsd only: the last part of the run, in which the rate decays",
-        above=0,
-        at_most=1,
-        lane="argument",
+        0.2, "wsd only: the last part of the run, in which the rate decays", above=0, at_most=1, lane="argument",
     )
     b1: float = field(0.9, "decay of the average of gradients", at_least=0, below=1, lane="argument")
     b2: float = field(0.99, "decay of the average of squared gradients", at_least=0, below=1, lane="argument")
     eps: float = field(1e-8, "added to the root of the squared gradients", at_least=0, lane="argument")
     weight_decay: float = field(
-        0.1, "weight decay of matrices; biases and norms never decay", at_least=0, lane="argument"
+        0.1, "weight decay of matrices; biases and norms never decay", at_least=0, lane="argument",
     )
     decay_embeddings: bool = field(False, "token and position tables decay too, as in nanoGPT")
     grad_clip_norm: float = field(
-        1.0, "clip gradients to this global norm; 0: off", at_least=0, lane="argument", switch=True
+        1.0, "clip gradients to this global norm; 0: off", at_least=0, lane="argument", switch=True,
     )
     muon_learning_rate: float = field(
-        0.02,
-        "muon only: peak rate of the hidden matrices, on the same schedule; Adam updates all other parameters",
-        above=0,
-        lane="argument",
+        0.02, "muon only: peak rate of the hidden matrices, on the same schedule; Adam updates all other parameters",
+        above=0, lane="argument",
     )
     muon_momentum: float = field(0.95, "muon only: momentum", at_least=0, below=1, lane="argument")
     muon_iterations: int = field(
-        5, "muon only: Newton-Schulz steps; more of them give an update closer to orthogonal", at_least=1
+        5, "muon only: Newton-Schulz steps; more of them give an update closer to orthogonal", at_least=1,
     )
     ema_decay: float = field(
-        0.0,
-        "decay per step of an average of the parameters, which is evaluated and saved; 0: off",
-        at_least=0,
-        below=1,
-        lane="argument",
-        switch=True,
+        0.0, "decay per step of an average of the parameters, which is evaluated and saved; 0: off",
+        at_least=0, below=1, lane="argument", switch=True,
     )
     trainable: tuple[str, ...] = field(
-        (),
-        "patterns of the parameters to train; the first match counts, -PATTERN excludes, without a match a parameter is "
-        "not trained; empty: all, or with LoRA its matrices (see training/trainable.py)",
+        (), "patterns of the parameters to train; the first match counts, -PATTERN excludes, without a match a "
+        "parameter is not trained; empty: all, or with LoRA its matrices (see training/trainable.py)",
     )
     rates: tuple[str, ...] = field(
-        (), "PATTERN=FACTOR of the learning rate, such as block_*/mlp/*=0.1; the first match counts"
+        (), "PATTERN=FACTOR of the learning rate, such as block_*/mlp/*=0.1; the first match counts",
     )
     train_rows_from: int = field(
-        0,
-        "rows of the token table (columns of an untied head) before this one are not trained; -1: only those of the "
-        "tokens that data.add_tokens adds",
+        0, "rows of the token table (columns of an untied head) before this one are not trained; -1: only those of "
+        "the tokens that data.add_tokens adds",
         at_least=-1,
     )
     parametrization: Literal["standard", "mup"] = field(
-        "standard",
-        "mup: the best learning rate does not depend on d_model, relative to mup_base_width (see training/optim.py)",
+        "standard", "mup: the best learning rate does not depend on d_model, relative to mup_base_width (see "
+        "training/optim.py)",
     )
     mup_base_width: int = field(128, "mup only: the d_model at which all rates are as given", at_least=1)
+    # fmt: on
 
     @property
     def final_learning_rate(self) -> float:
@@ -309,91 +265,73 @@ class OptimConfig:
 class TrainConfig:
     """How long, how often, and what is saved. Counts are optimizer steps unless the text says otherwise."""
 
+    # fmt: off
     num_steps: int = field(
-        5_000,
-        "length of the run; it may be changed when the run is resumed",
-        at_least=1,
-        at_most=INT32_MAX,
-        resume="length",
-        lane="argument",
+        5_000, "length of the run; it may be changed when the run is resumed",
+        at_least=1, at_most=INT32_MAX, resume="length", lane="argument",
     )
     eval_every: int = field(500, "steps between evaluations; 0: only at the end", at_least=0, resume="free")
     log_every: int = field(10, "steps between logged losses", at_least=1, resume="free")
-    checkpoint_every: int = field(
-        500, "steps between checkpoints; 0: only at the end", at_least=0, resume="free"
-    )
+    checkpoint_every: int = field(500, "steps between checkpoints; 0: only at the end", at_least=0, resume="free")
     keep_checkpoints: int = field(
-        2,
-        "newest checkpoints to keep; the one with the lowest validation loss is kept in addition",
-        at_least=1,
-        resume="free",
+        2, "newest checkpoints to keep; the one with the lowest validation loss is kept in addition",
+        at_least=1, resume="free",
     )
-    grad_accumulation_steps: int = field(
-        1, "split each batch into parts that run one after another", at_least=1
-    )
+    grad_accumulation_steps: int = field(1, "split each batch into parts that run one after another", at_least=1)
     eval_batch_size: int | None = field(
-        None,
-        "sequences per batch of an evaluation; None: data.batch_size / grad_accumulation_steps",
-        at_least=1,
-        resume="free",
+        None, "sequences per batch of an evaluation; None: data.batch_size / grad_accumulation_steps",
+        at_least=1, resume="free",
     )
     eval_tokens: int = field(
-        0, "evaluate on the first tokens of the validation split, so many; 0: all", at_least=0, resume="free"
+        0, "evaluate on the first tokens of the validation split, so many; 0: all", at_least=0, resume="free",
     )
-    sample_tokens: int = field(
-        200, "tokens of sample text at each evaluation; 0: none", at_least=0, resume="free"
-    )
+    sample_tokens: int = field(200, "tokens of sample text at each evaluation; 0: none", at_least=0, resume="free")
     sample_prompt: str = field("", "prompt of the sample text; empty: a new line", resume="free")
     embedding_snapshots: int = field(
-        8,
-        "save the embedding tables at step 0 and at so many log-spaced steps from 1 to num_steps; 0: never",
-        at_least=0,
-        resume="free",
+        8, "save the embedding tables at step 0 and at so many log-spaced steps from 1 to num_steps; 0: never",
+        at_least=0, resume="free",
     )
     tensorboard: bool = field(False, "write TensorBoard events too", resume="free")
     report: bool = field(False, "write RUN/report.html at the end", resume="free")
     seed: int = field(
-        0,
-        "seed of initial values, dropout and, unless data.seed is given, the order of the text",
-        at_least=0,
-        at_most=INT32_MAX,
-        lane="outside",
+        0, "seed of initial values, dropout and, unless data.seed is given, the order of the text",
+        at_least=0, at_most=INT32_MAX, lane="outside",
     )
     steps_per_dispatch: int = field(
-        1, "steps in one call of the device, for models so small that the host can't keep up", at_least=1
+        1, "steps in one call of the device, for models so small that the host can't keep up", at_least=1,
     )
     loss_chunk: int = field(
-        0, "positions of a window whose logits are computed at once, to save memory; 0: all", at_least=0
+        0, "positions of a window whose logits are computed at once, to save memory; 0: all", at_least=0,
     )
     remat: Literal["none", "dots", "full"] = field(
-        "none",
-        "what the backward pass recomputes: nothing, all but matrix products, or all but each layer's input",
+        "none", "what the backward pass recomputes: nothing, all but matrix products, or all but each layer's input",
     )
     on_bad_step: Literal["stop", "skip"] = field(
-        "stop",
-        "a bad step (loss or gradient not finite, or norm above bad_grad_norm) changes nothing; then stop with an error, "
-        "or continue with the next batch",
+        "stop", "a bad step (loss or gradient not finite, or norm above bad_grad_norm) changes nothing; then stop "
+        "with an error, or continue with the next batch",
     )
     bad_grad_norm: float = field(0.0, "a step with a larger gradient norm is bad; 0: off", at_least=0)
     watchdog_seconds: int = field(
-        600, "warn if a step, an evaluation or a save takes longer; 0: never", at_least=0, resume="free"
+        600, "warn if a step, an evaluation or a save takes longer; 0: never", at_least=0, resume="free",
     )
     attention: Literal["auto", "explicit", "cudnn"] = field(
-        "auto", "cudnn: fused, needs an NVIDIA GPU and bfloat16; auto: cudnn where possible, else explicit"
+        "auto", "cudnn: fused, needs an NVIDIA GPU and bfloat16; auto: cudnn where possible, else explicit",
     )
+    # fmt: on
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """How many devices share what (see model/sharding.py). One size may be -1: all devices that the others leave."""
 
+    # fmt: off
     data: int = field(
-        -1,
-        "copies of the parameters, each with its part of the batch; -1: all devices that the others leave",
+        -1, "copies of the parameters, each with its part of the batch; -1: all devices that the others leave",
         resume="free",
     )
     fsdp: int = field(1, "parts of every matrix, and of the batch", resume="free")
     tensor: int = field(1, "parts of the heads, of the MLP's width and of the vocabulary", resume="free")
+    # fmt: on
 
 
 @dataclass(frozen=True)
@@ -405,21 +343,21 @@ class Config:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    # fmt: off
     init_from: str = field(
-        "",
-        "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see training/transfer.py)",
+        "", "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see "
+        "training/transfer.py)",
         lane="outside",
     )
     init_vectors: str = field(
-        "",
-        "start the token table from word vectors: a file, or the name of a package (see vectors/word_vectors.py)",
+        "", "start the token table from word vectors: a file, or the name of a package (see vectors/word_vectors.py)",
         lane="outside",
     )
     init_bridge: Literal["none", "pca"] = field(
-        "none",
-        "pca: project wider word vectors on their principal axes; none: they are as wide as the token table",
+        "none", "pca: project wider word vectors on their principal axes; none: they are as wide as the token table",
         lane="outside",
     )
+    # fmt: on
 
     @property
     def order_seed(self) -> int:
