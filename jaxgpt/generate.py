@@ -2,12 +2,10 @@
 
     python -m jaxgpt.generate --workdir runs/char --prompt "ROMEO:" --max_new_tokens 400
 
-A sample is a function of (params, prompt, settings, seed, sample number) alone: the same alone and in a batch
-with others, cached or not.
+A sample is a function of (params, prompt, settings, seed, sample number) only. Batching and caching do not change it.
 
-Past context_length the window slides in jumps: when it is full, the older half is dropped and the rest is
-read anew, from position 0 (`window_start`). Every token so sees between context_length / 2 and
-context_length tokens before it, as soon as there are so many.
+Past context_length the window moves in jumps: when it is full, the older half is dropped and the rest is read again from
+position 0 (`window_start`). So a token sees at least the context_length / 2 tokens before it, if there are that many.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Browser:
             time.sleep(0.02)
 
     def requests(self) -> list[str]:
-        """What was asked for since the page was opened."""
+        """The requests since the page was opened."""
         lines = [json.loads(line["message"])["message"] for line in self.driver.get_log("performance")]
         return [
             line["params"]["request"]["url"]
@@ -107,7 +107,7 @@ class Browser:
         return [line["message"] for line in self.driver.get_log("browser")]
 
     def violations(self) -> list[str]:
-        """What axe-core finds that is serious or critical: rule, and the first elements."""
+        """The serious and critical findings of axe-core: rule, and the first elements."""
         folder = importlib.util.find_spec("axe_core_python").submodule_search_locations[0]
         self.run((Path(folder) / "axe.min.js").read_text("utf-8"))
         found = self.driver.execute_async_script(

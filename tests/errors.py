@@ -1,4 +1,4 @@
-"""What every error that a user sees has in common."""
+"""The properties of every error that a user sees."""
 
 import pytest
 

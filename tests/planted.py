@@ -16,7 +16,7 @@ def induction_model(vocab_size: int = 64, context_length: int = 32) -> tuple[con
     """Two layers of two heads and no MLP: 0.0 looks at the token before, 1.0 at what followed the same token before.
 
     The stream has three parts: the token (one-hot), the position (one-hot), and the token before, which head 0.0
-    writes there. Head 1.0 looks for a place whose token before is this token. Heads 0.1 and 1.1 look at all alike.
+    writes there. Head 1.0 looks for a place whose token before is this token. Heads 0.1 and 1.1 have equal weights.
     """
     V, T = vocab_size, context_length
     cfg = config.ModelConfig(

@@ -74,8 +74,8 @@ def bare(figures: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def beside(figures: dict[str, Any]) -> dict[str, Any]:
-    """A run beside another, which is itself."""
+def compared(figures: dict[str, Any]) -> dict[str, Any]:
+    """A run compared with itself."""
     figures = copy.deepcopy(figures)
     other = {name: value for name, value in figures.items() if name != "compare"}
     return figures | {"compare": {**other, "title": "the other", "config": ["model.d_model: 16 -> 32"]}}

@@ -1,4 +1,4 @@
-"""What tests/model/test_sharding.py wants to know of 8 devices, found in a process that has them; JSON on the last line.
+"""Results on 8 devices for tests/model/test_sharding.py, from a process that has them; JSON on the last line.
 
 JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [frozen] [everything] [plain] [traffic] [elastic] [elastic4]
 """
@@ -43,7 +43,7 @@ PLAIN = dataclasses.replace(
     optim=config.OptimConfig(learning_rate=3e-3, warmup_steps=5),
     train=config.TrainConfig(num_steps=20),
 )
-# A narrow table of which only the last rows move, low-rank changes, and one block of two.
+# Trained are: the last rows of a narrow table, low-rank matrices, and one block of two.
 FROZEN = dataclasses.replace(
     PLAIN,
     model=dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The benchmark end to end on a toy, and its mistakes told in one line."""
+"""The benchmark end to end on a toy model. Its errors are one line."""
 
 import json
 import subprocess

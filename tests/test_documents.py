@@ -1,4 +1,4 @@
-"""What the documents name exists: links, headings, paths, modules, configs, fields. And words that nobody should need."""
+"""The links, headings, paths, modules, configs and fields that the documents name exist. Some old words do not occur."""
 
 import importlib
 import importlib.util

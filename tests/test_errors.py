@@ -1,13 +1,11 @@
 """Bad input gets one clear line and exit code 2, never a traceback; what was saved before is still there.
 
-The table below holds what people get wrong: a command line, what was done to the files around it, and words
-that the line must have, which are what was given, what is possible and what to do. Every case runs in a
-folder of its own, with a copy of a small trained run in it. For all of them the same is promised: exit code
-2; nothing on stderr but `error: ` and one line (where a config has several problems: one more line for each);
-and no byte changed of the run's checkpoints, config, tokenizer, metrics and facts.
+Each case of the table below has a command line, a change of the files that it reads, and words that the error must
+have: what was given, what is possible and what to do. Every case runs in a new folder with a copy of a small trained run.
+All cases have exit code 2; stderr has only `error: ` and one line (one more for each problem of a config with several);
+and the run's checkpoints, config, tokenizer, metrics and facts do not change.
 
-A damaged checkpoint is no mistake of the user's: the one before is taken, a warning says so, and the command
-does its work.
+A damaged checkpoint is not the user's error: the previous one is used, with a warning, and the command does its work.
 """
 
 from __future__ import annotations
@@ -114,7 +112,7 @@ def damage_all(_: pytest.MonkeyPatch) -> None:
 class Case:
     """`command` runs after `prepare`, and `words` must be in what it says.
 
-    problems, warnings: how many lines of a kind stand below and above the one with `error: `.
+    problems, warnings: the number of lines below and above the one with `error: `.
     """
 
     name: str

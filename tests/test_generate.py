@@ -1,4 +1,4 @@
-"""generate, as it is typed after training, on a run whose text has no newline."""
+"""The command that a finished run suggests works, also for a text without a newline."""
 
 from __future__ import annotations
 

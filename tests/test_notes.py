@@ -1,4 +1,4 @@
-"""What the learning notes say about embeddings, attention, MLP and loss, each as a fact that can fail."""
+"""The statements of the learning notes about embeddings, attention, MLP and loss, as tests."""
 
 import dataclasses
 import math
@@ -224,7 +224,7 @@ def test_a_block_adds_two_changes_to_its_input(params):
 
 
 def test_a_block_whose_changes_are_zero_hands_its_input_on(params):
-    """What has learnt no change is the identity, bit for bit, whatever the layers before W_O and W_down."""
+    """With W_O and W_down of 0 a block is the identity, bit for bit."""
     block = {name: dict(group) for name, group in params["block_0"].items()}
     block["attention"]["out"] = jax.tree.map(jnp.zeros_like, block["attention"]["out"])
     block["mlp"]["down"] = jax.tree.map(jnp.zeros_like, block["mlp"]["down"])

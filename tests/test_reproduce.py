@@ -1,4 +1,4 @@
-"""A run done again gives the same curve; one that is another is told where it parts."""
+"""A run that is trained again gives the same curve. For a different run, the first different step is printed."""
 
 import json
 import shutil

@@ -82,7 +82,7 @@ cli.run(sweep.main)
 
 
 def test_a_sweep_killed_twice_has_every_member_once(sweep_folder, finished, monkeypatch):
-    """Killed between the saves of a group, its members stand at different steps; all come to what they are alone."""
+    """After a kill between the saves of a group, its members are at different steps. All end as if trained alone."""
     flags = ["--config", "sweep.py", "--workdir", "found", "--width", "1"]
     for kill_at, steps in (("2", [10, 10, 0, 0]), ("3", [20, 10, 10, 10])):
         code = subprocess.run([sys.executable, "-c", KILLED, kill_at, *flags], capture_output=True).returncode
@@ -168,7 +168,7 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_is_done(
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, words",
     [
         ("--workdir taken", "taken holds files but no sweep.json"),
         ("--workdir other", "other holds another sweep"),
@@ -184,7 +184,7 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_is_done(
         ("--workers 0", "--workers=0: give 1 or more"),
     ],
 )
-def test_bad_flags_are_one_line(sweep_folder, monkeypatch, capsys, flags, told):
+def test_bad_flags_are_one_line(sweep_folder, monkeypatch, capsys, flags, words):
     (sweep_folder / "plain.py").write_text(CONFIG)
     (sweep_folder / "taken").mkdir()
     (sweep_folder / "taken/letter.txt").write_text("mine")
@@ -192,5 +192,5 @@ def test_bad_flags_are_one_line(sweep_folder, monkeypatch, capsys, flags, told):
     base = "sweep --config sweep.py" if "--config" not in flags else "sweep"
     assert execute(monkeypatch, f"{base} {flags}") == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert (sweep_folder / "taken/letter.txt").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""What is installed from a wheel: all rooms, the configs, the page's assets, the console command."""
+"""A wheel installs all rooms, the configs, the page's assets, the console command."""
 
 import shutil
 import subprocess

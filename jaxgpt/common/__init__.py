@@ -1,1 +1,1 @@
-"""What all commands share: the command line, config files, files, progress, several processes."""
+"""Shared by all commands: the command line, config files, files, progress, several processes."""

@@ -1,4 +1,4 @@
-"""What every command shares: flags, one-line errors, exit codes.
+"""The command line that all commands share: flags, one-line errors, exit codes.
 
 A command is a file at the top of the package with a `main(argv)`. It imports the rooms after it has read its arguments, so
 that --help and a wrong flag answer at once.

@@ -1,4 +1,4 @@
-"""What this machine has for this process: cores and memory. Each works on Linux, macOS and Windows."""
+"""The cores and the memory that this process can use, on Linux, macOS and Windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training loop prints, how it measures time, and how it receives signals."""
+"""The output, the step clock and the signal handler of a training loop."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
         f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
         f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
-        f"bigram {losses['bigram']:.3f} nats a token"
+        f"bigram {losses['bigram']:.3f} nats per token"
     )
 
 

@@ -19,7 +19,7 @@ MULTIPLES = (
 
 
 def find_problems(config: Config) -> list[str]:
-    """Everything that is wrong with the values, one line each; an empty list if nothing is."""
+    """All problems of a config, one line each; empty if there are none."""
     problems = [problem for name, f in FIELDS.items() if (problem := f.problem(value_of(config, name)))]
     for name, divisor, why in MULTIPLES:
         value, by = value_of(config, name), value_of(config, divisor)
@@ -31,7 +31,7 @@ def find_problems(config: Config) -> list[str]:
 
 
 def _model(config: Config) -> list[str]:
-    """The model by itself, and what a model without a mask can't do."""
+    """The model, and the fields that need a causal mask."""
     model = config.model
     problems = []
     if model.position == "sinusoidal" and model.d_model % 2:
@@ -79,7 +79,7 @@ def _data(config: Config) -> list[str]:
 
 
 def _optim(config: Config) -> list[str]:
-    """The optimizer, and what it needs of the model."""
+    """The optimizer, and its requirements of the model."""
     model, data, optim = config.model, config.data, config.optim
     problems = []
     if optim.train_rows_from == -1 and not data.add_tokens:

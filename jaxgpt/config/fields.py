@@ -112,7 +112,7 @@ class ModelConfig:
 
     @property
     def factorised(self) -> bool:
-        """Whether a projection stands between the token table and the stream."""
+        """Whether a projection is between the token table and the stream."""
         return self.table_width != self.d_model
 
     @property
@@ -283,7 +283,7 @@ class TrainConfig:
         at_least=1, resume="free",
     )
     eval_tokens: int = field(
-        0, "evaluate on the first tokens of the validation split, so many; 0: all", at_least=0, resume="free",
+        0, "number of validation tokens to evaluate on, from the start of the split; 0: all", at_least=0, resume="free",
     )
     sample_tokens: int = field(200, "tokens of sample text at each evaluation; 0: none", at_least=0, resume="free")
     sample_prompt: str = field("", "prompt of the sample text; empty: a new line", resume="free")

@@ -1,6 +1,6 @@
-"""What a field says of itself: its default, bounds, meaning, and what may be done with it.
+"""The metadata of a field: its default, bounds, meaning, and when it may change.
 
-Everything else that is known of a field is read from here: the checks, the command line, `--help_config`, which fields
+All other code reads it from here: the checks, the command line, `--help_config`, which fields
 may change when a run is resumed, and which a sweep may vary within one program.
 """
 
@@ -66,7 +66,7 @@ class Field:
 
     @property
     def kind(self) -> str:
-        """What to give: `a whole number or None`."""
+        """The kind of its values: `a whole number or None`."""
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "texts"}
         return words[self.type] + (" or None" if self.optional else "")
 
@@ -86,7 +86,7 @@ class Field:
         return "" if at_least is None else f"{at_least:g} or more"
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of the right type; None if nothing is. NaN is never within bounds."""
+        """The problem of a value of the right type, or None. NaN is never within bounds."""
         meaning = self.meaning
         if value is None or not self.bounds:
             return None

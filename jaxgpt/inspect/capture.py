@@ -157,7 +157,7 @@ def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capt
 
 
 def of_run(run: Run, tokens: str | Sequence[int]) -> Capture:
-    """What happens inside a run's model on a text, given as text or as ids: `jaxgpt.capture`.
+    """Capture a run's forward pass on a text, given as text or as ids: `jaxgpt.capture`.
 
         run = jaxgpt.load("runs/char")
         seen = jaxgpt.capture(run, "ROMEO:")

@@ -27,7 +27,7 @@ from jaxgpt.training.steps import make_eval_step
 class Evaluation:
     """The mean of -log p(next token) over a number of tokens."""
 
-    loss: float  # nats a token
+    loss: float  # nats per token
     standard_error: float  # of the loss, from the spread between windows; nan for one window
     tokens: int  # predicted tokens: all but the first
 

@@ -38,7 +38,7 @@ class Result:
     """How a run ended."""
 
     state: TrainState
-    valid_loss: float | None  # of the last evaluation, nats a token
+    valid_loss: float | None  # of the last evaluation, nats per token
     signal: int | None  # the signal that stopped it, or None
     failed: str = ""  # one of several runs: the error that ended it early
 

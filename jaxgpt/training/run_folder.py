@@ -180,7 +180,7 @@ class RunFolder:
         self.checkpoints.save(state, self.cfg, self._dataset.tokenizer, loss, averaged, before=self.log.sync)
 
     def last_valid_loss(self) -> float | None:
-        """The validation loss of the last evaluation, in nats a token."""
+        """The validation loss of the last evaluation, in nats per token."""
         losses = self.log.valid_losses()
         return losses[max(losses)] if losses else None
 

@@ -136,7 +136,7 @@ def make_train_step(
     `moving` says which parameters are trained (see trainable.py). Metrics that are one number reach every log by
     themselves (see step_log.py):
 
-        loss           nats a token, before the update
+        loss           nats per token, before the update
         grad_norm      before clipping
         learning_rate
         grad_norms     [P], one for each trained parameter, in the tree's order

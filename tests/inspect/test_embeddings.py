@@ -48,7 +48,7 @@ def test_analogies_are_found_where_they_hold_and_said_to_have_failed_where_not()
 
 
 class _Letters:
-    """As much of a tokenizer as names need."""
+    """The part of a tokenizer that `Names` uses."""
 
     vocab_size = 52
 

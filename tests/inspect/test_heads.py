@@ -113,7 +113,7 @@ def losses_of(cfg, params, windows) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", interventions.ABLATIONS)
-def test_a_silenced_head_is_a_model_without_it(kind):
+def test_an_ablated_head_is_a_model_without_it(kind):
     params, windows = random_params(TINY), np.random.default_rng(4).integers(0, 11, (4, 9)).astype(np.int32)
     got = interventions.ablate_heads(*plain(TINY, params), windows, kind)
     own_B = losses_of(TINY, params, windows)
@@ -131,7 +131,7 @@ def test_a_silenced_head_is_a_model_without_it(kind):
     assert got.tokens == 32
 
 
-def test_heads_silenced_side_by_side_are_those_silenced_one_by_one():
+def test_edits_under_vmap_equal_edits_one_by_one():
     params, windows = random_params(TINY), np.random.default_rng(4).integers(0, 11, (2, 9)).astype(np.int32)
     keep_NH = jnp.array([[1.0, 1], [0, 1], [1, 0]])
 

@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from jaxgpt.inspect import page, static_tables
 from tests import browser
-from tests.report_pages import NASTY, bare, beside, nasty
+from tests.report_pages import NASTY, bare, compared, nasty
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def pages(payload, tmp_path_factory):
     """The small run's page, and the one with bad tokens, as files."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "report.html").write_text(page.render(payload), "utf-8")
-    for make in (nasty, bare, beside):
+    for make in (nasty, bare, compared):
         (folder / f"{make.__name__}.html").write_text(page.render(make(payload)), "utf-8")
     sharp = copy.deepcopy(payload)  # a small run's heads look at all alike; these do not
     scores = np.array(payload["attention"]["scores"]) * 300
@@ -47,7 +47,7 @@ def draw_all(chromium):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "nasty", "bare", "beside"])
+@pytest.mark.parametrize("name", ["report", "nasty", "bare", "compared"])
 def test_no_request_and_no_complaint(chromium, pages, name, theme):
     chromium.open(pages / f"{name}.html", theme=theme)
     draw_all(chromium)
@@ -110,7 +110,7 @@ def test_the_browser_and_python_write_hidden_characters_alike(chromium, pages, p
 
 
 @pytest.mark.parametrize("width", [360, 640, 1280])
-@pytest.mark.parametrize("name", ["report", "nasty", "beside"])
+@pytest.mark.parametrize("name", ["report", "nasty", "compared"])
 def test_the_page_never_scrolls_sideways(chromium, pages, name, width):
     """640 px is also what 1,280 px are at 200 % zoom, and 360 px a phone."""
     chromium.open(pages / f"{name}.html", width=width)
@@ -215,7 +215,7 @@ def test_what_a_large_model_lacks_is_said_and_the_rest_is_shown(chromium, pages)
 
 
 def test_two_runs_side_by_side(chromium, pages, payload):
-    chromium.open(pages / "beside.html")
+    chromium.open(pages / "compared.html")
     draw_all(chromium)
     chromium.click("#probe .strip .cell", 2)
     draw_all(chromium)

@@ -206,7 +206,7 @@ def test_the_same_run_gives_the_same_report_but_for_the_time(figures, folder):
     assert {key for key in figures if figures[key] != again[key]} <= {"generated"}
 
 
-def test_a_run_beside_itself_differs_in_nothing(figures):
+def test_a_run_compared_with_itself_has_no_differences(figures):
     compared = figures["compare"]
     assert compared["config"] == []
     for key in compare.KEYS:
@@ -286,7 +286,7 @@ def words_run(folder):
     return folder / "words"
 
 
-def test_a_run_that_kept_no_tables_is_shown_beside_fresh_parameters(folder, tmp_path, figures):
+def test_a_run_without_saved_tables_is_compared_with_fresh_parameters(folder, tmp_path, figures):
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("embeddings"))
     got = report(tmp_path / "run", TEXT)["embeddings"]
     assert got["drift"] is None and "saved no table of step 0" in got["start_is"]

@@ -94,7 +94,7 @@ BAD = {
 
 @pytest.fixture(autouse=True)
 def small_bomb(monkeypatch):
-    """What a .gz may grow to in any case is small here, so that the bomb can be."""
+    """The size that every .gz may unpack to is lowered, so that a small file is a bomb."""
     monkeypatch.setattr(vector_files, "_FREE", 1 << 18)
     monkeypatch.setattr(vector_files, "_CHUNK", 1 << 16)
 

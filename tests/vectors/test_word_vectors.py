@@ -39,7 +39,7 @@ def test_safetensors_with_each_kind_of_vocabulary(tmp_path):
         (tmp_path / name).write_text(content, "utf-8")
         assert_same(word_vectors.load(path, tmp_path / name))
         assert_same(word_vectors.load(path, tmp_path / name, "wte"))
-    assert_same(word_vectors.load(path))  # vocab.txt lies beside it
+    assert_same(word_vectors.load(path))  # vocab.txt is next to it
 
 
 def test_gpt2s_byte_alphabet_becomes_text(tmp_path):

@@ -173,7 +173,7 @@ function drawHeads(root) {
   grid.append(body);
   roving(grid, items, heads, (i) => select({ layer: Math.floor(i / heads), head: i % heads, key: null }));
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
-  const about = el("div", { class: "beside" });
+  const about = el("div", { class: "about" });
   const named = attention.named.flatMap(({ layer, head, kind, value }, i) => [
     i ? ", " : "",
     el(
