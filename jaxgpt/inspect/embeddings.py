@@ -29,12 +29,9 @@ class History(Mapping):
         run = subject.run
         self._workdir, self._tokenizer = Path(run.workdir), run.tokenizer
         self._end = run.step
-        self._steps = sorted(
-            {step for step in tables.saved_steps(self._workdir) if step < run.step} | {run.step}
-        )
-        self.end_ND = np.asarray(run.params["token_embedding"]["embedding"], np.float32)[
-            : subject.cfg.vocab_size
-        ]
+        self._steps = [s for s in tables.saved_steps(self._workdir) if s < run.step] + [run.step]
+        table = np.asarray(run.params["token_embedding"]["embedding"], np.float32)
+        self.end_ND = table[: subject.cfg.vocab_size]
 
     def __getitem__(self, step: int) -> np.ndarray:
         if step == self._end:
@@ -84,9 +81,8 @@ def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
     if 0 in history:
         return history[0], "the table that the run saved at step 0"
     table = np.asarray(subject.untrained()[1]["token_embedding"]["embedding"], np.float32)
-    return table[
-        : subject.cfg.vocab_size
-    ], "fresh parameters from the run's seed, because it saved no table of step 0"
+    why = "fresh parameters from the run's seed, because it saved no table of step 0"
+    return table[: subject.cfg.vocab_size], why
 
 
 def _asked(subject: Subject, names: Names, probe_T: np.ndarray) -> np.ndarray:
@@ -130,9 +126,8 @@ def _scatter(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) -> di
         xy_P2 = rows_PD @ axes_2D.T
         figures[when] = plain(xy_P2, 4)
         figures["variance"][when] = plain(np.square(xy_P2).sum(axis=0) / np.square(rows_PD).sum(), 4)
-    return figures | {
-        "axes": f"the first two principal axes of these {len(asked)} rows at the end, with each table centred"
-    }
+    axes = f"the first two principal axes of these {len(asked)} rows at the end, with each table centred"
+    return figures | {"axes": axes}
 
 
 def _estimate(found: word_tests.Estimate) -> dict[str, Any]:
@@ -165,20 +160,12 @@ def analogies(both: dict[str, np.ndarray], words: Vectors, names: Names) -> dict
     V = len(both["end"])
     for name, pairs in word_lists.families(words.row_of_word, names.count).items():
         abcd_Q4 = np.array([[*one, *other[::-1]] for one in pairs for other in pairs if one != other])
-        family: dict[str, Any] = {
-            "name": name,
-            "questions": len(abcd_Q4),
-            "chance": plain(1 / max(V - 3, 1), 3),
-        }
+        chance = plain(1 / max(V - 3, 1), 3)
+        family: dict[str, Any] = {"name": name, "questions": len(abcd_Q4), "chance": chance}
         for when, table_ND in both.items():
             aside_Q, all_Q = word_tests.analogies(table_ND, abcd_Q4)
-            family[when] = plain(
-                {
-                    "aside": word_tests.proportion(int(aside_Q.sum()), len(aside_Q)).__dict__,
-                    "all": all_Q.mean(),
-                },
-                4,
-            )
+            share = word_tests.proportion(int(aside_Q.sum()), len(aside_Q))
+            family[when] = plain({"aside": vars(share), "all": all_Q.mean()}, 4)
         families.append(family)
         shown += [(name, abcd) for abcd in abcd_Q4[:: len(pairs)][: max(2, ANALOGIES // 3)]]
     return {

@@ -188,10 +188,7 @@ def _output(
     best_Tk = analysis.most_probable(p_TV, LIKELIEST)
     yield from ("", f"11. Softmax: the probabilities of the next token {_shape(p_TV)}")
     yield from table(p_TV, tokens, width, vocabulary)
-    yield from (
-        "",
-        f"12. Loss: -log p(next token), of {len(tokens) - 1} tokens",
-    )
+    yield from ("", f"12. Loss: -log p(next token), of {len(tokens) - 1} tokens")
     yield f"   {'after':<{LABEL}}{'next':<{LABEL}}{'p':>7}{'-log p':>8}{'bits':>8}   most probable"
     loss = analysis.losses(seen)
     for t in range(min(len(tokens), width)):

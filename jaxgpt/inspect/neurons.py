@@ -79,20 +79,12 @@ def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
             }
         )
     on = f"{len(texts_BT)} windows of {length} tokens, evenly spaced over the validation split"
-    return {
-        "on": on,
-        "tokens": int(texts_BT.size),
-        "activation": cfg.activation,
-        "gated": cfg.gated,
-        "layers": layers,
-    }
+    kind = {"activation": cfg.activation, "gated": cfg.gated}
+    return {"on": on, "tokens": int(texts_BT.size), **kind, "layers": layers}
 
 
 def _context(texts_BT: np.ndarray, at: int, value: float, names: Names) -> dict[str, Any]:
     text, t = divmod(at, texts_BT.shape[1])
     start = max(0, t - BEFORE)
-    return {
-        "ids": names.ids(texts_BT[text, start : t + 1 + AFTER]),
-        "at": t - start,
-        "value": plain(value, 4),
-    }
+    ids = names.ids(texts_BT[text, start : t + 1 + AFTER])
+    return {"ids": ids, "at": t - start, "value": plain(value, 4)}

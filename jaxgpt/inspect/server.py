@@ -51,14 +51,6 @@ HEADERS = {
 }
 
 
-class Refused(Exception):
-    """A request that is refused with a status and one line."""
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
 def make_app(service: Service, port: int) -> Starlette:
     """The ASGI application for requests to 127.0.0.1 or localhost at this port."""
     from starlette.applications import Starlette
@@ -87,8 +79,6 @@ def make_app(service: Service, port: int) -> Starlette:
         return answer
 
     async def user_error(_request: Request, error: Exception) -> Response:
-        if isinstance(error, Refused):
-            return line(error.status, str(error))
         return line(400, str(error))
 
     async def http_error(_request: Request, error: Any) -> Response:
@@ -109,12 +99,7 @@ def make_app(service: Service, port: int) -> Starlette:
             Route("/api/report", as_figures, methods=["POST"]),
             Route("/api/report.html", as_page, methods=["POST"]),
         ],
-        exception_handlers={
-            UserError: user_error,
-            Refused: user_error,
-            HTTPException: http_error,
-            Exception: fault,
-        },
+        exception_handlers={UserError: user_error, HTTPException: http_error, Exception: fault},
     )
     app.add_middleware(Guard, port=port)
     return app
@@ -164,9 +149,11 @@ class Guard:
 
 async def _body(request: Request) -> Any:
     """A request's JSON. Reads at most BODY_BYTES."""
+    from starlette.exceptions import HTTPException
+
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "unsupported content type: send application/json")
-    too_large = Refused(413, f"the request has more than {BODY_BYTES:,} bytes: give a shorter text")
+        raise HTTPException(415, "unsupported content type: send application/json")
+    too_large = HTTPException(413, f"the request has more than {BODY_BYTES:,} bytes: give a shorter text")
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > BODY_BYTES:
         raise too_large
@@ -178,7 +165,7 @@ async def _body(request: Request) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
-        raise Refused(400, "the request's body is not valid JSON") from None
+        raise HTTPException(400, "the request's body is not valid JSON") from None
 
 
 async def _encoded(lists: Iterator[list[dict]]) -> AsyncIterator[bytes]:

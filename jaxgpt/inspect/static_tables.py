@@ -63,9 +63,8 @@ def number(x: float | int | None) -> str:
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in an open <details>, which the script folds."""
-    return (
-        f"<details open><summary>Table: {escape(caption)}</summary>{grid(caption, columns, rows)}</details>"
-    )
+    summary = f"<summary>Table: {escape(caption)}</summary>"
+    return f"<details open>{summary}{grid(caption, columns, rows)}</details>"
 
 
 def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -111,11 +110,8 @@ def summary(payload: dict[str, Any]) -> str:
         "seed": number(figures["seed"]),
         "commit": (figures["commit"] or "")[:12],
     }
-    parts = [
-        f"<div><dt>{name}</dt><dd>{escape(visible_text(str(value)))}</dd></div>"
-        for name, value in facts.items()
-        if value
-    ]
+    shown = {name: escape(visible_text(str(value))) for name, value in facts.items() if value}
+    parts = [f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in shown.items()]
     return f'<dl class="facts">{"".join(parts)}</dl>'
 
 
@@ -171,10 +167,7 @@ def attention(payload: dict[str, Any]) -> str:
         for h in range(figures["heads"]):
             values = []
             for name in names:
-                values += [
-                    figures["statistics"][name]["value"][i][h],
-                    figures["statistics"][name]["untrained"][i][h],
-                ]
+                values += [figures["statistics"][name][who][i][h] for who in ("value", "untrained")]
             rows.append([f"{i}.{h}", *values, *([ablation["mean"]["difference"][i][h]] if ablation else [])])
     columns = ["layer.head"]
     for name in names:
@@ -190,11 +183,8 @@ def ledger(payload: dict[str, Any]) -> str:
         norms = figures["norms"][n] if n < len(figures["norms"]) else None
         values = figures["contributions"][n]
         rows.append([name, norms and sum(norms) / len(norms), sum(values) / len(values)])
-    return table(
-        "means over the probe text",
-        ["written by (layer.head)", "norm", "contribution to the true token's logit"],
-        rows,
-    )
+    columns = ["written by (layer.head)", "norm", "contribution to the true token's logit"]
+    return table("means over the probe text", columns, rows)
 
 
 def lens(payload: dict[str, Any]) -> str:
@@ -204,9 +194,8 @@ def lens(payload: dict[str, Any]) -> str:
         [number(t), words.at(t), words.at(t + 1), *(row[t] for row in figures["true_p"])]
         for t in range(len(figures["true_p"][0]))
     ]
-    return table(
-        "p(true next token) after every block", ["at", "token", "next token", *figures["rows"]], rows
-    )
+    columns = ["at", "token", "next token", *figures["rows"]]
+    return table("p(true next token) after every block", columns, rows)
 
 
 def embeddings(payload: dict[str, Any]) -> str:

@@ -90,11 +90,8 @@ def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | N
         ("perplexity", "equally likely tokens", lambda x: math.exp(min(x, 700.0))),
     ]
     return [
-        {
-            "name": name,
-            "unit": unit,
-            **{who: None if x is None else plain(convert(x)) for who, x in losses.items()},
-        }
+        {"name": name, "unit": unit}
+        | {who: None if x is None else plain(convert(x)) for who, x in losses.items()}
         for name, unit, convert in units
     ]
 

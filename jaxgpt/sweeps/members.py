@@ -14,18 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxgpt import config
 from jaxgpt.common.files import read_json, write_json
-from jaxgpt.config import (
-    Config,
-    NewerVersion,
-    UserError,
-    differences,
-    first_line,
-    from_config_dict,
-    from_json,
-    set_value,
-    to_json,
-)
+from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.runs import checkpoint, records
 from jaxgpt.sweeps.search_space import Overrides
 
@@ -73,8 +64,8 @@ class Sweep:
 
     def __init__(self, base: Config | ConfigDict, overrides: Iterable[Overrides], folder: str | Path) -> None:
         self.folder = Path(folder)
-        values = to_json(base) if isinstance(base, Config) else base.to_dict()
-        self._base = from_config_dict(values)
+        values = config.to_json(base) if isinstance(base, Config) else base.to_dict()
+        self._base = config.from_config_dict(values)
         all_overrides = list(overrides)
         cfgs = _configs(values, all_overrides)
         width = max(3, len(str(len(cfgs) - 1)))
@@ -92,19 +83,19 @@ class Sweep:
             self._check_same(path, now)
         elif any(self.folder.iterdir()):
             raise UserError(f"{self.folder} holds files but no sweep.json: give a new or an empty --workdir")
-        write_json(path, {"base": to_json(self._base), "members": now})
+        write_json(path, {"base": config.to_json(self._base), "members": now})
 
     def _check_same(self, path: Path, now: list[Overrides]) -> None:
         try:
             old = read_json(path)
-            base, before = from_json(old["base"]), list(old["members"])
-        except NewerVersion as error:
+            base, before = config.from_json(old["base"]), list(old["members"])
+        except config.NewerVersion as error:
             raise UserError(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} can't be read ({first_line(error)}): give another --workdir") from None
         another = f"{self.folder} holds another sweep"
         advice = "give another --workdir, or run the same sweep again"
-        if changed := differences(base, self._base):
+        if changed := config.differences(base, self._base):
             raise UserError(f"{another}, whose base config differs ({'; '.join(changed)}): {advice}")
         if before != now[: len(before)]:
             at = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), len(now))
@@ -203,8 +194,8 @@ def _with_overrides(base: dict[str, Any], overrides: Overrides) -> Config:
     for dotted, value in overrides.items():
         if hasattr(value, "item") and not getattr(value, "shape", ()):
             value = value.item()  # a NumPy number
-        set_value(values, dotted, value)
-    return from_config_dict(values)
+        config.set_value(values, dotted, value)
+    return config.from_config_dict(values)
 
 
 def from_file(values: ConfigDict, module: Any, file: str) -> tuple[ConfigDict, list[Overrides]]:

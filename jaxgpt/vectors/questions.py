@@ -120,13 +120,11 @@ def benchmark(
         right, plain = right + int(excluded_Q.sum()), plain + int(plain_Q.sum())
         known, total = known + len(rows), total + len(asked)
     share = word_tests.proportion(right, known)
-    result["all_analogies"] = _values(share) | {
-        "questions": total,
-        "no_word_set_aside": plain / max(known, 1),
-    }
+    with_all = plain / max(known, 1)
+    result["all_analogies"] = _values(share) | {"questions": total, "no_word_set_aside": with_all}
     lines.append(
         f"{'all analogies':<30} accuracy {share}  {known:,} of {total:,} known; "
-        f"{plain / max(known, 1):.3f} with no word excluded"
+        f"{with_all:.3f} with no word excluded"
     )
     return Answer(result, lines)
 
@@ -141,18 +139,11 @@ def drift(history: dict[int, Table], count: int = 10, seed: int = 0) -> Answer:
     steps = []
     for at in found:
         low, high = np.percentile(at.cosine_N, [10, 90])
+        mean = float(at.cosine_N.mean())
         kept = {"kept_start": at.kept_start, "kept_before": at.kept_before}
-        steps.append(
-            {
-                "step": at.step,
-                "cosine": float(at.cosine_N.mean()),
-                "p10": float(low),
-                "p90": float(high),
-                **kept,
-            }
-        )
+        steps.append({"step": at.step, "cosine": mean, "p10": float(low), "p90": float(high), **kept})
         lines.append(
-            f"{at.step:>8}  {'':20} {at.cosine_N.mean():5.3f} {low:5.2f} {high:5.2f}   {'':16}"
+            f"{at.step:>8}  {'':20} {mean:5.3f} {low:5.2f} {high:5.2f}   {'':16}"
             f" {at.kept_start:>11.1%}, {at.kept_before:.1%}"
         )
     last = found[-1].cosine_N
