@@ -146,7 +146,7 @@ JAXGPT_STEP = (
 model, _, optimizer, train_step = steps.build(cfg)
 rng, key = np.random.default_rng(0), jax.random.key(0)
 state = steps.init_state(model, optimizer, key)
-dispatch = jax.jit(steps.make_dispatch(train_step, 1, context, False), donate_argnums=0)
+dispatch = jax.jit(steps.make_dispatch(train_step, cfg), donate_argnums=0)
 
 def work(steps):
     global state

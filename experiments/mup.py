@@ -55,7 +55,7 @@ def scores(cfg: config.Config, ids: np.ndarray, num_steps: int, seeds: list[int]
 
     @jax.jit
     def step(state, batch, key, rate):
-        return steps.make_train_step(model, optimizer(rate), shape)(state, batch, key)
+        return steps.make_train_step(model, optimizer(rate), shape, cfg)(state, batch, key)
 
     found = []
     for power in POWERS:

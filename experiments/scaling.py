@@ -4,12 +4,13 @@
 
 The traffic is the formula of jaxgpt/training/traffic.py, which tests compare with the collectives in the compiled step of
 eight simulated devices. Computing time is the step's operations at 45 % of 989 TFLOP/s, the bfloat16 speed without sparsity
-in the data sheet of an H100 or H200; link speeds are `traffic.INSIDE` and `traffic.BETWEEN`. No GPU was measured.
+in the data sheet of an H100 or H200; link speeds are INSIDE and BETWEEN. No GPU was measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from jaxgpt import config
@@ -20,6 +21,9 @@ from jaxgpt.model.parameters import param_shapes
 from jaxgpt.training import costs, traffic
 
 FLOPS = 0.45 * 989e12
+# Bytes per second that a device can send: inside a machine of eight (NVLink 4, half of the 900 GB/s that NVIDIA's data sheet
+# of the H100 and H200 counts in both directions), and between machines (one 400 Gbit/s adapter for each device).
+INSIDE, BETWEEN, A_MACHINE = 450e9, 50e9, 8
 ROWS = 8  # windows per device
 MESHES = {
     8: [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2)],
@@ -92,6 +96,19 @@ def example() -> str:
 The parameters of norms and the position table are not split along some axes, so some last digits differ."""
 
 
+def seconds(sent: traffic.Traffic, sizes: Mapping[str, int]) -> float:
+    """The time of the traffic, one axis after the other, on machines of eight devices.
+
+    The devices of a machine are neighbours along `tensor`, then `fsdp`, then `data`. An axis that spans machines runs at
+    the speed between machines.
+    """
+    total, span = 0.0, 1
+    for axis in reversed(sharding.AXES):
+        span *= sizes[axis]
+        total += getattr(sent, axis) / (INSIDE if span <= A_MACHINE else BETWEEN)
+    return total
+
+
 def table(name: str) -> str:
     """A Markdown table with a row per mesh."""
     model = shape(name)
@@ -114,8 +131,8 @@ def table(name: str) -> str:
             cost = costs.step_cost(cfg, "gpu")
             memory = costs.memory_per_device(cfg, cost.memory, sizes)
             sent = traffic.traffic(cfg, sizes)
-            computing, sending = cost.hardware_flops / count / FLOPS, traffic.seconds(sent, sizes)
-            low, high = traffic.efficiency(computing, sending)
+            computing, sending = cost.hardware_flops / count / FLOPS, seconds(sent, sizes)
+            low, high = computing / (computing + sending), computing / max(computing, sending)
             lines.append(
                 f"| {count} | {' x '.join(map(str, mesh))} | {(memory.params + memory.opt_state) / 2**30:,.1f} GiB "
                 f"| {sent.total / 2**30:,.2f} GiB | {computing:,.2f} s | {sending:,.3f} s | {low:.0%} to {high:.0%} |"
@@ -132,9 +149,9 @@ def main(argv: list[str]) -> None:
     print(tables)
     if args.write:
         links = {
-            "inside": traffic.INSIDE / 1e9,
-            "between": traffic.BETWEEN / 1e9,
-            "machine": traffic.A_MACHINE,
+            "inside": INSIDE / 1e9,
+            "between": BETWEEN / 1e9,
+            "machine": A_MACHINE,
         }
         args.write.write_text(PAGE.format(example=example(), tables=tables, **links), "utf-8")
 

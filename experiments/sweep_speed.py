@@ -112,7 +112,7 @@ def compare(size: str, counts: list[int], steps: int, folder: Path) -> list[dict
 def step_timer(cfgs: Sequence[config.Config], dataset: Dataset, width: int) -> Callable[[], float]:
     """A function that takes one step of all lanes and returns its seconds per lane."""
     cfgs = [lanes.with_values(cfg, {"train.steps_per_dispatch": 1}) for cfg in cfgs]
-    program = VmappedRuns(cfgs, dataset, width)
+    program = VmappedRuns(cfgs, dataset.train.ids, width)
     first = [jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), program.shapes.params)] * len(cfgs)
     step, state = program.compile().result(), program.init(first)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import statistics
@@ -17,12 +16,11 @@ import numpy as np
 from jaxgpt.common.machine import peak_memory
 from jaxgpt.config import Config, from_config_dict, to_json
 from jaxgpt.config.presets import PRESETS
-from jaxgpt.data.batches import Batches
 from jaxgpt.model import generation, sharding
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import count_params, init_params, param_shapes
+from jaxgpt.model.parameters import count_params, init_params
 from jaxgpt.training import costs, preflight
-from jaxgpt.training.steps import build, init_state, make_dispatch
+from jaxgpt.training.programs import SingleRun
 
 # Dense bfloat16 FLOP/s from NVIDIA's data sheets, without sparsity. The first name in the device's kind counts.
 DATASHEET = {
@@ -66,26 +64,16 @@ def datasheet_peak(device_kind: str, dtype: str) -> float | None:
 # --- timing ---------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds per call, over several calls."""
-
-    median: float
-    quartile_range: float  # third minus first quartile
-    count: int
+def timed(once: Callable[[], Any], count: int, warmup: int) -> list[float]:
+    """The seconds of each of `count` calls, each waited for, after `warmup` calls."""
+    return [seconds_of(once)[1] for _ in range(warmup + count)][warmup:]
 
 
-def timed(once: Callable[[], Any], count: int, warmup: int) -> Timing:
-    """The timing of `count` calls, each waited for, after `warmup` calls."""
-    for _ in range(warmup):
-        jax.block_until_ready(once())
-    seconds = []
-    for _ in range(count):
-        began = time.perf_counter()
-        jax.block_until_ready(once())
-        seconds.append(time.perf_counter() - began)
-    low, _, high = statistics.quantiles(seconds, n=4) if count > 1 else (seconds[0],) * 3
-    return Timing(statistics.median(seconds), high - low, count)
+def seconds_of(once: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of a call, once the device has it, and the seconds that it took."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(once())
+    return result, time.perf_counter() - start
 
 
 def memory_bandwidth(num_bytes: int, seconds: float = 0.5) -> float:
@@ -116,74 +104,47 @@ def machine(dtype: str) -> dict[str, Any]:
 
 def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
     """Time, speed and memory of a config's training step, on its mesh of this machine's devices."""
-    mesh = sharding.make_mesh(cfg.mesh)
-    sharding.check(mesh.shape, param_shapes(cfg.model), cfg)
-    with sharding.use_mesh(mesh):
-        return _bench_training(cfg, limits, steps, warmup, mesh)
-
-
-def _bench_training(
-    cfg: Config, limits: dict[str, Any], steps: int, warmup: int, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
-    model, _, optimizer, step = build(cfg)
     count, T = cfg.train.steps_per_dispatch, cfg.model.context_length
-    dispatch = jax.jit(make_dispatch(step, count, T, cfg.data.on_device), donate_argnums=0)
-    key = jax.random.key(cfg.train.seed)
-    ids = np.random.default_rng(0).integers(
-        0, cfg.model.vocab_size, max(2**16, 64 * (T + 1)), dtype=np.uint32
-    )
-    device_ids = sharding.put_replicated(mesh, ids) if cfg.data.on_device else None
-    B = cfg.data.batch_size
-    batches = Batches(ids, 0, B, T)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, cfg.model.vocab_size, max(2**16, 64 * (T + 1)), dtype=np.uint32)
+    program = SingleRun(cfg, ids)
+    with program.context():
+        params, draw_seconds = seconds_of(lambda: init_params(program.model, jax.random.key(cfg.train.seed)))
+        state, init_seconds = seconds_of(lambda: program.init([params]))
+        feed = jax.device_put(program.feed(0))
+        dispatch = jax.jit(program.dispatch, donate_argnums=0)
+        traced, trace_seconds = seconds_of(lambda: dispatch.trace(state, *feed))
+        lowered, lower_seconds = seconds_of(traced.lower)
+        compiled, compile_seconds = seconds_of(lowered.compile)
 
-    def feed(at: int) -> jax.Array:
-        stack = functools.partial(batches.stack, at * count, count, starts_only=cfg.data.on_device)
-        shape = (count, B) if cfg.data.on_device else (count, B, T + 1)
-        return jax.device_put(sharding.put_batch(mesh, shape, lambda rows: stack(rows=rows), axis=1))
+        def once() -> Any:
+            nonlocal state
+            state, metrics = compiled(state, *feed)
+            return metrics["loss"]
 
-    began = time.perf_counter()
-    state = jax.block_until_ready(init_state(model, optimizer, key))
-    init_seconds = time.perf_counter() - began
-    num_params = count_params(state.params)
-
-    seconds = {}
-    began = time.perf_counter()
-    traced = dispatch.trace(state, device_ids, feed(0), key)
-    seconds["trace"] = time.perf_counter() - began
-    began = time.perf_counter()
-    lowered = traced.lower()
-    seconds["lower"] = time.perf_counter() - began
-    began = time.perf_counter()
-    compiled = lowered.compile()
-    seconds["compile"] = time.perf_counter() - began
-
-    batch = feed(0)
-
-    def once() -> Any:
-        nonlocal state
-        state, metrics = compiled(state, device_ids, batch, key)
-        return metrics["loss"]
-
-    timing = timed(once, max(1, steps // count), warmup)
-    feeding = timed(lambda: feed(1), 5, 1)
-    step_seconds = timing.median / count
-    tokens = B * T
+        seconds = timed(once, max(1, steps // count), warmup)
+        feed_seconds = statistics.median(timed(lambda: jax.device_put(program.feed(1)[1]), 5, 1)) / count
+    step_seconds = statistics.median(seconds) / count
+    low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
+    tokens = cfg.data.batch_size * T
     cost = costs.step_cost(cfg)
     # Per device. CPU devices share the cores, and so the ceiling.
     shared = jax.default_backend() == "cpu"
-    flops_per_second = cost.model_flops / step_seconds / (1 if shared else mesh.size)
+    flops_per_second = cost.model_flops / step_seconds / (1 if shared else program.mesh.size)
     peak = limits["datasheet_flops_per_second"]
     analysis, planned = compiled.cost_analysis() or {}, compiled.memory_analysis()
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
-        "devices": sharding.as_text(mesh.shape),
-        "num_params": num_params,
+        "devices": sharding.as_text(program.mesh.shape),
+        "num_params": count_params(params),
         "tokens_per_step": tokens,
-        "init_seconds": init_seconds,
-        **{f"{name}_seconds": value for name, value in seconds.items()},
+        "init_seconds": draw_seconds + init_seconds,
+        "trace_seconds": trace_seconds,
+        "lower_seconds": lower_seconds,
+        "compile_seconds": compile_seconds,
         "step_seconds": step_seconds,
-        "step_quartile_range_seconds": timing.quartile_range / count,
-        "steps_timed": timing.count * count,
+        "step_quartile_range_seconds": (high - low) / count,
+        "steps_timed": len(seconds) * count,
         "tokens_per_second": tokens / step_seconds,
         "model_flops_per_step": cost.model_flops,
         "hardware_flops_per_step": cost.hardware_flops,
@@ -192,7 +153,7 @@ def _bench_training(
         "model_flops_per_second": flops_per_second,
         "share_of_matmul_ceiling": flops_per_second / limits["matmul_flops_per_second"],
         "share_of_datasheet": None if peak is None else flops_per_second / peak,
-        "predicted_bytes": costs.memory_per_device(cfg, cost.memory, mesh.shape).total,
+        "predicted_bytes": costs.memory_per_device(cfg, cost.memory, program.mesh.shape).total,
         "compiled_bytes": (
             planned.argument_size_in_bytes
             + planned.output_size_in_bytes
@@ -202,8 +163,8 @@ def _bench_training(
         # Of the process so far, including the ceilings (1 GiB); None on CPU, where it is not counted.
         "peak_bytes": stats.get("peak_bytes_in_use"),
         "process_peak_bytes": peak_memory(),
-        "data_seconds": feeding.median / count,
-        "data_share": feeding.median / timing.median,
+        "data_seconds": feed_seconds,
+        "data_share": feed_seconds / step_seconds,
     }
 
 
@@ -228,26 +189,25 @@ def bench_decoding(
             model, params, tokens_BT, length_B, keys_B, length_B, sampler=sampler, slots=T
         )
 
-    first = timed(prefill, repeats, 1)
-    seconds = []
-    for _ in range(repeats + 1):
-        cache, token_B, _ = jax.block_until_ready(prefill())
-        began = time.perf_counter()
-        jax.block_until_ready(
-            generation.decode(
-                model, params, cache, token_B, keys_B, length_B, new_tokens, sampler=sampler, size=new_tokens
-            )
+    def decode(cache: Any, token_B: jax.Array) -> Any:
+        return generation.decode(
+            model, params, cache, token_B, keys_B, length_B, new_tokens, sampler=sampler, size=new_tokens
         )
-        seconds.append((time.perf_counter() - began) / new_tokens)
-    token_seconds = statistics.median(seconds[1:])  # the first call compiles
+
+    prefill_seconds = statistics.median(timed(prefill, repeats, 1))
+    seconds = []
+    for _ in range(repeats + 1):  # the first call compiles
+        cache, token_B, _ = jax.block_until_ready(prefill())
+        seconds.append(seconds_of(functools.partial(decode, cache, token_B))[1])
+    token_seconds = statistics.median(seconds[1:]) / new_tokens
     bound = costs.decode_cost(cfg.model, batch_size)
     bound_tokens = bound.tokens_per_second(batch_size, limits["read_bytes_per_second"])
     return {
         "batch_size": batch_size,
         "prompt_tokens": prompt,
         "new_tokens": new_tokens,
-        "prefill_seconds": first.median,
-        "prefill_tokens_per_second": batch_size * prompt / first.median,
+        "prefill_seconds": prefill_seconds,
+        "prefill_tokens_per_second": batch_size * prompt / prefill_seconds,
         "decode_tokens_per_second": batch_size / token_seconds,
         "decode_seconds_per_token": token_seconds,
         "bandwidth_bound_tokens_per_second": bound_tokens,

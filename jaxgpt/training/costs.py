@@ -26,6 +26,7 @@ from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.sharding import BATCH, bytes_per_device
 from jaxgpt.training import liveness, trainable
+from jaxgpt.training.lanes import with_values
 from jaxgpt.training.steps import build, state_shapes
 
 # --- operations of matrix products ----------------------------------------------------------------------
@@ -96,7 +97,6 @@ def train_flops_per_step(cfg: Config) -> int:
 class DecodeCost:
     """One more token for each of B rows, with a cache."""
 
-    flops: int  # operations
     param_bytes: int  # read once, whatever B is
     cache_bytes: int  # read for all rows together
 
@@ -105,19 +105,22 @@ class DecodeCost:
         return batch_size * bytes_per_second / (self.param_bytes + self.cache_bytes)
 
 
-def decode_cost(cfg: config.ModelConfig, batch_size: int, slots: int | None = None) -> DecodeCost:
-    """What one decoding step does with a cache of `slots` (context_length) tokens a row.
+def decode_cost(cfg: config.ModelConfig, batch_size: int) -> DecodeCost:
+    """The cost of one decoding step with a cache of context_length tokens per row.
 
     The complete cache is read: its size is static, the mask hides empty slots. Parameters are stored in float32,
     whatever model.dtype is.
     """
-    slots = cfg.context_length if slots is None else slots
-    per_token = 2 * matmul_params(cfg) + 4 * cfg.num_layers * cfg.num_heads * cfg.head_dim * slots
     itemsize = jnp.dtype(cfg.dtype).itemsize
     return DecodeCost(
-        flops=batch_size * per_token,
         param_bytes=4 * matmul_params(cfg),
-        cache_bytes=batch_size * 2 * cfg.num_layers * slots * cfg.kv_heads * cfg.head_dim * itemsize,
+        cache_bytes=batch_size
+        * 2
+        * cfg.num_layers
+        * cfg.context_length
+        * cfg.kv_heads
+        * cfg.head_dim
+        * itemsize,
     )
 
 
@@ -165,8 +168,7 @@ def memory_per_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> 
     Parameters and optimizer by their places, gradients as parameters; batch, logits and activations by the rows, the
     logits by the vocabulary too. What `tensor` takes off the activations, and what gathering a layer adds, is left out.
     """
-    parts = build(cfg)
-    state = state_shapes(parts.model, parts.optimizer)
+    _, (state, *_) = abstract_step(cfg)
     params = bytes_per_device(sizes, state.params, state.params)
     rows = math.prod(sizes[axis] for axis in BATCH)
     return Memory(
@@ -204,12 +206,18 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     """
     backend = backend or jax.default_backend()
     parts = cfg.train.grad_accumulation_steps
-    one = _changed(cfg, batch_size=cfg.data.batch_size // parts, grad_accumulation_steps=1)
+    part = {"data.batch_size": cfg.data.batch_size // parts, "train.grad_accumulation_steps": 1}
     layers = cfg.model.num_layers
     # Rules that name single blocks make them unlike.
     by_block = any(re.search(r"block_[^*]", rule) for rule in cfg.optim.trainable)
     counts = [layers] if layers <= 4 or by_block else [2, 3]
-    readings = [_read_step(_changed(one, num_layers=n), backend) for n in counts]
+
+    def read(**changes: Any) -> list[_Reading]:
+        return [
+            _read_step(with_values(cfg, part | {"model.num_layers": n} | changes), backend) for n in counts
+        ]
+
+    readings = read()
 
     def at_full_depth(*values: int) -> int:
         return values[0] if len(values) == 1 else values[0] + (layers - 2) * (values[1] - values[0])
@@ -224,9 +232,7 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     model_flops = train_flops_per_step(cfg)
     shapes = param_shapes(cfg.model)
     if trainable.select(cfg.optim, shapes) is not shapes:
-        plain = readings
-        if cfg.train.remat != "none":
-            plain = [_read_step(_changed(one, num_layers=n, remat="none"), backend) for n in counts]
+        plain = readings if cfg.train.remat == "none" else read(**{"train.remat": "none"})
         model_flops = parts * at_full_depth(*(r.flops[0] for r in plain))
     return StepCost(
         model_flops=model_flops,
@@ -243,21 +249,6 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     )
 
 
-_GROUP_OF = {
-    "batch_size": "data",
-    "num_layers": "model",
-    "grad_accumulation_steps": "train",
-    "remat": "train",
-}
-
-
-def _changed(cfg: Config, **fields: Any) -> Config:
-    for name, value in fields.items():
-        group = _GROUP_OF[name]
-        cfg = dataclasses.replace(cfg, **{group: dataclasses.replace(getattr(cfg, group), **{name: value})})
-    return cfg
-
-
 @dataclass(frozen=True)
 class _Reading:
     """What one trace shows. In each phase memory is linear in the number of layers."""
@@ -270,13 +261,13 @@ class _Reading:
 def _read_step(cfg: Config, backend: str) -> _Reading:
     # Fused attention is one operation without inner products; the formula counts those of the explicit one.
     fused = uses_fused_attention(cfg.model, cfg.train.attention)
-    explicit = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, attention="explicit"))
+    explicit = with_values(cfg, {"train.attention": "explicit"})
     fuses_broadcasts = backend != "cpu"
     step, abstract = abstract_step(explicit)
     counted = program = liveness.trace(step, *abstract)
     if backend == "cpu" and cfg.train.remat != "none":
         # XLA's CPU backend moves what is computed twice to where it is computed first: time goes, memory stays.
-        program = liveness.trace(abstract_step(_changed(explicit, remat="none"))[0], *abstract)
+        program = liveness.trace(abstract_step(with_values(explicit, {"train.remat": "none"}))[0], *abstract)
     elif fused:
         program = liveness.trace(abstract_step(cfg)[0], *abstract)
     state, batch, _ = abstract
@@ -295,7 +286,7 @@ def _read_step(cfg: Config, backend: str) -> _Reading:
         phase = int(i > middle)
         if alive.total > peaks[phase][0]:
             found = [0, 0, alive.transient]
-            for shape, size in alive.values():
+            for shape, size in alive.arrays.values():
                 found[kind(shape)] += size
             peaks[phase] = (alive.total, tuple(found))
     in_model = sum(op.flops for op in counted.operations if "jvp(" in op.scope)

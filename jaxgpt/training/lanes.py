@@ -121,9 +121,6 @@ def make_lane_dispatch(cfg: Config) -> Callable:
     def dispatch(lane, ids):
         numbers, state, batches, root_key = lane
         train_step = build(with_values(cfg, numbers)).train_step
-        one = make_dispatch(
-            train_step, cfg.train.steps_per_dispatch, cfg.model.context_length, cfg.data.on_device
-        )
-        return one(state, ids, batches, root_key)
+        return make_dispatch(train_step, cfg)(state, ids, batches, root_key)
 
     return dispatch

@@ -1,16 +1,15 @@
 """The cost of a traced program, read off its jaxpr: nothing is compiled or allocated.
 
-`read` inlines the calls in a jaxpr; the `Program` that it gives counts the operations of its matrix products,
-and the bytes that are alive at each point once the compiler has fused what it fuses. The rules of fusion are few
-and the same for every program:
+`read` inlines the calls in a jaxpr. The `Program` that it returns has the operations of matrix products; `alive` gives the
+bytes that are alive at each point after fusion. The rules of fusion are the same for every program:
 
 - Views (reshape, transpose, ...) take no memory.
 - Matrix products, reductions, gathers, scatters, loops, and transcendental functions with several uses write
-  their result to memory; so does whatever such an operation other than a reduction reads.
-- Other elementwise results are computed again wherever they are used; what they are made of stays alive for them.
-- What a broadcast blows up is never written where `fuses_broadcasts` (GPU), and is written where it is used
-  several times elsewhere (CPU: the kernels for its reductions take whole arrays).
-- An elementwise result takes the place of an operand of the same size that nobody else will read.
+  their result to memory. So are the inputs of these operations, reductions excepted.
+- Other elementwise results are computed again at each use. Their inputs stay alive until then.
+- The result of a broadcast is never written with `fuses_broadcasts` (GPU). Without it (CPU) it is written if it has
+  several uses: reductions on a CPU read complete arrays.
+- An elementwise result takes the place of an operand of the same size that has no other reader left.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import bisect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,25 +35,26 @@ _ELEMENTWISE = set(
     "shift_right_logical shift_right_arithmetic bitcast_convert_type add_any rev pad slice "
     "reduce_precision copy_start empty full pvary".split()
 )
+_FUSIBLE = _ELEMENTWISE | _TRANSCENDENTAL
 _KEEPS_ZERO = set("broadcast_in_dim convert_element_type square neg mul".split())
 _LOOPS = {"scan", "while", "cond"}
 
 
 @dataclass
 class Operation:
-    """One primitive with what it reads and writes, by number; `scope` is where in the model it stands."""
+    """One primitive, with its inputs and outputs by number; `scope` is its place in the model."""
 
     name: str
     inputs: list[int]
     outputs: list[int]
     scope: str
-    flops: int = 0  # of matrix products, those in a loop's body included
-    transient: int = 0  # bytes: the most that a loop's body holds
+    flops: int = 0  # of matrix products, including those in a loop's body
+    transient: int = 0  # peak bytes in a loop's body
 
 
 @dataclass
 class Program:
-    """A jaxpr without its calls. Values are numbered; an argument's number is its place in the arguments."""
+    """A jaxpr without its calls. Values are numbered, arguments first."""
 
     operations: list[Operation] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -74,7 +74,7 @@ def read(closed: core.ClosedJaxpr) -> Program:
 
     def new(aval: Any) -> int:
         program.shapes.append(tuple(aval.shape))
-        # A key's dtype has no itemsize of its own: 4 words at most, nothing next to the rest.
+        # A key's dtype has no itemsize: it is at most 4 words.
         itemsize = aval.dtype.itemsize if isinstance(aval.dtype, np.dtype) else 16
         program.bytes.append(math.prod(aval.shape) * itemsize)
         return len(program.bytes) - 1
@@ -112,8 +112,8 @@ def read(closed: core.ClosedJaxpr) -> Program:
                     names[eqn.outvars[0]] = others[0]
                     continue
             op = Operation(name, inputs, [], here)
-            same = None  # what would make it equal to an earlier one, which the compiler merges it with
-            if name in _ELEMENTWISE | _TRANSCENDENTAL | _REDUCTIONS and len(inputs) == len(eqn.invars):
+            same = None  # operations with equal `same` are merged by the compiler
+            if name in _FUSIBLE | _REDUCTIONS and len(inputs) == len(eqn.invars):
                 same = (name, tuple(inputs), eqn.outvars[0].aval.shape, str(eqn.params))
             if same in seen:
                 names[eqn.outvars[0]] = seen[same]
@@ -131,7 +131,7 @@ def read(closed: core.ClosedJaxpr) -> Program:
             for body in _jaxprs(eqn.params) if name in _LOOPS else ():
                 part = read(body)
                 op.flops += part.flops * (eqn.params["length"] if name == "scan" else 1)
-                # Broadcasts are small in the loops that a step has; their bodies are taken as a GPU's.
+                # Loops are read by the rules of a GPU: their broadcasts are small.
                 op.transient = max(op.transient, peak_bytes(part, fuses_broadcasts=True))
             program.operations.append(op)
 
@@ -171,19 +171,12 @@ def _drop_unused(program: Program) -> None:
     program.operations = kept[::-1]
 
 
-@dataclass
-class Alive:
+class Alive(NamedTuple):
     """The arrays in memory while an operation runs, without the arguments."""
 
     total: int  # bytes
-    transient: int  # bytes of it that a loop's body holds
-    _sizes: list[int]
-    _shapes: list[tuple[int, ...]]
-    _numbers: set[int]
-
-    def values(self) -> Iterator[tuple[tuple[int, ...], int]]:
-        """(shape, bytes) of each array."""
-        return ((self._shapes[n], self._sizes[n]) for n in self._numbers)
+    transient: int  # bytes of them in a loop's body
+    arrays: dict[int, tuple[tuple[int, ...], int]]  # (shape, bytes) of each
 
 
 def peak_bytes(program: Program, fuses_broadcasts: bool) -> int:
@@ -192,7 +185,7 @@ def peak_bytes(program: Program, fuses_broadcasts: bool) -> int:
 
 
 def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
-    """What is alive while each operation runs. Results are written over arguments, as in a donating step."""
+    """The arrays alive while each operation runs. Results are written over arguments, as in a step with donation."""
     ops, size = program.operations, list(program.bytes)
     count = [math.prod(shape) for shape in program.shapes]
     users: dict[int, list[Operation]] = {}
@@ -201,50 +194,43 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
             users.setdefault(value, []).append(op)
     results = set(program.results)
 
-    expanded: set[int] = set()  # made of nothing but broadcasts from something smaller
+    expanded: set[int] = set()  # results of broadcasts alone
     for op in ops:
         largest = max((count[n] for n in op.inputs if n not in expanded), default=0)
         if op.name in _ELEMENTWISE and (largest < count[op.outputs[0]] or expanded.issuperset(op.inputs)):
             expanded.update(op.outputs)
 
     written: dict[int, bool] = {}
-    into_reduction: set[int] = set()  # what a reduction computes on the way
-    readers: dict[int, int] = {}  # how many operations compute it again where it is fused
+    into_reduction: set[int] = set()  # fused into a reduction
+    readers: dict[int, int] = {}  # number of operations that compute it again
     for op in reversed(ops):
         for out in op.outputs:
             uses = users.get(out, [])
-            if any(
-                u.name in _REDUCTIONS or (not written[u.outputs[0]] and u.outputs[0] in into_reduction)
-                for u in uses
-            ):
+            firsts = [u.outputs[0] for u in uses]
+            fused_on = any(not written[n] and n in into_reduction for n in firsts)
+            if fused_on or any(u.name in _REDUCTIONS for u in uses):
                 into_reduction.add(out)
-            taken_whole = (
-                not fuses_broadcasts and out in into_reduction and (out in expanded or len(uses) > 1)
-            )
-            readers[out] = sum(1 if written[u.outputs[0]] else max(1, readers[u.outputs[0]]) for u in uses)
-            written[out] = taken_whole or _is_written(op, uses, readers[out])
+            complete = not fuses_broadcasts and out in into_reduction and (out in expanded or len(uses) > 1)
+            readers[out] = sum(1 if written[n] else max(1, readers[n]) for n in firsts)
+            written[out] = complete or _is_written(op, uses, readers[out])
 
-    # For a value that is fused into its users: what it is made of. For one in memory: itself.
+    # The values in memory from which each value is computed: itself if it is written.
     roots: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(program.num_arguments)}
     shapes = list(program.shapes)
     born: dict[int, int] = {}
-    copies: dict[tuple[int, int], int] = {}  # (value, count) -> the same value blown up to so many
+    copies: dict[tuple[int, int], int] = {}  # (value, count) -> the value broadcast to `count` numbers
     reads: list[frozenset[int]] = []
     for i, op in enumerate(ops):
         inputs = list(op.inputs)
-        if (
-            not fuses_broadcasts
-            and op.outputs[0] in into_reduction
-            and op.name in _ELEMENTWISE | _TRANSCENDENTAL
-        ):
-            full = count[op.outputs[0]]
+        first = op.outputs[0]
+        if not fuses_broadcasts and first in into_reduction and op.name in _FUSIBLE:
+            full = count[first]
             for n in op.inputs:
                 if 1 < count[n] < full:
-                    copy = copies.get((n, full))
-                    if copy is None:
-                        copy = copies[n, full] = len(size)
+                    copy = copies.setdefault((n, full), len(size))
+                    if copy == len(size):
                         size.append(size[n] // count[n] * full)
-                        shapes.append(shapes[op.outputs[0]])
+                        shapes.append(shapes[first])
                         roots[copy], born[copy] = frozenset([copy]), born.get(n, 0)
                     inputs.append(copy)
         parts = frozenset().union(*(roots.get(n, frozenset()) for n in inputs))
@@ -255,12 +241,12 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
 
     last_use: dict[int, int] = {}
     for i, op in enumerate(ops):
-        # A fused operation reads nothing by itself: who uses it reads what it is made of.
+        # A fused operation reads nothing: its users read its inputs.
         if any(written[n] or n in results for n in op.outputs):
             for n in reads[i]:
                 last_use[n] = i
-    # An argument that another result reads than the one written over it is copied before all else (CPU), and
-    # its own place holds temporaries of its size, or half of it, until then.
+    # CPU: an argument is copied first if a result that is not written over it reads it. Until then its place holds
+    # temporaries of its size, or of half of it.
     copied: set[int] = set()
     if not fuses_broadcasts:
         written_over = dict(zip(program.results, range(program.num_arguments), strict=False))
@@ -276,33 +262,34 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
             begins.setdefault(born.get(n, 0), []).append(n)
             ends.setdefault(i, []).append(n)
 
-    live, there = 0, set()
-    lodgers: dict[int, int] = {}  # value -> bytes of the place that it has
+    live, arrays = 0, {}
+    lodgers: dict[int, int] = {}  # value -> bytes of the argument's place that it has
+
+    def end(n: int) -> None:
+        nonlocal live
+        if n in lodgers:
+            bisect.insort(free, lodgers.pop(n))
+        else:
+            del arrays[n]
+            live -= size[n]
+
     for i, op in enumerate(ops):
-        dying = [n for n in ends.get(i, ()) if n in there or n in lodgers]
-        in_place = op.name in _ELEMENTWISE or op.name in _TRANSCENDENTAL or op.name.startswith("scatter")
+        dying = [n for n in ends.get(i, ()) if n in arrays or n in lodgers]
+        in_place = op.name in _FUSIBLE or op.name.startswith("scatter")
         for n in begins.get(i, ()):
             same = next((d for d in dying if in_place and size[d] == size[n]), None)
             if same is not None:
                 dying.remove(same)
-                if same in lodgers:
-                    bisect.insort(free, lodgers.pop(same))
-                else:
-                    there.remove(same)
-                    live -= size[same]
+                end(same)
             place = bisect.bisect_left(free, size[n])
             if n not in copied and place < len(free) and free[place] <= 2 * size[n]:
                 lodgers[n] = free.pop(place)
                 continue
-            there.add(n)
+            arrays[n] = shapes[n], size[n]
             live += size[n]
-        yield Alive(live + op.transient, op.transient, size, shapes, there)
+        yield Alive(live + op.transient, op.transient, arrays)
         for n in dying:
-            if n in lodgers:
-                bisect.insort(free, lodgers.pop(n))
-            else:
-                there.remove(n)
-                live -= size[n]
+            end(n)
 
 
 def _is_written(op: Operation, uses: list[Operation], readers: int) -> bool:
@@ -311,8 +298,8 @@ def _is_written(op: Operation, uses: list[Operation], readers: int) -> bool:
         return True
     if op.name == "iota" or not uses:
         return False
-    strict = [u for u in uses if u.name not in _ELEMENTWISE | _TRANSCENDENTAL | _REDUCTIONS]
-    return bool(strict) or (len(uses) > 1 and any(u.name in _REDUCTIONS for u in uses))
+    strict = any(u.name not in _FUSIBLE | _REDUCTIONS for u in uses)
+    return strict or (len(uses) > 1 and any(u.name in _REDUCTIONS for u in uses))
 
 
 def trace(function: Callable, *abstract: Any) -> Program:

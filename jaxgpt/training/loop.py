@@ -24,7 +24,7 @@ from jaxgpt.model.parameters import count_params
 from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
-from jaxgpt.training.actions import Action, make_actions
+from jaxgpt.training.actions import ACTIONS, Action
 from jaxgpt.training.guard import Watchdog
 from jaxgpt.training.profile_steps import ProfileSteps
 from jaxgpt.training.programs import Program, SingleRun, VmappedRuns
@@ -76,9 +76,8 @@ class Trainer:
         if cfg.train.sample_tokens:
             prompts.sample_ids(self.dataset.tokenizer, cfg.train.sample_prompt, cfg.model.context_length)
         alone = width is None
-        self.program: Program = (
-            SingleRun(cfg, self.dataset) if alone else VmappedRuns(cfgs, self.dataset, width)
-        )
+        ids = self.dataset.train.ids
+        self.program: Program = SingleRun(cfg, ids) if alone else VmappedRuns(cfgs, ids, width)
         self.runs: list[RunFolder] = []
         with contextlib.ExitStack() as opened:  # all folders, or none
             for (_, workdir), own in zip(runs, cfgs, strict=True):
@@ -119,8 +118,8 @@ class Trainer:
             stack.callback(progress.close)
             stack.callback(self._profile.close)
             watchdog = stack.enter_context(Watchdog(train.watchdog_seconds))
-            log = StepLog(self.cfg, program, self.runs, progress, step, end)
-            actions = make_actions(self.cfg, self.dataset, program, self.runs, progress)
+            log = StepLog(program, self.runs, progress, step, end)
+            actions = [kind(self.dataset, program, self.runs, progress) for kind in ACTIONS]
             save = actions[-1]
             for run in self.runs:
                 run.write_facts(facts, step)

@@ -106,30 +106,27 @@ def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
     return multiply(total_NII, x_NIJ)
 
 
-def orthogonalize(x_NIJ: jax.Array, iterations: int = 5, dtype: jnp.dtype | None = None) -> jax.Array:
+def orthogonalize(x_NIJ: jax.Array, iterations: int = 5) -> jax.Array:
     """About U V^T for each matrix U S V^T, whatever its size: singular values near 1; a zero matrix stays 0.
 
-    I <= J is cheaper than J < I: the products are with I x I matrices. Computed in `dtype`, by default that of the
-    array (bfloat16 is enough on GPUs). Values below 1e-3 of the Frobenius norm come out smaller than 1: see
-    `polar_express`.
+    I <= J is cheaper than J < I: the products are with I x I matrices. Values below 1e-3 of the Frobenius norm come
+    out smaller than 1: see `polar_express`.
     """
     norms_N11 = jnp.linalg.norm(x_NIJ.astype(jnp.float32), axis=(1, 2), keepdims=True)
     # The tiny summand is for zeros only: the scale of a gradient must not matter.
-    scaled_NIJ = (x_NIJ / (1.01 * norms_N11 + 1e-30)).astype(dtype or x_NIJ.dtype)
+    scaled_NIJ = (x_NIJ / (1.01 * norms_N11 + 1e-30)).astype(x_NIJ.dtype)
     _, rows, columns = x_NIJ.shape
     by_gram = columns >= 1.5 * rows and scaled_NIJ.dtype == jnp.float32
     steps = polar_express(iterations)
     for start in range(0, iterations, 5):
         scaled_NIJ = (_gram_products if by_gram else _products)(scaled_NIJ, steps[start : start + 5])
-    return scaled_NIJ.astype(x_NIJ.dtype)
+    return scaled_NIJ
 
 
 # --- the optimizer --------------------------------------------------------------------------------------
 
 
-def scale_by_polar_factor(
-    iterations: int = 5, dtype: jnp.dtype | None = None
-) -> optax.GradientTransformation:
+def scale_by_polar_factor(iterations: int = 5) -> optax.GradientTransformation:
     """Hidden kernels' updates -> their polar factors times sqrt(max(1, fan_out / fan_in)).
 
     All matrices of one shape, or its transpose, over all layers are orthogonalized in one batch: a model has two or
@@ -145,7 +142,7 @@ def scale_by_polar_factor(
         out = list(matrices)
         for members in batches.values():
             wide = [x if x.shape[1] <= x.shape[2] else x.mT for x in (matrices[i] for i in members)]
-            polar_NIJ = orthogonalize(jnp.concatenate(wide), iterations, dtype)
+            polar_NIJ = orthogonalize(jnp.concatenate(wide), iterations)
             parts = jnp.split(polar_NIJ, np.cumsum([len(x) for x in wide])[:-1])
             for index, part in zip(members, parts, strict=True):
                 _, fan_in, fan_out = matrices[index].shape
@@ -163,7 +160,6 @@ def muon(
     momentum: float = 0.95,
     iterations: int = 5,
     weight_decay: float = 0.0,
-    dtype: jnp.dtype | None = None,
 ) -> optax.GradientTransformation:
     """Hidden kernels: - rate * (polar factor of the Nesterov momentum + weight_decay * kernel). Others: `other`.
 
@@ -171,7 +167,7 @@ def muon(
     """
     hidden = optax.chain(
         optax.trace(momentum, nesterov=True),
-        scale_by_polar_factor(iterations, dtype),
+        scale_by_polar_factor(iterations),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(rate),
     )

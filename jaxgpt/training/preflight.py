@@ -7,6 +7,7 @@ Only one matrix product is compiled, to measure the speed of the device.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -105,29 +106,18 @@ def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:
 
 def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> list[Row]:
     """A row for each parameter; equal ones of neighbouring blocks share a row: `block_0..11/mlp/up/kernel`."""
-    blocks: dict[str, list[tuple[int, tuple[int, ...], bool]]] = {}
-    order: list[tuple[str, tuple[int, ...]]] = []
+    numbers: dict[tuple[str, tuple[int, ...], bool, bool], list[int]] = {}
     for path, leaf in named_leaves(shapes):
-        if match := re.fullmatch(r"block_(\d+)/(.+)", path):
-            if match[2] not in blocks:
-                order.append((match[2], ()))
-            blocks.setdefault(match[2], []).append((int(match[1]), leaf.shape, moves(path)))
-        else:
-            order.append((path, leaf.shape))
+        block = re.fullmatch(r"block_(\d+)/(.+)", path)
+        key = (block[2] if block else path, leaf.shape, moves(path), block is not None)
+        numbers.setdefault(key, []).append(int(block[1]) if block else 0)
     rows = []
-    for path, shape in order:
-        if path not in blocks:
-            rows.append(Row(path, shape, 1, moves(path)))
-            continue
-        numbers = sorted(blocks[path])
-        while numbers:  # one run of equal blocks after another
-            first, shape, moving = numbers[0]
-            run = 1
-            while run < len(numbers) and numbers[run] == (first + run, shape, moving):
-                run += 1
-            name = f"block_{first}" if run == 1 else f"block_{first}..{first + run - 1}"
-            rows.append(Row(f"{name}/{path}", shape, run, moving))
-            numbers = numbers[run:]
+    for (path, shape, moving, in_block), found in numbers.items():
+        # Neighbours have the same distance from their place in the order.
+        for _, group in itertools.groupby(enumerate(sorted(found)), lambda pair: pair[1] - pair[0]):
+            first, *others = [number for _, number in group]
+            prefix = f"block_{first}..{others[-1]}/" if others else f"block_{first}/"
+            rows.append(Row(prefix * in_block + path, shape, 1 + len(others), moving))
     return rows
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jax
+
 from jaxgpt.config import UserError
 
 
@@ -28,8 +30,6 @@ class ProfileSteps:
         """Start or stop the trace if this step is in the range. A dispatch may skip steps."""
         if self._steps is None:
             return
-        import jax
-
         start, stop = self._steps
         if self._running and step >= stop:
             self.close()
@@ -42,13 +42,11 @@ class ProfileSteps:
         """Write the trace, if one is running, after waiting for the device."""
         if not self._running:
             return
-        import jax
-
         jax.effects_barrier()
         # This small result comes after all earlier work of the device.
         jax.block_until_ready(jax.device_put(0) + 1)
         jax.profiler.stop_trace()
-        self._running, self.start = False, None
+        self._running = False
 
 
 def _parse(spec: str) -> tuple[int, int]:

@@ -21,7 +21,6 @@ from jax.sharding import PartitionSpec as P
 from jaxgpt.common import processes
 from jaxgpt.config import Config
 from jaxgpt.data.batches import Batches
-from jaxgpt.data.dataset import Dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import param_shapes
@@ -97,30 +96,28 @@ def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callab
 
 
 class SingleRun:
-    """One run over a mesh of devices, which may belong to several processes."""
+    """One run over a mesh of devices, which may belong to several processes. `ids` are the tokens to train on."""
 
-    def __init__(self, cfg: Config, dataset: Dataset) -> None:
-        self._cfg, self._batches = cfg, Batches.of(cfg, dataset.train.ids)
+    def __init__(self, cfg: Config, ids: np.ndarray) -> None:
+        self._cfg, self._batches = cfg, Batches.of(cfg, ids)
         self.model, _, self._optimizer, train_step = build(cfg)
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         shapes = state_shapes(self.model, self._optimizer)
         self.shapes = sharding.with_shardings(self.mesh, shapes.params, shapes)
-        dispatch = make_dispatch(
-            train_step, cfg.train.steps_per_dispatch, cfg.model.context_length, cfg.data.on_device
-        )
-        self._dispatch = dispatch if processes.is_alone() else with_signals(dispatch)
+        dispatch = make_dispatch(train_step, cfg)
+        self.dispatch = dispatch if processes.is_alone() else with_signals(dispatch)
         self._root_key = jax.random.key(cfg.train.seed)
         self._ids = None
         if cfg.data.on_device:
             self._batches.check_on_device()
-            self._ids = sharding.put_replicated(self.mesh, dataset.train.ids)
+            self._ids = sharding.put_replicated(self.mesh, ids)
 
     def context(self) -> contextlib.AbstractContextManager:
         return sharding.use_mesh(self.mesh)
 
     def compile(self) -> Future[Dispatch]:
-        return _compile(self._dispatch, lambda: (self.shapes, *self.feed(0)), self.context)
+        return _compile(self.dispatch, lambda: (self.shapes, *self.feed(0)), self.context)
 
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         cfg = self._cfg
@@ -153,9 +150,9 @@ class SingleRun:
 class VmappedRuns:
     """Several runs that share one `lanes.program_of`; each local device computes `width` of them at once."""
 
-    def __init__(self, cfgs: Sequence[Config], dataset: Dataset, width: int) -> None:
+    def __init__(self, cfgs: Sequence[Config], ids: np.ndarray, width: int) -> None:
         self._cfgs, self._cfg = cfgs, cfgs[0]
-        self._batches = [Batches.of(cfg, dataset.train.ids) for cfg in cfgs]
+        self._batches = [Batches.of(cfg, ids) for cfg in cfgs]
         self.mesh = lanes.lane_mesh(len(cfgs))
         self._padding = -len(cfgs) % (self.mesh.size * width)  # lanes whose results are not used
         parts = build(self._cfg)
@@ -176,7 +173,7 @@ class VmappedRuns:
         self._ids = None
         if self._cfg.data.on_device:
             self._batches[0].check_on_device()
-            self._ids = lanes.put_shared(self.mesh, dataset.train.ids)
+            self._ids = lanes.put_shared(self.mesh, ids)
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
         """The last lane repeated until every device has the same number of lanes."""

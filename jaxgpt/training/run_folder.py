@@ -36,7 +36,9 @@ class RunFolder:
         self.cfg, self.workdir = cfg, Path(workdir)
         self._dataset, self._alone = dataset, alone
         # A run that resumes does not read its source again.
-        self.start = None if starting.has_checkpoint(workdir) else starting.prepare(cfg, dataset.tokenizer)
+        self.start = (
+            None if checkpoint.saved_steps(self.workdir) else starting.prepare(cfg, dataset.tokenizer)
+        )
         self._guard = Guard(cfg)
         self.failed = ""  # the error that ended it early
         self.improved_at: int | None = None  # the last step whose validation loss was the lowest so far

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params, param_shapes
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.runs import checkpoint
 from jaxgpt.training import trainable
 
 
@@ -86,8 +84,3 @@ def prepare(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start | None:
     from jaxgpt.training import transfer  # imports the formats of other tools
 
     return transfer.from_source(cfg, tokenizer) if cfg.init_from else transfer.from_vectors(cfg, tokenizer)
-
-
-def has_checkpoint(workdir: str | Path) -> bool:
-    """Whether a run's folder has a checkpoint to resume from."""
-    return bool(checkpoint.saved_steps(workdir))

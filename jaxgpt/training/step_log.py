@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from jaxgpt.common.progress import Progress, StepClock
-from jaxgpt.config import Config
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training.programs import Program
 from jaxgpt.training.run_folder import RunFolder
@@ -24,14 +23,13 @@ class StepLog:
 
     def __init__(
         self,
-        cfg: Config,
         program: Program,
         runs: Sequence[RunFolder],
         progress: Progress,
         start: int,
         end: int,
     ) -> None:
-        self._cfg, self._program, self._runs, self._progress = cfg, program, runs, progress
+        self._program, self._runs, self._progress = program, runs, progress
         self._start, self._end = start, end
         self._unread: tuple[int, dict[str, jax.Array]] | None = None
         self.clock = StepClock(start)
@@ -52,7 +50,8 @@ class StepLog:
         if "signal" in metrics:
             self.signal = int(metrics.pop("signal")) or None
         metrics = self._program.on_host(metrics)
-        count, cfg = self._cfg.train.steps_per_dispatch, self._cfg
+        cfg = self._runs[0].cfg
+        count = cfg.train.steps_per_dispatch
         steps = np.arange(done - count + 1, done + 1)
         logged = (steps % cfg.train.log_every == 0) | np.isin(steps, (1, self._end))
         seconds = self.clock.seconds_a_step(done) if (logged | metrics["bad"]).any() else 1.0

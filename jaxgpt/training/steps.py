@@ -19,8 +19,6 @@ from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.optim import Schedule, make_optimizer, make_schedule
 
-ALL_MOVE = config.OptimConfig()  # trains every parameter: see trainable.py
-
 
 def init_state(
     model: GPT, optimizer: optax.GradientTransformation, key: jax.Array, params: dict | None = None
@@ -125,38 +123,36 @@ def make_train_step(
     model: GPT,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
-    grad_accumulation_steps: int = 1,
-    loss_chunk: int = 0,
-    bad_grad_norm: float = 0.0,
-    skip_bad_steps: bool = False,
-    moving: config.OptimConfig = ALL_MOVE,
+    cfg: config.Config,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch [B, T + 1], root key) -> (state, metrics).
 
-    `moving` says which parameters are trained (see trainable.py). Metrics that are one number reach every log by
-    themselves (see step_log.py):
+    `cfg.train` and `cfg.optim` say how; the model, optimizer and schedule are those passed. Metrics that are one number
+    reach every log by themselves (see step_log.py):
 
         loss           nats per token, before the update
         grad_norm      before clipping
         learning_rate
         grad_norms     [P], one for each trained parameter, in the tree's order
-        bad            the loss or a gradient is not finite, or grad_norm is above bad_grad_norm (0: no limit)
+        bad            the loss or a gradient is not finite, or grad_norm is above train.bad_grad_norm (0: no limit)
 
     A bad step returns the state that it received, so it can't damage parameters or optimizer state. It is counted only
-    with skip_bad_steps.
+    with train.on_bad_step="skip".
     """
+    train, moving = cfg.train, cfg.optim
+    num_parts = train.grad_accumulation_steps
 
     def loss_and_grads(params, batch, key):
         key = None if is_off(model.cfg.dropout_rate) else key
 
         def loss(part):
-            return mean_loss(model, trainable.merge(params, part), batch, key, loss_chunk)
+            return mean_loss(model, trainable.merge(params, part), batch, key, train.loss_chunk)
 
         return jax.value_and_grad(loss)(trainable.select(moving, params))
 
     def accumulated(params, batch, key):
         """The mean over equal parts of the batch, one after another: activations of one part at a time."""
-        parts = batch.reshape(grad_accumulation_steps, -1, batch.shape[-1])
+        parts = batch.reshape(num_parts, -1, batch.shape[-1])
 
         def add(total, part_and_index):
             part, index = part_and_index
@@ -166,13 +162,13 @@ def make_train_step(
 
         part = trainable.select(moving, params)
         zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, part)))
-        total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(grad_accumulation_steps)))
-        return jax.tree.map(lambda x: x / grad_accumulation_steps, total)
+        total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(num_parts)))
+        return jax.tree.map(lambda x: x / num_parts, total)
 
     def train_step(state: TrainState, batch: jax.Array, root_key: jax.Array):
         # The key is a function of the step. Nothing needs saving, and a resumed run draws the same masks.
         key = jax.random.fold_in(root_key, state.step)
-        compute = loss_and_grads if grad_accumulation_steps == 1 else accumulated
+        compute = loss_and_grads if num_parts == 1 else accumulated
         loss, grads = compute(state.params, batch, key)
         grads = constrain_like(state.params, trainable.keep_rows(moving, grads))
         squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
@@ -185,11 +181,11 @@ def make_train_step(
         )
         new_state = TrainState(state.step + 1, new_params, opt_state)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        if bad_grad_norm:
-            good &= grad_norm <= bad_grad_norm
+        if train.bad_grad_norm:
+            good &= grad_norm <= train.bad_grad_norm
         state_out = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_state, old_state)
         state_out = state_out._replace(params=trainable.merge(state.params, state_out.params))
-        if skip_bad_steps:
+        if train.on_bad_step == "skip":
             state_out = state_out._replace(step=state.step + 1)
         state_out = constrain_like(state.params, state_out)
         metrics = {
@@ -218,17 +214,7 @@ def build(cfg: config.Config) -> Parts:
     model = GPT(cfg.model, attention=cfg.train.attention, remat=cfg.train.remat)
     schedule = make_schedule(cfg.optim, cfg.train.num_steps)
     optimizer = make_optimizer(cfg.optim, schedule)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        schedule,
-        cfg.train.grad_accumulation_steps,
-        cfg.train.loss_chunk,
-        cfg.train.bad_grad_norm,
-        cfg.train.on_bad_step == "skip",
-        cfg.optim,
-    )
-    return Parts(model, schedule, optimizer, train_step)
+    return Parts(model, schedule, optimizer, make_train_step(model, optimizer, schedule, cfg))
 
 
 def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Array:
@@ -236,18 +222,19 @@ def windows_at(ids: jax.Array, starts: jax.Array, context_length: int) -> jax.Ar
     return ids[starts[..., None] + jnp.arange(context_length + 1)].astype(jnp.int32)
 
 
-def make_dispatch(train_step: Callable, count: int, context_length: int, on_device: bool) -> Callable:
-    """`count` train steps in one call: (state, ids or None, [count, ...], key) -> (state, metrics).
+def make_dispatch(train_step: Callable, cfg: config.Config) -> Callable:
+    """train.steps_per_dispatch steps (N) in one call: (state, ids or None, [N, ...], key) -> (state, metrics).
 
-    The third argument has the batch of each step [B, T + 1], or with on_device the starts of its windows [B] in `ids`.
-    Every metric gets a leading axis of `count`.
+    The third argument has the batch of each step [B, T + 1], or with data.on_device the starts of its windows [B] in `ids`.
+    Every metric gets a leading axis of N.
     """
+    context_length, on_device = cfg.model.context_length, cfg.data.on_device
 
     def dispatch(state: TrainState, ids: jax.Array | None, batches: jax.Array, root_key: jax.Array):
         def one(state, batch):
             return train_step(state, windows_at(ids, batch, context_length) if on_device else batch, root_key)
 
-        if count > 1:
+        if cfg.train.steps_per_dispatch > 1:
             return jax.lax.scan(one, state, batches)
         state, metrics = one(state, batches[0])
         return state, jax.tree.map(lambda x: x[None], metrics)
@@ -261,11 +248,11 @@ def with_signals(dispatch: Callable) -> Callable:
     So all processes learn of a signal with the metrics of the same step, and stop at the same step.
     """
 
-    def told(state, ids, batches, root_key, flags: jax.Array):
+    def with_signal(state, ids, batches, root_key, flags: jax.Array):
         state, metrics = dispatch(state, ids, batches, root_key)
         return state, metrics | {"signal": replicate(flags.max())}
 
-    return told
+    return with_signal
 
 
 def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array], jax.Array]:

@@ -1,4 +1,4 @@
-"""The bytes that devices send each other in a training step, by formula, and the time that this may cost.
+"""The bytes that devices send each other in a training step, by formula.
 
 In a ring of n devices, each device sends 2 (n - 1) / n of the bytes of an array to sum it (all-reduce), (n - 1) / n to
 collect its parts (all-gather), and as many to sum it into parts (reduce-scatter). Thakur et al. 2005, "Optimization of Collective Communication Operations in MPICH". With P bytes of
@@ -25,12 +25,8 @@ import jax.numpy as jnp
 from jaxgpt.config import Config
 from jaxgpt.model import linear
 from jaxgpt.model.parameters import param_shapes
-from jaxgpt.model.sharding import AXES, BATCH, bytes_per_device
+from jaxgpt.model.sharding import BATCH, bytes_per_device
 from jaxgpt.training import trainable
-
-# Bytes a second that a device can send: inside a machine of eight (NVLink 4, half of the 900 GB/s that NVIDIA's data sheet
-# of the H100 and H200 counts in both directions), and between machines (one 400 Gbit/s adapter for each device).
-INSIDE, BETWEEN, A_MACHINE = 450e9, 50e9, 8
 
 
 def all_reduce(size: float, devices: int) -> float:
@@ -75,25 +71,4 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
         data=all_reduce(kept, sizes["data"]),
         fsdp=gathers * all_gather(used, sizes["fsdp"]) + parts * all_gather(used_moving, sizes["fsdp"]),
         tensor=sums * all_reduce(stream, sizes["tensor"]),
-    )
-
-
-def seconds(found: Traffic, sizes: Mapping[str, int]) -> float:
-    """The time of the traffic, one axis after the other, on machines of eight devices.
-
-    The devices of a machine are neighbours along `tensor`, then `fsdp`, then `data`; an axis that goes beyond the
-    machine runs at the speed between machines.
-    """
-    total, span = 0.0, 1
-    for axis in reversed(AXES):
-        span *= sizes[axis]
-        total += getattr(found, axis) / (INSIDE if span <= A_MACHINE else BETWEEN)
-    return total
-
-
-def efficiency(compute_seconds: float, traffic_seconds: float) -> tuple[float, float]:
-    """The fraction of time spent computing: with no overlap of traffic and computing, and with full overlap."""
-    return (
-        compute_seconds / (compute_seconds + traffic_seconds),
-        compute_seconds / max(compute_seconds, traffic_seconds),
     )

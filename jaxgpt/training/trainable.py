@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgpt import config
 from jaxgpt.config import UserError
@@ -36,29 +37,14 @@ def moves(cfg: config.OptimConfig, params: dict) -> Callable[[str], bool]:
 
 def select(cfg: config.OptimConfig, params: dict) -> dict:
     """The tree of the trained parameters (shapes or arrays); the same tree if all are trained."""
-    moving = moves(cfg, params)
-    names = [path for path, _ in named_leaves(params)]
-    if all(moving(path) for path in names):
-        return params
-
-    def part(tree: dict, prefix: str) -> dict:
-        found = {}
-        for name, value in tree.items():
-            path = f"{prefix}{name}"
-            kept = part(value, f"{path}/") if isinstance(value, dict) else value if moving(path) else None
-            if kept is not None and not (isinstance(kept, dict) and not kept):
-                found[name] = kept
-        return found
-
-    return part(params, "")
+    moving, leaves = moves(cfg, params), flatten_dict(params, sep="/")
+    trained = {path: leaf for path, leaf in leaves.items() if moving(path)}
+    return params if len(trained) == len(leaves) else unflatten_dict(trained, sep="/")
 
 
 def merge(params: dict, part: dict) -> dict:
     """The parameters, with those of `part` (a tree of `select`) replaced."""
-    return {
-        name: (merge(value, part[name]) if isinstance(value, dict) else part[name]) if name in part else value
-        for name, value in params.items()
-    }
+    return unflatten_dict({**flatten_dict(params, sep="/"), **flatten_dict(part, sep="/")}, sep="/")
 
 
 def rates(cfg: config.OptimConfig, params: dict) -> dict:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import scaling
 from jaxgpt import config
 from jaxgpt.config import Config, MeshConfig, UserError
 from jaxgpt.config.presets import PRESETS
@@ -116,10 +117,9 @@ def test_the_formulas_traffic_is_that_of_the_compiled_steps_collectives(found):
 
 def test_what_leaves_a_machine_goes_at_the_speed_between_machines():
     one = traffic.Traffic(data=1e9, fsdp=2e9, tensor=4e9)
-    assert traffic.seconds(one, {"data": 1, "fsdp": 4, "tensor": 2}) == pytest.approx(7e9 / traffic.INSIDE)
-    apart = 2e9 / traffic.BETWEEN + 1e9 / traffic.BETWEEN + 4e9 / traffic.INSIDE
-    assert traffic.seconds(one, {"data": 2, "fsdp": 8, "tensor": 2}) == pytest.approx(apart)
-    assert traffic.efficiency(3.0, 1.0) == (0.75, 1.0)
+    assert scaling.seconds(one, {"data": 1, "fsdp": 4, "tensor": 2}) == pytest.approx(7e9 / scaling.INSIDE)
+    apart = 2e9 / scaling.BETWEEN + 1e9 / scaling.BETWEEN + 4e9 / scaling.INSIDE
+    assert scaling.seconds(one, {"data": 2, "fsdp": 8, "tensor": 2}) == pytest.approx(apart)
 
 
 def test_remat_and_accumulation_gather_again():

@@ -39,7 +39,7 @@ def matrix(kind: str, rows: int = 32, columns: int = 32) -> np.ndarray:
     return x.astype(np.float32)
 
 
-ORTHOGONALIZE = jax.jit(muon.orthogonalize, static_argnums=(1, 2))
+ORTHOGONALIZE = jax.jit(muon.orthogonalize, static_argnums=1)
 PRODUCTS = jax.jit(muon._products, static_argnums=1)
 
 
@@ -49,7 +49,7 @@ def polar_factor(x: np.ndarray) -> np.ndarray:
 
 
 def orthogonalized(x: np.ndarray, iterations: int, dtype=None) -> np.ndarray:
-    return np.asarray(ORTHOGONALIZE(x[None], iterations, dtype)[0], np.float64)
+    return np.asarray(ORTHOGONALIZE(jnp.asarray(x[None], dtype), iterations)[0], np.float64)
 
 
 # --- the polar factor -----------------------------------------------------------------------------------
@@ -125,7 +125,6 @@ def test_size_does_not_count_and_zero_stays_zero():
     for factor in (1e-15, 1e10):
         np.testing.assert_allclose(orthogonalized(factor * x, 5), orthogonalized(x, 5), atol=1e-4)
     np.testing.assert_array_equal(orthogonalized(np.zeros((4, 4), np.float32), 5), 0.0)
-    assert muon.orthogonalize(jnp.ones((1, 2, 2)), 5, jnp.bfloat16).dtype == jnp.float32
 
 
 # --- kernels as matrices --------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def changes(width: int, name: str, parametrization: str) -> tuple[float, float]:
     )
     model, schedule = GPT(cfg), optim.make_schedule(optim_cfg, 5)
     optimizer = optim.make_optimizer(optim_cfg, schedule)
-    step = make_train_step(model, optimizer, schedule)
+    step = make_train_step(model, optimizer, schedule, config.Config())
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, cfg.vocab_size, size=(16, 17)))
 
     def outputs(params):

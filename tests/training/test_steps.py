@@ -41,13 +41,17 @@ def traces() -> list[int]:
 @pytest.fixture(scope="module")
 def train_step(traces):
     """One compiled step for all tests."""
-    step = steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE)
+    step = steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE, config.Config())
 
     def traced(state, batch, key):
         traces.append(1)
         return step(state, batch, key)
 
     return jax.jit(traced)
+
+
+def in_parts_of(parts: int) -> config.Config:
+    return config.Config(train=config.TrainConfig(grad_accumulation_steps=parts))
 
 
 def assert_same_bits(a, b) -> None:
@@ -133,7 +137,7 @@ def test_accumulation_equals_the_whole_batch(start, train_step):
     rounding, as a key's bias has it."""
     whole_state, whole_metrics = train_step(start, BATCH, KEY)
     for parts in (2, 4):
-        in_parts = jax.jit(steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE, parts))
+        in_parts = jax.jit(steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE, in_parts_of(parts)))
         state, metrics = in_parts(start, BATCH, KEY)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -169,7 +173,7 @@ SAME = np.repeat(BATCH[:1], 2, axis=0)  # twice the same window
 @pytest.fixture(scope="module")
 def dropped_step():
     """A step with dropout, in two parts."""
-    return jax.jit(steps.make_train_step(DROPPED, OPTIMIZER, SCHEDULE, grad_accumulation_steps=2))
+    return jax.jit(steps.make_train_step(DROPPED, OPTIMIZER, SCHEDULE, in_parts_of(2)))
 
 
 def test_dropout_is_a_function_of_step_and_key_not_of_history(start, dropped_step):
@@ -239,7 +243,7 @@ def test_padding_rows_get_no_probability_and_no_gradient():
 
 
 def test_steps_in_one_dispatch_equal_steps_one_by_one_with_batches_cut_on_either_side(start):
-    step = steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE)
+    step = steps.make_train_step(GPT(CFG), OPTIMIZER, SCHEDULE, config.Config())
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 13, 100), jnp.uint16)
     starts = np.array([[0, 9, 50, 91], [3, 2, 1, 60], [7, 7, 80, 20]], np.int32)
     windows = np.asarray(ids)[starts[..., None] + np.arange(9)].astype(np.int32)
@@ -249,7 +253,12 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one_with_batches_cut_on_either
         one_by_one, metrics = jax.jit(step)(one_by_one, batch, KEY)
         expected.append(metrics)
     for on_device in (False, True):
-        dispatch = jax.jit(steps.make_dispatch(step, 3, 8, on_device))
+        three = config.Config(
+            model=CFG,
+            data=config.DataConfig(on_device=on_device),
+            train=config.TrainConfig(steps_per_dispatch=3),
+        )
+        dispatch = jax.jit(steps.make_dispatch(step, three))
         state, metrics = dispatch(start, ids, starts if on_device else windows, KEY)
         assert int(state.step) == 3 and metrics["loss"].shape == (3,)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), state, one_by_one)
