@@ -49,7 +49,7 @@ def attention_weights(scores_BHTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
 
 @attention_weights.defjvp
 def _weights_jvp(primals, tangents):
-    """In terms of the weights alone, which are 0 outside the mask: nothing else is kept for the backward pass."""
+    """A function of the weights alone (0 outside the mask): nothing else is kept for the backward pass."""
     weights_BHTS = attention_weights(*primals)
     product_BHTS = weights_BHTS * tangents[0]
     return weights_BHTS, product_BHTS - weights_BHTS * product_BHTS.sum(axis=-1, keepdims=True)
@@ -83,7 +83,7 @@ def fused_attention(
 
 
 def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
-    """Whether attention is computed by the fused kernel. Raises UserError if it is asked for and there is no GPU."""
+    """Whether attention is computed by the fused kernel. Raises UserError for 'cudnn' without a GPU."""
     on_gpu = jax.default_backend() == "gpu"
     if attention == "cudnn" and not on_gpu:
         raise UserError(
@@ -96,8 +96,8 @@ def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
 class Attention(nn.Module):
     """Every head proposes a change of the stream; W_O mixes them into one.
 
-    concat(heads) W_O equals the sum over heads of head_h W_O[h]. The kernel of `out` is stored as [H, K, D], so that
-    the part of each head can be read off.
+    concat(heads) W_O is the sum over heads of head_h W_O[h]. The kernel of `out` is stored as [H, K, D], one W_O[h] per
+    head.
     """
 
     cfg: config.ModelConfig
@@ -135,12 +135,12 @@ class Attention(nn.Module):
             heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
         else:
             scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
-            # Among these tokens only the distance counts.
+            # Among these tokens the mask depends only on distances.
             T = x_BTD.shape[1]
             seen_by = np.arange(T) if cfg.causal else np.full(T, T - 1)
             mask_BTS = causal_mask(seen_by[None], T, cfg.attention_window)
             if past is not None:
-                # And the tokens of the cache, which is only read here: it is written after the last layer.
+                # The tokens of the cache come first. It is written after the last layer.
                 keys_BSGK, values_BSGK, length_B = past
                 kept = attention_scores(q_BTHK, keys_BSGK, cfg.attention_scale, cfg.attention_softcap)
                 S = keys_BSGK.shape[1]

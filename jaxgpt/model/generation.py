@@ -2,12 +2,12 @@
 
     python -m jaxgpt.generate --workdir runs/char --prompt "ROMEO:" --max_new_tokens 400
 
-A sample is a function of (params, prompt, settings, seed, sample number): it is the same alone and in a batch,
-cached or not.
+A sample is a function of (params, prompt, settings, seed, sample number): it is the same alone and in a batch, with
+a cache and without.
 
-Past context_length the window slides in jumps: when it is full, the older half is dropped and the rest is read again
-from position 0 (`window_start`). So every token sees context_length / 2 to context_length tokens before it, if the text
-has as many.
+Past context_length the window moves in jumps: when it is full, the older half is dropped and the rest is read again
+from position 0 (`window_start`). So every token sees the last context_length / 2 to context_length tokens, or all
+tokens of a shorter text.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Sampler:
 
 
 class Scores(NamedTuple):
-    """What the model (temperature 1, all tokens) predicted for tokens that were drawn."""
+    """The model's own prediction (temperature 1, all tokens) for tokens that were drawn."""
 
     p: jax.Array  # probability
     rank: jax.Array  # 1 for the most probable
@@ -92,7 +92,7 @@ def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
     log_p_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32), axis=-1)
     own_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
     p_BV = jnp.exp(log_p_BV)
-    # 0 log 0 is 0: rows beyond the vocabulary have -inf.
+    # 0 log 0 is 0: log p is -inf outside the vocabulary.
     entropy_B = -jnp.where(p_BV > 0, p_BV * log_p_BV, 0.0).sum(axis=-1)
     return Scores(jnp.exp(own_B1[:, 0]), 1 + (log_p_BV > own_B1).sum(axis=-1), entropy_B)
 
@@ -172,7 +172,7 @@ def decode(
         cache, token_B, out_BT, kept_TBV = carry
         logits_BTV, cache = model.apply({"params": params}, token_B[:, None], cache=cache)
         token_B = sampler(logits_BTV[:, 0] / temperature, keys_B, index_B + i)
-        if scored:  # all at once after the loop: that costs a token the least
+        if scored:  # scores are computed once, after the loop: the fastest way
             kept_TBV = kept_TBV.at[i].set(logits_BTV[:, 0])
         return cache, token_B, out_BT.at[:, i].set(token_B), kept_TBV
 
@@ -215,8 +215,8 @@ def generate_pieces(
 ) -> Iterator[Piece]:
     """New ids in pieces [B, n], max_new_tokens in all; B = prompts x samples, the samples of a prompt in a row.
 
-    Prompts may differ in length. `chunk` limits the tokens of every piece after the first, for streaming. `scored`
-    pieces also have what the model predicted for each token.
+    Prompts may differ in length. `chunk` limits the tokens of every piece after the first, for streaming. With `scored`
+    a piece also has the Scores of its tokens.
     """
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
@@ -225,7 +225,7 @@ def generate_pieces(
         raise UserError(f"seed={seed}: give a number from 0 to {2**32 - 1}")
     for prompt in prompts:
         if len(prompt) == 0:
-            raise UserError("empty prompt: give at least one character to go on from")
+            raise UserError("empty prompt: give at least one character")
         if len(prompt) > T:
             raise UserError(f"the prompt has {len(prompt)} tokens, context_length={T}: shorten the prompt")
     rows = [(np.asarray(p, np.int32), s) for p in prompts for s in range(num_samples)]
@@ -262,7 +262,7 @@ def generate_pieces(
     while done < max_new_tokens:
         starts = np.array([window_start(length, T) for length in lengths])
         widths = lengths - starts
-        # Until the fullest row has to slide; then all rows are read again, which costs one pass.
+        # Until the window of the longest row moves. Then all rows are read again, in one pass.
         budget = min(max_new_tokens - done, T + 1 - int(widths.max()))
         tokens_BT = np.zeros((len(rows), min(slots, _power_of_two(max(16, int(widths.max()))))), np.int32)
         for row in range(len(rows)):

@@ -1,4 +1,4 @@
-"""How parameters start: standard deviations by path, one draw for a complete model, and initializers for its parts."""
+"""Initial parameters: standard deviations by path, one draw for a complete model, and initializers for its parts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ CONSTANTS = {
 
 
 def initial_std(cfg: ModelConfig, path: str, shape: tuple[int, ...]) -> float | None:
-    """The standard deviation that a matrix or table starts with; None for a constant (norms, biases, mixes).
-
-    As `init` says, times init_scale.
+    """The initial standard deviation of a matrix or table, times init_scale; None for a constant (norms, biases, mixes).
 
     "gpt2": 0.02, and 0.02 / sqrt(2 * num_layers) for layers that write to the residual stream, where 2 * num_layers
     terms are summed (Radford et al. 2019, section 2.3). "fan_in": tables 1, matrices 1 / sqrt(3 * fan_in), so

@@ -20,10 +20,9 @@ EPSILON = 1e-5  # in every norm
 
 
 def record(module: nn.Module, **values: jax.Array) -> None:
-    """Show values of a forward pass by name to a caller that asks for the collection "intermediates".
+    """Record values of a forward pass by name in the collection "intermediates", for inspect/capture.py.
 
-    If no caller asks (training, evaluation, generation), nothing is kept and the traced program is the same.
-    inspect/capture.py asks.
+    Without `mutable="intermediates"` (training, evaluation, generation) nothing is kept and the program does not change.
     """
     for name, value in values.items():
         module.sow("intermediates", name, value)
@@ -49,10 +48,9 @@ class Dropout(nn.Module):
 
 
 def _choices(field: str) -> dict[str, Callable]:
-    """The functions of this module that the choices of a config field name.
+    """The functions of this module, by name, for the choices of a config field.
 
-    So a new activation or norm costs its function and its name in config/fields.py. A gated activation ends
-    in "glu".
+    A new activation or norm costs its function here and its name in config/fields.py. A gated activation ends in "glu".
     """
     return {name: globals()[name] for name in FIELDS[field].choices}
 
@@ -109,7 +107,7 @@ def soft_cap(x: jax.Array, cap: float) -> jax.Array:
 def normalize(x: jax.Array, centered: bool) -> jax.Array:
     """x divided by its root mean square along the last axis, minus its mean first where `centered`; in x's dtype.
 
-    Computed in float32. The derivative is written by hand: derived by JAX, a step on a CPU takes a tenth longer.
+    Computed in float32. The derivative is written by hand: with JAX's own, a step on a CPU takes a tenth longer.
     """
     return _standardized(x, centered)[0].astype(x.dtype)
 
@@ -129,7 +127,7 @@ def _normalize_jvp(centered: bool, primals, tangents):
     step = scale * dx.astype(jnp.float32)
     # In this order, and with these signs, the transposed rule is the textbook's gradient to the last bit.
     mean = (-step).mean(axis=-1, keepdims=True) if centered else 0.0
-    # Equal to y, but an expression of its own: the compiler recomputes it, and costs.step_cost then counts it too.
+    # Equal to y, but a separate expression, so that the compiler recomputes it (and costs.step_cost counts that).
     again = y if centered else x.astype(jnp.float32) * scale
     dy = step + (again * (y * -step).mean(axis=-1, keepdims=True) + mean)
     return y.astype(x.dtype), dy.astype(x.dtype)
@@ -243,9 +241,8 @@ class Dense(nn.Module):
 
     With a lora_rank r it adds x A B times lora_alpha / r, with lora_a [in..., r] and lora_b [r, out...] (Hu et al. 2021).
 
-    Computed as one matrix product [B * T, in] x [in, out]. With the axes kept apart, XLA's CPU backend copies the
-    transposed gradient for the kernel's and recomputes there everything that it came from: a step takes 1.6 times
-    as long.
+    Computed as one matrix product [B * T, in] x [in, out]. With separate axes, XLA's CPU backend copies the transposed
+    gradient and recomputes its inputs there: a step takes 1.6 times as long.
     """
 
     cfg: config.ModelConfig
@@ -270,7 +267,7 @@ class Dense(nn.Module):
 
 
 class Kernel(nn.Module):
-    """The kernel of the linear layer of this name alone, for a caller that multiplies with it itself."""
+    """Only the kernel of the linear layer of this name, for a caller that multiplies with it itself."""
 
     cfg: config.ModelConfig
 

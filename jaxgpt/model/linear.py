@@ -1,4 +1,4 @@
-"""The table of linear layers: all that is known about each of them stands in its row.
+"""The table of linear layers: one row has all facts about one layer.
 
 A new linear layer costs a call of `layers.Dense` in its module and one row here. Sharding, initial values, Muon, muP,
 LoRA, the cost formulas and the GPT-2 export read the row. Letters as in gpt.py.
@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt.config import ModelConfig, UserError
 
-# Of each kind of axis: its size, and the mesh axis that it is split over.
+# The size of each kind of axis, and the mesh axis that splits it.
 LETTERS: dict[str, tuple[Callable[[ModelConfig], int], str | None]] = {
     "D": (lambda cfg: cfg.d_model, "fsdp"),
     "H": (lambda cfg: cfg.num_heads, "tensor"),
@@ -105,7 +105,7 @@ def of_path(path: str) -> Linear | None:
 
 
 def present(cfg: ModelConfig) -> list[Linear]:
-    """The layers that a model has; those of a module stand in every block."""
+    """The layers of a model; those of a module are in every block."""
     return [row for row in LINEAR.values() if row.exists(cfg)]
 
 

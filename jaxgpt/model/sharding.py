@@ -23,7 +23,7 @@ from jaxgpt import config
 from jaxgpt.common import machine
 from jaxgpt.config import UserError
 from jaxgpt.model.linear import LINEAR
-from jaxgpt.model.paths import named_leaves
+from jaxgpt.model.paths import map_named, named_leaves
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the mesh axes that split the rows of a batch
@@ -104,16 +104,13 @@ def check(sizes: Mapping[str, int], params: dict, cfg: config.Config) -> None:
 
 
 def device_memory() -> int:
-    """Bytes that the first device may use; on a CPU, which does not say, the memory of the machine."""
+    """Bytes that the first device may use; on a CPU, the memory of the machine."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or machine.memory()
 
 
 def fits_twice(tree: Any) -> bool:
-    """Whether a second copy of these arrays fits on the devices.
-
-    On a CPU, which does not report its memory: whether they take at most a quarter of the machine's.
-    """
+    """Whether a second copy of these arrays fits on the devices; on a CPU, into a quarter of the machine's memory."""
     sizes: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
@@ -144,7 +141,7 @@ def specs(params: dict, tree: Any) -> Any:
         names = ("/".join(words[start:]) for start in range(len(words)))
         return next((spec(name) for name in names if shapes.get(name) == leaf.shape), P())
 
-    return jax.tree.unflatten(jax.tree.structure(tree), [one(*named) for named in named_leaves(tree)])
+    return map_named(one, tree)
 
 
 def bytes_per_device(sizes: Mapping[str, int], params: dict, tree: Any) -> int:
@@ -181,7 +178,7 @@ def use_mesh(mesh: jax.sharding.Mesh):
 
 
 def _mesh_in_use() -> jax.sharding.AbstractMesh | None:
-    """The mesh of `use_mesh`, or None; `lanes.map_lanes` has a mesh of its own, whose lanes are complete models."""
+    """The mesh of `use_mesh`, or None: the mesh of `lanes.map_lanes` has other axes."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if AXES[0] in mesh.axis_names else None
 

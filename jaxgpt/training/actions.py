@@ -1,4 +1,4 @@
-"""What the loop does between two steps: evaluate, keep embedding tables, save.
+"""The actions of the loop between two steps: evaluate, keep embedding tables, save.
 
 An action has two methods: `due(step)` gives the runs for which it is due at this step, `run(...)` does it for them. A new
 action is one class here and one entry in `ACTIONS`.

@@ -22,7 +22,7 @@ from jaxgpt.model.parameters import count_params, init_params
 from jaxgpt.training import costs, preflight
 from jaxgpt.training.programs import SingleRun
 
-# Dense bfloat16 FLOP/s from NVIDIA's data sheets, without sparsity. The first name in the device's kind counts.
+# Dense bfloat16 FLOP/s from NVIDIA's data sheets, without sparsity. The first name that matches the device counts.
 DATASHEET = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -35,7 +35,7 @@ DATASHEET = {
     "RTX 4090": 165e12,
 }
 GPT2_VOCABULARY = 50_257
-OTHER_VOCABULARY = 256  # where only the text would tell: about that of a char tokenizer
+OTHER_VOCABULARY = 256  # where it depends on the text: about that of a char tokenizer
 DECODE_BATCHES = (1, 64)
 
 
@@ -87,7 +87,7 @@ def memory_bandwidth(num_bytes: int, seconds: float = 0.5) -> float:
 
 
 def machine(dtype: str) -> dict[str, Any]:
-    """The device and its measured ceilings: matrix products in the compute dtype, and reading memory."""
+    """The device and its measured ceilings: matrix products in `dtype`, and reading memory."""
     on_cpu = jax.default_backend() == "cpu"
     kind = jax.devices()[0].device_kind
     sizes = (1024, 2048) if on_cpu else (4096, 8192)
@@ -171,9 +171,9 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
 def bench_decoding(
     cfg: Config, limits: dict[str, Any], batch_size: int, new_tokens: int, repeats: int
 ) -> dict[str, Any]:
-    """Prefill and decoding speed of generate.py's programs, greedy, with new parameters.
+    """Prefill and decoding speed of generation.py, greedy, with new parameters.
 
-    The bound is that of main memory: a model that fits into a CPU's caches may exceed it.
+    The bound is the bandwidth of main memory: a model that fits into a CPU's caches may exceed it.
     """
     model, T = GPT(cfg.model), cfg.model.context_length
     params = init_params(model, jax.random.key(0))
@@ -256,7 +256,7 @@ def decoding_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
 
 
 def sweep_text(field: str, results: list[dict[str, Any]]) -> str:
-    """A table with one line per value, and the growth of each cost from line to line."""
+    """A table with one line per value; growth is relative to the line before."""
     header = (
         f"{field:<28}{'ms per step':>12}{'growth':>9}{'tokens/s':>13}{'GiB':>9}{'growth':>9}{'compile s':>11}"
     )

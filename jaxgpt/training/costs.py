@@ -1,9 +1,8 @@
 """The cost of a run before it runs: operations of its matrix products, and memory of a training step.
 
-Operations count a multiplication and an addition each, in matrix products alone, as PaLM (Chowdhery et al. 2022,
-appendix B) and nanoGPT count them: attention as the full T x T square, though a causal mask discards half of it,
-and no elementwise work. "Model" operations are those of the formula; "hardware" operations include what a
-remat policy recomputes.
+Operations are counted as in PaLM (Chowdhery et al. 2022, appendix B) and nanoGPT: the multiplications and additions of
+matrix products, with attention as the full T x T square, though a causal mask discards half of it. Elementwise work is
+not counted. "Model" operations are those of the formula; "hardware" operations include recomputation by a remat policy.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class ForwardFlops:
     """Operations per token of one pass over a full window, by part of the model."""
 
     projections: int  # queries, keys, values, and the mix of the heads
-    attention: int  # scores and weighted values: the only part that grows with T
+    attention: int  # scores and weighted values; the only part that depends on T
     mlp: int
     head: int  # the logits of all rows of the table, padding included
     embedding: int = 0  # from the width of a narrow token table to d_model
@@ -48,7 +47,7 @@ class ForwardFlops:
 
 
 def matmul_params(cfg: config.ModelConfig) -> int:
-    """Parameters that a token is multiplied with: no biases, norms or tables used for lookup only.
+    """The number of parameters in matrix products: no biases, norms or tables used for lookup only.
 
     The projection of a narrow tied table counts twice: it is used at both ends.
     """
@@ -59,7 +58,7 @@ def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
     """Operations per token of a forward pass over windows of context_length tokens."""
 
     def products(layer: linear.Linear) -> int:
-        """Of a linear layer with its low-rank change."""
+        """Operations of a linear layer with its low-rank change."""
         fan_in, fan_out = layer.fans(cfg)
         return 2 * (fan_in * fan_out + layer.rank(cfg) * (fan_in + fan_out))
 
@@ -86,7 +85,7 @@ def train_flops_per_token(cfg: config.ModelConfig) -> int:
 
 
 def train_flops_per_step(cfg: Config) -> int:
-    """Model operations of an optimizer step, over all accumulation parts, without those of the optimizer."""
+    """Model operations of a step over all accumulation parts, without those of the optimizer."""
     return train_flops_per_token(cfg.model) * cfg.data.batch_size * cfg.model.context_length
 
 
@@ -95,13 +94,13 @@ def train_flops_per_step(cfg: Config) -> int:
 
 @dataclass(frozen=True)
 class DecodeCost:
-    """One more token for each of B rows, with a cache."""
+    """Bytes read for one more token in each of B rows, with a cache."""
 
-    param_bytes: int  # read once, whatever B is
+    param_bytes: int  # read once, for any B
     cache_bytes: int  # read for all rows together
 
     def tokens_per_second(self, batch_size: int, bytes_per_second: float) -> float:
-        """The most that memory allows: every byte is read once a step and nothing else is waited for."""
+        """The bound by memory bandwidth: every byte is read once per step."""
         return batch_size * bytes_per_second / (self.param_bytes + self.cache_bytes)
 
 
@@ -128,7 +127,7 @@ def decode_cost(cfg: config.ModelConfig, batch_size: int) -> DecodeCost:
 
 
 def abstract_step(cfg: Config) -> tuple[Callable, tuple[Any, Any, Any]]:
-    """The train step of a config and its arguments (state, batch, key) as shapes: what train.py jits."""
+    """The train step of a config and the shapes of its arguments (state, batch, key)."""
     parts = build(cfg)
     state = state_shapes(parts.model, parts.optimizer)
     batch = jax.ShapeDtypeStruct((cfg.data.batch_size, cfg.model.context_length + 1), jnp.int32)
@@ -143,14 +142,14 @@ def tree_bytes(tree: Any) -> int:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training step on one device: params, opt_state and batch all the time, the rest at the peak."""
+    """Bytes of a training step on one device, at the peak."""
 
     params: int
     opt_state: int
     batch: int
     gradients: int
-    logits: int  # all that has one number for each token of the vocabulary, but parameters' shapes
-    activations: int  # all else that is alive then
+    logits: int  # arrays with an axis of the vocabulary, except gradients
+    activations: int  # everything else
 
     @property
     def total(self) -> int:
@@ -163,10 +162,10 @@ class Memory:
 
 
 def memory_per_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> Memory:
-    """A step's memory on each device of a mesh of such sizes.
+    """A step's memory on each device of a mesh of these sizes.
 
-    Parameters and optimizer by their places, gradients as parameters; batch, logits and activations by the rows, the
-    logits by the vocabulary too. What `tensor` takes off the activations, and what gathering a layer adds, is left out.
+    Parameters, optimizer and gradients are split as sharding.specs says; batch, logits and activations by rows; logits
+    also by vocabulary. Not modelled: activations split over `tensor`, and the gathered copy of a layer.
     """
     _, (state, *_) = abstract_step(cfg)
     params = bytes_per_device(sizes, state.params, state.params)
@@ -183,10 +182,10 @@ def memory_per_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one optimizer step takes, read off its trace. Operations are of matrix products."""
+    """The cost of one optimizer step, from its trace. Operations are those of matrix products."""
 
-    model_flops: int  # by formula; where parameters are frozen, as traced without remat
-    recomputed_flops: int  # what the remat policy computes a second time
+    model_flops: int  # by formula; with frozen parameters, as traced without remat
+    recomputed_flops: int  # by the remat policy
     optimizer_flops: int  # Muon's products
     memory: Memory
 
@@ -198,17 +197,17 @@ class StepCost:
 def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     """The cost of a step on a backend ("cpu", "gpu"; None: JAX's), without compiling or allocating anything.
 
-    Memory is within 15 % of what the compiler plans on a CPU for the shapes of tests/training/test_costs.py; with dropout in explicit
-    attention it is told a fifth too low there.
+    Memory is within 15 % of the compiler's plan on a CPU for the shapes of tests/training/test_costs.py, and a fifth too
+    low with dropout in explicit attention.
 
-    A model of more than four layers is traced with two and with three: what a layer adds is the same for all
-    but the first. Accumulation is taken as one part of the batch and a second set of gradients.
+    A model of more than four layers is traced with two and with three: every layer after the first adds the same.
+    Accumulation counts as one part of the batch and a second set of gradients.
     """
     backend = backend or jax.default_backend()
     parts = cfg.train.grad_accumulation_steps
     part = {"data.batch_size": cfg.data.batch_size // parts, "train.grad_accumulation_steps": 1}
     layers = cfg.model.num_layers
-    # Rules that name single blocks make them unlike.
+    # Rules for single blocks: the blocks differ.
     by_block = any(re.search(r"block_[^*]", rule) for rule in cfg.optim.trainable)
     counts = [layers] if layers <= 4 or by_block else [2, 3]
 
@@ -251,7 +250,7 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one trace shows. In each phase memory is linear in the number of layers."""
+    """The costs in one trace. In each phase memory is linear in the number of layers."""
 
     flops: tuple[int, int]  # of forward and backward; of the optimizer
     arguments: tuple[int, int, int]  # bytes of params, opt_state, batch
@@ -259,26 +258,26 @@ class _Reading:
 
 
 def _read_step(cfg: Config, backend: str) -> _Reading:
-    # Fused attention is one operation without inner products; the formula counts those of the explicit one.
+    # The formula counts the products of explicit attention; fused attention is one operation in a trace.
     fused = uses_fused_attention(cfg.model, cfg.train.attention)
     explicit = with_values(cfg, {"train.attention": "explicit"})
     fuses_broadcasts = backend != "cpu"
     step, abstract = abstract_step(explicit)
     counted = program = liveness.trace(step, *abstract)
     if backend == "cpu" and cfg.train.remat != "none":
-        # XLA's CPU backend moves what is computed twice to where it is computed first: time goes, memory stays.
+        # XLA's CPU backend merges recomputed values with the first ones: remat frees no memory there.
         program = liveness.trace(abstract_step(with_values(explicit, {"train.remat": "none"}))[0], *abstract)
     elif fused:
         program = liveness.trace(abstract_step(cfg)[0], *abstract)
     state, batch, _ = abstract
-    # A gradient is told by its shape; on the way to the parameter's own it may be transposed or flat.
+    # A gradient has the shape of its parameter, possibly transposed.
     matrix_shapes = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1}
     rows = {cfg.model.table_rows, cfg.model.vocab_size}
 
     def kind(shape: tuple[int, ...]) -> int:
         return 0 if tuple(sorted(shape)) in matrix_shapes else 1 if rows.intersection(shape) else 2
 
-    # Two peaks: while the last layer's backward pass still finds all activations; and once few are left.
+    # Two peaks: in the last layer's backward pass, with all activations alive, and later, with few.
     last = f"block_{cfg.model.num_layers - 1}/"
     middle = max((i for i, op in enumerate(program.operations) if last in op.scope + "/"), default=0)
     peaks = [(-1, (0, 0, 0)), (-1, (0, 0, 0))]

@@ -142,7 +142,7 @@ def figures(result: Evaluation, ids: np.ndarray, tokenizer: tokenizers.Tokenizer
     bits = result.total_bits
     found = {
         **asdict(result),
-        # JSON has no nan: a single window has no spread to tell an error from.
+        # JSON has no nan, the error of a single window.
         "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
         "perplexity": result.perplexity,
         "bits_per_char": bits / max(1, int(num_chars[predicted].sum())),

@@ -40,7 +40,7 @@ class Guard:
     ) -> str:
         """Look at one step's `bad`, `loss` and `grad_norms`. Returns "" for a good step, a line for a skipped one.
 
-        Raises UserError where the step ends the run; only then are `params` and `last_checkpoint` asked for.
+        Raises UserError where the step ends the run; only then are `params` and `last_checkpoint` called.
         """
         if not metrics["bad"]:
             self._in_a_row = 0
@@ -89,11 +89,11 @@ class Watchdog:
         self._doing, self._since = what, time.monotonic()
 
     def _watch(self) -> None:
-        told = 0.0
+        warned = 0.0
         while not self._over.wait(self._seconds / 10):
             now = time.monotonic()
-            if now - max(self._since, told) >= self._seconds:
-                told = now
+            if now - max(self._since, warned) >= self._seconds:
+                warned = now
                 print(
                     f"warning: {self._doing} has taken {now - self._since:.0f} s and has not ended; a device or a file "
                     "system may hang (what is saved is safe; a kill loses the steps since)",

@@ -1,4 +1,4 @@
-"""The cost of a traced program, read off its jaxpr: nothing is compiled or allocated.
+"""The cost of a traced program, from its jaxpr: nothing is compiled or allocated.
 
 `read` inlines the calls in a jaxpr. The `Program` that it returns has the operations of matrix products; `alive` gives the
 bytes that are alive at each point after fusion. The rules of fusion are the same for every program:
@@ -36,7 +36,6 @@ _ELEMENTWISE = set(
     "reduce_precision copy_start empty full pvary".split()
 )
 _FUSIBLE = _ELEMENTWISE | _TRANSCENDENTAL
-_KEEPS_ZERO = set("broadcast_in_dim convert_element_type square neg mul".split())
 _LOOPS = {"scan", "while", "cond"}
 
 
@@ -70,7 +69,7 @@ class Program:
 
 def read(closed: core.ClosedJaxpr) -> Program:
     """The program of a jaxpr (from jax.make_jaxpr), without operations that its results do not need."""
-    program, seen, zeros = Program(), {}, set()
+    program, seen = Program(), {}
 
     def new(aval: Any) -> int:
         program.shapes.append(tuple(aval.shape))
@@ -106,11 +105,6 @@ def read(closed: core.ClosedJaxpr) -> Program:
             if view and inputs:
                 names[eqn.outvars[0]] = inputs[0]
                 continue
-            if name in ("add", "add_any") and eqn.outvars[0].aval.shape == eqn.invars[0].aval.shape:
-                others = [n for n in inputs if n not in zeros]
-                if len(others) == 1 and len(inputs) == 2:  # x + 0, as of a real number's imaginary part
-                    names[eqn.outvars[0]] = others[0]
-                    continue
             op = Operation(name, inputs, [], here)
             same = None  # operations with equal `same` are merged by the compiler
             if name in _FUSIBLE | _REDUCTIONS and len(inputs) == len(eqn.invars):
@@ -123,9 +117,6 @@ def read(closed: core.ClosedJaxpr) -> Program:
                 op.outputs.append(names[out])
             if same is not None:
                 seen[same] = op.outputs[0]
-            of_zeros = all(a.val is not None and not np.any(a.val) for a in eqn.invars if _is_literal(a))
-            if name in _KEEPS_ZERO and eqn.invars and of_zeros and zeros.issuperset(inputs):
-                zeros.update(op.outputs)
             if name == "dot_general":
                 op.flops = _matmul_flops(eqn)
             for body in _jaxprs(eqn.params) if name in _LOOPS else ():

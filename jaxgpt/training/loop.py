@@ -1,6 +1,6 @@
 """The training loop. It drives one run in one folder, or several runs as lanes of one compiled program.
 
-Stopped anywhere, by a signal or by a kill, and started again, a run gives bit for bit what it gives uninterrupted:
+A run that was stopped anywhere, by a signal or a kill, and resumed gives bit for bit the result of an uninterrupted run:
 a batch and a dropout mask are functions of the step.
 """
 
@@ -44,7 +44,7 @@ class Result:
 
 
 class StepMismatch(UserError):
-    """Runs that share a program stand at different steps."""
+    """Runs that share a program are at different steps."""
 
 
 class Trainer:
@@ -94,7 +94,7 @@ class Trainer:
         found = [run.newest(self.program.shapes) for run in self.runs]
         steps = sorted({0 if state is None else int(state.step) for state in found})
         if len(steps) > 1:
-            raise StepMismatch(f"the runs stand at different steps: {', '.join(map(str, steps))}")
+            raise StepMismatch(f"the runs are at different steps: {', '.join(map(str, steps))}")
         return self.init() if found[0] is None else self.program.stack(found), steps[0]
 
     def run(self, stop_at: int | None = None) -> list[Result]:

@@ -61,9 +61,9 @@ def _best_quintic(low: float, high: float) -> np.ndarray:
 def polar_express(iterations: int) -> tuple[tuple[float, float, float], ...]:
     """Coefficients (a, b, c) of each step's a x + b x^3 + c x^5, which together take [low, 1] to near 1.
 
-    Each is the best for the interval in which the steps before it leave the singular values. With 5 or more steps they
-    are the paper's (section 3.4, low = 1e-3). Fewer steps can't raise values that small without harming the others, so
-    low is 10^-2.5 with 4 steps, 10^-2 with 3, and so on.
+    Each is the best on the interval that the steps before it map the singular values to. With 5 or more steps they are
+    the paper's (section 3.4, low = 1e-3). Fewer steps can't raise values that small without harming the others: low is
+    10^-2.5 with 4 steps, 10^-2 with 3, and so on.
     """
     low, high = max(1e-3, 10.0 ** (-(iterations + 1) / 2)), 1.0
     cushion = 0.02407327424182761  # the paper's limit of the interval, so that small values grow
@@ -93,8 +93,8 @@ def _products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
 def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
     """The same with steps on X X^T: about 4 I^3 multiplications per step, and I^2 J twice in all.
 
-    Cheaper than `_products` from J = 1.5 I on. X X^T has the squares of the singular values, so this needs float32, and
-    at most 5 steps at a time: an eigenvalue 0 that rounding makes negative grows without bound.
+    Cheaper than `_products` if J >= 1.5 I. X X^T has the squares of the singular values, so this needs float32, and at
+    most 5 steps at a time: a zero eigenvalue that rounding makes negative grows without bound.
     """
     multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # on GPUs, no TF32
     gram_NII = multiply(x_NIJ, x_NIJ.mT)
@@ -107,13 +107,13 @@ def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
 
 
 def orthogonalize(x_NIJ: jax.Array, iterations: int = 5) -> jax.Array:
-    """About U V^T for each matrix U S V^T, whatever its size: singular values near 1; a zero matrix stays 0.
+    """About U V^T for each matrix U S V^T, at any scale: singular values near 1; a zero matrix stays 0.
 
     I <= J is cheaper than J < I: the products are with I x I matrices. Values below 1e-3 of the Frobenius norm come
     out smaller than 1: see `polar_express`.
     """
     norms_N11 = jnp.linalg.norm(x_NIJ.astype(jnp.float32), axis=(1, 2), keepdims=True)
-    # The tiny summand is for zeros only: the scale of a gradient must not matter.
+    # 1e-30 is for zeros only: the scale of a gradient must not matter.
     scaled_NIJ = (x_NIJ / (1.01 * norms_N11 + 1e-30)).astype(x_NIJ.dtype)
     _, rows, columns = x_NIJ.shape
     by_gram = columns >= 1.5 * rows and scaled_NIJ.dtype == jnp.float32
@@ -130,7 +130,8 @@ def scale_by_polar_factor(iterations: int = 5) -> optax.GradientTransformation:
     """Hidden kernels' updates -> their polar factors times sqrt(max(1, fan_out / fan_in)).
 
     All matrices of one shape, or its transpose, over all layers are orthogonalized in one batch: a model has two or
-    three. With the factor, an update changes activations by the same proportion for every shape (Yang et al. 2023, "A Spectral Condition for Feature Learning").
+    three. With the factor, an update changes activations by the same proportion for every shape (Yang et al. 2023,
+    "A Spectral Condition for Feature Learning").
     """
 
     def update(updates, params=None):

@@ -67,7 +67,7 @@ def make_schedule(cfg: config.OptimConfig, num_steps: int) -> Schedule:
 
 
 def decay_mask(cfg: config.OptimConfig, params: dict) -> dict:
-    """For each parameter whether it decays: matrices do, tables only with decay_embeddings."""
+    """Whether each parameter decays: matrices do, tables only with decay_embeddings."""
     decaying = {"kernel", "lora_a", "lora_b", *(["embedding"] if cfg.decay_embeddings else [])}
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decaying, params)
 
@@ -85,8 +85,8 @@ def rate_multipliers(cfg: config.OptimConfig, params: dict) -> dict:
 
     (All others: tables, the projection of a narrow table, biases, norms, scalars, LoRA.) A wide matrix sums more
     inputs, and Adam moves all entries by the same amount, so its entries must move less. An orthogonal update needs
-    no factor: its largest singular value, sqrt(max(1, fan_out / fan_in)), is the same at every width, and so is how
-    far it moves an activation. All factors are 1 in the standard parametrization.
+    no factor: its largest singular value, sqrt(max(1, fan_out / fan_in)), does not depend on the width, nor does the
+    change of activations. All factors are 1 in the standard parametrization.
     """
     if cfg.parametrization == "standard":
         return jax.tree.map(lambda _: 1.0, params)
@@ -192,7 +192,7 @@ def _schedule_free(cfg: config.OptimConfig, schedule: Schedule) -> optax.Gradien
 
 
 def _own_rates(cfg: config.OptimConfig) -> list[optax.GradientTransformation]:
-    """The transformation that multiplies updates by optim.rates; none if optim.rates is empty."""
+    """The transformation that multiplies updates by optim.rates, if there are any."""
     if not cfg.rates:
         return []
     return [
@@ -271,7 +271,7 @@ def make_optimizer(cfg: config.OptimConfig, schedule: Schedule) -> optax.Gradien
     With an average, its state is the last entry of the state, a tuple.
     """
     links = [OPTIMIZERS[cfg.name](cfg, schedule)]
-    if cfg.name != "schedule_free":  # it has them inside, where its fast iterate moves
+    if cfg.name != "schedule_free":  # it applies them to its fast iterate
         links += _own_rates(cfg)
     if not is_off(cfg.grad_clip_norm):
         links.insert(0, optax.clip_by_global_norm(cfg.grad_clip_norm))

@@ -7,6 +7,7 @@ Only one matrix product is compiled, to measure the speed of the device.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -44,7 +45,7 @@ class DataSizes:
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter, or the same parameter of several equal blocks."""
+    """A parameter, or the parameter of this name in several equal blocks."""
 
     path: str
     shape: tuple[int, ...]
@@ -86,13 +87,13 @@ class Preflight:
 
 
 def best_seconds(once: Callable[[], Any], seconds: float) -> float:
-    """The shortest time of a call that is waited for, of those within `seconds`. The first call is not timed."""
+    """The shortest time of a call, waited for, among those that fit into `seconds`. The first call is not timed."""
     jax.block_until_ready(once())
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end or best == math.inf:
-        began = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(once())
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return best
 
 
@@ -105,7 +106,7 @@ def matmul_speed(dtype: str, size: int, seconds: float = 0.3) -> float:
 
 
 def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> list[Row]:
-    """A row for each parameter; equal ones of neighbouring blocks share a row: `block_0..11/mlp/up/kernel`."""
+    """A row for each parameter. Neighbouring blocks with equal parameters share one: `block_0..11/mlp/up/kernel`."""
     numbers: dict[tuple[str, tuple[int, ...], bool, bool], list[int]] = {}
     for path, leaf in named_leaves(shapes):
         block = re.fullmatch(r"block_(\d+)/(.+)", path)
@@ -113,7 +114,7 @@ def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> l
         numbers.setdefault(key, []).append(int(block[1]) if block else 0)
     rows = []
     for (path, shape, moving, in_block), found in numbers.items():
-        # Neighbours have the same distance from their place in the order.
+        # number - index is the same for neighbours.
         for _, group in itertools.groupby(enumerate(sorted(found)), lambda pair: pair[1] - pair[0]):
             first, *others = [number for _, number in group]
             prefix = f"block_{first}..{others[-1]}/" if others else f"block_{first}/"
@@ -251,18 +252,18 @@ def as_text(cfg: Config, found: Preflight) -> str:
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",
-        f"work                   {_number(found.flops_per_token)}FLOP per trained token"
+        f"work                   {_flop(found.flops_per_token)} per trained token"
         + (
             f" = 6 x {costs.matmul_params(cfg.model):,} matrix parameters{tied} + 12 L H K T for attention"
             if all_move
             else ", without the gradients of frozen parameters"
         ),
-        f"  a step               {_number(cost.model_flops)}FLOP"
-        + (f" + {_number(cost.recomputed_flops)}FLOP recomputed (remat)" if cost.recomputed_flops else "")
-        + (f" + {_number(cost.optimizer_flops)}FLOP of the optimizer" if cost.optimizer_flops else ""),
+        f"  a step               {_flop(cost.model_flops)}"
+        + (f" + {_flop(cost.recomputed_flops)} recomputed (remat)" if cost.recomputed_flops else "")
+        + (f" + {_flop(cost.optimizer_flops)} of the optimizer" if cost.optimizer_flops else ""),
         f"  tokens               {found.tokens_per_step:,} per step x {cfg.train.num_steps:,} steps = "
         f"{found.tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
-        f"  the run              {_number(cost.hardware_flops * cfg.train.num_steps)}FLOP",
+        f"  the run              {_flop(cost.hardware_flops * cfg.train.num_steps)}",
         "",
         f"memory of a step       {_bytes(found.memory_per_device.total)} predicted"
         + (f" on each of {devices} devices ({spread})" if devices > 1 else "")
@@ -291,7 +292,7 @@ def as_text(cfg: Config, found: Preflight) -> str:
         "",
         f"time                   {_duration(seconds * cfg.train.num_steps)} for the run, {_duration(seconds)} per "
         "step, without compilation and evaluation",
-        f"  measured             {_number(speed)}FLOP/s in a product of square {cfg.model.dtype} matrices",
+        f"  measured             {_flop(speed)}/s in a product of square {cfg.model.dtype} matrices",
         f"  assumed              {found.utilisation:.0%} of that for a step; python -m jaxgpt.bench measures it",
         "",
     ]
@@ -299,23 +300,16 @@ def as_text(cfg: Config, found: Preflight) -> str:
     return "\n".join(lines)
 
 
-def _bytes(count: float) -> str:
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:,.2f} {unit}"
-    return f"{count:.0f} B"
+def _scaled(count: float, units: dict[str, float], digits: int = 2) -> str:
+    """A count in the largest unit that it reaches: `3.20 TFLOP`."""
+    unit = next((unit for unit, size in units.items() if count >= size), list(units)[-1])
+    return f"{count / units[unit]:,.{digits}f} {unit}"
 
 
-def _number(count: float) -> str:
-    """3.2e12 as `3.20 T`."""
-    for unit, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count:.0f} "
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("years", 365 * 86_400), ("days", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds * 1000:.1f} ms"
+_bytes = functools.partial(_scaled, units={"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10})
+_flop = functools.partial(
+    _scaled, units={"ZFLOP": 1e21, "EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
+)
+_duration = functools.partial(
+    _scaled, units={"years": 365 * 86_400, "days": 86_400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3}, digits=1
+)

@@ -1,6 +1,6 @@
 """The compiled computation that the loop drives: one run over a mesh of devices, or several runs as lanes.
 
-`Program` is what the loop knows of it. `SingleRun` and `VmappedRuns` are its two implementations.
+`Program` is its interface to the loop. `SingleRun` and `VmappedRuns` implement it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import Config, UserError
@@ -14,12 +15,12 @@ from jaxgpt.data import tokenizers
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params, param_shapes
-from jaxgpt.model.paths import named_leaves
+from jaxgpt.model.paths import map_named
 from jaxgpt.training import trainable
 
 
 def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
-    """The config with every derived field filled in, and its rules on parameters checked. Raises UserError."""
+    """The config with every derived field set. Raises UserError where its rules on parameters do not fit."""
     model, train, optim = cfg.model, cfg.train, cfg.optim
     if model.vocab_size not in (None, tokenizer.vocab_size):
         raise UserError(
@@ -69,12 +70,10 @@ class Start:
 
     def params(self, model: GPT, key: jax.Array) -> dict:
         """All initial parameters: these, and the others as `init_params` draws them."""
-        drawn = init_params(model, key)
-        leaves = [
-            jax.numpy.asarray(self.arrays[path], leaf.dtype) if path in self.arrays else leaf
-            for path, leaf in named_leaves(drawn)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(drawn), leaves)
+        return map_named(
+            lambda path, drawn: jnp.asarray(self.arrays[path], drawn.dtype) if path in self.arrays else drawn,
+            init_params(model, key),
+        )
 
 
 def prepare(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start | None:

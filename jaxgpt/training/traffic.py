@@ -1,10 +1,11 @@
 """The bytes that devices send each other in a training step, by formula.
 
 In a ring of n devices, each device sends 2 (n - 1) / n of the bytes of an array to sum it (all-reduce), (n - 1) / n to
-collect its parts (all-gather), and as many to sum it into parts (reduce-scatter). Thakur et al. 2005, "Optimization of Collective Communication Operations in MPICH". With P bytes of
-parameters, of which a device uses P / tensor, and A bytes of the stream [rows of a device, T, D]:
+collect its parts (all-gather), and as many to sum it into parts (reduce-scatter). Thakur et al. 2005, "Optimization of
+Collective Communication Operations in MPICH". P is the bytes of all parameters (a device uses P / tensor), A those of the
+stream [rows of a device, T, D]:
 
-    data     all-reduce of the gradients that a device keeps                              P / (fsdp tensor)
+    data     all-reduce of the device's part of the gradients                             P / (fsdp tensor)
     fsdp     all-gather of the parameters, again in the backward pass where remat is on   P / tensor
              reduce-scatter of their gradients                                            P / tensor
     tensor   all-reduce of the stream, 2 in each layer forward and 2 backward, and        A
@@ -35,7 +36,7 @@ def all_reduce(size: float, devices: int) -> float:
 
 
 def all_gather(size: float, devices: int) -> float:
-    """Bytes that each device sends to collect `size` bytes held in equal parts; or for the reverse, a reduce-scatter."""
+    """Bytes that each device sends to collect `size` bytes stored in equal parts; also for a reduce-scatter."""
     return (devices - 1) / devices * size
 
 
@@ -53,9 +54,9 @@ class Traffic:
 
 
 def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
-    """Of the training step of a config whose model.vocab_size is known, on a mesh of such sizes."""
+    """The traffic of a training step on a mesh of these sizes. model.vocab_size must be set."""
     params = param_shapes(cfg.model)
-    moving = trainable.select(cfg.optim, params)  # what is frozen has no gradients to send
+    moving = trainable.select(cfg.optim, params)  # frozen parameters have no gradients
     kept = bytes_per_device(sizes, params, moving)
     used, used_moving = (bytes_per_device({**sizes, "fsdp": 1}, params, tree) for tree in (params, moving))
     rows = cfg.data.batch_size // math.prod(sizes[axis] for axis in BATCH)

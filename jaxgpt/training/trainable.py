@@ -5,8 +5,7 @@
     optim.rates=block_0/*=0.1,block_*=0.5
 
 A rule is a pattern as for file names (`*` matches any text, also slashes) on the paths that gpt.py lists. The first rule
-that matches a path counts. A frozen parameter has no gradient and no optimizer state, does not decay, and stays the same
-bit for bit.
+that matches a path counts. A frozen parameter has no gradient, no optimizer state and no decay: no bit of it changes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.model.paths import named_leaves
+from jaxgpt.model.paths import map_named, named_leaves
 
 
 def moves(cfg: config.OptimConfig, params: dict) -> Callable[[str], bool]:
@@ -51,10 +50,7 @@ def rates(cfg: config.OptimConfig, params: dict) -> dict:
     """The factor that optim.rates gives the learning rate of each parameter: a tree of floats."""
     rules = [(pattern, float(factor)) for pattern, _, factor in (r.rpartition("=") for r in cfg.rates)]
 
-    def one(path: str) -> float:
-        return next((factor for pattern, factor in rules if fnmatchcase(path, pattern)), 1.0)
-
-    return jax.tree.unflatten(jax.tree.structure(params), [one(path) for path, _ in named_leaves(params)])
+    return map_named(lambda path, _: next((x for rule, x in rules if fnmatchcase(path, rule)), 1.0), params)
 
 
 # --- rows of the token table ----------------------------------------------------------------------------
@@ -93,12 +89,12 @@ def check(cfg: config.OptimConfig, params: dict, vocab_size: int) -> None:
         for pattern in patterns:
             if not any(fnmatchcase(path, pattern) for path in paths):
                 problems.append(
-                    f"optim.{name}: {pattern!r} matches no parameter; near are {_near(pattern, paths)}"
+                    f"optim.{name}: {pattern!r} matches no parameter; close are {_near(pattern, paths)}"
                 )
     moving = moves(cfg, params)
     if not problems and not any(map(moving, paths)):
         problems.append(
-            f"optim.trainable={','.join(cfg.trainable)} lets no parameter move: add what does, such as '*' at the end"
+            f"optim.trainable={','.join(cfg.trainable)} trains no parameter: add a pattern to train, such as '*' at the end"
         )
     if cfg.train_rows_from >= vocab_size:
         problems.append(
@@ -107,7 +103,7 @@ def check(cfg: config.OptimConfig, params: dict, vocab_size: int) -> None:
     elif cfg.train_rows_from and not moving("token_embedding/embedding"):
         problems.append(
             f"optim.train_rows_from={cfg.train_rows_from}, but optim.trainable freezes token_embedding/embedding: "
-            "let it move, or leave train_rows_from out"
+            "train it, or leave train_rows_from out"
         )
     if problems:
         raise UserError("; ".join(problems))
