@@ -89,7 +89,7 @@ def test_json_on_stdout_is_nothing_but_json(capsys):
         ([*TOY, "--fast"], "unrecognized"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(arguments, word):
+def test_mistakes_are_refused_before_anything_is_measured(arguments, word):
     with pytest.raises(UserError, match=word):
         bench.main(arguments)
 

@@ -213,7 +213,7 @@ def generate_pieces(
     chunk: int | None = None,
     scored: bool = False,
 ) -> Iterator[Piece]:
-    """New ids in pieces [B, n], max_new_tokens in all; B = prompts x samples, the samples of a prompt in a row.
+    """New ids in pieces [B, n], max_new_tokens in all; B = prompts x samples; samples of a prompt are consecutive.
 
     Prompts may differ in length. `chunk` limits the tokens of every piece after the first, for streaming. With `scored`
     a piece also has the Scores of its tokens.

@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import is_off
-from jaxgpt.config.fields import FIELDS
 from jaxgpt.model.initial import GPT2_STD, initializer
 from jaxgpt.model.linear import LINEAR
 
@@ -44,23 +43,7 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
-# --- choices --------------------------------------------------------------------------------------------
-
-
-def _choices(field: str) -> dict[str, Callable]:
-    """The functions of this module, by name, for the choices of a config field.
-
-    A new activation or norm costs its function here and its name in config/fields.py. A gated activation ends in "glu".
-    """
-    return {name: globals()[name] for name in FIELDS[field].choices}
-
-
 # --- activations ----------------------------------------------------------------------------------------
-
-
-def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0); Vaswani et al. 2017."""
-    return jax.nn.relu(x)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -72,27 +55,15 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
-def gelu_tanh(x: jax.Array) -> jax.Array:
-    """GELU's tanh approximation, as in GPT-2."""
-    return jax.nn.gelu(x, approximate=True)
-
-
-def relu_squared(x: jax.Array) -> jax.Array:
-    """So et al. 2021 (Primer)."""
-    return jnp.square(jax.nn.relu(x))
-
-
-def swiglu(x: jax.Array) -> jax.Array:
-    """SiLU, of the gate; Shazeer 2020."""
-    return jax.nn.silu(x)
-
-
-def geglu(x: jax.Array) -> jax.Array:
-    """GELU, of the gate; Shazeer 2020."""
-    return gelu(x)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = _choices("model.activation")
+# The choices of model.activation; one that ends in "glu" is applied to the gate of a gated MLP.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,  # Vaswani et al. 2017
+    "gelu": gelu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),  # as in GPT-2
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
+    "swiglu": jax.nn.silu,  # Shazeer 2020
+    "geglu": gelu,  # Shazeer 2020
+}
 
 
 def soft_cap(x: jax.Array, cap: float) -> jax.Array:
@@ -165,7 +136,12 @@ def rmsnorm_plain(cfg: config.ModelConfig, name: str | None = None) -> Norm:
     return Norm(use_scale=False, name=name)
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = _choices("model.norm")
+# The choices of model.norm: (cfg, name) -> module.
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "layernorm": layernorm,
+    "rmsnorm": rmsnorm,
+    "rmsnorm_plain": rmsnorm_plain,
+}
 
 
 # --- positions ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -211,28 +211,24 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     by_block = any(re.search(r"block_[^*]", rule) for rule in cfg.optim.trainable)
     counts = [layers] if layers <= 4 or by_block else [2, 3]
 
-    def read(**changes: Any) -> list[_Reading]:
-        return [
+    def read(**changes: Any) -> _Reading:
+        """A step at full depth, by extrapolation."""
+        first, *second = (
             _read_step(with_values(cfg, part | {"model.num_layers": n} | changes), backend) for n in counts
-        ]
+        )
+        if not second:
+            return first
+        return jax.tree.map(lambda two, three: two + (layers - 2) * (three - two), first, *second)
 
-    readings = read()
-
-    def at_full_depth(*values: int) -> int:
-        return values[0] if len(values) == 1 else values[0] + (layers - 2) * (values[1] - values[0])
-
-    flops, optimizer_flops = (at_full_depth(*(r.flops[i] for r in readings)) for i in range(2))
-    params, opt_state, batch = (at_full_depth(*(r.arguments[i] for r in readings)) for i in range(3))
-    phases = [
-        tuple(at_full_depth(*(r.phases[phase][kind] for r in readings)) for kind in range(3))
-        for phase in range(2)
-    ]
-    gradients, logits, activations = max(phases, key=sum)
+    reading = read()
+    flops, optimizer_flops = reading.flops
+    params, opt_state, batch = reading.arguments
+    gradients, logits, activations = max(reading.phases, key=sum)
     model_flops = train_flops_per_step(cfg)
     shapes = param_shapes(cfg.model)
     if trainable.select(cfg.optim, shapes) is not shapes:
-        plain = readings if cfg.train.remat == "none" else read(**{"train.remat": "none"})
-        model_flops = parts * at_full_depth(*(r.flops[0] for r in plain))
+        plain = reading if cfg.train.remat == "none" else read(**{"train.remat": "none"})
+        model_flops = parts * plain.flops[0]
     return StepCost(
         model_flops=model_flops,
         recomputed_flops=flops * parts - model_flops,
@@ -248,8 +244,7 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     )
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(NamedTuple):
     """The costs in one trace. In each phase memory is linear in the number of layers."""
 
     flops: tuple[int, int]  # of forward and backward; of the optimizer

@@ -55,7 +55,7 @@ def _of_chunks(parts: jax.Array) -> jax.Array:
 
 
 def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int) -> jax.Array:
-    """`token_losses` [B, T], with the logits of `chunk` positions a window formed at a time."""
+    """`token_losses` [B, T], from the logits of `chunk` positions per window at a time."""
     parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
     return _of_chunks(jax.lax.map(lambda p: token_losses(logits(cfg, p[0], table_VD), p[1]), parts))
 
@@ -64,10 +64,10 @@ def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int) -> jax.Array:
 def chunked_mean_loss(
     cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, chunk: int
 ) -> jax.Array:
-    """The mean of `token_losses`, with the logits of `chunk` positions a window formed at a time.
+    """The mean of `token_losses`, from the logits of `chunk` positions per window at a time.
 
-    The gradient is taken chunk by chunk in the forward pass, while the chunk's logits are there, and not
-    formed again (as Hsu et al. 2024, Liger Kernel, section 3.2): exact, at no further cost.
+    Each chunk's gradient is computed in the forward pass, from the same logits (as Hsu et al. 2024, Liger Kernel,
+    section 3.2): exact, at no further cost.
     """
     return _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk).mean()
 
@@ -113,7 +113,7 @@ def mean_loss(
         rngs=None if dropout_key is None else {"dropout": dropout_key},
         method=GPT.features,
     )
-    x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # E for D where a tied table is narrow
+    x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # D is E if a tied table is narrow
     if loss_chunk:
         return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk)
     return token_losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:]).mean()

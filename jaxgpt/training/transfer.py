@@ -49,7 +49,7 @@ def open_source(folder: str) -> Run:
 
 
 def _function_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
-    """The fields in which the two compute different functions of the same parameters."""
+    """The fields that make the two compute different functions of equal parameters."""
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.metadata["meaning"].same_in_source]
     if here.position != "rotary":
         names.remove("rotary_base")

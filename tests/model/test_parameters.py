@@ -75,7 +75,7 @@ def test_all_parameters_are_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters.param_shapes(TINY))} == {jnp.dtype("float32")}
 
 
-def test_the_mlp_is_four_times_as_wide_unless_told():
+def test_the_mlp_is_four_times_as_wide_by_default():
     assert shapes(dataclasses.replace(TINY, d_ff=None))["block_0/mlp/up/kernel"] == (8, 32)
     assert shapes(TINY)["block_0/mlp/up/kernel"] == (8, 12)
 

@@ -122,7 +122,7 @@ def test_the_capture_of_a_model_without_a_mask_shows_that_there_is_none():
     np.testing.assert_allclose(shown.layers[0].weights_HTS.sum(-1), 1.0, rtol=1e-5)
 
 
-def test_what_cannot_go_with_a_missing_mask_is_told_before_the_run(tmp_path):
+def test_settings_that_need_a_causal_mask_are_refused_before_the_run(tmp_path):
     with pytest.raises(UserError, match=r"set train\.sample_tokens=0"):
         small_runs.small_config(tmp_path, model__causal=False)
     with pytest.raises(UserError, match="attention_window=4 counts the tokens before"):

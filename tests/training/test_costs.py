@@ -165,7 +165,7 @@ def test_memory_of_large_shapes(cfg):
 
 
 @pytest.mark.slow
-def test_with_dropout_of_attention_weights_the_compiler_keeps_more_than_is_told():
+def test_with_dropout_of_attention_weights_the_compiler_keeps_more_than_predicted():
     """A known error of the prediction: in each layer XLA's CPU backend writes the weights twice or thrice more."""
     cfg = a_run(dataclasses.replace(CHAR, dropout_rate=0.2), 64)
     planned = compiled(cfg).memory_analysis()

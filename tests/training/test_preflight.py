@@ -87,7 +87,7 @@ def test_warnings(cfg, facts, backend, word):
     assert sum(word in line for line in lines) == 1, lines
 
 
-def test_a_step_larger_than_the_device_is_told():
+def test_a_step_larger_than_the_device_gets_a_warning():
     memory = costs.Memory(params=3, opt_state=6, batch=0, gradients=3, logits=1, activations=7)
     lines = preflight.warnings(SMALL, None, None, memory, 19, "cpu")
     assert len(lines) == 1

@@ -12,7 +12,7 @@ from jaxgpt.training.profile_steps import ProfileSteps
 
 
 @pytest.mark.parametrize("spec", ["", "10", "15:10", "10:10", "a:b", "-1:3", "1:2:3"])
-def test_a_wrong_spec_is_told(spec):
+def test_a_wrong_spec_is_refused(spec):
     with pytest.raises(UserError, match="START:STOP"):
         ProfileSteps(spec, "nowhere")
 

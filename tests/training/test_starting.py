@@ -247,7 +247,7 @@ def test_low_rank_changes_start_as_none_and_merged_are_the_same_function():
     assert np.abs(logits - GPT(MODEL).apply(base, tokens)).max() > 0.01
 
 
-def test_with_low_rank_changes_they_alone_move_unless_told():
+def test_with_low_rank_matrices_only_they_are_trained_by_default():
     first, state, _ = after_steps(OptimConfig(warmup_steps=0), LORA, 2)
     now = leaves(state.params)
     moved = {path for path in first if not same(first[path], now[path])}
@@ -341,7 +341,7 @@ def test_a_run_that_goes_on_does_not_read_its_source_again(base, tmp_path):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_a_source_that_has_changed_before_the_first_checkpoint_is_told(base, tmp_path):
+def test_a_source_that_has_changed_before_the_first_checkpoint_is_refused(base, tmp_path):
     trainer = Trainer([(source(base), tmp_path)])
     trainer.runs[0].release()
     (tmp_path / "run.json").write_text(
