@@ -139,6 +139,6 @@ def test_the_bound_of_decoding_is_bytes_over_bandwidth(tmp_path):
     one = found["results"][0]["decoding"][0]
     from jaxgpt.config import from_config_dict
 
-    cost = costs.decode_cost(from_config_dict(found["results"][0]["config"]).model, 1)
-    expected = found["machine"]["read_bytes_per_second"] / (cost.param_bytes + cost.cache_bytes)
+    model = from_config_dict(found["results"][0]["config"]).model
+    expected = found["machine"]["read_bytes_per_second"] / sum(costs.decode_bytes(model, 1))
     assert one["bandwidth_bound_tokens_per_second"] == pytest.approx(expected)

@@ -159,31 +159,18 @@ def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
     return GPT2_STD * pairs.reshape(*positions.shape, d_model)
 
 
-class Sinusoidal(nn.Module):
-    """Positions without parameters; see `sinusoids`."""
-
-    cfg: config.ModelConfig
-
-    def __call__(self, positions_BT: jax.Array) -> jax.Array:
-        return sinusoids(positions_BT, self.cfg.d_model).astype(self.cfg.dtype)
-
-
-def _no_table(cfg: config.ModelConfig) -> None:
-    """Nothing is added: "rotary" rotates queries and keys instead, "none" relies on the mask alone."""
-    return None
-
-
-# Each makes a module: positions [B, T] -> vectors [B, T, D] that are added to the token vectors; or None.
-POSITIONS: dict[str, Callable[[config.ModelConfig], nn.Module | None]] = {
+# Each makes a function of positions [B, T] that gives the vectors [B, T, D] added to the token vectors. None: nothing is
+# added. "rotary" rotates queries and keys instead, "none" relies on the mask alone.
+POSITIONS: dict[str, Callable[[config.ModelConfig], Callable[[jax.Array], jax.Array] | None]] = {
     "learned": lambda cfg: nn.Embed(
         cfg.context_length,
         cfg.d_model,
         dtype=cfg.dtype,
         embedding_init=initializer("position_embedding/embedding", cfg),
     ),
-    "sinusoidal": lambda cfg: Sinusoidal(cfg),
-    "rotary": _no_table,
-    "none": _no_table,
+    "sinusoidal": lambda cfg: lambda positions_BT: sinusoids(positions_BT, cfg.d_model).astype(cfg.dtype),
+    "rotary": lambda cfg: None,
+    "none": lambda cfg: None,
 }
 
 

@@ -200,8 +200,10 @@ def bench_decoding(
         cache, token_B, _ = jax.block_until_ready(prefill())
         seconds.append(seconds_of(functools.partial(decode, cache, token_B))[1])
     token_seconds = statistics.median(seconds[1:]) / new_tokens
-    bound = costs.decode_cost(cfg.model, batch_size)
-    bound_tokens = bound.tokens_per_second(batch_size, limits["read_bytes_per_second"])
+    # Every byte is read once per step.
+    bound_tokens = (
+        batch_size * limits["read_bytes_per_second"] / sum(costs.decode_bytes(cfg.model, batch_size))
+    )
     return {
         "batch_size": batch_size,
         "prompt_tokens": prompt,

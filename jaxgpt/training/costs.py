@@ -92,35 +92,15 @@ def train_flops_per_step(cfg: Config) -> int:
 # --- decoding -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class DecodeCost:
-    """Bytes read for one more token in each of B rows, with a cache."""
+def decode_bytes(cfg: config.ModelConfig, batch_size: int) -> tuple[int, int]:
+    """Bytes of parameters and of the cache that one more token for each of `batch_size` rows reads.
 
-    param_bytes: int  # read once, for any B
-    cache_bytes: int  # read for all rows together
-
-    def tokens_per_second(self, batch_size: int, bytes_per_second: float) -> float:
-        """The bound by memory bandwidth: every byte is read once per step."""
-        return batch_size * bytes_per_second / (self.param_bytes + self.cache_bytes)
-
-
-def decode_cost(cfg: config.ModelConfig, batch_size: int) -> DecodeCost:
-    """The cost of one decoding step with a cache of context_length tokens per row.
-
-    The complete cache is read: its size is static, the mask hides empty slots. Parameters are stored in float32,
-    whatever model.dtype is.
+    The complete cache of context_length tokens is read: its size is static, the mask hides empty slots. Parameters are
+    stored in float32 for any model.dtype.
     """
     itemsize = jnp.dtype(cfg.dtype).itemsize
-    return DecodeCost(
-        param_bytes=4 * matmul_params(cfg),
-        cache_bytes=batch_size
-        * 2
-        * cfg.num_layers
-        * cfg.context_length
-        * cfg.kv_heads
-        * cfg.head_dim
-        * itemsize,
-    )
+    per_row = 2 * cfg.num_layers * cfg.context_length * cfg.kv_heads * cfg.head_dim * itemsize
+    return 4 * matmul_params(cfg), batch_size * per_row
 
 
 # --- a training step, abstractly ------------------------------------------------------------------------

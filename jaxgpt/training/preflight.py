@@ -57,35 +57,6 @@ class Row:
         return self.copies * math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """The report of a dry run, in bytes, FLOPs of matrix products, and seconds."""
-
-    rows: list[Row]
-    num_params: int
-    num_trainable: int
-    mesh: dict[str, int]  # number of devices along each axis
-    cost: costs.StepCost
-    memory_per_device: costs.Memory  # of cost.memory
-    traffic: traffic.Traffic  # bytes that each device sends in a step
-    flops_per_token: int
-    tokens_per_step: int
-    tokens: int
-    epochs: float | None  # None: the data is not known
-    device: str
-    device_bytes: int
-    matmul_flops_per_second: float
-    utilisation: float  # assumed
-    warnings: list[str]
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Estimated from the measured matrix speed and the assumed utilisation, without communication."""
-        # Several CPU devices share one CPU.
-        devices = 1 if self.device == "cpu" else math.prod(self.mesh.values())
-        return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
-
-
 def best_seconds(once: Callable[[], Any], seconds: float) -> float:
     """The shortest time of a call, waited for, among those that fit into `seconds`. The first call is not timed."""
     jax.block_until_ready(once())
@@ -122,40 +93,37 @@ def param_rows(shapes: dict, moves: Callable[[str], bool] = lambda _: True) -> l
     return rows
 
 
-def report(cfg: Config, data: DataSizes | None) -> Preflight:
-    """The report on a resolved config. Without `data` it says nothing about the data."""
-    backend = jax.default_backend()
-    shapes = param_shapes(cfg.model)
-    rows = param_rows(shapes, trainable.moves(cfg.optim, shapes))
-    cost = costs.step_cost(cfg, backend)
-    tokens_per_step = cfg.data.batch_size * cfg.model.context_length
-    epochs = None
-    if data is not None and data.train_tokens > cfg.model.context_length:
-        epochs = cfg.train.num_steps / batches.steps_per_epoch(
-            data.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
-        )
-    device_bytes = sharding.device_memory()
-    sizes = sharding.mesh_sizes(cfg.mesh, jax.device_count())
-    sharding.check(sizes, shapes, cfg)
-    memory_per_device = costs.memory_per_device(cfg, cost.memory, sizes)
-    return Preflight(
-        rows=rows,
-        mesh=sizes,
-        memory_per_device=memory_per_device,
-        traffic=traffic.traffic(cfg, sizes),
-        num_params=sum(row.count for row in rows),
-        num_trainable=sum(row.count for row in rows if row.moves),
-        cost=cost,
-        flops_per_token=cost.model_flops // tokens_per_step,
-        tokens_per_step=tokens_per_step,
-        tokens=tokens_per_step * cfg.train.num_steps,
-        epochs=epochs,
-        device=jax.devices()[0].device_kind,
-        device_bytes=device_bytes,
-        matmul_flops_per_second=matmul_speed(cfg.model.dtype, 1024 if backend == "cpu" else 8192),
-        utilisation=ASSUMED_UTILISATION.get(backend, ASSUMED_UTILISATION["gpu"]),
-        warnings=warnings(cfg, data, epochs, memory_per_device, device_bytes, backend),
-    )
+class Preflight:
+    """The report on a resolved config, in bytes, FLOPs of matrix products, and seconds; without `data` not on the data."""
+
+    def __init__(self, cfg: Config, data: DataSizes | None) -> None:
+        backend, shapes = jax.default_backend(), param_shapes(cfg.model)
+        self.cfg = cfg
+        self.rows = param_rows(shapes, trainable.moves(cfg.optim, shapes))
+        self.num_params = sum(row.count for row in self.rows)
+        self.num_trainable = sum(row.count for row in self.rows if row.moves)
+        self.tokens_per_step = cfg.data.batch_size * cfg.model.context_length
+        self.epochs: float | None = None  # None: the data is not known, or too short
+        if data is not None and data.train_tokens > cfg.model.context_length:
+            self.epochs = cfg.train.num_steps / batches.steps_per_epoch(
+                data.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
+            )
+        self.mesh = sharding.mesh_sizes(cfg.mesh, jax.device_count())  # number of devices along each axis
+        sharding.check(self.mesh, shapes, cfg)
+        self.cost = costs.step_cost(cfg, backend)
+        self.memory_per_device = costs.memory_per_device(cfg, self.cost.memory, self.mesh)
+        self.traffic = traffic.traffic(cfg, self.mesh)
+        self.device, self.device_bytes = jax.devices()[0].device_kind, sharding.device_memory()
+        self.matmul_flops_per_second = matmul_speed(cfg.model.dtype, 1024 if backend == "cpu" else 8192)
+        self.utilisation = ASSUMED_UTILISATION.get(backend, ASSUMED_UTILISATION["gpu"])
+        self.warnings = warnings(cfg, data, self.epochs, self.memory_per_device, self.device_bytes, backend)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Estimated from the measured matrix speed and the assumed utilisation, without communication."""
+        # Several CPU devices share one CPU.
+        devices = 1 if self.device == "cpu" else math.prod(self.mesh.values())
+        return self.cost.hardware_flops / (devices * self.matmul_flops_per_second * self.utilisation)
 
 
 def warnings(
@@ -226,15 +194,16 @@ def dry_run(cfg: Config) -> str:
     data = DataSizes(len(dataset.train.ids), len(dataset.valid.ids))
     cfg = starting.resolve(cfg, dataset.tokenizer)
     start = starting.prepare(cfg, dataset.tokenizer)
-    text = as_text(cfg, report(cfg, data))
+    text = as_text(Preflight(cfg, data))
     return text if start is None else f"{start.text}\n\n{text}"
 
 
 # --- text -----------------------------------------------------------------------------------------------
 
 
-def as_text(cfg: Config, found: Preflight) -> str:
+def as_text(found: Preflight) -> str:
     """The report as text."""
+    cfg, tokens = found.cfg, found.tokens_per_step * found.cfg.train.num_steps
     width = max(len(row.path) for row in found.rows)
     lines = ["parameters"]
     for row in found.rows:
@@ -252,7 +221,7 @@ def as_text(cfg: Config, found: Preflight) -> str:
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",
-        f"work                   {_flop(found.flops_per_token)} per trained token"
+        f"work                   {_flop(cost.model_flops // found.tokens_per_step)} per trained token"
         + (
             f" = 6 x {costs.matmul_params(cfg.model):,} matrix parameters{tied} + 12 L H K T for attention"
             if all_move
@@ -262,7 +231,7 @@ def as_text(cfg: Config, found: Preflight) -> str:
         + (f" + {_flop(cost.recomputed_flops)} recomputed (remat)" if cost.recomputed_flops else "")
         + (f" + {_flop(cost.optimizer_flops)} of the optimizer" if cost.optimizer_flops else ""),
         f"  tokens               {found.tokens_per_step:,} per step x {cfg.train.num_steps:,} steps = "
-        f"{found.tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
+        f"{tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
         f"  the run              {_flop(cost.hardware_flops * cfg.train.num_steps)}",
         "",
         f"memory of a step       {_bytes(found.memory_per_device.total)} predicted"

@@ -44,42 +44,33 @@ class Program(Protocol):
 
     def context(self) -> contextlib.AbstractContextManager:
         """The context for everything below."""
-        ...
 
     def compile(self) -> Future[Dispatch]:
         """Start to compile a dispatch: (state, *feed(...)) -> (state, metrics). The state passed in is donated."""
-        ...
 
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         """The arguments of the dispatch that starts at a step, except the state.
 
         `signal` is the number of a signal that this process received, or 0.
         """
-        ...
 
     def init(self, params: Sequence[dict]) -> TrainState:
         """The state at step 0, from the initial parameters of each run."""
-        ...
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
         """One state from the restored states of the runs."""
-        ...
 
     def take(self, tree: Any, which: Sequence[int]) -> list[Any]:
         """The parts of a state, or of its parameters, that belong to these runs (by index)."""
-        ...
 
     def evaluation_params(self, state: TrainState) -> dict:
         """The parameters to evaluate and export: the trained ones, or their average where the config keeps one."""
-        ...
 
     def evaluate(self, params: dict, windows: Iterable) -> list[Evaluation]:
         """One evaluation for each run."""
-        ...
 
     def on_host(self, metrics: dict) -> dict[str, np.ndarray]:
         """The metrics of a dispatch as NumPy arrays [runs, steps, ...]."""
-        ...
 
 
 def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callable) -> Future[Dispatch]:
@@ -167,9 +158,9 @@ class VmappedRuns:
         many = lanes.map_lanes(lanes.make_lane_dispatch(self._cfg), self.mesh, width)
         self._dispatch = lambda state, ids, rows, keys, numbers: many((numbers, state, rows, keys), ids)
         numbers = lanes.numbers_of(cfgs)
-        self._numbers = self._put({name: self._padded(x) for name, x in numbers.items()})
+        self._numbers = lanes.put(self.mesh, {name: self._padded(x) for name, x in numbers.items()})
         seeds = self._padded(np.array([cfg.train.seed for cfg in cfgs]))
-        self._root_keys = self._put(jnp.stack([jax.random.key(seed) for seed in seeds.tolist()]))
+        self._root_keys = lanes.put(self.mesh, jnp.stack([jax.random.key(seed) for seed in seeds.tolist()]))
         self._ids = None
         if self._cfg.data.on_device:
             self._batches[0].check_on_device()
@@ -182,9 +173,6 @@ class VmappedRuns:
     def _stacked(self, trees: Sequence[Any]) -> Any:
         """One tree with a leading axis of lanes, on the host."""
         return jax.tree.map(lambda *leaves: self._padded(np.stack(leaves)), *jax.device_get(list(trees)))
-
-    def _put(self, stacked: Any) -> Any:
-        return lanes.put(self.mesh, stacked)
 
     def context(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
@@ -199,15 +187,15 @@ class VmappedRuns:
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
         stacks = [batches.stack(step, count, starts_only=on_device) for batches in self._batches]
-        rows = self._put(self._padded(np.stack(stacks)))
+        rows = lanes.put(self.mesh, self._padded(np.stack(stacks)))
         return self._ids, rows, self._root_keys, self._numbers
 
     def init(self, params: Sequence[dict]) -> TrainState:
         init = jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))
-        return self._put(init(self._stacked(params)))
+        return lanes.put(self.mesh, init(self._stacked(params)))
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
-        return self._put(self._stacked(states))
+        return lanes.put(self.mesh, self._stacked(states))
 
     def take(self, tree: Any, which: Sequence[int]) -> list[Any]:
         if len(which) == 1:  # one lane is copied without the others

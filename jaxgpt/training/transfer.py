@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,6 +44,18 @@ def open_source(folder: str) -> Run:
         raise UserError(
             f"init_from={folder!r}: {error} (give the folder of a run, or one with GPT-2's config.json and weights)"
         ) from error
+
+
+def _checksum(arrays: Any) -> int:
+    return int(np.bitwise_xor.reduce(np.asarray(jax.jit(checkpoint.checksums)(arrays))))
+
+
+def _record(
+    source: str, step: int | None, checksum: int, arrays: dict[str, np.ndarray], kept: int, new: int
+) -> dict[str, Any]:
+    """The record of a source in run.json."""
+    rows = {"token_rows_kept": kept, "token_rows_new": new}
+    return {"source": str(source), "step": step, "checksum": checksum, "arrays": len(arrays)} | rows
 
 
 # --- from a trained model -------------------------------------------------------------------------------
@@ -76,7 +89,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
         getattr(there, name) == getattr(here, name) for name in ("lora_rank", "lora_alpha", "lora_targets")
     )
     params = run.params
-    checksum = int(np.bitwise_xor.reduce(np.asarray(jax.jit(checkpoint.checksums)(params))))
+    checksum = _checksum(params)
     if not same_lora:  # the source's LoRA is merged, this run's is new
         there, params = merge_lora(there, params)
     source = {path: np.asarray(leaf) for path, leaf in named_leaves(params)}
@@ -112,14 +125,7 @@ def from_source(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     ]
     if problems := sorted(dict.fromkeys(problems)):
         raise UserError(f"init_from={cfg.init_from!r} does not fit: {'; '.join(problems)}")
-    record = {
-        "source": str(cfg.init_from),
-        "step": run.step,
-        "checksum": checksum,
-        "arrays": len(taken),
-        "token_rows_kept": tokens.kept,
-        "token_rows_new": tokens.new,
-    }
+    record = _record(cfg.init_from, run.step, checksum, taken, tokens.kept, tokens.new)
     text = f"init_from {cfg.init_from} (step {run.step}): {len(taken)} arrays copied"
     text += f"; token rows: {tokens.kept} of {tokenizer.vocab_size} {tokens.how}, {tokens.new} new"
     if new_lora:
@@ -173,14 +179,7 @@ def from_vectors(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     table = np.zeros(shape, np.float32)
     table[: len(rows)] = rows
     matched, new = int(matched_V.sum()), int((~matched_V).sum())
-    record = {
-        "source": cfg.init_vectors,
-        "step": None,
-        "checksum": int(np.asarray(jax.jit(checkpoint.checksums)([table]))[0]),
-        "arrays": 1,
-        "token_rows_kept": matched,
-        "token_rows_new": new,
-    }
+    record = _record(cfg.init_vectors, None, _checksum([table]), {path: table}, matched, new)
     width = given.table.shape[1]
     bridged = f" ({width} numbers each, by principal axes)" if width != here.table_width else ""
     text = f"init_vectors {cfg.init_vectors}: {matched:,} of {tokenizer.vocab_size:,} tokens have a vector{bridged}, {new:,} new"

@@ -204,12 +204,12 @@ def test_another_mesh_is_no_other_run():
 
 def test_a_dry_run_tells_what_each_of_many_devices_holds():
     cfg = Config(model=PRESETS["gpt2"], data=config.DataConfig(batch_size=64), mesh=MeshConfig(2, 4, 1))
-    report = preflight.report(cfg, None)
+    report = preflight.Preflight(cfg, None)
     whole, part = report.cost.memory, report.memory_per_device
     assert part.logits == whole.logits // 8
     assert part.params == pytest.approx(whole.params / 4, rel=0.01)
     assert part.opt_state == pytest.approx(whole.opt_state / 4, rel=0.01)
-    assert "on each of 8 devices (data 2 x fsdp 4 x tensor 1)" in preflight.as_text(cfg, report)
+    assert "on each of 8 devices (data 2 x fsdp 4 x tensor 1)" in preflight.as_text(report)
     alone = dataclasses.replace(cfg, mesh=MeshConfig(1, 1, 1))
     assert costs.memory_per_device(alone, whole, {"data": 1, "fsdp": 1, "tensor": 1}) == whole
 
