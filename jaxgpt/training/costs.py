@@ -116,8 +116,7 @@ def abstract_step(cfg: Config) -> tuple[Callable, tuple[Any, Any, Any]]:
 
 def tree_bytes(tree: Any) -> int:
     """Bytes of a tree of arrays or shapes."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @dataclass(frozen=True)

@@ -347,7 +347,7 @@ def test_a_source_that_has_changed_before_the_first_checkpoint_is_refused(base, 
     (tmp_path / "run.json").write_text(
         json.dumps({"starts": [], "started_from": trainer.runs[0].start.record | {"step": 2}})
     )
-    with pytest.raises(UserError, match="when it was another"):
+    with pytest.raises(UserError, match="which has changed since"):
         trainer.init()
 
 
