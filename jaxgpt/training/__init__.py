@@ -1,1 +1,1 @@
-"""From a config to a trained model: steps, optimizers, the loop, and what guards it."""
+"""From a config to a trained model: steps, optimizers, the loop, and its guards."""
