@@ -53,7 +53,7 @@ def test_the_loss_of_prefixes_is_the_usual_one_under_a_mask_and_blind_to_what_co
     assert seen == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_what_is_written_goes_on_from_the_last_window():
+def test_text_is_continued_from_the_last_window():
     prompts = np.random.default_rng(0).integers(0, 11, (2, 8)).astype(np.int32)
     unmasked = GPT(dataclasses.replace(TINY, causal=False))
     params = random_params(TINY)
@@ -82,7 +82,7 @@ def test_losses_between_evaluations_lie_on_a_line():
     assert width._at({0: 4.0, 10: 2.0, 20: 1.0}, 15) == 1.5
 
 
-def test_letters_of_one_class_with_one_direction_are_told_apart():
+def test_letters_of_one_class_with_one_direction_are_distinguished():
     letters = list(string.ascii_lowercase + string.ascii_uppercase)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(len(letters), 64))

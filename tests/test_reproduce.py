@@ -15,7 +15,7 @@ def copy(plain_run, tmp_path):
     return shutil.copytree(plain_run / "run", tmp_path / "run")
 
 
-def test_the_whole_run_comes_out_equal(copy, capsys):
+def test_a_complete_run_is_reproduced_exactly(copy, capsys):
     assert reproduce.main(["--workdir", str(copy)]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "equal: all 28 losses, to the last bit"
@@ -28,7 +28,7 @@ def test_its_first_steps_are_compared_with_the_first_steps(copy, tmp_path, capsy
     assert "equal: all 7 losses" in capsys.readouterr().out  # step 0 is evaluated too
 
 
-def test_another_curve_is_told_where_it_parts(copy, capsys):
+def test_the_first_difference_of_another_curve_is_reported(copy, capsys):
     path = copy / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:

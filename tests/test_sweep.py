@@ -105,7 +105,7 @@ def _opened(sweep_folder: Path) -> Sweep:
     return Sweep(values, module.sweep(), sweep_folder / "found")
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(sweep_folder, monkeypatch, capsys):
+def test_a_signal_saves_and_the_same_command_resumes(sweep_folder, monkeypatch, capsys):
     command = [sys.executable, "-m", "jaxgpt.sweep", "--config", "sweep.py", "--workdir", "found", "--width", "1",
                "--config.train.num_steps=100000", "--config.train.eval_every=0", "--config.train.checkpoint_every=0"]  # fmt: skip
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -124,7 +124,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(sweep_folder, monkeypatch, 
     assert len(steps) == 1 and steps != {0}
 
 
-def test_a_member_that_fails_is_told_and_the_others_go_on(sweep_folder, monkeypatch, capsys):
+def test_a_member_that_fails_is_reported_and_the_others_continue(sweep_folder, monkeypatch, capsys):
     (sweep_folder / "sweep.py").write_text(
         CONFIG
         + """
@@ -157,9 +157,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("members", WRONG)
-def test_what_is_wrong_with_a_sweep_is_said_before_anything_is_done(
-    sweep_folder, monkeypatch, capsys, members
-):
+def test_an_invalid_sweep_is_reported_before_anything_is_done(sweep_folder, monkeypatch, capsys, members):
     (sweep_folder / "sweep.py").write_text(CONFIG + f"\ndef sweep():\n    return [{members}]\n")
     assert execute(monkeypatch, COMMAND) == 2
     captured = capsys.readouterr()

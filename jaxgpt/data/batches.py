@@ -167,18 +167,18 @@ def _round_function(x: np.ndarray) -> np.ndarray:
 
 
 def eval_batches(
-    ids: np.ndarray, *, context_length: int, batch_size: int, max_tokens: int = 0, rows: slice | None = None
+    ids: np.ndarray, *, context_length: int, batch_size: int, max_tokens: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches that predict every id but the first once: (tokens [B, T + 1] int32, weights [B, T] float32).
 
     Weights are 1 for a target that counts and 0 for padding. All batches have one shape, for one compilation. If
-    `max_tokens` is not 0, only that many predictions count. `rows` selects rows of each batch, as in `Batches`.
+    `max_tokens` is not 0, only that many predictions count.
     """
     last = len(ids) - 1  # the position of the last predicted id
     if max_tokens > 0:
         last = min(last, max_tokens)
     for first in range(0, last, batch_size * context_length):
-        starts = first + np.arange(batch_size)[rows or slice(None)] * context_length
+        starts = first + np.arange(batch_size) * context_length
         positions = starts[:, None] + np.arange(context_length + 1)
         tokens = np.where(positions <= last, ids[np.minimum(positions, last)], 0).astype(np.int32)
         yield tokens, (positions[:, 1:] <= last).astype(np.float32)

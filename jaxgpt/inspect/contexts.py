@@ -76,7 +76,7 @@ def _least_alike(subject: Subject, seen: Capture, texts: list[np.ndarray]) -> tu
     model, params = subject.plain()
     texts_BT = np.stack(texts)
     last_BTD = np.asarray(_last_stream(model, params, texts_BT), np.float64)
-    cosines_TBS = np.einsum("TD,BSD->TBS", unit(seen.end.astype(np.float64)), _unit(last_BTD))
+    cosines_TBS = np.einsum("TD,BSD->TBS", unit(seen.end.astype(np.float64)), unit(last_BTD))
     allowed_TBS = seen.tokens_T[:, None, None] == texts_BT
     for before in (CONTEXT, 1):  # prefer tokens with enough context
         enough_TBS = allowed_TBS.copy()
@@ -92,10 +92,6 @@ def _least_alike(subject: Subject, seen: Capture, texts: list[np.ndarray]) -> tu
         return None
     t, b, s = np.unravel_index(np.where(allowed_TBS, cosines_TBS, np.inf).argmin(), cosines_TBS.shape)
     return int(b), int(t), int(s)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return unit(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
 
 
 def _is_word(subject: Subject, i: int) -> bool:

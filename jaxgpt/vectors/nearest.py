@@ -25,10 +25,10 @@ def mean_row(table_ND: np.ndarray) -> np.ndarray:
     return table_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def unit(rows_ND: np.ndarray) -> np.ndarray:
-    """The rows scaled to length 1; rows of zeros stay zeros."""
-    lengths = np.sqrt(np.einsum("ND,ND->N", rows_ND, rows_ND))
-    return rows_ND / np.maximum(lengths, np.finfo(rows_ND.dtype).tiny)[:, None]
+def unit(rows: np.ndarray) -> np.ndarray:
+    """The rows [..., D] scaled to length 1; rows of zeros stay zeros."""
+    lengths = np.sqrt(np.einsum("...D,...D->...", rows, rows))
+    return rows / np.maximum(lengths, np.finfo(rows.dtype).tiny)[..., None]
 
 
 def nearest(

@@ -81,7 +81,7 @@ def test_a_config_file_that_does_not_work_is_one_line(tmp_path, body, words):
     assert words in text and "\n" not in text
 
 
-def test_what_is_no_config_file_is_refused(tmp_path):
+def test_a_file_that_is_not_a_config_is_refused(tmp_path):
     assert "no config file nowhere.py" in message(cli.load_config_dict, "nowhere.py")
     assert f"no config file {tmp_path}" in message(cli.load_config_dict, str(tmp_path))
     (tmp_path / "a.txt").write_text("")

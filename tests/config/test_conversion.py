@@ -164,7 +164,7 @@ def test_values_of_another_type_are_refused(dotted, value, wanted):
     assert said == f"{dotted}={value!r} is of type {wanted}"
 
 
-def test_a_whole_number_will_do_for_a_float():
+def test_an_integer_is_accepted_as_a_float():
     rate = config.from_config_dict({"optim": {"learning_rate": 1}}).optim.learning_rate
     assert rate == 1.0 and type(rate) is float
 

@@ -9,7 +9,7 @@ from jaxgpt.config import FIELDS, reference
 from tests.config.samples import message
 
 
-def test_every_field_stands_with_its_default_bounds_and_meaning():
+def test_every_field_is_listed_with_its_default_bounds_and_meaning():
     text = " ".join(reference.as_text().split())
     for name, field in FIELDS.items():
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default

@@ -210,14 +210,3 @@ def test_evaluation_predicts_every_id_but_the_first_once(num_ids, context_length
         predicted += tokens[:, 1:][counted].tolist()
     expected = ids[1:].tolist()
     assert predicted == (expected[:max_tokens] if max_tokens else expected)
-
-
-def test_rows_of_evaluation_batches_are_parts_of_complete_batches():
-    ids = np.arange(1_000)
-    streams = [
-        list(batches.eval_batches(ids, context_length=16, batch_size=10, rows=rows))
-        for rows in (slice(None), slice(0, 5), slice(5, 10))
-    ]
-    for complete, *parts in zip(*streams, strict=True):
-        for column in (0, 1):
-            np.testing.assert_array_equal(np.concatenate([part[column] for part in parts]), complete[column])

@@ -50,7 +50,7 @@ def test_newlines_are_kept_and_a_byte_order_mark_is_not(tmp_path):
     assert read(path=file) == "a\r\nb\rc\u2028\n\ufeff"
 
 
-def test_read_starts_anew_each_time(tmp_path):
+def test_read_starts_at_the_beginning_each_time(tmp_path):
     (tmp_path / "text.txt").write_text("abc")
     corpus = corpora.open_corpus("kjv", str(tmp_path / "text.txt"))
     assert corpus.name == str(tmp_path / "text.txt")

@@ -123,7 +123,7 @@ def test_ids_are_as_wide_as_the_vocabulary_needs(text_file, vocab_size, dtype):
     assert sorted(ids.tolist()) == list(range(vocab_size))
 
 
-def test_loaded_tokenizer_is_used_as_it_is(text_file, tmp_path):
+def test_loaded_tokenizer_is_used_unchanged(text_file, tmp_path):
     tokenizer = tokenizers.train("char", lambda: iter([TEXT, "~#"]), None)
     tokenizers.save(tokenizer, tmp_path / "tokenizer.json")
     dataset = prepare_dataset(
@@ -320,7 +320,7 @@ def edit_meta(**changes):
         (edit_meta(fingerprint="0"), "tokenizer.json"),
     ],
 )
-def test_damaged_cache_is_refused_and_deleting_it_mends_it(text_file, cache, damage, expected):
+def test_damaged_cache_is_refused_and_deleting_it_repairs_it(text_file, cache, damage, expected):
     cfg = DataConfig(path=str(text_file))
     prepare_dataset(cfg)
     (folder,) = cache.iterdir()

@@ -71,7 +71,7 @@ def test_lengths_of_tokens_add_up(text):
 
 @properties
 @given(text=texts, cuts=st.lists(st.integers(0, 60), max_size=20))
-def test_pieces_give_the_ids_of_the_whole_text(text, cuts):
+def test_pieces_give_the_ids_of_the_complete_text(text, cuts):
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[start:stop] for start, stop in itertools.pairwise(edges)]
     for tokenizer in (char_of(text), WORD, BPE):

@@ -46,7 +46,7 @@ def test_statistics_of_many_texts_are_the_mean_of_those_of_each(cfg):
     np.testing.assert_allclose(got.second_loss, np.mean([one.losses[4:] for one in seen]), rtol=1e-5)
 
 
-def test_repeated_tokens_come_twice_and_are_drawn_from_the_whole_vocabulary():
+def test_repeated_tokens_come_twice_and_are_drawn_from_the_complete_vocabulary():
     tokens = heads.repeated_tokens(11, 20, 30)
     assert tokens.shape == (30, 40) and (tokens[:, :20] == tokens[:, 20:]).all()
     assert set(tokens.reshape(-1)) == set(range(11))
@@ -146,7 +146,7 @@ def test_edits_under_vmap_equal_edits_one_by_one():
     np.testing.assert_allclose(together[0], own, rtol=1e-4, atol=1e-5)
 
 
-def test_the_induction_head_is_what_the_planted_model_cannot_do_without():
+def test_the_planted_model_needs_its_induction_head():
     cfg, params = induction_model()
     windows = heads.repeated_tokens(cfg.vocab_size, 16, 8)
     got = interventions.ablate_heads(*plain(cfg, params), windows, "zero")

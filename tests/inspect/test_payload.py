@@ -163,7 +163,7 @@ def test_tables_that_would_be_too_large_are_cut_and_that_is_said(seen, monkeypat
         np.testing.assert_allclose(np.array(got["weights"][i]) * got["weight_unit"], expected, atol=5.1e-4)
 
 
-def test_the_summary_is_what_the_run_wrote(figures, folder, opened):
+def test_the_summary_equals_the_files_of_the_run(figures, folder, opened):
     summary, facts = figures["summary"], json.loads((folder / "run" / "run.json").read_text())
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["split"] == "valid"][-1]
@@ -325,8 +325,8 @@ def test_a_run_whose_text_is_gone_is_reported_without_it(words_run, tmp_path):
     assert got["attention"]["statistics_on"] == "the probe text"
 
 
-def test_the_tables_of_step_0_are_what_the_seed_gives(opened):
-    """So a run that saved no table of step 0 can still be compared with its start."""
+def test_the_tables_of_step_0_follow_from_the_seed(opened):
+    """A run that saved no table of step 0 can be compared with its start."""
     kept = embeddings.History(opened)[0]
     _, params = opened.untrained()
     np.testing.assert_array_equal(kept, params["token_embedding"]["embedding"])

@@ -73,7 +73,7 @@ def lines(content: bytes) -> list[dict]:
 # --- what is streamed -----------------------------------------------------------------------------------
 
 
-def test_the_stream_is_what_the_model_writes_with_its_own_probabilities(service, port):
+def test_the_stream_is_the_text_of_the_model_with_its_own_probabilities(service, port):
     run, settings = service.subject.run, {"max_new_tokens": 40, "temperature": 0.7, "top_k": 20, "seed": 3}
     response, content = ask(port, "/api/generate", {"prompt": "the king ", **settings})
     assert response.status == 200 and response.headers["Content-Type"].startswith("application/x-ndjson")
@@ -118,7 +118,7 @@ def test_two_tabs_at_once_get_what_each_would_alone(port):
     assert lines(alone[0])[:-1] != lines(alone[1])[:-1]
 
 
-def test_a_prompt_longer_than_the_context_goes_on_from_its_end(service, port):
+def test_a_prompt_longer_than_the_context_is_continued_from_its_end(service, port):
     start, first, *_ = lines(ask(port, "/api/generate", {"prompt": "abcd" * 20, "max_new_tokens": 2})[1])
     seen = 80 - generation.window_start(80, 32)
     assert (
@@ -197,7 +197,7 @@ def test_the_report_of_a_text_is_the_commands(service, port):
     )
 
 
-def test_what_is_found_once_for_all_texts_is_the_same_as_found_anew(service, monkeypatch):
+def test_figures_computed_once_equal_figures_computed_again(service, monkeypatch):
     ids = np.random.default_rng(0).integers(0, len(CHARACTERS), 400)
 
     class Split:
@@ -236,7 +236,7 @@ def test_what_is_found_once_for_all_texts_is_the_same_as_found_anew(service, mon
         ({"prompt": "a" * 1_000_000}, 413, "more than 65,536 bytes"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_one_line(port, body, status, words):
+def test_an_invalid_request_is_one_line(port, body, status, words):
     response, content = ask(port, "/api/generate", body)
     assert response.status == status, content
     (problem,) = lines(content)

@@ -52,7 +52,7 @@ def status(chromium) -> str:
     return chromium.run("return document.getElementById('status').textContent")
 
 
-def test_a_text_goes_on_and_each_token_can_be_looked_into(chromium, address):
+def test_a_text_is_continued_and_each_token_can_be_inspected(chromium, address):
     chromium.open(address)
     write(chromium, HOSTILE, 12)
     cells = chromium.run(
@@ -93,7 +93,7 @@ def test_nothing_is_hard_to_use(chromium, address, theme):
     assert chromium.violations() == []
 
 
-def test_what_is_wrong_is_said(chromium, address):
+def test_errors_are_shown(chromium, address):
     chromium.open(address)
     chromium.run(
         "document.querySelector('textarea').value = 'é'; document.querySelector('form').requestSubmit();"

@@ -16,7 +16,7 @@ def test_principal_axes_are_those_of_the_singular_values():
     assert (axes.max(axis=1) > -axes.min(axis=1)).all()
 
 
-def test_drift_of_a_table_that_does_not_move_turns_or_is_drawn_anew():
+def test_drift_of_a_table_that_stays_rotates_or_is_random():
     rng = np.random.default_rng(3)
     turn, _ = np.linalg.qr(rng.normal(size=(7, 7)))
     history = {0: TABLE, 1: TABLE, 5: (TABLE @ turn).astype(np.float32), 9: rng.normal(size=TABLE.shape)}

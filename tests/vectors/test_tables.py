@@ -38,7 +38,7 @@ def test_damaged_tables_get_one_line(word_run, tmp_path):
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_tests_look_for_whole_words_first():
+def test_tests_look_for_complete_words_first():
     table = tables.Table(
         "", word_vectors.Vectors(["king", " king", " the", " of", "xq"], np.eye(5, dtype=np.float32))
     )

@@ -109,7 +109,7 @@ def test_bad_files_get_one_clear_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["lying header", "lying header, binary", "lying header, gz", "gz bomb"])
-def test_nothing_is_allocated_for_a_file_that_lies(tmp_path, name):
+def test_nothing_is_allocated_for_a_file_with_a_wrong_header(tmp_path, name):
     path = written(tmp_path / "v", BAD[name][0])
     tracemalloc.start()
     try:
