@@ -48,11 +48,8 @@ def main(argv: list[str]) -> None:
         subject = open_run(args.workdir, args.step, args.text)
     else:
         subject = untrained(file, overrides, args.text)
-    for name, value, count in (
-        ("layer", args.layer, subject.cfg.num_layers),
-        ("head", args.head, subject.cfg.num_heads),
-    ):
-        if not 0 <= value < count:
+    for name, count in (("layer", subject.cfg.num_layers), ("head", subject.cfg.num_heads)):
+        if not 0 <= (value := getattr(args, name)) < count:
             raise UserError(f"--{name}={value}: this model has {count}, give 0 to {count - 1}")
     seen = capture(subject.cfg, subject.params, ids_of(subject, subject.text))
     if args.json:

@@ -96,10 +96,7 @@ def related_auc(table_ND: np.ndarray, pairs_P2: np.ndarray, draws: int = 2000, s
         wins_P = (sums[below_P] + sums[up_to_P]) / 2  # a tie counts half
         return float(weights_P @ wins_P / (weights_P.sum() * sums[-1])) if sums[-1] else math.nan
 
-    rng = np.random.default_rng(seed)
-    drawn = [auc(np.bincount(rng.integers(P, size=P), minlength=P).astype(float)) for _ in range(draws)]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Estimate(auc(np.ones(P)), float(low), float(high), P)
+    return _bootstrapped(auc, (P,), draws, seed)
 
 
 def group_auc(table_ND: np.ndarray, group_G: np.ndarray, others_M: np.ndarray, draws: int = 2000) -> Estimate:
@@ -124,14 +121,21 @@ def group_auc(table_ND: np.ndarray, group_G: np.ndarray, others_M: np.ndarray, d
         wins = np.cumsum(between) - between / 2  # a tie counts half
         return float(within @ wins / total) if total else math.nan
 
-    rng = np.random.default_rng(0)
+    return _bootstrapped(auc, (G, M), draws, seed=0)
+
+
+def _bootstrapped(
+    statistic: Callable[[np.ndarray], float], sizes: tuple[int, ...], draws: int, seed: int
+) -> Estimate:
+    """A statistic of case weights and its percentile bootstrap interval; cases are drawn within groups of these sizes."""
+    rng = np.random.default_rng(seed)
 
     def drawn() -> np.ndarray:
-        counts = [np.bincount(rng.integers(size, size=size), minlength=size) for size in (G, M)]
+        counts = [np.bincount(rng.integers(size, size=size), minlength=size) for size in sizes]
         return np.concatenate(counts).astype(float)
 
-    low, high = np.nanpercentile([auc(drawn()) for _ in range(draws)], [2.5, 97.5])
-    return Estimate(auc(np.ones(G + M)), float(low), float(high), G)
+    low, high = np.nanpercentile([statistic(drawn()) for _ in range(draws)], [2.5, 97.5])
+    return Estimate(statistic(np.ones(sum(sizes))), float(low), float(high), sizes[0])
 
 
 # --- statistics -----------------------------------------------------------------------------------------
