@@ -95,7 +95,7 @@ def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
         "losses": losses,
         "params": [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)],
         "bytes": on_one,
-        "told": sharding.bytes_per_device(
+        "predicted": sharding.bytes_per_device(
             mesh.shape, shapes, steps.state_shapes(parts.model, parts.optimizer)
         ),
         "arguments": compiled.memory_analysis().argument_size_in_bytes,
@@ -123,8 +123,8 @@ def sent(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
     ):
         for dims in re.findall(r"[fsu]32\[([\d,]*)\]", shapes_text):
             found[kind] += 4 * int(np.prod([int(n) for n in dims.split(",") if n]))
-    told = traffic.traffic(cfg, dict(zip(sharding.AXES, sizes, strict=True)))
-    return {"found": found, "told": dataclasses.asdict(told)}
+    predicted = traffic.traffic(cfg, dict(zip(sharding.AXES, sizes, strict=True)))
+    return {"found": found, "predicted": dataclasses.asdict(predicted)}
 
 
 def compare(one: dict, other: dict) -> dict:
@@ -133,7 +133,7 @@ def compare(one: dict, other: dict) -> dict:
         "loss": max(abs(a - b) for a, b in zip(one["losses"], other["losses"], strict=True)),
         "params": apart(one["params"], other["params"]),
         "bytes": other["bytes"] / one["bytes"],
-        "told": other["told"] - other["bytes"],
+        "predicted": other["predicted"] - other["bytes"],
         "arguments": other["arguments"] / one["arguments"],
     }
 

@@ -49,7 +49,7 @@ def assert_like_one_device(compared: dict, sizes: tuple[int, int, int]) -> None:
     """Losses and parameters: only the order of sums differs. And parameters and optimizer are spread as the mesh says."""
     assert compared["loss"] < 5e-6  # nats
     assert compared["params"] < 1e-5  # of each parameter's length
-    assert compared["told"] == 0  # the dry run's bytes are those that a device is given
+    assert compared["predicted"] == 0  # the dry run's bytes are those that a device is given
     share = 1 / (sizes[1] * sizes[2])
     assert compared["bytes"] == pytest.approx(share, rel=0.1)
     assert compared["arguments"] == pytest.approx(share, rel=0.1)  # the compiled step's
@@ -66,7 +66,7 @@ def test_a_run_that_moves_a_part_of_the_parameters_is_like_one_device(tmp_path):
     compared = with_eight_devices(tmp_path, "frozen")["frozen"]["(2, 2, 2)"]
     print(json.dumps(compared))
     assert compared["loss"] < 5e-6 and compared["params"] < 1e-5
-    assert compared["told"] == 0
+    assert compared["predicted"] == 0
 
 
 @pytest.mark.slow
@@ -100,9 +100,9 @@ def test_the_formulas_traffic_is_that_of_the_compiled_steps_collectives(found):
     ring, layers = 7 / 8, TRAFFIC.model.num_layers
 
     def near(axis: str, sizes: tuple[int, int, int], sent: float) -> None:
-        told = found["traffic"][str(sizes)]["told"]
-        assert told.pop(axis) == pytest.approx(sent, rel=0.01)
-        assert set(told.values()) == {0.0}
+        predicted = found["traffic"][str(sizes)]["predicted"]
+        assert predicted.pop(axis) == pytest.approx(sent, rel=0.01)
+        assert set(predicted.values()) == {0.0}
 
     data = found["traffic"]["(8, 1, 1)"]["found"]
     near("data", (8, 1, 1), 2 * ring * data["all-reduce"])
@@ -202,7 +202,7 @@ def test_another_mesh_is_no_other_run():
     assert config.differences(Config(), Config(mesh=MeshConfig(fsdp=8))) == []
 
 
-def test_a_dry_run_tells_what_each_of_many_devices_holds():
+def test_a_dry_run_shows_the_memory_of_each_of_many_devices():
     cfg = Config(model=PRESETS["gpt2"], data=config.DataConfig(batch_size=64), mesh=MeshConfig(2, 4, 1))
     report = preflight.Preflight(cfg, None)
     whole, part = report.cost.memory, report.memory_per_device
