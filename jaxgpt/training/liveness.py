@@ -5,10 +5,10 @@ bytes that are alive at each point after fusion. The rules of fusion are the sam
 
 - Views (reshape, transpose, ...) take no memory.
 - Matrix products, reductions, gathers, scatters, loops, and transcendental functions with several uses write
-  their result to memory. So are the inputs of these operations, reductions excepted.
+  their result to memory. The inputs of these operations, except reductions, are written too.
 - Other elementwise results are computed again at each use. Their inputs stay alive until then.
-- The result of a broadcast is never written with `fuses_broadcasts` (GPU). Without it (CPU) it is written if it has
-  several uses: reductions on a CPU read complete arrays.
+- Reductions on a CPU (without `fuses_broadcasts`) read complete arrays: their inputs are written if they have several
+  uses, and smaller operands are broadcast in memory first.
 - An elementwise result takes the place of an operand of the same size that has no other reader left.
 """
 
@@ -185,12 +185,6 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
             users.setdefault(value, []).append(op)
     results = set(program.results)
 
-    expanded: set[int] = set()  # results of broadcasts alone
-    for op in ops:
-        largest = max((count[n] for n in op.inputs if n not in expanded), default=0)
-        if op.name in _ELEMENTWISE and (largest < count[op.outputs[0]] or expanded.issuperset(op.inputs)):
-            expanded.update(op.outputs)
-
     written: dict[int, bool] = {}
     into_reduction: set[int] = set()  # fused into a reduction
     readers: dict[int, int] = {}  # number of operations that compute it again
@@ -201,7 +195,7 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
             fused_on = any(not written[n] and n in into_reduction for n in firsts)
             if fused_on or any(u.name in _REDUCTIONS for u in uses):
                 into_reduction.add(out)
-            complete = not fuses_broadcasts and out in into_reduction and (out in expanded or len(uses) > 1)
+            complete = not fuses_broadcasts and out in into_reduction and len(uses) > 1
             readers[out] = sum(1 if written[n] else max(1, readers[n]) for n in firsts)
             written[out] = complete or _is_written(op, uses, readers[out])
 
@@ -287,7 +281,7 @@ def _is_written(op: Operation, uses: list[Operation], readers: int) -> bool:
     """Whether the compiler writes this result to memory, by the rules at the top."""
     if op.name not in _ELEMENTWISE and (op.name not in _TRANSCENDENTAL or readers > 1):
         return True
-    if op.name == "iota" or not uses:
+    if not uses:
         return False
     strict = any(u.name not in _FUSIBLE | _REDUCTIONS for u in uses)
     return strict or (len(uses) > 1 and any(u.name in _REDUCTIONS for u in uses))
