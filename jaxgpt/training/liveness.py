@@ -175,36 +175,50 @@ def peak_bytes(program: Program, fuses_broadcasts: bool) -> int:
     return max((at.total for at in alive(program, fuses_broadcasts)), default=0)
 
 
-def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
-    """The arrays alive while each operation runs. Results are written over arguments, as in a step with donation."""
-    ops, size = program.operations, list(program.bytes)
-    count = [math.prod(shape) for shape in program.shapes]
+def _fusion(ops: list[Operation], fuses_broadcasts: bool) -> tuple[set[int], set[int]]:
+    """The values that are written to memory by the rules at the top, and those that are fused into a reduction."""
     users: dict[int, list[Operation]] = {}
     for op in ops:
         for value in set(op.inputs):
             users.setdefault(value, []).append(op)
-    results = set(program.results)
-
-    written: dict[int, bool] = {}
-    into_reduction: set[int] = set()  # fused into a reduction
-    readers: dict[int, int] = {}  # number of operations that compute it again
+    written: set[int] = set()
+    into_reduction: set[int] = set()
+    readers: dict[int, int] = {}  # number of operations that compute the value again
     for op in reversed(ops):
         for out in op.outputs:
             uses = users.get(out, [])
-            firsts = [u.outputs[0] for u in uses]
-            fused_on = any(not written[n] and n in into_reduction for n in firsts)
-            if fused_on or any(u.name in _REDUCTIONS for u in uses):
+            results = [u.outputs[0] for u in uses]
+            reduced = any(u.name in _REDUCTIONS for u in uses)
+            if reduced or any(n in into_reduction and n not in written for n in results):
                 into_reduction.add(out)
-            complete = not fuses_broadcasts and out in into_reduction and len(uses) > 1
-            readers[out] = sum(1 if written[n] else max(1, readers[n]) for n in firsts)
-            written[out] = complete or _is_written(op, uses, readers[out])
+            readers[out] = sum(1 if n in written else max(1, readers[n]) for n in results)
+            if (
+                op.name not in _FUSIBLE
+                or (op.name in _TRANSCENDENTAL and readers[out] > 1)
+                or any(u.name not in _FUSIBLE | _REDUCTIONS for u in uses)
+                or (len(uses) > 1 and (reduced or (not fuses_broadcasts and out in into_reduction)))
+            ):
+                written.add(out)
+    return written, into_reduction
 
-    # The values in memory from which each value is computed: itself if it is written.
-    roots: dict[int, frozenset[int]] = {n: frozenset([n]) for n in range(program.num_arguments)}
-    shapes = list(program.shapes)
+
+def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
+    """The arrays alive while each operation runs. Results are written over arguments, as in a step with donation."""
+    ops, arguments, results = program.operations, range(program.num_arguments), set(program.results)
+    shapes, size = list(program.shapes), list(program.bytes)
+    count = [math.prod(shape) for shape in shapes]
+    written, into_reduction = _fusion(ops, fuses_broadcasts)
+    in_memory = written | results
+
+    # The values in memory from which each value is computed: itself if it is there.
+    roots: dict[int, frozenset[int]] = {n: frozenset([n]) for n in arguments}
     born: dict[int, int] = {}
+    last_use: dict[int, int] = {}
     copies: dict[tuple[int, int], int] = {}  # (value, count) -> the value broadcast to `count` numbers
-    reads: list[frozenset[int]] = []
+    # CPU: an argument is copied first if a result that is not written over it reads it. Until then its place holds
+    # temporaries of its size, or of half of it.
+    copied: set[int] = set()
+    written_over = dict(zip(program.results, arguments, strict=False))
     for i, op in enumerate(ops):
         inputs = list(op.inputs)
         first = op.outputs[0]
@@ -218,26 +232,15 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
                         shapes.append(shapes[first])
                         roots[copy], born[copy] = frozenset([copy]), born.get(n, 0)
                     inputs.append(copy)
-        parts = frozenset().union(*(roots.get(n, frozenset()) for n in inputs))
+        reads = frozenset().union(*(roots.get(n, frozenset()) for n in inputs))
         for out in op.outputs:
             born[out] = i
-            roots[out] = frozenset([out]) if written[out] or out in results else parts
-        reads.append(parts)
-
-    last_use: dict[int, int] = {}
-    for i, op in enumerate(ops):
+            roots[out] = frozenset([out]) if out in in_memory else reads
+            if out in results and not fuses_broadcasts:
+                copied |= {n for n in reads if n in arguments and n != written_over.get(out)}
         # A fused operation reads nothing: its users read its inputs.
-        if any(written[n] or n in results for n in op.outputs):
-            for n in reads[i]:
-                last_use[n] = i
-    # CPU: an argument is copied first if a result that is not written over it reads it. Until then its place holds
-    # temporaries of its size, or of half of it.
-    copied: set[int] = set()
-    if not fuses_broadcasts:
-        written_over = dict(zip(program.results, range(program.num_arguments), strict=False))
-        for i, op in enumerate(ops):
-            for out in results.intersection(op.outputs):
-                copied |= {n for n in reads[i] if n < program.num_arguments and n != written_over.get(out)}
+        if in_memory.intersection(op.outputs):
+            last_use |= dict.fromkeys(reads, i)
     free = sorted(size[n] for n in copied)
 
     begins: dict[int, list[int]] = {}
@@ -275,16 +278,6 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
         yield Alive(live + op.transient, op.transient, arrays)
         for n in dying:
             end(n)
-
-
-def _is_written(op: Operation, uses: list[Operation], readers: int) -> bool:
-    """Whether the compiler writes this result to memory, by the rules at the top."""
-    if op.name not in _ELEMENTWISE and (op.name not in _TRANSCENDENTAL or readers > 1):
-        return True
-    if not uses:
-        return False
-    strict = any(u.name not in _FUSIBLE | _REDUCTIONS for u in uses)
-    return strict or (len(uses) > 1 and any(u.name in _REDUCTIONS for u in uses))
 
 
 def trace(function: Callable, *abstract: Any) -> Program:
