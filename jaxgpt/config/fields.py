@@ -360,6 +360,11 @@ class Config:
     # fmt: on
 
     @property
+    def eval_batch_size(self) -> int:
+        """Sequences in a batch of an evaluation: train.eval_batch_size, or as many as a step computes at once."""
+        return self.train.eval_batch_size or self.data.batch_size // self.train.grad_accumulation_steps
+
+    @property
     def order_seed(self) -> int:
         """Seed of the order of the batches."""
         return self.train.seed if self.data.seed is None else self.data.seed

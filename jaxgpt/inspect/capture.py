@@ -126,8 +126,8 @@ def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capt
     tokens_T = np.asarray(tokens_T, np.int32)
     if not 1 <= len(tokens_T) <= cfg.context_length:
         raise UserError(f"{len(tokens_T)} tokens: give 1 to model.context_length={cfg.context_length}")
-    if tokens_T.min() < 0 or tokens_T.max() >= cfg.vocab_size:
-        raise UserError(f"invalid token ids: give 0 to {cfg.vocab_size - 1}")
+    if tokens_T.min() < 0 or tokens_T.max() >= cfg.num_tokens:
+        raise UserError(f"invalid token ids: give 0 to {cfg.num_tokens - 1}")
     if not cfg.residual or not cfg.mlp_width:
         raise UserError(
             "a report needs a residual stream and MLPs, but this model has "

@@ -5,6 +5,8 @@ Shapes as in gpt.py; each of the G heads of keys and values serves R = H / G hea
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from jaxgpt.model.initial import initializer
 from jaxgpt.model.layers import Dense, Dropout, normalize, record, rotate, soft_cap
 
 
-def causal_mask(positions_BT: jax.Array, num_keys: int, window: int | None = None) -> jax.Array:
+def causal_mask(positions_BT: jax.Array | np.ndarray, num_keys: int, window: int | None = None) -> jax.Array:
     """[B, T, S], true where the query at a position may see key s: the keys 0..position.
 
     With a window, only the last `window` of them (Child et al. 2019; Beltagy et al. 2020).
@@ -68,7 +70,7 @@ def fused_attention(
     q_BTHK: jax.Array,
     k_BTGK: jax.Array,
     v_BTGK: jax.Array,
-    implementation: str = "cudnn",
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
     """The same in one kernel that never forms the weights (Dao et al. 2022): [B, T, H, K].
 

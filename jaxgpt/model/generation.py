@@ -17,7 +17,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,9 +82,9 @@ class Sampler:
 class Scores(NamedTuple):
     """The model's own prediction (temperature 1, all tokens) for tokens that were drawn."""
 
-    p: jax.Array  # probability
-    rank: jax.Array  # 1 for the most probable
-    entropy: jax.Array  # of the prediction, in nats
+    p: jax.Array | np.ndarray  # probability
+    rank: jax.Array | np.ndarray  # 1 for the most probable
+    entropy: jax.Array | np.ndarray  # of the prediction, in nats
 
 
 def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
@@ -128,12 +128,13 @@ def prefill(
     Returns the cache (`slots` slots per row, padding not counted), the tokens [B] and, if `scored`, their Scores (else
     None). `temperature` divides the logits in addition to the sampler's: a change of it compiles no new program.
     """
-    cache = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
-    x_BTD, cache = model.apply(
-        {"params": params}, tokens_BT, cache=cache, cache_is_empty=True, method=GPT.features
+    empty = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
+    found: Any = model.apply(
+        {"params": params}, tokens_BT, cache=empty, cache_is_empty=True, method=GPT.features
     )
+    x_BTD, cache = found
     last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
-    logits_BV = model.apply({"params": params}, last_BD, method=GPT.unembed)
+    logits_BV: Any = model.apply({"params": params}, last_BD, method=GPT.unembed)
     token_B = sampler(logits_BV / temperature, keys_B, index_B)
     scores = replicate(scores_of(logits_BV, token_B)) if scored else None
     return cache._replace(length_B=length_B), replicate(token_B), scores
@@ -234,8 +235,8 @@ def generate_pieces(
     keys_B = jnp.stack([jax.random.fold_in(root, sample) for _, sample in rows])
     lengths = np.array([len(prompt) for prompt, _ in rows])
     ids = np.zeros((len(rows), lengths.max() + max_new_tokens), np.int32)
-    for row, (prompt, _) in enumerate(rows):
-        ids[row, : len(prompt)] = prompt
+    for row, (given, _) in enumerate(rows):
+        ids[row, : len(given)] = given
     slots = min(T, _power_of_two(ids.shape[1]))
     size = min(chunk or T, _power_of_two(max_new_tokens))
     drawn = {

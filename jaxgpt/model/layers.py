@@ -212,7 +212,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        cfg, layer = self.cfg, LINEAR[self.name]
+        cfg, layer = self.cfg, LINEAR[str(self.name)]
         (in_shape, out_shape), (fan_in, fan_out) = layer.shapes(cfg), layer.fans(cfg)
 
         def param(name: str, *shape: int) -> jax.Array:
@@ -235,7 +235,7 @@ class Kernel(nn.Module):
     cfg: config.ModelConfig
 
     def setup(self) -> None:
-        ins, outs = LINEAR[self.name].shapes(self.cfg)
+        ins, outs = LINEAR[str(self.name)].shapes(self.cfg)
         self.kernel = self.param("kernel", initializer(f"{self.name}/kernel", self.cfg), (*ins, *outs))
 
 

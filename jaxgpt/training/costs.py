@@ -62,7 +62,7 @@ def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
         fan_in, fan_out = layer.fans(cfg)
         return 2 * (fan_in * fan_out + layer.rank(cfg) * (fan_in + fan_out))
 
-    flops = collections.Counter()
+    flops: collections.Counter[str] = collections.Counter()
     for layer in linear.present(cfg):
         flops[layer.module or layer.name] += products(layer)
     L, E = cfg.num_layers, cfg.table_width
@@ -228,7 +228,7 @@ class _Reading(NamedTuple):
 
     flops: tuple[int, int]  # of forward and backward; of the optimizer
     arguments: tuple[int, int, int]  # bytes of params, opt_state, batch
-    phases: tuple[tuple[int, int, int], ...]  # bytes of gradients, logits, activations at each phase's peak
+    phases: tuple[tuple[int, ...], ...]  # bytes of gradients, logits, activations at each phase's peak
 
 
 def _read_step(cfg: Config, backend: str) -> _Reading:
@@ -254,7 +254,7 @@ def _read_step(cfg: Config, backend: str) -> _Reading:
     # Two peaks: in the last layer's backward pass, with all activations alive, and later, with few.
     last = f"block_{cfg.model.num_layers - 1}/"
     middle = max((i for i, op in enumerate(program.operations) if last in op.scope + "/"), default=0)
-    peaks = [(-1, (0, 0, 0)), (-1, (0, 0, 0))]
+    peaks: list[tuple[int, tuple[int, ...]]] = [(-1, (0, 0, 0)), (-1, (0, 0, 0))]
     for i, alive in enumerate(liveness.alive(program, fuses_broadcasts)):
         phase = int(i > middle)
         if alive.total > peaks[phase][0]:

@@ -77,7 +77,8 @@ def polar_express(iterations: int) -> tuple[tuple[float, float, float], ...]:
         high = 2 - low
         if step < iterations - 1:  # the paper's margin for rounding past `high`
             abc = abc / 1.01**powers
-        steps.append(tuple(float(x) for x in abc))
+        a, b, c = (float(x) for x in abc)
+        steps.append((a, b, c))
     return tuple(steps)
 
 
@@ -98,12 +99,12 @@ def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
     """
     multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # on GPUs, no TF32
     gram_NII = multiply(x_NIJ, x_NIJ.mT)
-    total_NII = None
+    total_NII: jax.Array | None = None
     for a, b, c in steps:
         step_NII = a * jnp.eye(x_NIJ.shape[1]) + b * gram_NII + c * multiply(gram_NII, gram_NII)
         total_NII = step_NII if total_NII is None else multiply(step_NII, total_NII)
         gram_NII = multiply(multiply(step_NII, gram_NII), step_NII)  # not used after the last step
-    return multiply(total_NII, x_NIJ)
+    return x_NIJ if total_NII is None else multiply(total_NII, x_NIJ)
 
 
 def orthogonalize(x_NIJ: jax.Array, iterations: int = 5) -> jax.Array:

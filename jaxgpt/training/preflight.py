@@ -173,7 +173,7 @@ def warnings(
         found.append("model.dtype='float32' leaves most of a GPU's speed unused: set model.dtype='bfloat16'")
     if backend == "gpu" and train.attention == "auto" and not uses_fused_attention(model, "auto"):
         found.append(f"attention is not fused: {model.cudnn_obstacle}")
-    if model.vocab_size > LARGE_VOCABULARY and not train.loss_chunk and memory.logits > 0.1 * memory.total:
+    if model.num_tokens > LARGE_VOCABULARY and not train.loss_chunk and memory.logits > 0.1 * memory.total:
         found.append(
             f"logits take {_bytes(memory.logits)}: set train.loss_chunk, a divisor of model.context_length"
         )

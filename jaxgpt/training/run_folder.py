@@ -42,7 +42,7 @@ class RunFolder:
         self._guard = Guard(cfg)
         self.failed = ""  # the error that ended it early
         self.improved_at: int | None = None  # the last step whose validation loss was the lowest so far
-        self.log: records.MetricsLog | None = None
+        self.log: records.MetricsLog  # from `open_log` on
         self._lock: records.FolderLock | None = None
         self._writes = processes.is_first()
         try:
@@ -77,7 +77,7 @@ class RunFolder:
     def close(self) -> None:
         """Finish all saves and unlock the folder."""
         try:
-            if self.log is not None:
+            if hasattr(self, "log"):
                 self.log.close()
             self.checkpoints.close()
         finally:
@@ -170,7 +170,7 @@ class RunFolder:
     def keep_tables(self, step: int, tables: dict[str, np.ndarray]) -> None:
         """Keep the embedding tables of a step."""
         if self._writes:
-            records.write_embeddings(self.workdir, step, tables, self.cfg.model.vocab_size)
+            records.write_embeddings(self.workdir, step, tables, self.cfg.model.num_tokens)
 
     def save(self, state: TrainState, step: int, averaged: dict | None) -> None:
         """Save a checkpoint, in the background."""

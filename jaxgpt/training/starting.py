@@ -38,7 +38,7 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
         optim=optim,
         train=dataclasses.replace(
             train,
-            eval_batch_size=train.eval_batch_size or cfg.data.batch_size // train.grad_accumulation_steps,
+            eval_batch_size=cfg.eval_batch_size,
         ),
     )
 

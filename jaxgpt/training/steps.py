@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +20,19 @@ from jaxgpt.training import trainable
 from jaxgpt.training.optim import Schedule, make_optimizer, make_schedule
 
 
-def init_state(
-    model: GPT, optimizer: optax.GradientTransformation, key: jax.Array, params: dict | None = None
-) -> TrainState:
-    """The state at step 0: initial parameters (drawn from `key` unless given) and a new optimizer state."""
-    params = init_params(model, key) if params is None else params
-    start = jax.jit(lambda p: constrain_like(p, (p, optimizer.init(p))))
+def init_state(model: GPT, optimizer: optax.GradientTransformation, start: jax.Array | dict) -> TrainState:
+    """The state at step 0. `start` is the initial parameters, or a key to draw them with."""
+    params = start if isinstance(start, dict) else init_params(model, start)
+    init = jax.jit(lambda p: constrain_like(p, (p, optimizer.init(p))))
     # A strongly typed 0: a weakly typed one comes back from a checkpoint as int32, and the step is traced again.
-    return TrainState(jnp.zeros((), jnp.int32), *start(params))
+    return TrainState(jnp.zeros((), jnp.int32), *init(params))
 
 
 def state_shapes(model: GPT, optimizer: optax.GradientTransformation) -> TrainState:
     """The shapes and dtypes of `init_state`. Allocates nothing."""
     params = param_shapes(model.cfg)
-    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(step, params, jax.eval_shape(optimizer.init, params))
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
