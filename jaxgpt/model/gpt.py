@@ -188,7 +188,7 @@ class GPT(nn.Module):
         logits_BTV = self.unembed(x_BTD)
         return logits_BTV if cache is None else (logits_BTV, cache)
 
-    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | np.ndarray) -> jax.Array:
         """The start of the residual stream: token rows (projected if narrow) plus position vectors, [B, T, D]."""
         # The lookup needs complete rows: a table that is split over fsdp is gathered first.
         table_VE = constrain(self.token_embedding.embedding, "tensor", None)
@@ -224,16 +224,16 @@ class GPT(nn.Module):
         if num_tokens > room:
             what = f"context_length={room}" if cache is None else f"a cache of {room}"
             raise UserError(f"{num_tokens} tokens do not fit into {what}: give fewer")
-        reads = cache is not None and not cache_is_empty
+        past_cache = None if cache_is_empty else cache
         # Without a past, positions are constants of the traced program, the same for all rows.
-        positions_BT = np.arange(num_tokens)[None]
-        if reads:
-            positions_BT = cache.length_B[:, None] + positions_BT
+        positions_BT: jax.Array | np.ndarray = np.arange(num_tokens)[None]
+        if past_cache is not None:
+            positions_BT = past_cache.length_B[:, None] + positions_BT
         start_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
         x_BTD = start_BTD = constrain(start_BTD, BATCH)
         news, first_values = [], None
         for i, block in enumerate(self.block):
-            past = cache.layer(i) if reads else None
+            past = None if past_cache is None else past_cache.layer(i)
             x_BTD, new, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
             x_BTD = constrain(x_BTD, BATCH)
             first_values = own_values if i == 0 else first_values
@@ -296,4 +296,4 @@ def logits(cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array) -> ja
     scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")
     if cfg.table_rows == cfg.vocab_size:
         return scores
-    return jnp.where(jnp.arange(cfg.table_rows) < cfg.vocab_size, scores, -jnp.inf)
+    return jnp.where(jnp.arange(cfg.table_rows) < cfg.num_tokens, scores, -jnp.inf)

@@ -147,7 +147,7 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 # --- positions ------------------------------------------------------------------------------------------
 
 
-def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
+def sinusoids(positions: jax.Array | np.ndarray, d_model: int) -> jax.Array:
     """Vaswani et al. 2017, section 3.5: [..., T] positions -> [..., T, D], sines and cosines alternating.
 
     Times GPT2_STD: the paper multiplies token embeddings by sqrt(d_model) instead, which gives the same initial
@@ -161,7 +161,7 @@ def sinusoids(positions: jax.Array, d_model: int) -> jax.Array:
 
 # Each makes a function of positions [B, T] that gives the vectors [B, T, D] added to the token vectors. None: nothing is
 # added. "rotary" rotates queries and keys instead, "none" relies on the mask alone.
-POSITIONS: dict[str, Callable[[config.ModelConfig], Callable[[jax.Array], jax.Array] | None]] = {
+POSITIONS: dict[str, Callable[[config.ModelConfig], Callable[[jax.Array | np.ndarray], jax.Array] | None]] = {
     "learned": lambda cfg: nn.Embed(
         cfg.context_length,
         cfg.d_model,

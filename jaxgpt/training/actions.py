@@ -6,6 +6,7 @@ action is one class here and one entry in `ACTIONS`.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -30,7 +31,7 @@ SAMPLE_TEMPERATURE = 0.8
 
 
 @dataclasses.dataclass
-class Action:
+class Action(abc.ABC):
     """Something that the loop does at certain steps."""
 
     dataset: Dataset
@@ -39,13 +40,15 @@ class Action:
     progress: Progress
     name: ClassVar[str]  # for the warning that something takes long
 
+    @abc.abstractmethod
     def due(self, step: int) -> list[RunFolder]:
         """The runs for which the action is due at this step."""
-        raise NotImplementedError
+        ...
 
+    @abc.abstractmethod
     def run(self, state: TrainState, step: int, due: Sequence[RunFolder]) -> None:
         """Do it for these runs."""
-        raise NotImplementedError
+        ...
 
     def with_parts(self, tree: Any, due: Sequence[RunFolder]) -> Iterator[tuple[RunFolder, Any]]:
         """Each of these runs with its part of a state, or of its parameters."""
@@ -76,7 +79,7 @@ class Evaluate(Action):
         windows = batches.eval_batches(
             self.dataset.valid.ids,
             context_length=cfg.model.context_length,
-            batch_size=cfg.train.eval_batch_size,
+            batch_size=cfg.eval_batch_size,
             max_tokens=cfg.train.eval_tokens,
         )
         results = self.program.evaluate(params, windows)

@@ -69,7 +69,8 @@ class Program:
 
 def read(closed: core.ClosedJaxpr) -> Program:
     """The program of a jaxpr (from jax.make_jaxpr), without operations that its results do not need."""
-    program, seen = Program(), {}
+    program = Program()
+    seen: dict[tuple, int] = {}
 
     def new(aval: Any) -> int:
         program.shapes.append(tuple(aval.shape))
@@ -78,7 +79,7 @@ def read(closed: core.ClosedJaxpr) -> Program:
         program.bytes.append(math.prod(aval.shape) * itemsize)
         return len(program.bytes) - 1
 
-    def walk(jaxpr: core.Jaxpr, names: dict[Any, int], scope: str) -> None:
+    def walk(jaxpr: Any, names: dict[Any, int], scope: str) -> None:
         def number(atom: Any) -> int | None:
             return None if _is_literal(atom) else names[atom]
 
@@ -250,7 +251,8 @@ def alive(program: Program, fuses_broadcasts: bool) -> Iterator[Alive]:
             begins.setdefault(born.get(n, 0), []).append(n)
             ends.setdefault(i, []).append(n)
 
-    live, arrays = 0, {}
+    live = 0
+    arrays: dict[int, Any] = {}
     lodgers: dict[int, int] = {}  # value -> bytes of the argument's place that it has
 
     def end(n: int) -> None:

@@ -77,7 +77,7 @@ class Trainer:
             prompts.sample_ids(self.dataset.tokenizer, cfg.train.sample_prompt, cfg.model.context_length)
         alone = width is None
         ids = self.dataset.train.ids
-        self.program: Program = SingleRun(cfg, ids) if alone else VmappedRuns(cfgs, ids, width)
+        self.program: Program = SingleRun(cfg, ids) if width is None else VmappedRuns(cfgs, ids, width)
         self.runs: list[RunFolder] = []
         with contextlib.ExitStack() as opened:  # all folders, or none
             for (_, workdir), own in zip(runs, cfgs, strict=True):
@@ -95,7 +95,8 @@ class Trainer:
         steps = sorted({0 if state is None else int(state.step) for state in found})
         if len(steps) > 1:
             raise StepMismatch(f"the runs are at different steps: {', '.join(map(str, steps))}")
-        return self.init() if found[0] is None else self.program.stack(found), steps[0]
+        restored = [state for state in found if state is not None]
+        return self.program.stack(restored) if restored else self.init(), steps[0]
 
     def run(self, stop_at: int | None = None) -> list[Result]:
         """Train to the end, to `stop_at` steps or to a signal, then save. Returns how each run ended."""
@@ -172,7 +173,7 @@ class Trainer:
             "num_params": count_params(params),
             "num_trainable": count_params(trainable.select(cfg.optim, params)),
             "baselines": baselines.losses(
-                self.dataset.train.ids, self.dataset.valid.ids, cfg.model.vocab_size, cfg.train.eval_tokens
+                self.dataset.train.ids, self.dataset.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens
             ),
         }
         lines = [introduction(cfg.model, facts)]

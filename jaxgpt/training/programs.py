@@ -120,7 +120,7 @@ class SingleRun:
         return self._ids, rows, self._root_key, *flags
 
     def init(self, params: Sequence[dict]) -> TrainState:
-        return init_state(self.model, self._optimizer, None, params[0])
+        return init_state(self.model, self._optimizer, params[0])
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
         return states[0]
@@ -191,7 +191,7 @@ class VmappedRuns:
         return self._ids, rows, self._root_keys, self._numbers
 
     def init(self, params: Sequence[dict]) -> TrainState:
-        init = jax.vmap(lambda p: init_state(self.model, self._optimizer, None, p))
+        init = jax.vmap(lambda p: init_state(self.model, self._optimizer, p))
         return lanes.put(self.mesh, init(self._stacked(params)))
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -46,10 +47,10 @@ class StepLog:
         """
         if self._unread is None:
             return
-        (done, metrics), self._unread = self._unread, None
-        if "signal" in metrics:
-            self.signal = int(metrics.pop("signal")) or None
-        metrics = self._program.on_host(metrics)
+        (done, unread), self._unread = self._unread, None
+        if "signal" in unread:
+            self.signal = int(unread.pop("signal")) or None
+        metrics = self._program.on_host(unread)
         cfg = self._runs[0].cfg
         count = cfg.train.steps_per_dispatch
         steps = np.arange(done - count + 1, done + 1)
@@ -59,7 +60,7 @@ class StepLog:
         for n, run in enumerate(self._runs):
             for i, step in enumerate(steps.tolist()):
                 own = {name: values[n, i] for name, values in metrics.items()}
-                if text := run.check_step(step, own, lambda n=n: self._params(state, n)):
+                if text := run.check_step(step, own, functools.partial(self._params, state, n)):
                     self._progress.say(text)
                 if not run.failed and (logged[i] or own["bad"]):
                     run.log_step(step, own, tokens_per_second)
