@@ -2,5 +2,5 @@
 
 vector_files, word_vectors: reading vectors, and initial rows from them. tables: the tables of runs and of files, with
 named rows. nearest: exact nearest rows. geometry: principal axes, drift. word_tests: analogies, related pairs, test
-sets. questions: what `python -m jaxgpt.embeddings` answers.
+sets. questions: the answers of `python -m jaxgpt.embeddings`.
 """
