@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxgpt
 from experiments import comparing, matched_width, meaning, no_mask, positions, residual, width
 from experiments.claim import Setting
 from jaxgpt import config
@@ -120,7 +121,7 @@ def test_every_variant_is_trained_with_every_seed_and_found_again(tmp_path):
     for label, found in rows.items():
         assert [row.overrides["train.seed"] for row in found] == [0, 1]
         assert [row.overrides["optim.learning_rate"] for row in found] == [1e-2, 2e-2]
-        cfg = comparing.load(found[1]).config
+        cfg = jaxgpt.load(found[1]).config
         assert cfg.optim.weight_decay == variants[label]["optim.weight_decay"] and cfg.train.seed == 1
         assert comparing.losses(found) == [comparing.curve(row)[3] for row in found]
     assert comparing.train(setting, "test", base, variants, by_seed) == rows

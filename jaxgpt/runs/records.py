@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common.files import errors_name, lock, read_json, write_atomically, write_json
-from jaxgpt.config import Config, UserError, first_line
+from jaxgpt.config import Config, UserError
 
 Changes = dict[str, tuple[Any, Any]]  # the old and the new value of a field, by dotted name
 
@@ -163,9 +163,11 @@ def read_run_json(workdir: Path) -> dict[str, Any]:
         return {"starts": []}
     try:
         facts = read_json(path)
-        return {**facts, "starts": list(facts["starts"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}): give another --workdir") from None
+        if not isinstance(facts, dict) or not isinstance(facts.get("starts"), list):
+            raise ValueError('it is not an object with a list "starts"')
+        return facts
+    except ValueError as error:
+        raise UserError(f"{path} can't be read ({error}): give another --workdir") from None
 
 
 def imported_from(workdir: Path) -> str | None:

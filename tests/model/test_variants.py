@@ -64,7 +64,7 @@ def test_the_last_position_is_the_same_with_and_without_the_mask_in_one_layer():
 
 def test_a_model_without_a_mask_takes_no_cache():
     params = random_params(UNMASKED)
-    with pytest.raises(UserError, match=r"no causal mask .model.causal=false.*no cache can hold that"):
+    with pytest.raises(UserError, match=r"no causal mask .model.causal=false.*so it has no cache"):
         list(generation.generate_ids(GPT(UNMASKED), params, [[1, 2]], 3))
 
 
@@ -112,7 +112,7 @@ def test_gpt2_has_no_such_model(cfg):
 
 @pytest.mark.parametrize("cfg", [PLAIN_SUM, NO_MLP], ids=["residual", "d_ff"])
 def test_a_ledger_needs_sums(cfg):
-    with pytest.raises(UserError, match="a stream to which attention and MLPs are added"):
+    with pytest.raises(UserError, match="a report needs a residual stream and MLPs"):
         capture(cfg, random_params(cfg), TOKENS[0])
 
 
