@@ -121,7 +121,7 @@ def test_every_variant_is_trained_with_every_seed_and_found_again(tmp_path):
     for label, found in rows.items():
         assert [row.overrides["train.seed"] for row in found] == [0, 1]
         assert [row.overrides["optim.learning_rate"] for row in found] == [1e-2, 2e-2]
-        cfg = jaxgpt.load(found[1]).config
+        cfg = jaxgpt.load(found[1].workdir).config
         assert cfg.optim.weight_decay == variants[label]["optim.weight_decay"] and cfg.train.seed == 1
-        assert comparing.losses(found) == [comparing.curve(row)[3] for row in found]
+        assert comparing.losses(found) == [comparing.curve(row.workdir)[3] for row in found]
     assert comparing.train(setting, "test", base, variants, by_seed) == rows
