@@ -131,7 +131,7 @@ def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]
         cfg = resolved(cfg)
         ids, parts = prepare_dataset(cfg.data).train.ids, steps.build(cfg)
         params = init_params(parts.model, jax.random.key(0))
-        state = steps.init_state(parts.model, parts.optimizer, jax.random.key(0), params)
+        state = steps.init_state(parts.model, parts.optimizer, params)
         batch = Batches(ids, 0, cfg.data.batch_size, cfg.model.context_length).at(0)
         calls[label] = [jax.jit(parts.train_step, donate_argnums=0), state, batch]
     for number in range(rounds + 1):

@@ -28,7 +28,6 @@ from jaxgpt.common import cli
 from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import Dataset, prepare_dataset
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import init_params
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.load import load
 from jaxgpt.training import costs, optim, starting, steps, trainable
@@ -57,8 +56,8 @@ class Training:
 
     def state(self, seed: int, params: dict | None = None) -> steps.TrainState:
         """The state at step 0, with given or random parameters."""
-        params = init_params(self.parts.model, jax.random.key(seed)) if params is None else params
-        return steps.init_state(self.parts.model, self.parts.optimizer, jax.random.key(seed), params)
+        start = jax.random.key(seed) if params is None else params
+        return steps.init_state(self.parts.model, self.parts.optimizer, start)
 
     def run(self, state: steps.TrainState, seed: int, until: int) -> tuple[steps.TrainState, float]:
         """The state after `until` steps, and the median seconds of a step (without the first)."""

@@ -81,6 +81,8 @@ cli.run(sweep.main)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_sweep_killed_twice_has_every_member_once(sweep_folder, finished, monkeypatch):
     """After a kill between the saves of a group, its members are at different steps. All end as if trained alone."""
     flags = ["--config", "sweep.py", "--workdir", "found", "--width", "1"]

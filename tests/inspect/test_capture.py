@@ -16,7 +16,6 @@ from jaxgpt.inspect import analysis
 from jaxgpt.inspect.capture import Capture, capture
 from jaxgpt.model import attention, gpt, layers
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import init_params
 from jaxgpt.training import steps
 from tests.models import TINY, VARIANTS, random_params
 
@@ -236,7 +235,7 @@ def train_step_jaxpr(cfg: config.Config) -> str:
     """The complete jaxpr of a train step as text, without function addresses."""
     parts = steps.build(cfg)
     state = jax.eval_shape(
-        lambda key: steps.init_state(parts.model, parts.optimizer, key, init_params(parts.model, key)),
+        lambda key: steps.init_state(parts.model, parts.optimizer, key),
         jax.random.key(0),
     )
     batch = jax.ShapeDtypeStruct((2, 9), jnp.int32)

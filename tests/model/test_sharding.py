@@ -42,7 +42,7 @@ def with_eight_devices(folder: Path, *parts: str) -> dict:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "traffic", "elastic")
+    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "elastic")
 
 
 def assert_like_one_device(compared: dict, sizes: tuple[int, int, int]) -> None:
@@ -95,8 +95,11 @@ def test_a_run_goes_on_from_eight_devices_on_one_on_four_on_two(tmp_path):
     assert_the_same_run(with_eight_devices(tmp_path, "elastic4")["elastic4"])
 
 
-def test_the_formulas_traffic_is_that_of_the_compiled_steps_collectives(found):
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_formulas_traffic_is_that_of_the_compiled_steps_collectives(tmp_path):
     """A ring sends 2 (n - 1) / n of a summed array's bytes from each device, and (n - 1) / n of a gathered one's."""
+    found = with_eight_devices(tmp_path, "traffic")
     ring, layers = 7 / 8, TRAFFIC.model.num_layers
 
     def near(axis: str, sizes: tuple[int, int, int], sent: float) -> None:

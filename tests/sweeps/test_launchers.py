@@ -14,6 +14,8 @@ from tests.commands import CONFIG, execute
 from tests.small_sweeps import COMMAND, read
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_local_processes_share_a_sweep(sweep_folder, monkeypatch, capfd):
     assert execute(monkeypatch, "sweep --config sweep.py --workdir found --width 1 --workers 2") == 0
     assert [row["status"] for row in read(sweep_folder / "found/results.csv")] == ["done"] * 4

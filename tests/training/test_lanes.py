@@ -40,7 +40,9 @@ def with_overrides(cfg: Config, overrides: dict) -> Config:
     return from_config_dict(values)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", pytest.param("muon", marks=[pytest.mark.slow, pytest.mark.ci])]
+)
 def test_a_lane_is_what_the_run_is_alone(text, tmp_path, optimizer):
     """100 steps, dropout on: losses, rates and gradient norms within 1e-5, and the same batches."""
     cfg = small_config(

@@ -135,7 +135,7 @@ SLOW = [pytest.mark.slow, pytest.mark.ci]
     ("overrides", "stops"),
     [
         ({}, (1, 7, 8, 12, 23)),
-        (FAST, (7, 12)),
+        pytest.param(FAST, (7, 12), marks=SLOW),
         pytest.param(
             {"train__grad_accumulation_steps": 2, "optim__schedule": "wsd"}, (1, 7, 8, 12, 23), marks=SLOW
         ),
