@@ -58,15 +58,13 @@ class Progress:
 
 
 def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
-    """The model, the text, and the baselines to beat."""
-    losses, moving = facts["baselines"], facts["num_trainable"]
+    """The model and the text."""
+    moving = facts["num_trainable"]
     trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
     return (
         f"{facts['num_params']:,} parameters{trained}: {model.num_layers} layers, {model.num_heads} heads, "
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
-        f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate\n"
-        f"to beat: uniform {losses['uniform']:.3f}, unigram {losses['unigram']:.3f}, "
-        f"bigram {losses['bigram']:.3f} nats per token"
+        f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate"
     )
 
 

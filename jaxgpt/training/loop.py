@@ -111,6 +111,7 @@ class Trainer:
             facts = self._introduce()  # first: what follows takes seconds
             finished = train.num_steps in self.runs[0].checkpoints.steps()
             compiled = None if finished else program.compile()  # in a thread, next to what comes first
+            facts["baselines"] = self._baselines()
             state, step = self.restore_or_init()
             for run in self.runs:
                 run.checkpoints.open_in_background()
@@ -172,9 +173,6 @@ class Trainer:
         facts = self.dataset.facts() | {
             "num_params": count_params(params),
             "num_trainable": count_params(trainable.select(cfg.optim, params)),
-            "baselines": baselines.losses(
-                self.dataset.train.ids, self.dataset.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens
-            ),
         }
         lines = [introduction(cfg.model, facts)]
         if isinstance(self.program, SingleRun) and self.program.mesh.size > 1:
@@ -184,6 +182,17 @@ class Trainer:
         if processes.is_first():
             print("\n".join(lines), flush=True)
         return facts
+
+    def _baselines(self) -> dict[str, float]:
+        """Print the losses to beat, and return them."""
+        cfg, data = self.cfg, self.dataset
+        losses = baselines.losses(data.train.ids, data.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens)
+        if processes.is_first():
+            print(
+                f"to beat: {', '.join(f'{name} {x:.3f}' for name, x in losses.items())} nats per token",
+                flush=True,
+            )
+        return losses
 
 
 def train(
