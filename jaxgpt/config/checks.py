@@ -69,7 +69,11 @@ def _data(config: Config) -> list[str]:
         )
     if data.tokenizer == "gpt2" and data.vocab_size not in (None, 50_257):
         problems.append(f"data.vocab_size={data.vocab_size}: tokenizer='gpt2' has 50257 tokens; leave it out")
-
+    if data.tokenizer == "huggingface" and not data.tokenizer_path:
+        problems.append(
+            "data.tokenizer='huggingface' reads a published tokenizer: give its tokenizer.json, or a folder with one, as "
+            "data.tokenizer_path"
+        )
     if data.add_tokens and (not data.tokenizer_path or data.tokenizer not in ("char", "word")):
         problems.append(
             "data.add_tokens adds to a char or word tokenizer: give its file as data.tokenizer_path "

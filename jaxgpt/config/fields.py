@@ -170,11 +170,12 @@ class DataConfig:
     # fmt: off
     corpus: str = field("shakespeare", "a corpus by name (see data/corpora.py); not used if path is given")
     path: str = field("", "a UTF-8 text file, or a folder of text files, joined in the order of their names")
-    tokenizer: Literal["char", "word", "bpe", "gpt2", "ids"] = field(
-        "char", "kind of tokenizer; ids: a text of numbers",
+    tokenizer: Literal["char", "word", "bpe", "gpt2", "huggingface", "ids"] = field(
+        "char", "kind of tokenizer; huggingface: that of a published model, from tokenizer_path; ids: a text of numbers",
     )
     tokenizer_path: str = field(
-        "", "the tokenizer.json of an earlier run, or a folder with GPT-2's two vocabulary files",
+        "", "the tokenizer.json of an earlier run; gpt2: a folder with its two vocabulary files; huggingface: a "
+        "tokenizer.json of the package tokenizers, or a folder with one",
     )
     add_tokens: bool = field(
         False, "add the characters or words of this text that the tokenizer of tokenizer_path lacks, with ids after "

@@ -168,6 +168,10 @@ def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
     """The existing tokenizer that the config names, or None where one is to be trained."""
     if cfg.tokenizer == "gpt2" and not os.path.isfile(cfg.tokenizer_path):
         tokenizer: tokenizers.Tokenizer = tokenizers.load_gpt2(cfg.tokenizer_path)
+    elif cfg.tokenizer == "huggingface":
+        from jaxgpt.data import huggingface
+
+        tokenizer = huggingface.load(cfg.tokenizer_path)
     elif cfg.tokenizer_path:
         tokenizer = tokenizers.load(cfg.tokenizer_path)
     else:

@@ -12,7 +12,6 @@ from jaxgpt.config import UserError
 # Where text can be cut: before a space or newline that follows something other than white space. No token of a word
 # or bpe tokenizer crosses such a place, and none depends on the text after it.
 CUT = r"\S(?=[ \n])"
-_LAST_CUT = re.compile(f".*{CUT}", re.DOTALL)
 
 
 def with_positions(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
@@ -23,14 +22,24 @@ def with_positions(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
         position += len(piece)
 
 
-def between_tokens(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The same text in pieces that no token crosses, each with its position in the text."""
+def joined(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The same text in one piece, for tokens that may cross any place."""
+    if text := "".join(pieces):
+        yield text, 0
+
+
+def between_tokens(pieces: Iterable[str], before: str = " \n") -> Iterator[tuple[str, int]]:
+    """The same text in pieces that no token crosses, each with its position in the text.
+
+    before: the characters before which text may be cut, where they follow something other than white space.
+    """
+    last_cut = re.compile(rf".*\S(?=[{before}])", re.DOTALL)
 
     def regrouped() -> Iterator[str]:
         held: list[str] = []
         for piece in filter(None, pieces):
             before = held[-1][-1] if held else ""  # a cut may be between two pieces
-            if cut := _LAST_CUT.match(before + piece):
+            if cut := last_cut.match(before + piece):
                 at = cut.end() - len(before)
                 yield "".join([*held, piece[:at]])
                 held, piece = [], piece[at:]

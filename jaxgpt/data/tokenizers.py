@@ -6,7 +6,6 @@ The kinds differ in how they cut text. `decode(encode(text)) == text` for every 
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import hashlib
 import itertools
@@ -22,76 +21,14 @@ import numpy as np
 from jaxgpt.common.files import read_json, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.data import byte_pairs
-from jaxgpt.data.text_pieces import between_tokens, check_text, checked, code_points, with_positions
-
-MAX_IDS = 1 << 24  # of an ids tokenizer: about 60 times the largest vocabulary in use
-
-
-class Tokenizer(abc.ABC):
-    """V tokens with the ids 0 to V - 1. Text and ids that it does not know raise UserError."""
-
-    kind: ClassVar[str]
-    cuts_anywhere: ClassVar[bool] = False  # whether text may be cut at any character and encoded in parts
-    eos_id: int | None = None  # the id that ends a document, where there is one
-
-    def __init__(self, token_bytes: Sequence[bytes]):
-        self._token_bytes = token_bytes
-        self.vocab_size = len(token_bytes)  # V
-
-    @abc.abstractmethod
-    def encode(self, text: str, position: int = 0) -> np.ndarray:
-        """The ids of a text: [N] int32. `position` is where it starts in a longer text, for error messages."""
-
-    @abc.abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """The complete tokenizer, with its `kind`, as `from_json` reads it."""
-
-    @classmethod
-    @abc.abstractmethod
-    def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
-        """The tokenizer that `to_json` wrote. Raises UserError that names what is wrong."""
-
-    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> Tokenizer:
-        """This tokenizer with more tokens after its own: those of the text from `read()` that it does not know.
-
-        `vocab_size` is the largest allowed size. Raises UserError for a kind that already knows every text.
-        """
-        raise UserError(f"a {self.kind} tokenizer can't get more tokens: leave data.add_tokens out")
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids [N]; bytes that are not UTF-8 (part of a character) become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The UTF-8 bytes of ids [N]; a character may be spread over several tokens."""
-        ids = np.asarray(ids).reshape(-1)
-        if not ids.size:
-            return b""
-        if ids.dtype.kind not in "iu":
-            raise UserError(f"token ids have dtype {ids.dtype}: give integers")
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
-            raise UserError(f"token id {wrong}: this tokenizer has 0 to {self.vocab_size - 1}")
-        return b"".join(map(self._token_bytes.__getitem__, ids.tolist()))
-
-    def token(self, i: int) -> str:
-        """One token as text, for display; bytes that are not UTF-8 are shown as `\\xe2`."""
-        return self.decode_bytes([i]).decode("utf-8", "backslashreplace")
-
-    def token_lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        """The number of bytes and of characters of each token: [V] and [V], int32.
-
-        A character counts where its first byte is, so the sum over the tokens of a text is its length.
-        """
-        num_chars = [sum(byte & 0xC0 != 0x80 for byte in token) for token in self._token_bytes]
-        return np.array([len(token) for token in self._token_bytes], np.int32), np.array(num_chars, np.int32)
+from jaxgpt.data.text_pieces import check_text, checked, code_points, with_positions
+from jaxgpt.data.tokenizer import MAX_IDS, Tokenizer, check_fields
 
 
 class CharTokenizer(Tokenizer):
     """One token per character; ids in the order of code points, added characters last."""
 
     kind = "char"
-    cuts_anywhere = True
 
     def __init__(self, characters: str):
         super().__init__([character.encode() for character in characters])
@@ -138,12 +75,15 @@ class CharTokenizer(Tokenizer):
             )
         return ids
 
+    def cut(self, pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+        return with_positions(pieces)
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "characters": self.characters}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        _check_fields(cls.kind, fields, {"characters": str})
+        check_fields(cls.kind, fields, {"characters": str})
         characters = fields["characters"]
         if not characters or len(set(characters)) < len(characters):
             raise UserError('the char tokenizer\'s "characters" must be distinct')
@@ -204,7 +144,7 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        _check_fields(cls.kind, fields, {"words": list})
+        check_fields(cls.kind, fields, {"words": list})
         _check_tokens("words", fields["words"])
         return cls(fields["words"])
 
@@ -249,7 +189,7 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        _check_fields(cls.kind, fields, {"vocab": list, "merges": list})
+        check_fields(cls.kind, fields, {"vocab": list, "merges": list})
         vocab, merges = fields["vocab"], fields["merges"]
         _check_tokens("vocab", vocab)
         byte_pairs.check(vocab, merges, cls.special_tokens)
@@ -296,7 +236,7 @@ class IdsTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        _check_fields(cls.kind, fields, {"vocab_size": int})
+        check_fields(cls.kind, fields, {"vocab_size": int})
         if not 1 <= fields["vocab_size"] <= MAX_IDS:
             raise UserError(f'"vocab_size" is {fields["vocab_size"]}, not a number from 1 to {MAX_IDS}')
         return cls(fields["vocab_size"])
@@ -305,6 +245,7 @@ class IdsTokenizer(Tokenizer):
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     cls.kind: cls for cls in (CharTokenizer, WordTokenizer, BPETokenizer, GPT2Tokenizer, IdsTokenizer)
 }
+KINDS = (*TOKENIZERS, "huggingface")
 
 
 def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) -> Tokenizer:
@@ -329,8 +270,12 @@ def load_gpt2(folder: str) -> GPT2Tokenizer:
 def from_json(fields: Any) -> Tokenizer:
     """The tokenizer of any kind that `to_json` wrote. Raises UserError that names what is wrong."""
     kind = fields.get("kind") if isinstance(fields, dict) else None
-    if not isinstance(kind, str) or kind not in TOKENIZERS:
-        raise UserError(f'not a tokenizer: its "kind" is {kind!r}, not one of {sorted(TOKENIZERS)}')
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f'not a tokenizer: its "kind" is {kind!r}, not one of {sorted(KINDS)}')
+    if kind == "huggingface":  # imported where it is used
+        from jaxgpt.data.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.from_json(fields)
     return TOKENIZERS[kind].from_json(fields)
 
 
@@ -372,19 +317,8 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.nd
 
     Memory is bounded by the longest piece, or the longest stretch without a space or newline after a word.
     """
-    cut = with_positions if tokenizer.cuts_anywhere else between_tokens
-    for text, position in cut(pieces):
+    for text, position in tokenizer.cut(pieces):
         yield tokenizer.encode(text, position)
-
-
-def _check_fields(kind: str, fields: dict[str, Any], types: dict[str, type]) -> None:
-    if fields.keys() != {"kind", *types} or fields["kind"] != kind:
-        raise UserError(
-            f"a {kind} tokenizer has the fields kind, {', '.join(types)}; this one has {sorted(fields)}"
-        )
-    for name, of_type in types.items():
-        if not isinstance(fields[name], of_type):
-            raise UserError(f'"{name}" is not a {of_type.__name__} but a {type(fields[name]).__name__}')
 
 
 def _check_tokens(name: str, tokens: list[Any]) -> None:

@@ -196,7 +196,7 @@ def _json_words(path: Path, content: str) -> list[str]:
         fields = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): give a vocab.json or a tokenizer.json") from None
-    if isinstance(fields, dict) and fields.get("kind") in tokenizers.TOKENIZERS:  # of a jaxgpt run
+    if isinstance(fields, dict) and fields.get("kind") in tokenizers.KINDS:  # of a jaxgpt run
         return tokens_of(tokenizers.from_json(fields))
     model = fields.get("model") if isinstance(fields, dict) else None
     ids = model.get("vocab") if isinstance(model, dict) else fields

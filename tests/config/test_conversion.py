@@ -136,7 +136,7 @@ def test_overrides_are_read_by_the_type_of_their_field(dotted, text, value):
         ("model.activation", "swish", "choose one of relu, gelu, gelu_tanh, relu_squared, swiglu, geglu"),
         ("model.position", "alibi", "choose one of learned, sinusoidal, rotary, none"),
         ("model.norm", "None", "choose one of layernorm, rmsnorm, rmsnorm_plain"),
-        ("data.tokenizer", "chars", "choose one of char, word, bpe, gpt2, ids"),
+        ("data.tokenizer", "chars", "choose one of char, word, bpe, gpt2, huggingface, ids"),
         ("optim.schedule", "Cosine", "choose one of cosine, linear, constant, wsd"),
     ],
 )

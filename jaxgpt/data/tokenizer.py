@@ -1,0 +1,92 @@
+"""What every tokenizer is: a table of V byte strings, one for each id, and a way to cut text into them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxgpt.config import UserError
+from jaxgpt.data.text_pieces import between_tokens
+
+MAX_IDS = 1 << 24  # of an ids tokenizer: about 60 times the largest vocabulary in use
+
+
+class Tokenizer(abc.ABC):
+    """V tokens with the ids 0 to V - 1. Text and ids that it does not know raise UserError."""
+
+    kind: ClassVar[str]
+    eos_id: int | None = None  # the id that ends a document, where there is one
+
+    def __init__(self, token_bytes: Sequence[bytes]):
+        self._token_bytes = token_bytes
+        self.vocab_size = len(token_bytes)  # V
+
+    @abc.abstractmethod
+    def encode(self, text: str, position: int = 0) -> np.ndarray:
+        """The ids of a text: [N] int32. `position` is where it starts in a longer text, for error messages."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of several texts, each as `encode` gives them."""
+        return [self.encode(text) for text in texts]
+
+    def cut(self, pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """The same text in pieces that may be encoded one by one, each with its position in the text."""
+        return between_tokens(pieces)
+
+    @abc.abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The complete tokenizer, with its `kind`, as `from_json` reads it."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
+        """The tokenizer that `to_json` wrote. Raises UserError that names what is wrong."""
+
+    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> Tokenizer:
+        """This tokenizer with more tokens after its own: those of the text from `read()` that it does not know.
+
+        `vocab_size` is the largest allowed size. Raises UserError for a kind that already knows every text.
+        """
+        raise UserError(f"a {self.kind} tokenizer can't get more tokens: leave data.add_tokens out")
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids [N]; bytes that are not UTF-8 (part of a character) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The UTF-8 bytes of ids [N]; a character may be spread over several tokens."""
+        ids = np.asarray(ids).reshape(-1)
+        if not ids.size:
+            return b""
+        if ids.dtype.kind not in "iu":
+            raise UserError(f"token ids have dtype {ids.dtype}: give integers")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
+            raise UserError(f"token id {wrong}: this tokenizer has 0 to {self.vocab_size - 1}")
+        return b"".join(map(self._token_bytes.__getitem__, ids.tolist()))
+
+    def token(self, i: int) -> str:
+        """One token as text, for display; bytes that are not UTF-8 are shown as `\\xe2`."""
+        return self.decode_bytes([i]).decode("utf-8", "backslashreplace")
+
+    def token_lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """The number of bytes and of characters of each token: [V] and [V], int32.
+
+        A character counts where its first byte is, so the sum over the tokens of a text is its length.
+        """
+        num_chars = [sum(byte & 0xC0 != 0x80 for byte in token) for token in self._token_bytes]
+        return np.array([len(token) for token in self._token_bytes], np.int32), np.array(num_chars, np.int32)
+
+
+def check_fields(kind: str, fields: dict[str, Any], types: dict[str, Any]) -> None:
+    """Raises UserError where the fields of `Tokenizer.to_json` are not these, each of its type."""
+    if fields.keys() != {"kind", *types} or fields["kind"] != kind:
+        raise UserError(
+            f"a {kind} tokenizer has the fields kind, {', '.join(types)}; this one has {sorted(fields)}"
+        )
+    for name, of_type in types.items():
+        if not isinstance(fields[name], of_type):
+            raise UserError(f'"{name}" is not a {of_type.__name__} but a {type(fields[name]).__name__}')
