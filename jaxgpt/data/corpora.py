@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from jaxgpt.common.files import cache_dir, write_atomically
 from jaxgpt.config import UserError
@@ -120,30 +121,35 @@ def _read_files(files: list[Path], given: str) -> Iterator[str]:
 
 
 def _read_file(file: Path) -> Iterator[str]:
+    try:
+        with open(file, "rb") as stream:
+            yield from decoded(stream, file)
+    except OSError as error:
+        _raise_unreadable(error)
+
+
+def decoded(stream: IO[bytes], file: Path) -> Iterator[str]:
+    """The text of a stream of bytes, without a byte order mark, in pieces. Errors name the file."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="strict")
     position = 0  # bytes before the chunk
     at_start = True
-    try:
-        with open(file, "rb") as stream:
-            while True:
-                chunk = stream.read(PIECE_LENGTH)
-                held = len(decoder.getstate()[0])  # bytes of a character that the previous chunk cut
-                try:
-                    piece = decoder.decode(chunk, final=not chunk)
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{file} is not UTF-8 at byte {position - held + error.start}: convert it to UTF-8"
-                        " (with `iconv -t UTF-8`), or leave it out"
-                    ) from error
-                position += len(chunk)
-                if piece and at_start:
-                    piece, at_start = piece.removeprefix("\ufeff"), False
-                if piece:
-                    yield piece
-                if not chunk:
-                    return
-    except OSError as error:
-        _raise_unreadable(error)
+    while True:
+        chunk = stream.read(PIECE_LENGTH)
+        held = len(decoder.getstate()[0])  # bytes of a character that the previous chunk cut
+        try:
+            piece = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file} is not UTF-8 at byte {position - held + error.start}: convert it to UTF-8"
+                " (with `iconv -t UTF-8`), or leave it out"
+            ) from error
+        position += len(chunk)
+        if piece and at_start:
+            piece, at_start = piece.removeprefix("\ufeff"), False
+        if piece:
+            yield piece
+        if not chunk:
+            return
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
