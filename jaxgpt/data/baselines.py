@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxgpt.data.shards import Ids
+
 MOST_IDS = 20_000_000  # for fitting, and for measuring
 
 
@@ -80,9 +82,7 @@ def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -
     return float(fit_bigram(train_ids, vocab_size).nats(valid_ids).mean())
 
 
-def losses(
-    train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int, eval_tokens: int | None
-) -> dict[str, float]:
+def losses(train_ids: Ids, valid_ids: Ids, vocab_size: int, eval_tokens: int | None) -> dict[str, float]:
     """All three losses on the validation tokens that evaluation uses: `eval_tokens`, or all for None or 0."""
     train_ids = np.asarray(train_ids[:MOST_IDS])
     valid_ids = np.asarray(valid_ids[: min((eval_tokens or len(valid_ids)) + 1, MOST_IDS)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxgpt.config import Config, UserError
+from jaxgpt.data.shards import Ids
 
 
 def num_windows(num_ids: int, context_length: int) -> int:
@@ -41,13 +42,13 @@ class Batches:
     those. Every method raises UserError where the ids are fewer than one window.
     """
 
-    ids: np.ndarray
+    ids: Ids
     seed: int
     batch_size: int
     context_length: int
 
     @classmethod
-    def of(cls, cfg: Config, ids: np.ndarray) -> Batches:
+    def of(cls, cfg: Config, ids: Ids) -> Batches:
         """The batches that a config draws from ids."""
         return cls(ids, cfg.order_seed, cfg.data.batch_size, cfg.model.context_length)
 
@@ -167,7 +168,7 @@ def _round_function(x: np.ndarray) -> np.ndarray:
 
 
 def eval_batches(
-    ids: np.ndarray, *, context_length: int, batch_size: int, max_tokens: int = 0
+    ids: Ids, *, context_length: int, batch_size: int, max_tokens: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches that predict every id but the first once: (tokens [B, T + 1] int32, weights [B, T] float32).
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import cache_dir, new_folder, read_json, write_atomically, write_json
 from jaxgpt.config import UserError
-from jaxgpt.data import corpora, tokenizers
+from jaxgpt.data import corpora, shards, tokenizers
 
 # Part of every cache key. Raise it when the files change, or the ids that a tokenizer gives.
 CACHE_VERSION = 1
@@ -33,12 +33,12 @@ class Split:
     """The training or the validation part of a text, as token ids.
 
     ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the encoded text in
-    characters and in UTF-8 bytes (for bits per character and per byte).
+    characters and in UTF-8 bytes; 0 where only its ids are known.
     """
 
-    ids: np.ndarray
-    num_chars: int
-    num_bytes: int
+    ids: shards.Ids
+    num_chars: int = 0
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ def prepare_dataset(cfg: config.DataConfig) -> Dataset:
     Raises UserError for an empty split, a tokenizer that does not fit the config, a cache folder that cannot be
     written, and damaged files in the cache.
     """
+    if cfg.path and (found := shards.find(cfg.path)):
+        return _of_shards(cfg, found)
     corpus = corpora.open_corpus(cfg.corpus, cfg.path)
     text = _measure(corpus)
     num_train = _num_train_chars(text.num_chars, cfg.valid_fraction)
@@ -126,6 +128,50 @@ def prepare_dataset(cfg: config.DataConfig) -> Dataset:
                 or_add = "or add a token for it with data.add_tokens=true"
                 raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {or_add}") from error
     return _open_folder(folder, corpus.name, text.sha256)
+
+
+def _of_shards(cfg: config.DataConfig, found: shards.Found) -> Dataset:
+    """The dataset of token shards, which are mapped where they are."""
+    tokenizer = _load_tokenizer(cfg)
+    if tokenizer is None:
+        raise UserError(
+            f"data.path={cfg.path!r} has token ids, which data.tokenizer={cfg.tokenizer!r} can't be trained on: name the "
+            "tokenizer that made them, such as data.tokenizer='gpt2', or give its file as data.tokenizer_path"
+        )
+    files = (*found.train, *found.valid)
+    train = shards.open_ids(found.train)
+    if found.valid:
+        valid = shards.open_ids(found.valid)
+    else:
+        num_train = int(len(train) * (1 - cfg.valid_fraction))
+        train, valid = shards.part(train, 0, num_train), shards.part(train, num_train, len(train))
+    fingerprint = shards.fingerprint(files)
+    _check_ids(files, (train, valid), fingerprint, tokenizer)
+    name = cfg.path if len(files) == 1 else f"{cfg.path} ({len(files)} shards)"
+    return Dataset(
+        Split(train), Split(valid), tokenizer, name, fingerprint, tokenizers.fingerprint(tokenizer)
+    )
+
+
+def _check_ids(
+    files: tuple[Path, ...], splits: tuple[shards.Ids, ...], fingerprint: str, tokenizer: tokenizers.Tokenizer
+) -> None:
+    """Raise UserError for an id that the tokenizer does not have. Shards are read for it once."""
+    stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = repr([CACHE_VERSION, fingerprint, stats, tokenizer.vocab_size])
+    note = cache_dir() / "checked" / hashlib.sha256(key.encode()).hexdigest()
+    if note.is_file():
+        return
+    least, most = min(map(shards.smallest, splits)), max(map(shards.largest, splits))
+    if least < 0 or most >= tokenizer.vocab_size:
+        wrong = least if least < 0 else most
+        raise UserError(
+            f"{files[0].parent} has the token id {wrong}, but the {tokenizer.kind} tokenizer has 0 to "
+            f"{tokenizer.vocab_size - 1}: name the tokenizer that made these ids as data.tokenizer"
+        )
+    with contextlib.suppress(OSError):  # only the next start takes longer
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(note, b"")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgpt.config import UserError
+from jaxgpt.data.shards import Ids
 from jaxgpt.data.tokenizers import Tokenizer
 
 
@@ -38,7 +39,7 @@ def sample_ids(tokenizer: Tokenizer, prompt: str, context_length: int) -> list[i
     return ids
 
 
-def first_words(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
+def first_words(tokenizer: Tokenizer, ids: Sequence[int] | Ids) -> str:
     """The first words of a line of a text: a prompt of two or more known tokens, or the default."""
     text = tokenizer.decode(np.asarray(ids[:500]))
     # The text may start in the middle of a line.

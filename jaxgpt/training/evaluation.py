@@ -18,6 +18,7 @@ import numpy as np
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import batches, tokenizers
 from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.data.shards import Ids
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs import records
 from jaxgpt.training.steps import make_eval_step
@@ -98,7 +99,7 @@ def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
     return Evaluation(float(loss), spread / float(counts.sum()), int(counts.sum()))
 
 
-def per_token(model: GPT, params: dict, ids: np.ndarray) -> np.ndarray:
+def per_token(model: GPT, params: dict, ids: Ids) -> np.ndarray:
     """-log p of every id but the first, in nats: [N - 1]. Each window of context_length starts without context."""
     windows = batches.eval_batches(ids, context_length=model.cfg.context_length, batch_size=8)
     return np.concatenate(
@@ -124,7 +125,7 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
     return dataset
 
 
-def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[np.ndarray, str]:
+def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[Ids, str]:
     """The validation split of another corpus, as ids of the run's tokenizer, and its name."""
     path = str(workdir / "tokenizer.json")
     dataset = prepare_dataset(
@@ -135,7 +136,7 @@ def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[np.ndarray,
     return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
 
 
-def figures(result: Evaluation, ids: np.ndarray, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+def figures(result: Evaluation, ids: Ids, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     """An evaluation of `ids` by name, with bits per character and per byte of the predicted tokens."""
     num_bytes, num_chars = tokenizer.token_lengths()
     predicted = ids[1:]

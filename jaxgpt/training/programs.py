@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxgpt.common import processes
 from jaxgpt.config import Config
 from jaxgpt.data.batches import Batches
+from jaxgpt.data.shards import Ids
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import param_shapes
@@ -89,7 +90,7 @@ def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callab
 class SingleRun:
     """One run over a mesh of devices, which may belong to several processes. `ids` are the tokens to train on."""
 
-    def __init__(self, cfg: Config, ids: np.ndarray) -> None:
+    def __init__(self, cfg: Config, ids: Ids) -> None:
         self._cfg, self._batches = cfg, Batches.of(cfg, ids)
         self.model, _, self._optimizer, train_step = build(cfg)
         self.mesh = sharding.make_mesh(cfg.mesh)
@@ -102,7 +103,7 @@ class SingleRun:
         self._ids = None
         if cfg.data.on_device:
             self._batches.check_on_device()
-            self._ids = sharding.put_replicated(self.mesh, ids)
+            self._ids = sharding.put_replicated(self.mesh, np.asarray(ids))
 
     def context(self) -> contextlib.AbstractContextManager:
         return sharding.use_mesh(self.mesh)
@@ -141,7 +142,7 @@ class SingleRun:
 class VmappedRuns:
     """Several runs that share one `lanes.program_of`; each local device computes `width` of them at once."""
 
-    def __init__(self, cfgs: Sequence[Config], ids: np.ndarray, width: int) -> None:
+    def __init__(self, cfgs: Sequence[Config], ids: Ids, width: int) -> None:
         self._cfgs, self._cfg = cfgs, cfgs[0]
         self._batches = [Batches.of(cfg, ids) for cfg in cfgs]
         self.mesh = lanes.lane_mesh(len(cfgs))
@@ -164,7 +165,7 @@ class VmappedRuns:
         self._ids = None
         if self._cfg.data.on_device:
             self._batches[0].check_on_device()
-            self._ids = lanes.put_shared(self.mesh, ids)
+            self._ids = lanes.put_shared(self.mesh, np.asarray(ids))
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
         """The last lane repeated until every device has the same number of lanes."""
