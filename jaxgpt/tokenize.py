@@ -27,9 +27,11 @@ def main(argv: list[str]) -> None:
         "--out", required=True, metavar="FOLDER", help="the folder for the shards; absent or empty"
     )
     parser.add_argument("--shard_tokens", type=int, default=100_000_000, help="the most ids of a shard")
+    cli.add_data_flags(parser)
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     cli.check_at_least(1, args, "shard_tokens")
+    cli.check_at_least(0, args, "num_workers")
     cfg = cli.read_config(file, overrides)
     from jaxgpt.common.files import new_folder
     from jaxgpt.data import shards, tokenizers
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> None:
     out = Path(args.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={args.out} is not an empty folder: give another")
-    data = prepare_dataset(cfg.data)
+    data = prepare_dataset(cfg.data, args.num_workers)
     name = re.sub(r"\W+", "_", Path(data.corpus_name).stem).strip("_") or "text"
     with new_folder(out) as folder:
         for split, ids, first in (("train", data.train.ids, 1), ("val", data.valid.ids, 0)):

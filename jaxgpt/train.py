@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from jaxgpt.training.loop import Result
 
 
-def run(cfg: Config, workdir: str | Path, profile_steps: str | None = None) -> Result:
+def run(cfg: Config, workdir: str | Path, profile_steps: str | None = None, num_workers: int = 0) -> Result:
     """Train, and write the report at the end where the config asks for one."""
     from jaxgpt.common import processes
     from jaxgpt.training.loop import train
 
-    result = train(cfg, workdir, profile_steps=profile_steps)
+    result = train(cfg, workdir, profile_steps=profile_steps, num_workers=num_workers)
     if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
         from jaxgpt.inspect.write import write_or_warn
 
@@ -51,10 +51,12 @@ def main(argv: list[str]) -> int:
         metavar="START:STOP",
         help="write a trace of these steps to the run's folder profile",
     )
+    cli.add_data_flags(parser)
     cli.add_help_config(parser)
     cli.add_process_flags(parser)
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
+    cli.check_at_least(0, args, "num_workers")
     cfg = cli.read_config(file, overrides)
     cli.set_up_process()
     from jaxgpt.common import processes
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> int:
         print(preflight.dry_run(cfg))
         return 0
     workdir = args.workdir or Path("runs") / Path(file.partition(":")[0]).stem
-    result = run(cfg, workdir, args.profile_steps)
+    result = run(cfg, workdir, args.profile_steps, args.num_workers)
     return 0 if result.signal is None else 128 + result.signal
 
 

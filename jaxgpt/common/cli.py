@@ -117,6 +117,16 @@ def add_run_flags(parser: argparse.ArgumentParser, required: bool = True) -> Non
     parser.add_argument("--step", type=step, help="a saved step or 'best'; default: the newest")
 
 
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """The flag for how a text becomes ids."""
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=0,
+        help="processes that tokenize documents; the ids are the same for any number",
+    )
+
+
 def check_at_least(least: int, args: argparse.Namespace, *names: str) -> None:
     """Raises UserError for a flag below `least`; None means that a flag is not given."""
     for name in names:

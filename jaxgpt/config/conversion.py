@@ -140,6 +140,11 @@ def from_json(values: Any) -> Config:
             f"the config has {', '.join(strange)}, which this version of jaxgpt does not have: "
             "a newer version wrote it, update jaxgpt"
         )
+    values = {group: dict(own) if isinstance(own, dict) else own for group, own in values.items()}
+    for dotted, f in FIELDS.items():
+        group, _, name = dotted.rpartition(".")
+        if f.meaning.before is not None and isinstance(values.get(group), dict):
+            values[group].setdefault(name, f.meaning.before)
     return from_config_dict(values)
 
 

@@ -169,7 +169,20 @@ class DataConfig:
 
     # fmt: off
     corpus: str = field("shakespeare", "a corpus by name (see data/corpora.py); not used if path is given")
-    path: str = field("", "a UTF-8 text file, or a folder of text files, joined in the order of their names")
+    path: str = field(
+        "", "a file, a folder or a pattern of text, JSON lines (.jsonl), Parquet, Arrow or token shards (.bin, .npy); "
+        "text and JSON lines also as .gz, .zst, .xz",
+    )
+    documents: Literal["auto", "whole", "file", "line", "blank_line"] = field(
+        "auto", "what a document is in text files; auto: of several files each is one, a single file is one text without "
+        "documents; whole: the files are joined",
+        before="whole",
+    )
+    text_field: str = field("text", "the field or column with the text of a document, with dots for nested fields")
+    separator: str = field(
+        "auto", "what stands after each document: a text, none, or auto: the tokenizer's end of text, which a tokenizer "
+        "that is trained on documents gets as its last token",
+    )
     tokenizer: Literal["char", "word", "bpe", "gpt2", "huggingface", "ids"] = field(
         "char", "kind of tokenizer; huggingface: that of a published model, from tokenizer_path; ids: a text of numbers",
     )

@@ -29,6 +29,8 @@ class Meaning:
     # does not use it. "fixed": runs that differ in it need programs of their own.
     lane: Literal["fixed", "argument", "outside"] = "fixed"
     switch: bool = False  # 0 turns a part of the step off, so lanes agree on whether it is 0
+    # The value in configs that were stored before the field existed, where it is not the default.
+    before: Any = None
     # Whether init_from needs the same value in the model that it takes parameters from.
     same_in_source: bool = True
 

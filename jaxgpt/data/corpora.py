@@ -24,8 +24,7 @@ from jaxgpt.common.files import cache_dir, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.config.errors import unknown
 from jaxgpt.data.packages import find_package
-
-PIECE_LENGTH = 1 << 20  # the most characters of a piece
+from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece
 
 TINY_SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -40,12 +39,15 @@ class Corpus:
     """A text that can be read many times.
 
     `read()` gives a new iterator over non-empty pieces of at most PIECE_LENGTH characters; joined they are the text.
-    It raises UserError where the text is empty, unreadable or not UTF-8. `files` are its files, where they are known.
+    A text that `has_documents` has None at the end of each. `read` raises UserError where the text is empty, unreadable
+    or not UTF-8. `files` are its files, where they are known, and `how` says how they are read.
     """
 
     name: str
-    read: Callable[[], Iterator[str]]
+    read: Callable[[], Iterator[Piece]]
     files: tuple[Path, ...] = ()
+    has_documents: bool = False
+    how: str = ""
 
     def state(self) -> str:
         """A string that changes whenever the text may have changed: its files, or the code that cleans them.
@@ -54,38 +56,36 @@ class Corpus:
         """
         stats = [(str(file.absolute()), file.stat()) for file in (*self.files, Path(__file__))]
         known = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats]
-        return hashlib.sha256(repr((self.name, known)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.name, known, *filter(None, [self.how]))).encode()).hexdigest()
 
 
-def open_corpus(corpus: str, path: str) -> Corpus:
-    """The text that `data.corpus` or `data.path` names; the path has priority.
-
-    A path is a UTF-8 file, or a folder whose files (all that are not hidden, at any depth) are joined in the order of
-    their relative paths. The text is not changed, but a byte order mark at the start of a file is left out.
+def open_corpus(corpus: str, path: str = "") -> Corpus:
+    """The text that `data.corpus` names, or the plain text of a path: see `open_files`.
 
     Raises UserError for an unknown name, a path that does not exist or has no text, and a missing package.
     """
     if path:
-        text = open_files(path)
         if corpus == "tinyshakespeare":
-            _check_tiny_shakespeare(Path(path).expanduser())
-        return text
+            check_tiny_shakespeare(Path(path).expanduser())
+        return open_files(path)
     if corpus not in CORPORA:
         raise UserError(unknown("data.corpus", corpus, sorted(CORPORA), ", or give a text as data.path"))
     return CORPORA[corpus]()
 
 
 def open_files(path: str, given_as: str = "data.path") -> Corpus:
-    """The text of a file or a folder, as in `open_corpus`; errors call the path `given_as`."""
+    """The text of a UTF-8 file, or of a folder whose files (all that are not hidden, at any depth) are joined in the order
+    of their relative paths. A byte order mark at the start of a file is left out. Errors call the path `given_as`.
+    """
     given = f"{given_as}={str(path)!r}"
-    files = _text_files(Path(path).expanduser(), given)
+    files = text_files(Path(path).expanduser(), given)
     return Corpus(str(path), lambda: _read_files(files, given), tuple(files))
 
 
 # Files and folders
 
 
-def _text_files(path: Path, given: str) -> list[Path]:
+def text_files(path: Path, given: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
@@ -95,7 +95,7 @@ def _text_files(path: Path, given: str) -> list[Path]:
             f"{given} is neither a file nor a folder: give a UTF-8 text file, or a folder of them"
         )
     files = []
-    for folder, subfolders, names in os.walk(path, onerror=_raise_unreadable):
+    for folder, subfolders, names in os.walk(path, onerror=raise_unreadable):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     files = sorted((f for f in files if f.is_file()), key=lambda f: f.relative_to(path).as_posix())
@@ -104,7 +104,7 @@ def _text_files(path: Path, given: str) -> list[Path]:
     return files
 
 
-def _raise_unreadable(error: OSError) -> None:
+def raise_unreadable(error: OSError) -> None:
     raise UserError(
         f"cannot read {error.filename} ({error.strerror or error}): give a file that can be read"
     ) from error
@@ -125,7 +125,7 @@ def _read_file(file: Path) -> Iterator[str]:
         with open(file, "rb") as stream:
             yield from decoded(stream, file)
     except OSError as error:
-        _raise_unreadable(error)
+        raise_unreadable(error)
 
 
 def decoded(stream: IO[bytes], file: Path) -> Iterator[str]:
@@ -267,7 +267,8 @@ def _python_docs() -> Corpus:
 # Tiny Shakespeare: one file, known by its hash
 
 
-def _check_tiny_shakespeare(file: Path) -> None:
+def check_tiny_shakespeare(file: Path) -> None:
+    """Raise UserError for a file that is not tinyshakespeare."""
     if not file.is_file():
         raise UserError(
             f"data.path={str(file)!r} is a folder, but data.corpus='tinyshakespeare' is one file: give that file"
@@ -275,7 +276,7 @@ def _check_tiny_shakespeare(file: Path) -> None:
     try:
         size, same = file.stat().st_size, _is_tiny_shakespeare(file.read_bytes())
     except OSError as error:
-        _raise_unreadable(error)
+        raise_unreadable(error)
     if not same:
         raise UserError(
             f"{file} ({size:,} bytes) is not tinyshakespeare ({TINY_SHAKESPEARE_SIZE:,} bytes, sha256"

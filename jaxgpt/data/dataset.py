@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import cache_dir, new_folder, read_json, write_atomically, write_json
 from jaxgpt.config import UserError
-from jaxgpt.data import corpora, shards, tokenizers
+from jaxgpt.data import corpora, documents, encoding, shards, tokenizers
+from jaxgpt.data.text_pieces import Piece
 
 # Part of every cache key. Raise it when the files change, or the ids that a tokenizer gives.
 CACHE_VERSION = 1
@@ -71,63 +72,103 @@ class Dataset:
 class _Meter:
     """Counts and hashes the text that passes through it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
         self.num_chars = 0
         self.num_bytes = 0
+        self.num_documents = 0
+        self.last_start = 0  # the characters before the last document
+        self._ended_at = 0
 
-    def through(self, pieces: Iterable[str]) -> Iterator[str]:
+    def through(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         for piece in pieces:
-            utf8 = piece.encode("utf-8")
-            self.sha256.update(utf8)
-            self.num_chars += len(piece)
-            self.num_bytes += len(utf8)
+            if piece is None:
+                self.sha256.update(b"\xff")  # a byte that no text has
+                self.num_documents += 1
+                self.last_start, self._ended_at = self._ended_at, self.num_chars
+            else:
+                utf8 = piece.encode("utf-8")
+                self.sha256.update(utf8)
+                self.num_chars += len(piece)
+                self.num_bytes += len(utf8)
             yield piece
 
 
-def _characters(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
-    """The characters [start, stop) of the joined pieces."""
-    position = 0
-    for piece in pieces:
-        if position >= stop:
+def _cut(pieces: Iterator[Piece], at: int, has_documents: bool) -> tuple[Iterator[Piece], Iterator[Piece]]:
+    """The text up to a number of characters, and the rest, which is to be read after it.
+
+    With documents the cut is after the first one that ends there or later.
+    """
+    rest: list[Piece] = []
+
+    def first() -> Iterator[Piece]:
+        position = 0
+        for piece in pieces:
+            if piece is None:
+                yield None
+                if position >= at:
+                    return
+                continue
+            if has_documents or position + len(piece) < at:
+                position += len(piece)
+                yield piece
+                continue
+            yield piece[: at - position]
+            if rest_of_piece := piece[at - position :]:
+                rest.append(rest_of_piece)
             return
-        if part := piece[max(start - position, 0) : stop - position]:
-            yield part
-        position += len(piece)
+
+    def second() -> Iterator[Piece]:
+        yield from rest
+        yield from pieces
+
+    return first(), second()
 
 
-def prepare_dataset(cfg: config.DataConfig) -> Dataset:
+def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
     """The dataset of a config, from the cache if an earlier run has prepared it.
 
     The first int(num_chars * (1 - valid_fraction)) characters are for training, the rest for validation. The text is
-    cut by characters, so that different tokenizers are compared on the same validation text. The text is read (for
-    its hash) only where its files have changed, and tokenized only where text, tokenizer or split are new.
+    cut by characters, so that different tokenizers are compared on the same validation text; no document is cut. The
+    text is read (for its hash) only where its files have changed, and tokenized only where text, tokenizer or split are
+    new, by `num_workers` processes (0: this one).
 
     Raises UserError for an empty split, a tokenizer that does not fit the config, a cache folder that cannot be
     written, and damaged files in the cache.
     """
     if cfg.path and (found := shards.find(cfg.path)):
         return _of_shards(cfg, found)
-    corpus = corpora.open_corpus(cfg.corpus, cfg.path)
+    corpus = open_text(cfg)
     text = _measure(corpus)
-    num_train = _num_train_chars(text.num_chars, cfg.valid_fraction)
+    num_train = _num_train_chars(text, cfg.valid_fraction, corpus.has_documents)
     loaded = _load_tokenizer(cfg)
     tokenizer_spec = [cfg.tokenizer, cfg.vocab_size if loaded is None else tokenizers.fingerprint(loaded)]
     if cfg.add_tokens:
         tokenizer_spec += ["added", cfg.vocab_size]
+    if corpus.has_documents:
+        tokenizer_spec += ["documents", cfg.separator]
     key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, float(cfg.valid_fraction)])
     folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
         with _new_folder(folder) as temporary:
-            tokenizer = _train_tokenizer(cfg, corpus.read, num_train, loaded)
+            tokenizer = _train_tokenizer(cfg, corpus, num_train, loaded)
             try:
-                _write_files(temporary, corpus.read, tokenizer, num_train, text)
+                _write_files(temporary, cfg, corpus, tokenizer, num_train, text, num_workers)
             except UserError as error:
                 if loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
                     raise
                 or_add = "or add a token for it with data.add_tokens=true"
                 raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {or_add}") from error
     return _open_folder(folder, corpus.name, text.sha256)
+
+
+def open_text(cfg: config.DataConfig) -> corpora.Corpus:
+    """The text of a config, with its documents where it has some. Raises UserError."""
+    if not cfg.path:
+        return corpora.open_corpus(cfg.corpus, "")
+    if cfg.corpus == "tinyshakespeare":
+        corpora.check_tiny_shakespeare(Path(cfg.path).expanduser())
+    return documents.open_documents(cfg.path, cfg, "data.path")
 
 
 def _of_shards(cfg: config.DataConfig, found: shards.Found) -> Dataset:
@@ -181,6 +222,8 @@ class _Measures:
     sha256: str
     num_chars: int
     num_bytes: int
+    num_documents: int = 0
+    last_start: int = 0  # characters before the last document
 
 
 def _measure(corpus: corpora.Corpus) -> _Measures:
@@ -192,7 +235,9 @@ def _measure(corpus: corpora.Corpus) -> _Measures:
     text = _Meter()
     for _ in text.through(corpus.read()):
         pass
-    measures = _Measures(text.sha256.hexdigest(), text.num_chars, text.num_bytes)
+    measures = _Measures(
+        text.sha256.hexdigest(), text.num_chars, text.num_bytes, text.num_documents, text.last_start
+    )
     if note is not None:
         with contextlib.suppress(OSError):  # `_new_folder` reports a cache that can't be written
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -200,14 +245,19 @@ def _measure(corpus: corpora.Corpus) -> _Measures:
     return measures
 
 
-def _num_train_chars(num_chars: int, valid_fraction: float) -> int:
-    num_train = int(num_chars * (1 - valid_fraction)) if 0 < valid_fraction < 1 else 0
-    if not 0 < num_train < num_chars:
+def _num_train_chars(text: _Measures, valid_fraction: float, has_documents: bool) -> int:
+    """The characters of the training split; with documents it ends with the first document that ends there or later."""
+    num_train = int(text.num_chars * (1 - valid_fraction)) if 0 < valid_fraction < 1 else 0
+    if has_documents and text.num_documents < 2:
+        raise UserError(
+            "the text is a single document, which is not cut in two: set data.documents='whole', or give more documents"
+        )
+    if not 0 < num_train < text.num_chars:
         raise UserError(
             f"data.valid_fraction={valid_fraction} leaves the training or the validation split of a text of "
-            f"{num_chars} characters empty: give a fraction between 0 and 1, or a longer text"
+            f"{text.num_chars} characters empty: give a fraction between 0 and 1, or a longer text"
         )
-    return num_train
+    return min(num_train, text.last_start) if has_documents else num_train
 
 
 def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
@@ -238,22 +288,23 @@ def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
 
 
 def _train_tokenizer(
-    cfg: config.DataConfig, read: Callable, num_train: int, loaded: tokenizers.Tokenizer | None
+    cfg: config.DataConfig, corpus: corpora.Corpus, num_train: int, loaded: tokenizers.Tokenizer | None
 ) -> tokenizers.Tokenizer:
     """The loaded tokenizer, with more tokens if the config asks for them; without one, a new tokenizer."""
     if loaded is not None and not cfg.add_tokens:
         return loaded
 
-    def read_training_text() -> Iterator[str]:
-        return _characters(read(), 0, num_train)
+    def read_training_text() -> Iterator[Piece]:
+        return _cut(corpus.read(), num_train, corpus.has_documents)[0]
 
     # Words and merges are learned from the training text only: validation text that they were learned from would be
     # encoded in fewer tokens than new text. A set of characters says nothing about what comes next, but a character
     # without a token could not be encoded at all.
-    read_text = read if cfg.tokenizer == "char" else read_training_text
+    read_text = corpus.read if cfg.tokenizer == "char" else read_training_text
     if loaded is not None:
         return loaded.extended(read_text, cfg.vocab_size)
-    return tokenizers.train(cfg.tokenizer, read_text, cfg.vocab_size)
+    end_of_text = corpus.has_documents and cfg.separator == "auto"
+    return tokenizers.train(cfg.tokenizer, read_text, cfg.vocab_size, end_of_text)
 
 
 @contextlib.contextmanager
@@ -279,14 +330,27 @@ def _ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
 
 
 def _write_files(
-    folder: Path, read: Callable, tokenizer: tokenizers.Tokenizer, num_train: int, text: _Measures
-):
+    folder: Path,
+    cfg: config.DataConfig,
+    corpus: corpora.Corpus,
+    tokenizer: tokenizers.Tokenizer,
+    num_train: int,
+    text: _Measures,
+    num_workers: int,
+) -> None:
     dtype = _ids_dtype(tokenizer)
+    separator = encoding.separator_ids(tokenizer, cfg.separator)
     meter, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
-    for name, start, stop in (("train", 0, num_train), ("valid", num_train, text.num_chars)):
+    parts = _cut(corpus.read(), num_train, corpus.has_documents)
+    for name, pieces in zip(("train", "valid"), parts, strict=True):
         num_ids = 0
+        metered = meter.through(pieces)
+        if corpus.has_documents:
+            encoded = encoding.encode_documents(tokenizer, metered, separator, num_workers)
+        else:
+            encoded = tokenizers.encode_pieces(tokenizer, metered)
         with open(folder / f"{name}.bin", "wb") as file:
-            for ids in tokenizers.encode_pieces(tokenizer, meter.through(_characters(read(), start, stop))):
+            for ids in encoded:
                 file.write(np.ascontiguousarray(ids, dtype).data)
                 num_ids += len(ids)
             file.flush()  # before the rename: a power cut must not leave a folder with empty files

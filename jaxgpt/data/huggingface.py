@@ -17,7 +17,7 @@ from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
 from jaxgpt.config.errors import first_line
 from jaxgpt.data import byte_pairs
-from jaxgpt.data.text_pieces import between_tokens, check_text, joined
+from jaxgpt.data.text_pieces import Piece, between_tokens, check_text, joined
 from jaxgpt.data.tokenizer import MAX_IDS, Tokenizer, check_fields
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -92,7 +92,7 @@ class HuggingFaceTokenizer(Tokenizer):
             found[wrong] = self.unk_id
         return found
 
-    def cut(self, pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    def cut(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
         return between_tokens(pieces, before=" ") if self._cuts else joined(pieces)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

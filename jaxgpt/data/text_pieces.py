@@ -9,38 +9,49 @@ import numpy as np
 
 from jaxgpt.config import UserError
 
+PIECE_LENGTH = 1 << 20  # the most characters of a piece
+# Of a text: some of it, not empty, or None at the end of a document.
+Piece = str | None
+
 # Where text can be cut: before a space or newline that follows something other than white space. No token of a word
 # or bpe tokenizer crosses such a place, and none depends on the text after it.
 CUT = r"\S(?=[ \n])"
 
 
-def with_positions(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+def with_positions(pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
     """Each piece with its position in the text."""
     position = 0
     for piece in pieces:
-        yield piece, position
-        position += len(piece)
+        if piece is not None:
+            yield piece, position
+            position += len(piece)
 
 
-def joined(pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+def joined(pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
     """The same text in one piece, for tokens that may cross any place."""
-    if text := "".join(pieces):
+    if text := "".join(piece for piece in pieces if piece is not None):
         yield text, 0
 
 
-def between_tokens(pieces: Iterable[str], before: str = " \n") -> Iterator[tuple[str, int]]:
+def between_tokens(pieces: Iterable[Piece], before: str = " \n") -> Iterator[tuple[str, int]]:
     """The same text in pieces that no token crosses, each with its position in the text.
 
-    before: the characters before which text may be cut, where they follow something other than white space.
+    It is cut at the end of each document. before: the characters before which text may be cut otherwise, where they
+    follow something other than white space.
     """
     last_cut = re.compile(rf".*\S(?=[{before}])", re.DOTALL)
 
     def regrouped() -> Iterator[str]:
         held: list[str] = []
-        for piece in filter(None, pieces):
-            before = held[-1][-1] if held else ""  # a cut may be between two pieces
-            if cut := last_cut.match(before + piece):
-                at = cut.end() - len(before)
+        for piece in pieces:
+            if not piece:
+                if piece is None and held:
+                    yield "".join(held)
+                    held = []
+                continue
+            last = held[-1][-1] if held else ""  # a cut may be between two pieces
+            if cut := last_cut.match(last + piece):
+                at = cut.end() - len(last)
                 yield "".join([*held, piece[:at]])
                 held, piece = [], piece[at:]
             held.append(piece)
@@ -50,7 +61,7 @@ def between_tokens(pieces: Iterable[str], before: str = " \n") -> Iterator[tuple
     return with_positions(regrouped())
 
 
-def checked(pieces: Iterable[str]) -> Iterator[str]:
+def checked(pieces: Iterable[Piece]) -> Iterator[str]:
     """The pieces of `between_tokens`. Raises UserError where one has a lone surrogate."""
     for text, position in between_tokens(pieces):
         check_text(text, position)

@@ -9,20 +9,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxgpt.config import UserError
-from jaxgpt.data.text_pieces import between_tokens
+from jaxgpt.data.text_pieces import Piece, between_tokens
 
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's name of the token after each document
 MAX_IDS = 1 << 24  # of an ids tokenizer: about 60 times the largest vocabulary in use
 
 
 class Tokenizer(abc.ABC):
-    """V tokens with the ids 0 to V - 1. Text and ids that it does not know raise UserError."""
+    """V tokens with the ids 0 to V - 1. Text and ids that it does not know raise UserError.
+
+    With `end_of_text`, a token after the others ends a document: `eos_id`. No text encodes to it.
+    """
 
     kind: ClassVar[str]
     eos_id: int | None = None  # the id that ends a document, where there is one
 
-    def __init__(self, token_bytes: Sequence[bytes]):
-        self._token_bytes = token_bytes
-        self.vocab_size = len(token_bytes)  # V
+    def __init__(self, token_bytes: Sequence[bytes], end_of_text: bool = False):
+        self._token_bytes = [*token_bytes, END_OF_TEXT.encode()] if end_of_text else token_bytes
+        self.vocab_size = len(self._token_bytes)  # V
+        if end_of_text:
+            self.eos_id = len(token_bytes)
 
     @abc.abstractmethod
     def encode(self, text: str, position: int = 0) -> np.ndarray:
@@ -32,9 +38,13 @@ class Tokenizer(abc.ABC):
         """The ids of several texts, each as `encode` gives them."""
         return [self.encode(text) for text in texts]
 
-    def cut(self, pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    def cut(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
         """The same text in pieces that may be encoded one by one, each with its position in the text."""
         return between_tokens(pieces)
+
+    def _end_field(self) -> dict[str, bool]:
+        """The field of `to_json` for an end of text; none without one, as earlier versions wrote it."""
+        return {} if self.eos_id is None else {"end_of_text": True}
 
     @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -45,12 +55,19 @@ class Tokenizer(abc.ABC):
     def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
         """The tokenizer that `to_json` wrote. Raises UserError that names what is wrong."""
 
-    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> Tokenizer:
+    def extended(self, read: Callable[[], Iterator[Piece]], vocab_size: int | None = None) -> Tokenizer:
         """This tokenizer with more tokens after its own: those of the text from `read()` that it does not know.
 
         `vocab_size` is the largest allowed size. Raises UserError for a kind that already knows every text.
         """
         raise UserError(f"a {self.kind} tokenizer can't get more tokens: leave data.add_tokens out")
+
+    def _check_can_grow(self) -> None:
+        """Raises UserError for a tokenizer with an end of text, whose id more tokens would move."""
+        if self.eos_id is not None:
+            raise UserError(
+                "a tokenizer with an end of text can't get more tokens: leave data.add_tokens out"
+            )
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids [N]; bytes that are not UTF-8 (part of a character) become U+FFFD."""
@@ -81,8 +98,15 @@ class Tokenizer(abc.ABC):
         return np.array([len(token) for token in self._token_bytes], np.int32), np.array(num_chars, np.int32)
 
 
+def ends_text(fields: dict[str, Any]) -> bool:
+    """Whether the fields are those of a tokenizer with an end of text."""
+    return fields.get("end_of_text") is True
+
+
 def check_fields(kind: str, fields: dict[str, Any], types: dict[str, Any]) -> None:
     """Raises UserError where the fields of `Tokenizer.to_json` are not these, each of its type."""
+    if ends_text(fields):
+        types = types | {"end_of_text": bool}
     if fields.keys() != {"kind", *types} or fields["kind"] != kind:
         raise UserError(
             f"a {kind} tokenizer has the fields kind, {', '.join(types)}; this one has {sorted(fields)}"

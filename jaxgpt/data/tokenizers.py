@@ -14,15 +14,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
 from jaxgpt.common.files import read_json, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.data import byte_pairs
-from jaxgpt.data.text_pieces import check_text, checked, code_points, with_positions
-from jaxgpt.data.tokenizer import MAX_IDS, Tokenizer, check_fields
+from jaxgpt.data.text_pieces import Piece, check_text, checked, code_points, with_positions
+from jaxgpt.data.tokenizer import END_OF_TEXT, MAX_IDS, Tokenizer, check_fields, ends_text
 
 
 class CharTokenizer(Tokenizer):
@@ -30,8 +30,8 @@ class CharTokenizer(Tokenizer):
 
     kind = "char"
 
-    def __init__(self, characters: str):
-        super().__init__([character.encode() for character in characters])
+    def __init__(self, characters: str, end_of_text: bool = False):
+        super().__init__([character.encode() for character in characters], end_of_text)
         self.characters = characters
         codes = code_points(characters)
         self._last = int(codes.max())
@@ -39,23 +39,26 @@ class CharTokenizer(Tokenizer):
         self._id_of_code[codes] = np.arange(len(codes))
 
     @classmethod
-    def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> CharTokenizer:
+    def train(
+        cls, read: Callable[[], Iterator[Piece]], vocab_size: int | None, end_of_text: bool = False
+    ) -> CharTokenizer:
         """All characters of the text. Raises UserError where they are more than `vocab_size`."""
         found: set[str] = set()
         for piece in read():
-            found.update(piece)
+            found.update(piece or "")
         characters = "".join(sorted(found))
         if not characters:
             raise UserError("the text is empty: a tokenizer needs text to train on")
         code_points(characters)
-        if vocab_size is not None and len(characters) > vocab_size:
+        if vocab_size is not None and len(characters) + end_of_text > vocab_size:
             raise UserError(
                 f"the text has {len(characters):,} distinct characters, more than data.vocab_size={vocab_size}:"
                 ' raise or omit it, or choose data.tokenizer="bpe"'
             )
-        return cls(characters)
+        return cls(characters, end_of_text)
 
-    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> CharTokenizer:
+    def extended(self, read: Callable[[], Iterator[Piece]], vocab_size: int | None = None) -> CharTokenizer:
+        self._check_can_grow()
         new = [c for c in self.train(read, None).characters if c not in self.characters]
         if vocab_size is not None and self.vocab_size + len(new) > vocab_size:
             raise UserError(
@@ -75,11 +78,11 @@ class CharTokenizer(Tokenizer):
             )
         return ids
 
-    def cut(self, pieces: Iterable[str]) -> Iterator[tuple[str, int]]:
+    def cut(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
         return with_positions(pieces)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "characters": self.characters}
+        return {"kind": self.kind, "characters": self.characters, **self._end_field()}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
@@ -88,7 +91,7 @@ class CharTokenizer(Tokenizer):
         if not characters or len(set(characters)) < len(characters):
             raise UserError('the char tokenizer\'s "characters" must be distinct')
         code_points(characters)
-        return cls(characters)
+        return cls(characters, ends_text(fields))
 
 
 # Letters with inner apostrophes | digits | runs of newlines, spaces or tabs | one other white space, mark or
@@ -107,15 +110,17 @@ class WordTokenizer(Tokenizer):
     kind = "word"
     unk_id = 0
 
-    def __init__(self, words: Sequence[str]):
-        super().__init__([b"<unk>", *(word.encode() for word in words)])
-        self.words = list(words)  # of ids 1 to V - 1
+    def __init__(self, words: Sequence[str], end_of_text: bool = False):
+        super().__init__([b"<unk>", *(word.encode() for word in words)], end_of_text)
+        self.words = list(words)  # of the ids from 1 on
         self._id_of_word = {word: i for i, word in enumerate(words, start=1)}
 
     @classmethod
-    def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> WordTokenizer:
+    def train(
+        cls, read: Callable[[], Iterator[Piece]], vocab_size: int | None, end_of_text: bool = False
+    ) -> WordTokenizer:
         """The most frequent words of the text: `vocab_size` tokens including `<unk>`; None: all words."""
-        if vocab_size is not None and vocab_size < 2:
+        if vocab_size is not None and vocab_size < 2 + end_of_text:
             raise UserError(
                 f"data.vocab_size={vocab_size}: a word tokenizer needs 2 (<unk> and a word) or more"
             )
@@ -125,10 +130,11 @@ class WordTokenizer(Tokenizer):
         if not counts:
             raise UserError("the text is empty: a tokenizer needs text to train on")
         words = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls(words[: None if vocab_size is None else vocab_size - 1])
+        return cls(words[: None if vocab_size is None else vocab_size - 1 - end_of_text], end_of_text)
 
-    def extended(self, read: Callable[[], Iterator[str]], vocab_size: int | None = None) -> WordTokenizer:
+    def extended(self, read: Callable[[], Iterator[Piece]], vocab_size: int | None = None) -> WordTokenizer:
         """The most frequent new words first; where `vocab_size` is reached the others stay `<unk>`."""
+        self._check_can_grow()
         new = [word for word in self.train(read, None).words if word not in self._id_of_word]
         room = None if vocab_size is None else vocab_size - self.vocab_size
         return WordTokenizer([*self.words, *new[:room]])
@@ -140,13 +146,13 @@ class WordTokenizer(Tokenizer):
         return np.fromiter(ids, np.int32, len(words))
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "words": self.words}
+        return {"kind": self.kind, "words": self.words, **self._end_field()}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         check_fields(cls.kind, fields, {"words": list})
         _check_tokens("words", fields["words"])
-        return cls(fields["words"])
+        return cls(fields["words"], ends_text(fields))
 
 
 class BPETokenizer(Tokenizer):
@@ -156,59 +162,69 @@ class BPETokenizer(Tokenizer):
     """
 
     kind = "bpe"
-    special_tokens: ClassVar[tuple[str, ...]] = ()  # at the end of the vocabulary; no text encodes to them
 
-    def __init__(self, vocab: list[str], merges: list[str]):
-        special = len(vocab) - len(self.special_tokens)
-        tokens = [byte_pairs.token_bytes(token) for token in vocab[:special]]
-        super().__init__([*tokens, *(token.encode() for token in vocab[special:])])
+    def __init__(self, vocab: list[str], merges: list[str], end_of_text: bool = False):
+        special = len(vocab) - 1 if end_of_text else len(vocab)
+        super().__init__([byte_pairs.token_bytes(token) for token in vocab[:special]], end_of_text)
         self.vocab, self.merges = vocab, merges
+        self.special_tokens = tuple(vocab[special:])  # no text encodes to them
         self._built = byte_pairs.build(vocab, merges)
 
     @classmethod
-    def train(cls, read: Callable[[], Iterator[str]], vocab_size: int | None) -> BPETokenizer:
+    def train(
+        cls, read: Callable[[], Iterator[Piece]], vocab_size: int | None, end_of_text: bool = False
+    ) -> BPETokenizer:
         """The 256 bytes and the most frequent pairs, `vocab_size` tokens. Raises UserError for text with fewer."""
-        if vocab_size is None or vocab_size < 256:
+        if vocab_size is None or vocab_size < 256 + end_of_text:
             raise UserError(
                 f"data.vocab_size={vocab_size}: a bpe tokenizer needs 256 (one for each byte) or more"
             )
-        vocab, merges = byte_pairs.train(checked(read()), vocab_size)
+        vocab, merges = byte_pairs.train(checked(read()), vocab_size - end_of_text)
+        vocab += [END_OF_TEXT] * end_of_text
         if len(vocab) < vocab_size:
             raise UserError(
                 f"data.vocab_size={vocab_size}: this text is too short for more than {len(vocab)} bpe tokens:"
                 " lower it, or give more text"
             )
-        return cls(vocab, merges)
+        return cls(vocab, merges, end_of_text)
 
     def encode(self, text: str, position: int = 0) -> np.ndarray:
         check_text(text, position)
         return byte_pairs.encode(self._built, text)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        for text in texts:
+            check_text(text)
+        return byte_pairs.encode_batch(self._built, texts)
+
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "vocab": self.vocab, "merges": self.merges}
+        return {"kind": self.kind, "vocab": self.vocab, "merges": self.merges, **self._end_field()}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         check_fields(cls.kind, fields, {"vocab": list, "merges": list})
         vocab, merges = fields["vocab"], fields["merges"]
+        end_of_text = ends_text(fields)
         _check_tokens("vocab", vocab)
-        byte_pairs.check(vocab, merges, cls.special_tokens)
-        return cls(vocab, merges)
+        byte_pairs.check(vocab, merges, (END_OF_TEXT,) if end_of_text else ())
+        return cls(vocab, merges, end_of_text)
 
 
 class GPT2Tokenizer(BPETokenizer):
     """GPT-2's 50,257 tokens. The text "<|endoftext|>" is encoded like other text, never as `eos_id`."""
 
     kind = "gpt2"
-    special_tokens = ("<|endoftext|>",)
-    eos_id = 50_256
+    vocab_size = 50_257
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vocab": self.vocab, "merges": self.merges}  # its end is in the kind
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        tokenizer = super().from_json(fields)
-        if tokenizer.vocab_size != cls.eos_id + 1:
+        tokenizer = super().from_json({**fields, "end_of_text": True})
+        if tokenizer.vocab_size != cls.vocab_size:
             raise UserError(
-                f"a gpt2 tokenizer has {cls.eos_id + 1:,} tokens, this one has {tokenizer.vocab_size:,}"
+                f"a gpt2 tokenizer has {cls.vocab_size:,} tokens, this one has {tokenizer.vocab_size:,}"
             )
         return tokenizer
 
@@ -248,8 +264,12 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 KINDS = (*TOKENIZERS, "huggingface")
 
 
-def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) -> Tokenizer:
+def train(
+    kind: str, read: Callable[[], Iterator[Piece]], vocab_size: int | None, end_of_text: bool = False
+) -> Tokenizer:
     """A tokenizer trained on the text that `read()` gives in pieces; how it is cut makes no difference.
+
+    With `end_of_text` its last token ends a document; it is one of the `vocab_size`.
 
     The meaning of `vocab_size` depends on the kind: see the `train` of each. For "gpt2" see `load_gpt2`.
     """
@@ -257,7 +277,7 @@ def train(kind: str, read: Callable[[], Iterator[str]], vocab_size: int | None) 
     trainable = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
     if kind not in trainable:
         raise UserError(f"data.tokenizer={kind!r} cannot be trained: choose one of {sorted(trainable)}")
-    return trainable[kind].train(read, vocab_size)
+    return trainable[kind].train(read, vocab_size, end_of_text)
 
 
 def load_gpt2(folder: str) -> GPT2Tokenizer:
@@ -312,7 +332,7 @@ def load(path: str | Path) -> Tokenizer:
         return from_json(fields)
 
 
-def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[np.ndarray]:
     """The ids of a text in pieces: arrays [N] int32 that joined are the ids of the complete text.
 
     Memory is bounded by the longest piece, or the longest stretch without a space or newline after a word.

@@ -13,6 +13,7 @@ from typing import Any
 from jaxgpt.common.files import LARGEST_JSON, read_json
 from jaxgpt.config import UserError
 from jaxgpt.data import byte_pairs, tokenizers
+from jaxgpt.data.tokenizer import END_OF_TEXT
 from jaxgpt.data.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
 
 OURS = "jaxgpt_tokenizer.json"  # our own format, so that an export can be imported without loss
@@ -47,7 +48,7 @@ def read(folder: Path, vocab_size: int) -> Tokenizer:
 
 def _byte_level(source: Path, vocab: list[str], merges: list[Any]) -> BPETokenizer:
     """GPT-2's tokenizer if the vocabulary ends with its special token, else plain byte pairs."""
-    kind = GPT2Tokenizer if tuple(vocab[-1:]) == GPT2Tokenizer.special_tokens else BPETokenizer
+    kind = GPT2Tokenizer if tuple(vocab[-1:]) == (END_OF_TEXT,) else BPETokenizer
     try:
         return kind.from_json({"kind": kind.kind, "vocab": vocab, "merges": merges})
     except UserError as error:
@@ -75,7 +76,7 @@ def _read_json(path: Path) -> tuple[list[str], list[Any]]:
         vocab = sorted(ids, key=ids.__getitem__)
         complete = complete and [ids[token] for token in vocab] == list(range(len(vocab)))
         added = [token["content"] for token in values.get("added_tokens", [])]
-        if extra := [token for token in added if token not in GPT2Tokenizer.special_tokens]:
+        if extra := [token for token in added if token != END_OF_TEXT]:
             raise UserError(
                 f"{path} adds the tokens {', '.join(map(repr, extra[:3]))}, which are not supported: remove the file to import only token ids"
             )

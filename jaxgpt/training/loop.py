@@ -51,7 +51,7 @@ class Trainer:
     """Trains one run: `Trainer([(cfg, workdir)]).run()`. With `width`, trains several runs as lanes of one program.
 
     `width` is how many lanes each device computes at once. Lanes share one `lanes.program_of` and start from one step. A
-    lane that fails does not disturb the others.
+    lane that fails does not disturb the others. `num_workers` processes tokenize the text (0: this one).
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Trainer:
         runs: Sequence[tuple[Config, str | Path]],
         profile_steps: str | None = None,
         width: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         (cfg, workdir), *_ = runs
         self._profile = ProfileSteps(
@@ -67,7 +68,7 @@ class Trainer:
         # Refuse what can't be trained before any folder is made.
         if cfg.train.tensorboard:
             records.require_tensorboard()
-        self.dataset = prepare_dataset(cfg.data)
+        self.dataset = prepare_dataset(cfg.data, num_workers)
         check_windows(self.dataset, cfg.model.context_length)
         cfgs = [resolve(cfg, self.dataset.tokenizer) for cfg, _ in runs]
         self.cfg = cfg = cfgs[0]
@@ -196,10 +197,14 @@ class Trainer:
 
 
 def train(
-    cfg: Config, workdir: str | Path, stop_at: int | None = None, profile_steps: str | None = None
+    cfg: Config,
+    workdir: str | Path,
+    stop_at: int | None = None,
+    profile_steps: str | None = None,
+    num_workers: int = 0,
 ) -> Result:
     """Train, or resume, the run in `workdir`, and print how it ended. Raises UserError for what the user can fix."""
-    trainer = Trainer([(cfg, workdir)], profile_steps)
+    trainer = Trainer([(cfg, workdir)], profile_steps, num_workers=num_workers)
     (result,), (run,) = trainer.run(stop_at), trainer.runs
     step = int(result.state.step)
     if not processes.is_first():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import Config, UserError
-from jaxgpt.data import tokenizers
+from jaxgpt.data import documents, tokenizers
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params, param_shapes
@@ -35,6 +35,7 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
     return dataclasses.replace(
         cfg,
         model=model,
+        data=dataclasses.replace(cfg.data, documents=documents.mode(cfg.data)),
         optim=optim,
         train=dataclasses.replace(
             train,

@@ -67,9 +67,9 @@ def test_only_the_character_tokenizer_sees_the_validation_text(text_file, monkey
     seen = {}
     real_train = tokenizers.train
 
-    def train(kind, read, vocab_size):
+    def train(kind, read, *settings):
         seen[kind] = "".join(read())
-        return real_train(kind, read, vocab_size)
+        return real_train(kind, read, *settings)
 
     monkeypatch.setattr(tokenizers, "train", train)
     for kind, vocab_size in (("char", None), ("word", None), ("bpe", 260)):
@@ -246,11 +246,11 @@ def test_folder_that_cannot_be_written_is_named_before_a_tokenizer_is_trained(te
 
 
 def test_text_that_changes_while_it_is_read_is_refused(text_file, cache, monkeypatch):
-    versions = iter([TEXT, TEXT, TEXT, TEXT.replace("0", "1")])
+    versions = iter([TEXT, TEXT, TEXT.replace("0", "1")])  # measured, tokenized, encoded
     corpus = corpora.Corpus("changing", lambda: iter([next(versions)]))
     monkeypatch.setattr(corpora, "open_corpus", lambda name, path: corpus)
     with pytest.raises(UserError, match="changed"):
-        prepare_dataset(DataConfig(path=str(text_file)))
+        prepare_dataset(DataConfig())
     assert folders(cache) == []
 
 

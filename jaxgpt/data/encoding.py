@@ -1,0 +1,103 @@
+"""The ids of documents, in their order, from one or several processes."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.data import tokenizers
+from jaxgpt.data.text_pieces import Piece
+from jaxgpt.data.tokenizers import Tokenizer
+
+GROUP = 1 << 20  # characters of documents that are encoded together
+LONGEST = 1 << 24  # characters of a document that is encoded as one text
+
+
+def separator_ids(tokenizer: Tokenizer, separator: str) -> np.ndarray:
+    """The ids after each document, of data.separator: [N], empty where nothing stands there."""
+    if separator == "none" or (separator == "auto" and tokenizer.eos_id is None):
+        return np.zeros(0, np.int32)
+    if separator == "auto":
+        return np.array([tokenizer.eos_id], np.int32)
+    return tokenizer.encode(separator)
+
+
+def encode_documents(
+    tokenizer: Tokenizer, pieces: Iterable[Piece], separator: np.ndarray, num_workers: int = 0
+) -> Iterator[np.ndarray]:
+    """The ids of a stream of documents, each with the separator after it: arrays [N] int32 that are joined.
+
+    num_workers: processes that encode; 0: this one. The ids are the same for any number.
+    """
+    groups = _groups(pieces)
+    if num_workers == 0:
+        for group in groups:
+            yield _encode(tokenizer, separator, group)
+        return
+    # Spawned: a fork of a process with JAX's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    arguments = (tokenizer.to_json(), separator)
+    with ProcessPoolExecutor(num_workers, context, _start_worker, arguments) as pool:
+        waiting: collections.deque[Future] = collections.deque()
+        try:
+            for group in groups:
+                waiting.append(pool.submit(_encode_in_worker, group))
+                if len(waiting) > 2 * num_workers:  # the text is not read far ahead
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+Group = list[str | list[str]]  # documents; one that is long is a list of pieces
+
+
+def _groups(pieces: Iterable[Piece]) -> Iterator[Group]:
+    group: Group = []
+    size = 0
+    document: list[str] = []
+    for piece in itertools.chain(pieces, [None]):
+        if piece is not None:
+            document.append(piece)
+            continue
+        length = sum(map(len, document))
+        if length == 0:
+            continue
+        group.append(document if length > LONGEST else "".join(document))
+        size, document = size + length, []
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _encode(tokenizer: Tokenizer, separator: np.ndarray, group: Group) -> np.ndarray:
+    short = iter(tokenizer.encode_batch([text for text in group if isinstance(text, str)]))
+    found: list[np.ndarray] = []
+    for text in group:
+        found += [next(short)] if isinstance(text, str) else tokenizers.encode_pieces(tokenizer, text)
+        found.append(separator)
+    return np.concatenate(found)
+
+
+_worker: tuple[Tokenizer, np.ndarray]  # of a process that encodes
+
+
+def _start_worker(fields: dict[str, Any], separator: np.ndarray) -> None:
+    import os
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
+    global _worker
+    _worker = tokenizers.from_json(fields), separator
+
+
+def _encode_in_worker(group: Group) -> np.ndarray:
+    return _encode(*_worker, group)

@@ -1,0 +1,253 @@
+"""Documents: one stream of ids from every format, whatever holds them; mistakes are one line."""
+
+import gzip
+import json
+import lzma
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from jaxgpt import config
+from jaxgpt.config import DataConfig, UserError
+from jaxgpt.data import documents, encoding, tokenizers
+from jaxgpt.data.batches import Batches
+from jaxgpt.data.dataset import prepare_dataset
+from tests.errors import one_line
+
+WORDS = (
+    "the king \u00e9t\u00e9 \u05e9\u05dc\u05d5\u05dd \U0001f642 don't 1415 ,\r\n \n\n <|endoftext|>".split(
+        " "
+    )
+)
+
+
+def some_documents(count: int = 300) -> list[str]:
+    """Of many lengths: a few are empty, one is long."""
+    draw = random.Random(0)
+    lengths = [0 if i % 50 == 7 else draw.randint(1, 40) for i in range(count)]
+    found = [" ".join(draw.choice(WORDS) for _ in range(n)) for n in lengths]
+    found[11] = "x " * (1 << 20)  # longer than a piece
+    return found
+
+
+DOCUMENTS = some_documents()
+
+
+def lines() -> bytes:
+    return "".join(json.dumps({"id": i, "text": d}) + "\n" for i, d in enumerate(DOCUMENTS)).encode()
+
+
+def write_text(place: Path) -> None:
+    for i, document in enumerate(DOCUMENTS):
+        folder = place / f"{i // 100:03}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:05}.txt").write_bytes(document.encode())
+
+
+def write_parquet(place: Path) -> None:
+    place.mkdir()
+    for i in range(2):
+        table = pa.table({"n": list(range(150)), "text": DOCUMENTS[150 * i : 150 * (i + 1)]})
+        pq.write_table(table, place / f"part-{i}.parquet", row_group_size=40)
+
+
+def write_arrow(place: Path) -> None:
+    """As datasets.save_to_disk does."""
+    place.mkdir()
+    names = []
+    for i in range(2):
+        names.append(f"data-{i:05}-of-00002.arrow")
+        table = pa.table({"text": DOCUMENTS[150 * i : 150 * (i + 1)]})
+        with pa.OSFile(str(place / names[-1]), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=70)
+    (place / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (place / "dataset_info.json").write_text("{}")
+
+
+def writer(name: str, pack):
+    return lambda place: (place.mkdir(), (place / name).write_bytes(pack(lines())))
+
+
+FORMATS = {
+    "text": write_text,
+    "jsonl": writer("a.jsonl", bytes),
+    "gz": writer("a.jsonl.gz", gzip.compress),
+    "xz": writer("a.ndjson.xz", lzma.compress),
+    "zst": writer("a.jsonl.zst", lambda c: b"".join(zstandard.compress(c[i : i + 1_000_000]) for i in range(0, len(c), 1_000_000))),
+    "parquet": write_parquet,
+    "arrow": write_arrow,
+}  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_every_format_gives_the_same_ids(tmp_path, cache):
+    """The oracle is a loop over the documents."""
+    found = {}
+    for name, write in FORMATS.items():
+        write(tmp_path / name)
+        cfg = DataConfig(path=str(tmp_path / name), tokenizer="bpe", vocab_size=300)
+        found[name] = prepare_dataset(cfg)
+    first = found["text"]
+    tokenizer = first.tokenizer
+    assert tokenizer.vocab_size == 300 and tokenizer.eos_id == 299
+    kept = [d for d in DOCUMENTS if d]
+    ends, target = np.cumsum([len(d) for d in kept]), int(sum(map(len, kept)) * 0.9)
+    num_train = min(int(np.searchsorted(ends, target)) + 1, len(kept) - 1)
+    for name, dataset in found.items():
+        assert (dataset.fingerprint, dataset.text_sha256) == (first.fingerprint, first.text_sha256), name
+        for split, own in ((dataset.train, kept[:num_train]), (dataset.valid, kept[num_train:])):
+            expected = np.concatenate([[*tokenizer.encode(d), 299] for d in own])
+            assert np.array_equal(split.ids, expected), name
+            assert (split.num_chars, split.num_bytes) == (
+                sum(map(len, own)),
+                sum(len(d.encode()) for d in own),
+            )
+    for step in range(100):
+        assert np.array_equal(Batches(first.train.ids, 0, 4, 32).at(step), Batches(found["zst"].train.ids, 0, 4, 32).at(step))  # fmt: skip
+
+
+def test_several_processes_give_the_same_ids():
+    """More groups than the processes hold at once, and a document that is encoded in parts."""
+    short = [d[:5_000] for d in DOCUMENTS]
+    tokenizer = tokenizers.train("bpe", lambda: iter(short), 300, end_of_text=True)
+    pieces = [p for d in short * 2 for p in (d, None)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "GROUP", 1_000)
+        patch.setattr(encoding, "LONGEST", 4_000)
+        separator = encoding.separator_ids(tokenizer, "auto")
+        one, two = (
+            np.concatenate(list(encoding.encode_documents(tokenizer, iter(pieces), separator, n)))
+            for n in (0, 2)
+        )
+    assert np.array_equal(one, two)
+    expected = np.concatenate([[*tokenizer.encode(d), tokenizer.eos_id] for d in short if d])
+    assert np.array_equal(one, np.tile(expected, 2))
+
+
+def test_separators(tmp_path, cache):
+    """Tokenizers that are trained on documents get an end of text; one that exists keeps its ids."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "ab<|endoftext|>"}\n{"text": "b"}\n\n{"text": ""}\n{"text": "a b"}'
+    )
+
+    def ids(**changes) -> list[int]:
+        cfg = DataConfig(path=str(tmp_path / "a.jsonl"), valid_fraction=0.1, **changes)
+        return prepare_dataset(cfg).train.ids.tolist()
+
+    char = tokenizers.train("char", lambda: iter(["ab<|endoftext|>", None, "b", None, "a b"]), None, True)
+    end = char.eos_id
+    assert end == char.vocab_size - 1 and char.decode([end]) == "<|endoftext|>"
+    assert ids() == [*char.encode("ab<|endoftext|>"), end, *char.encode("b"), end]
+    assert ids(separator="none") == [*char.encode("ab<|endoftext|>"), *char.encode("b")]
+    assert ids(separator=" ") == char.encode("ab<|endoftext|> b ").tolist()
+    word = prepare_dataset(DataConfig(path=str(tmp_path / "a.jsonl"), valid_fraction=0.1, tokenizer="word"))
+    assert word.train.ids[-1] == word.tokenizer.eos_id == word.tokenizer.vocab_size - 1
+    assert (word.train.ids == word.tokenizer.eos_id).sum() == 2
+    gpt2 = ids(tokenizer="gpt2")
+    assert gpt2.count(50_256) == 2 and gpt2[-1] == 50_256
+    old = tokenizers.train("char", lambda: iter(["ab<|endoftext|> "]), None)
+    tokenizers.save(old, tmp_path / "tokenizer.json")
+    assert ids(tokenizer_path=str(tmp_path / "tokenizer.json")) == old.encode("ab<|endoftext|>b").tolist()
+    for tokenizer in (char, word.tokenizer):
+        tokenizers.save(tokenizer, tmp_path / "tokenizer.json")
+        again = tokenizers.load(tmp_path / "tokenizer.json")
+        assert (again.eos_id, again.vocab_size) == (tokenizer.eos_id, tokenizer.vocab_size)
+        with pytest.raises(UserError, match="end of text can't get more tokens"):
+            again.extended(lambda: iter(["new"]))
+
+
+def test_how_text_files_are_cut(tmp_path):
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\n \n\nthree\nfour\n")
+    (tmp_path / "a.md").write_bytes(b"five")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / ".hidden").write_bytes(b"no")
+
+    def read(path: Path, how: str) -> list[str]:
+        pieces = documents.open_documents(str(path), DataConfig(documents=how), "data.path").read()
+        return "|".join("/" if p is None else p for p in pieces).replace("|/", "/").split("/")
+
+    assert (
+        read(tmp_path, "auto") == read(tmp_path, "file") == ["five", "|one\r\ntwo\n\n \n\nthree\nfour\n", ""]
+    )
+    assert read(tmp_path / "b.txt", "auto") == ["one\r\ntwo\n\n \n\nthree\nfour\n"]
+    assert read(tmp_path, "whole") == ["five|one\r\ntwo\n\n \n\nthree\nfour\n"]
+    assert read(tmp_path / "b.txt", "line") == ["one", "|two", "| ", "|three", "|four", ""]
+    assert read(tmp_path / "b.txt", "blank_line") == ["one\r\ntwo", "|three\nfour", ""]
+    assert read(tmp_path / "*.txt", "file") == ["one\r\ntwo\n\n \n\nthree\nfour\n", ""]
+
+
+def test_a_run_of_before_keeps_its_ids(tmp_path, cache):
+    """Its config does not have the fields of documents: a folder was one text."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(name * 30)
+    (tmp_path / "cache").mkdir()
+    stored = config.to_json(config.Config(data=DataConfig(path=str(tmp_path))))
+    for name in ("documents", "text_field", "separator"):
+        del stored["data"][name]
+    (tmp_path / "cache").rmdir()
+    old = config.from_json(json.loads(json.dumps(stored))).data
+    assert old.documents == "whole"
+    dataset = prepare_dataset(old)
+    assert dataset.tokenizer.decode(dataset.train.ids) == "a" * 30 + "b" * 24
+    assert prepare_dataset(DataConfig(path=str(tmp_path / "*.txt"))).tokenizer.eos_id == 2
+
+
+def test_what_is_not_a_text_is_one_line(tmp_path, cache):
+    """The file, the place in it, and what there is; nothing is left in the cache."""
+    good = b'{"text": "a b"}\n{"text": "c"}\n{"text": "d"}\n'
+    files: dict[str, tuple[bytes, str]] = {
+        "cut.jsonl.gz": (gzip.compress(good)[:-12], "ends too early"),
+        "no.jsonl.gz": (good, "is not a .gz file"),
+        "cut.jsonl.xz": (lzma.compress(good)[:-8], "ends too early"),
+        "no.jsonl.xz": (good, "is not a .xz file"),
+        "cut.jsonl.zst": (zstandard.compress(good)[:-5], "ends too early"),
+        "no.jsonl.zst": (good, "is not a .zst file"),
+        "json.jsonl": (good + b"{'text'}\n", "line 4 is not JSON"),
+        "deep.jsonl": (good + b"[" * 100_000, "line 4 is not JSON"),
+        "array.jsonl": (good + b"[1, 2]\n", "line 4 has no field 'text' (it is no object)"),
+        "other.jsonl": (good + b'{"content": "x", "id": 3}\n', "line 4 has no field 'text' (it has content, id)"),
+        "number.jsonl": (good + b'{"text": 3}\n', "line 4: the field 'text' is of type int"),
+        "latin.jsonl": (good + b'{"text": "\xe9"}\n', "is not UTF-8"),
+        "empty.jsonl": (b"\n\n", "has no text"),
+        "one.jsonl": (b'{"text": "all"}', "is a single document"),
+        "no.parquet": (good, "is not a Parquet file"),
+        "cut.arrow": (b"ARROW1", "is not an Arrow stream"),
+    }  # fmt: skip
+    table = pa.table({"content": ["a"], "meta": [{"text": "b"}]})
+    pq.write_table(table, tmp_path / "column.parquet")
+    pq.write_table(table, tmp_path / "numbers.parquet")
+    for name, (content, expected) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            prepare_dataset(DataConfig(path=str(tmp_path / name)))
+        message = one_line(error)
+        assert expected in message and (name in message or name == "one.jsonl"), (name, message)
+    with pytest.raises(UserError, match=r"has no column 'text' \(it has content, meta\)"):
+        prepare_dataset(DataConfig(path=str(tmp_path / "column.parquet")))
+    with pytest.raises(UserError, match=r"has no field 'no' in meta \(it has text\)"):
+        prepare_dataset(DataConfig(path=str(tmp_path / "column.parquet"), text_field="meta.no"))
+    with pytest.raises(UserError, match="has files of two kinds"):
+        prepare_dataset(DataConfig(path=str(tmp_path)))
+    with pytest.raises(UserError, match="no file has such a name"):
+        prepare_dataset(DataConfig(path=str(tmp_path / "*.nothing")))
+    assert not list(cache.glob("data/*"))
+
+
+def test_missing_packages_are_named(tmp_path, cache, monkeypatch):
+    write_parquet(tmp_path / "parquet")
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines()))
+    for module, path in (("pyarrow", "parquet"), ("zstandard", "a.jsonl.zst")):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+        with pytest.raises(UserError, match=module) as error:
+            prepare_dataset(DataConfig(path=str(tmp_path / path)))
+        assert 'pip install "jaxgpt[data]"' in one_line(error)
