@@ -24,7 +24,7 @@ from jaxgpt.data.batches import Batches, eval_batches
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs import records
+from jaxgpt.runs import metrics_log
 from jaxgpt.sweeps import groups
 from jaxgpt.sweeps.members import Row
 from jaxgpt.training import costs, evaluation, starting, steps
@@ -98,7 +98,7 @@ def losses(rows: Sequence[Row]) -> list[float]:
 
 def curve(workdir: Path) -> dict[int, float]:
     """The validation loss by step."""
-    lines = records.read_metrics(workdir, sys.maxsize)
+    lines = metrics_log.read(workdir, sys.maxsize)
     return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
 
 

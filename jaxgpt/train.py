@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from jaxgpt.training.loop import Result
 
 
-def run(cfg: Config, workdir: str | Path, profile_steps: str | None = None, num_workers: int = 0) -> Result:
+def run(
+    cfg: Config,
+    workdir: str | Path,
+    profile_steps: str | None = None,
+    num_workers: int = 0,
+    restart: bool = False,
+) -> Result:
     """Train, and write the report at the end where the config asks for one."""
     from jaxgpt.common import processes
     from jaxgpt.training.loop import train
 
-    result = train(cfg, workdir, profile_steps=profile_steps, num_workers=num_workers)
+    result = train(cfg, workdir, None, profile_steps, num_workers, restart)
     if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
         from jaxgpt.inspect.write import write_or_warn
 
@@ -45,6 +51,11 @@ def main(argv: list[str]) -> int:
         "--dry_run",
         action="store_true",
         help="say what the run would be: shapes, memory, time; train nothing",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="start at step 0; what the folder has is kept in its folder before",
     )
     parser.add_argument(
         "--profile_steps",
@@ -68,7 +79,7 @@ def main(argv: list[str]) -> int:
         print(preflight.dry_run(cfg))
         return 0
     workdir = args.workdir or Path("runs") / Path(file.partition(":")[0]).stem
-    result = run(cfg, workdir, args.profile_steps, args.num_workers)
+    result = run(cfg, workdir, args.profile_steps, args.num_workers, args.restart)
     return 0 if result.signal is None else 128 + result.signal
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import errno
 import gc
 import importlib.util
 import os
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
-from jaxgpt.common import config_files
+from jaxgpt.common import causes, config_files
 from jaxgpt.common.files import cache_dir
 from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict, reference
 
@@ -67,9 +66,11 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)  # as if by SIGPIPE, which Windows does not have
     except OSError as error:
-        _fail(describe_os_error(error))
+        _fail(causes.describe(error))
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # XLA's word for it
+        if causes.system_error(error) is not None:  # a full disk while profiling, say
+            _fail(causes.describe(error))
+        if not causes.is_out_of_memory(error):
             raise
         _fail(
             f"out of memory ({first_line(error)}): lower the batch size (data.batch_size or --batch_size), "
@@ -77,21 +78,6 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         )
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-
-
-def describe_os_error(error: OSError) -> str:
-    """One line with the file and what to do."""
-    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    advice = {
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some space",
-        errno.EACCES: "choose a folder that you may write to",
-        errno.EPERM: "choose a folder that you may write to",
-        errno.EROFS: "choose a folder that can be written",
-        errno.EFBIG: "the system limits the size of files: raise the limit, see ulimit -f",
-        errno.ENOTDIR: "a part of this path is a file, not a folder",
-    }.get(error.errno or 0, "")
-    return f"{what} ({advice})" if advice else what
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import stat
 import sys
 import uuid
 from collections.abc import Iterator
@@ -103,21 +102,3 @@ def read_json(path: Path, most: int | None = None) -> Any:
         return json.loads(content.decode())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def check_tree(folder: Path) -> None:
-    """Raise ValueError if a folder contains an entry that is not safe to open.
-
-    That is a link, which may lead anywhere; a pipe or device, which may never end; and a file larger than LARGEST_JSON,
-    except in the folders named "d", in which Orbax stores arrays.
-    """
-    for parent, folders, names in os.walk(folder):
-        for name in folders + names:
-            path = Path(parent, name)
-            facts = path.lstat()
-            if stat.S_ISDIR(facts.st_mode):
-                continue
-            if not stat.S_ISREG(facts.st_mode):
-                raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
-            if facts.st_size > LARGEST_JSON and path.parent.name != "d":
-                raise ValueError(f"{path.relative_to(folder)} is larger than {LARGEST_JSON >> 20} MiB")

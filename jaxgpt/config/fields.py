@@ -168,10 +168,13 @@ class DataConfig:
     """Which text, which tokens, and how many of them per step."""
 
     # fmt: off
-    corpus: str = field("shakespeare", "a corpus by name (see data/corpora.py); not used if path is given")
+    corpus: str = field(
+        "shakespeare", "a corpus by name (see data/corpora.py); not used if path is given", resume="source",
+    )
     path: str = field(
         "", "a file, a folder or a pattern of text, JSON lines (.jsonl), Parquet, Arrow or token shards (.bin, .npy); "
         "text and JSON lines also as .gz, .zst, .xz",
+        resume="source",
     )
     documents: Literal["auto", "whole", "file", "line", "blank_line"] = field(
         "auto", "what a document is in text files; auto: of several files each is one, a single file is one text without "
@@ -189,6 +192,7 @@ class DataConfig:
     tokenizer_path: str = field(
         "", "the tokenizer.json of an earlier run; gpt2: a folder with its two vocabulary files; huggingface: a "
         "tokenizer.json of the package tokenizers, or a folder with one",
+        resume="source",
     )
     add_tokens: bool = field(
         False, "add the characters or words of this text that the tokenizer of tokenizer_path lacks, with ids after "
@@ -361,11 +365,11 @@ class Config:
     init_from: str = field(
         "", "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see "
         "training/transfer.py)",
-        lane="outside",
+        lane="outside", resume="source",
     )
     init_vectors: str = field(
         "", "start the token table from word vectors: a file, or the name of a package (see vectors/word_vectors.py)",
-        lane="outside",
+        lane="outside", resume="source",
     )
     init_bridge: Literal["none", "pca"] = field(
         "none", "pca: project wider word vectors on their principal axes; none: they are as wide as the token table",

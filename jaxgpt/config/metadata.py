@@ -24,7 +24,8 @@ class Meaning:
     below: float | None = None
     # When a run is resumed. "same": the field is part of what the run is; another value is another run. "free": it only
     # observes, keeps or places, and may change. "length": the number of steps, which may change (see runs/records.py).
-    resume: Literal["same", "free", "length"] = "same"
+    # "source": where something is read, which may move; run.json has the hash of its content.
+    resume: Literal["same", "free", "length", "source"] = "same"
     # When several runs are lanes of one program. "argument": the compiled step takes it as a number. "outside": the step
     # does not use it. "fixed": runs that differ in it need programs of their own.
     lane: Literal["fixed", "argument", "outside"] = "fixed"

@@ -18,7 +18,7 @@ from jaxgpt.data.tokenizers import Tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import count_params, init_params
-from jaxgpt.runs import records
+from jaxgpt.runs import metrics_log, records
 from jaxgpt.runs.load import Run, load
 from jaxgpt.training import evaluation
 
@@ -73,7 +73,7 @@ def open_subject(workdir: str | Path, step: int | str | None = None) -> Subject:
     return Subject(
         run=run,
         facts=records.read_run_json(run.workdir),
-        metrics=records.read_metrics(run.workdir, run.step),
+        metrics=metrics_log.read(run.workdir, run.step),
         dataset=dataset,
         missing=tuple(missing),
     )

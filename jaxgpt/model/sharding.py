@@ -110,11 +110,15 @@ def device_memory() -> int:
 
 
 def fits_twice(tree: Any) -> bool:
-    """Whether a second copy of these arrays fits on the devices; on a CPU, into a quarter of the machine's memory."""
+    """Whether a second copy of these arrays fits on the devices; on a CPU, into a quarter of the machine's memory.
+
+    The leaves are arrays, or their shapes with shardings.
+    """
     sizes: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
     for leaf in jax.tree.leaves(tree):
-        for shard in leaf.addressable_shards:
-            sizes[shard.device] += shard.data.nbytes
+        part = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for device in leaf.sharding.addressable_devices:
+            sizes[device] += part
     for device, size in sizes.items():
         stats = device.memory_stats() or {}
         free = (

@@ -1,13 +1,18 @@
 """A run on disk, and the files of other tools.
 
 state            the training state: step, parameters, optimizer state
-checkpoint       save and restore the state, with checksums
+checkpoint       save the state, read it back, and restore it
+stored_steps     what is stored at one step, and the proof that it is what was written
+damage           which errors prove that a checkpoint is damaged
+checksums        of arrays
 load             open a run folder for use; write one for an imported model
-records          config.json, run.json, metrics.jsonl, samples, embedding tables
+records          config.json, run.json, samples, embedding tables
+metrics_log      metrics.jsonl
 curves           compare the losses of two runs
 gpt2             GPT-2 folders of the Hugging Face libraries, in and out
 gpt2_layout      their config.json and tensors
 tensor_files     their safetensors files
 tokenizer_files  their tokenizers
+orbax_paths      paths that Orbax can use
 orbax_log        keeps Orbax's own messages off the screen
 """

@@ -15,7 +15,8 @@ from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, param_shapes
 from jaxgpt.runs import records
-from jaxgpt.runs.checkpoint import FOLDER, Checkpoints, DamagedCheckpoint, warn
+from jaxgpt.runs.checkpoint import FOLDER, Checkpoints, warn
+from jaxgpt.runs.damage import DamagedCheckpoint
 from jaxgpt.runs.state import TrainState
 
 
@@ -38,8 +39,8 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
     """Open a run folder: its latest valid checkpoint, a given step, or `step="best"`.
 
     Needs no config and no flags of the training, and works on any device. If the latest checkpoint is damaged, a
-    warning is printed and the previous one is used. Raises UserError if the folder or the step does not exist, or if
-    the requested step is damaged.
+    warning is printed and the previous one is used. Raises UserError if the folder or the step does not exist, if the
+    requested step is damaged, or if a checkpoint can't be read for another reason, such as missing rights.
     """
     folder = Path(workdir)
     if not folder.is_dir():

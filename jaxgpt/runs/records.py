@@ -1,9 +1,8 @@
-"""The files of a run other than its checkpoints: config, provenance, metrics, samples, embedding tables.
+"""The files of a run other than its checkpoints and metrics: config, provenance, samples, embedding tables.
 
 RUN/config.json     the resolved config
 RUN/run.json        versions, device, commit, hashes, parameter count, baselines, each start and what it changed
 RUN/tokenizer.json  the tokenizer
-RUN/metrics.jsonl   one JSON object per line: step, split "train" or "valid", loss, ...; split "change": a new num_steps
 RUN/samples/        the text sampled at each evaluation, one file per step
 RUN/embeddings/     the embedding tables at step 0 and at log-spaced steps, one .npz file per step
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
+import itertools
 import os
 import platform
 import shlex
@@ -22,13 +21,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import errors_name, lock, read_json, write_atomically, write_json
+from jaxgpt.common.files import lock, read_json, write_atomically, write_json
 from jaxgpt.config import Config, UserError
 
 Changes = dict[str, tuple[Any, Any]]  # the old and the new value of a field, by dotted name
@@ -69,8 +68,9 @@ class FolderLock:
 def check_same_config(workdir: Path, cfg: Config, steps_done: int) -> Config | None:
     """The config of the run that the folder holds, or None. Raises UserError with every difference if it is another run.
 
-    Fields that only observe or keep may differ, and so may train.num_steps: the run resumes from its newest state under
-    the new schedule. It can't be less than the steps already done.
+    Fields that only observe or keep may differ, and the places of texts and sources (see `check_same_text`). So may
+    train.num_steps: the run resumes from its newest state under the new schedule. It can't be less than the steps already
+    done.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -97,7 +97,7 @@ def check_same_config(workdir: Path, cfg: Config, steps_done: int) -> Config | N
         keep = f" (its final rate: --config.optim.final_learning_rate={final})" if named else ""
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed)}): "
-            f"give another --workdir, or the same config to resume{keep}"
+            f"give another --workdir, the same config to resume{keep}, or --restart to start over"
         )
     if cfg.train.num_steps < steps_done:
         raise UserError(
@@ -105,6 +105,24 @@ def check_same_config(workdir: Path, cfg: Config, steps_done: int) -> Config | N
             f"{steps_done} or more, or another --workdir"
         )
     return old
+
+
+SET_ASIDE = "before"
+
+
+def set_aside(workdir: Path) -> Path | None:
+    """Move everything of the run in a folder to RUN/before/<n>, which can be used as a run. None for an empty folder."""
+    entries = [entry for entry in workdir.iterdir() if entry.name not in (SET_ASIDE, ".lock")]
+    if not entries:
+        return None
+    place = workdir / SET_ASIDE
+    place.mkdir(exist_ok=True)
+    number = next(n for n in itertools.count(1) if not (place / str(n)).exists())
+    target = place / str(number)
+    target.mkdir()
+    for entry in entries:
+        entry.rename(target / entry.name)
+    return target
 
 
 def versions() -> dict[str, str]:
@@ -197,99 +215,13 @@ def write_run_json(workdir: Path, facts: dict[str, Any], step: int, changes: Cha
 
 
 def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:
-    """Raise UserError if a run without a checkpoint was started with other initial parameters."""
+    """Raise UserError if a run was started with other initial parameters. Their folder may have moved."""
     old = read_run_json(workdir).get("started_from", started_from)
-    if old != started_from:
+    if {**old, "source": None} != {**started_from, "source": None}:
         raise UserError(
             f"{workdir} was started from {old['source']}, which has changed since (step {old['step']}, now "
             f"{started_from['step']}; checksum {old['checksum']}, now {started_from['checksum']}): give another --workdir"
         )
-
-
-def read_metrics(workdir: Path, step: int) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl up to a step."""
-    lines, path = [], workdir / "metrics.jsonl"
-    if path.exists():
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                    if line["step"] <= step:
-                        lines.append(line)
-                except (ValueError, KeyError, TypeError):
-                    break  # a killed process left an incomplete line: ignore it and all after it
-    return lines
-
-
-class MetricsLog:
-    """Writes metrics.jsonl, and TensorBoard events on request.
-
-    A run that resumes from step k first removes the lines after k: these steps will be done again.
-    """
-
-    def __init__(self, workdir: Path, step: int, tensorboard: bool = False, writes: bool = True) -> None:
-        self._writes = writes
-        self._path = workdir / "metrics.jsonl"
-        lines = read_metrics(workdir, step)
-        self._valid_losses = {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
-        # Only the first of several processes writes; all read the same lines.
-        if writes:
-            write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._file = (self._path if writes else Path(os.devnull)).open("a", encoding="utf-8")
-        self._events = _event_writer(workdir, step) if tensorboard and writes else None
-
-    def write(self, step: int, split: str, **values: float | None) -> None:
-        """Add a line. None stands for a number that is not finite."""
-        line = {"step": step, "split": split, **values}
-        if split == "valid":
-            self._valid_losses[step] = values["loss"]
-        with errors_name(self._path):
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        if self._events is not None:
-            for name, value in values.items():
-                if name not in ("time", "skipped") and value is not None:
-                    self._events.add_scalar(f"{split}/{name}", value, step)
-
-    def valid_losses(self) -> dict[int, float]:
-        """Validation loss by step."""
-        return dict(self._valid_losses)
-
-    def sync(self) -> None:
-        """Write all lines to the disk. Call it before a checkpoint, so that no checkpoint is ahead of its metrics."""
-        if self._writes:
-            with errors_name(self._path):
-                os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the files."""
-        with errors_name(self._path):
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _event_writer(workdir: Path, step: int):
-    require_tensorboard()
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-
-
-def require_tensorboard() -> None:
-    """Raise UserError with the package to install if tensorboardX is missing."""
-    try:
-        import tensorboardX  # noqa: F401
-    except ImportError:
-        raise UserError(
-            'train.tensorboard=True needs tensorboardX: pip install "jaxgpt[tensorboard]"'
-        ) from None
 
 
 def snapshot_steps(num_steps: int, count: int) -> list[int]:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jaxgpt import config
 from jaxgpt.common.files import read_json, write_json
 from jaxgpt.config import Config, UserError, first_line
-from jaxgpt.runs import checkpoint, records
+from jaxgpt.runs import checkpoint, metrics_log, records
 from jaxgpt.sweeps.search_space import Overrides
 
 SHOWN_PROBLEMS = 10
@@ -39,8 +39,7 @@ class Member:
 
     def losses(self) -> dict[int, float]:
         """Validation loss by step."""
-        lines = records.read_metrics(self.workdir, self.cfg.train.num_steps)
-        return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
+        return metrics_log.valid_losses(self.workdir, self.cfg.train.num_steps)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params
-from jaxgpt.runs import records
+from jaxgpt.runs import metrics_log, records
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.actions import ACTIONS, Action
@@ -29,7 +29,7 @@ from jaxgpt.training.guard import Watchdog
 from jaxgpt.training.profile_steps import ProfileSteps
 from jaxgpt.training.programs import Program, SingleRun, VmappedRuns
 from jaxgpt.training.run_folder import RunFolder
-from jaxgpt.training.starting import check_memory, resolve
+from jaxgpt.training.starting import check_memory, resolve, with_sources_at_hand
 from jaxgpt.training.step_log import StepLog
 
 
@@ -51,7 +51,8 @@ class Trainer:
     """Trains one run: `Trainer([(cfg, workdir)]).run()`. With `width`, trains several runs as lanes of one program.
 
     `width` is how many lanes each device computes at once. Lanes share one `lanes.program_of` and start from one step. A
-    lane that fails does not disturb the others. `num_workers` processes tokenize the text (0: this one).
+    lane that fails does not disturb the others. `num_workers` processes tokenize the text (0: this one). With
+    `restart`, runs that the folders hold are moved aside.
     """
 
     def __init__(
@@ -60,14 +61,17 @@ class Trainer:
         profile_steps: str | None = None,
         width: int | None = None,
         num_workers: int = 0,
+        restart: bool = False,
     ) -> None:
+        if not restart:
+            runs = [(with_sources_at_hand(cfg, Path(workdir)), workdir) for cfg, workdir in runs]
         (cfg, workdir), *_ = runs
         self._profile = ProfileSteps(
             profile_steps if processes.is_first() else None, Path(workdir) / "profile"
         )
         # Refuse what can't be trained before any folder is made.
         if cfg.train.tensorboard:
-            records.require_tensorboard()
+            metrics_log.require_tensorboard()
         self.dataset = prepare_dataset(cfg.data, num_workers)
         check_windows(self.dataset, cfg.model.context_length)
         cfgs = [resolve(cfg, self.dataset.tokenizer) for cfg, _ in runs]
@@ -82,7 +86,7 @@ class Trainer:
         self.runs: list[RunFolder] = []
         with contextlib.ExitStack() as opened:  # all folders, or none
             for (_, workdir), own in zip(runs, cfgs, strict=True):
-                self.runs.append(RunFolder(own, workdir, self.dataset, alone))
+                self.runs.append(RunFolder(own, workdir, self.dataset, alone, restart))
                 opened.callback(self.runs[-1].release)
             opened.pop_all()
 
@@ -202,9 +206,10 @@ def train(
     stop_at: int | None = None,
     profile_steps: str | None = None,
     num_workers: int = 0,
+    restart: bool = False,
 ) -> Result:
     """Train, or resume, the run in `workdir`, and print how it ended. Raises UserError for what the user can fix."""
-    trainer = Trainer([(cfg, workdir)], profile_steps, num_workers=num_workers)
+    trainer = Trainer([(cfg, workdir)], profile_steps, num_workers=num_workers, restart=restart)
     (result,), (run,) = trainer.run(stop_at), trainer.runs
     step = int(result.state.step)
     if not processes.is_first():

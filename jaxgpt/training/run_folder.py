@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxgpt.common import processes
 from jaxgpt.common.files import write_json
+from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError, changed_values, to_json
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs import checkpoint, records
+from jaxgpt.runs import checkpoint, metrics_log, records
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import starting
 from jaxgpt.training.evaluation import Evaluation
@@ -28,21 +29,22 @@ from jaxgpt.training.guard import Guard
 class RunFolder:
     """Takes a folder for one run. Raises UserError where the folder holds another run or can't be used.
 
-    A run that is `alone` raises the error that ends it early. One of several keeps it in `failed`, and the others
+    With `restart`, what the folder has is moved aside and the run starts at step 0. A run that is `alone` raises the error that ends it early. One of several keeps it in `failed`, and the others
     continue.
     """
 
-    def __init__(self, cfg: Config, workdir: str | Path, dataset: Dataset, alone: bool = True) -> None:
+    def __init__(
+        self, cfg: Config, workdir: str | Path, dataset: Dataset, alone: bool = True, restart: bool = False
+    ) -> None:
         self.cfg, self.workdir = cfg, Path(workdir)
-        self._dataset, self._alone = dataset, alone
+        self._dataset, self._alone, self._restart = dataset, alone, restart
         # A run that resumes does not read its source again.
-        self.start = (
-            None if checkpoint.saved_steps(self.workdir) else starting.prepare(cfg, dataset.tokenizer)
-        )
+        resumes = checkpoint.saved_steps(self.workdir) and not restart
+        self.start = None if resumes else starting.prepare(cfg, dataset.tokenizer)
         self._guard = Guard(cfg)
         self.failed = ""  # the error that ended it early
         self.improved_at: int | None = None  # the last step whose validation loss was the lowest so far
-        self.log: records.MetricsLog  # from `open_log` on
+        self.log: metrics_log.MetricsLog  # from `open_log` on
         self._lock: records.FolderLock | None = None
         self._writes = processes.is_first()
         try:
@@ -56,9 +58,15 @@ class RunFolder:
         """Lock the folder, refuse one that holds another run, write the config and the tokenizer."""
         records.make_folder(self.workdir)
         self._lock = records.FolderLock(self.workdir)
+        if self._restart and (place := records.set_aside(self.workdir)):
+            say(f"starts over: what {self.workdir} had is in {place}")
         steps_done = max(checkpoint.saved_steps(self.workdir), default=0)
         old = records.check_same_config(self.workdir, self.cfg, steps_done)
         self._changes = {} if old is None else changed_values(old, self.cfg)
+        if steps_done and self._changes.keys() & {"init_from", "init_vectors"}:
+            found = starting.prepare(self.cfg, self._dataset.tokenizer)
+            if found is not None:
+                records.check_same_source(self.workdir, found.record)
         records.check_same_text(
             self.workdir, text_sha256=self._dataset.text_sha256, tokenizer_sha256=self._dataset.fingerprint
         )
@@ -101,7 +109,7 @@ class RunFolder:
 
     def open_log(self, step: int) -> None:
         """Open metrics.jsonl to append after a step."""
-        self.log = records.MetricsLog(self.workdir, step, self.cfg.train.tensorboard, self._writes)
+        self.log = metrics_log.MetricsLog(self.workdir, step, self.cfg.train.tensorboard, self._writes)
 
     def write_facts(self, facts: dict[str, Any], step: int) -> None:
         """Write run.json. After that, the initial parameters from elsewhere need no memory."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt import config
+from jaxgpt.common.files import read_json
+from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import documents, tokenizers
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params, param_shapes
 from jaxgpt.model.paths import map_named
+from jaxgpt.runs.checkpoint import saved_steps
 from jaxgpt.training import trainable
 
 
@@ -41,6 +46,22 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
             train,
             eval_batch_size=cfg.eval_batch_size,
         ),
+    )
+
+
+def with_sources_at_hand(cfg: Config, workdir: Path) -> Config:
+    """The config of a run that resumes, with its own tokenizer where that of data.tokenizer_path is gone."""
+    path, own = cfg.data.tokenizer_path, workdir / "tokenizer.json"
+    if not path or Path(path).expanduser().exists() or not saved_steps(workdir) or not own.is_file():
+        return cfg
+    say(f"data.tokenizer_path={path!r} is gone: the run's own tokenizer is used")
+    rows = cfg.optim.train_rows_from
+    if rows == -1:
+        rows = config.from_json(read_json(workdir / "config.json")).optim.train_rows_from
+    return dataclasses.replace(
+        cfg,
+        data=dataclasses.replace(cfg.data, tokenizer_path=str(own)),
+        optim=dataclasses.replace(cfg.optim, train_rows_from=rows),
     )
 
 

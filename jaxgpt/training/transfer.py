@@ -15,7 +15,6 @@ import dataclasses
 import re
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxgpt.common import processes
@@ -25,7 +24,8 @@ from jaxgpt.model.initial import initial_std
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.runs import checkpoint, gpt2
+from jaxgpt.runs import gpt2
+from jaxgpt.runs.checksums import jit_checksums
 from jaxgpt.runs.load import Run, load
 from jaxgpt.training.starting import Start
 from jaxgpt.training.trainable import TOKEN_AXES
@@ -47,7 +47,7 @@ def open_source(folder: str) -> Run:
 
 
 def _checksum(arrays: Any) -> int:
-    return int(np.bitwise_xor.reduce(np.asarray(jax.jit(checkpoint.checksums)(arrays))))
+    return int(np.bitwise_xor.reduce(np.asarray(jit_checksums(arrays))))
 
 
 def _record(

@@ -5,6 +5,7 @@ A damaged checkpoint is no mistake of the user's: the one before is taken, a war
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import jaxgpt
@@ -23,7 +25,7 @@ from jaxgpt.common import files
 from jaxgpt.config import UserError
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import checkpoint as checkpoint_module
-from jaxgpt.runs import records
+from jaxgpt.runs import metrics_log, orbax_paths, stored_steps
 from tests.commands import (
     EVALUATE,
     GENERATE,
@@ -118,7 +120,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, command,
     assert saved(here / "run") == before
 
 
-@pytest.mark.parametrize("damage", [truncate_array, flip_bits, remove_meta, another_rate])
+@pytest.mark.parametrize("damage", [truncate_array, flip_bits, remove_meta])
 def test_training_sets_a_damaged_checkpoint_aside_and_reaches_the_same_end(
     damage, here, trained, monkeypatch, capfd
 ):
@@ -128,7 +130,7 @@ def test_training_sets_a_damaged_checkpoint_aside_and_reaches_the_same_end(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: checkpoint ")
     assert "run/checkpoints/20 is damaged: " in line
-    assert "/run/damaged/20, trying the one before" in line
+    assert "/run/damaged/20, resuming from step 10" in line
     assert_same_end(here / "run", trained / "run")
     after = saved(here / "run")
     for name in before:
@@ -139,15 +141,102 @@ def test_training_sets_a_damaged_checkpoint_aside_and_reaches_the_same_end(
             assert hashlib.sha256(moved.read_bytes()).hexdigest() == before[name], name
 
 
-def test_training_starts_anew_where_all_checkpoints_are_damaged(here, trained, monkeypatch, capfd):
+def test_training_never_starts_over_by_itself(here, trained, monkeypatch, capfd):
+    """Where every checkpoint is damaged, --restart is the user's word. What was there is kept, as a run."""
     for step in ("10", "20"):
         truncate_array(Path("run/checkpoints", step))
+    before = saved(here / "run")
+    assert execute(monkeypatch, RUN) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "every checkpoint of " in line and "give --restart to start from step 0" in line
+    assert saved(here / "run") == before
+    assert execute(monkeypatch, f"{RUN} --restart") == 0
+    out, err = capfd.readouterr()
+    assert "starts over: what run had is in run/before/1" in out and not err
+    assert saved(here / "run/before/1") == before
+    assert_same_end(here / "run", trained / "run")
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_stays(here, monkeypatch, capfd):
+    another_rate(here / "run/checkpoints/20")
+    before = saved(here / "run")
+    assert execute(monkeypatch, RUN) == 2
+    assert "belongs to a run with another config (optim.learning_rate" in capfd.readouterr().err
+    assert saved(here / "run") == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOENT, errno.ESTALE])
+def test_an_error_of_the_system_is_no_damage(number, here, monkeypatch, capfd):
+    """Its words are passed on, nothing is moved, and no older step is used in silence."""
+    before = saved(here / "run")
+    real = stored_steps.read_every_file
+
+    def refused(*_args, **_kwargs):
+        raise ValueError(f"Error opening local file: {os.strerror(number)} [OS error {number}: open]")
+
+    def failing(folder):
+        real(folder)
+        raise OSError(number, os.strerror(number), str(folder / "meta/metadata"))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", refused)
+    monkeypatch.setattr(stored_steps, "read_every_file", failing)
+    for command in (RUN, EVALUATE, f"{GENERATE} --prompt the"):
+        assert execute(monkeypatch, command) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "can't be read: " in line and os.strerror(number) in line and "damaged" not in line
+    assert saved(here / "run") == before
+
+
+def test_an_error_that_passes_is_read_again(here, trained, monkeypatch, capfd):
+    real, calls = ocp.CheckpointManager.restore, []
+
+    def sometimes(*args, **kwargs):
+        calls.append(1)
+        if len(calls) % 2:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", sometimes)
     assert execute(monkeypatch, RUN) == 0
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("warning: ") for line in lines)
-    assert "every checkpoint was damaged; the run starts from step 0" in lines[-1]
-    assert sorted(path.name for path in (here / "run/damaged").iterdir()) == ["10", "20"]
+    assert capfd.readouterr().err == ""
+    assert_same_end(here / "run", trained / "run")
+
+
+# --- after saving ---------------------------------------------------------------------------------------
+
+
+def test_a_save_that_cannot_be_read_back_deletes_nothing(here, monkeypatch, capfd):
+    real = ocp.CheckpointManager.wait_until_finished
+
+    def breaking(manager):
+        real(manager)
+        for step in sorted(Path(manager.directory).glob("20")):
+            truncate_array(step)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", breaking)
+    assert execute(monkeypatch, f"{NEW} --config.train.keep_checkpoints=1 --config.train.eval_every=0") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "step 20 was saved in " in line and "can't be read back: " in line
+    assert line.endswith("; earlier checkpoints are kept")
+    assert jaxgpt.load("new", step=10).step == 10
+
+
+def test_a_path_that_a_glob_would_misread(here, trained, monkeypatch):
+    for name in ("run [v2]", "a*b", "back\\slash", "what?"):
+        assert execute(monkeypatch, f"{NEW[:-3]}'{name}'") == 0, name
+        assert not orbax_paths.unmerged(here / name / "checkpoints/20")
+        assert jaxgpt.load(name).step == 20
+
+
+def test_checkpoints_without_an_index_are_rescued(here, trained, monkeypatch, capfd):
+    """As earlier versions left them under such a path: readers write nothing, a run that resumes adds the index."""
+    for index in Path("run/checkpoints").glob("*/*/" + orbax_paths.INDEX):
+        index.unlink()
+        shutil.rmtree(index.parent / "d")
+    before = saved(here / "run")
+    assert jaxgpt.load("run").step == 20
+    assert saved(here / "run") == before
+    assert execute(monkeypatch, RUN) == 0
     assert_same_end(here / "run", trained / "run")
 
 
@@ -163,7 +252,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(here, trained, monkeypatch, 
 
 
 def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_read(here, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "device_memory", lambda: 1000)
+    monkeypatch.setattr(stored_steps, "device_memory", lambda: 1000)
     with pytest.raises(
         UserError, match=r"needs 0\.0 GiB of memory, this machine has 0\.0 GiB: use a larger one"
     ):
@@ -181,7 +270,7 @@ def test_an_error_of_a_save_in_the_background_is_raised(here, monkeypatch, capfd
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
-    monkeypatch.setattr(records.MetricsLog, "sync", full)
+    monkeypatch.setattr(metrics_log.MetricsLog, "sync", full)
     assert execute(monkeypatch, NEW) == 2
     assert capfd.readouterr().err == "error: No space left on device: metrics.jsonl (free some space)\n"
 
@@ -234,7 +323,7 @@ def test_disk_that_is_full_leaves_what_was_there_to_go_on_from(here, trained, mo
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"error: could not finish saving in {here / 'run'}")
     assert "File too large" in line
-    assert "free some space" in line
+    assert line.count("the system limits the size of files") == 1
     after = saved(here / "run")
     kept = [name for name in before if name.startswith(("checkpoints/10/", "config.json", "tokenizer.json"))]
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}

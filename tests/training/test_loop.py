@@ -14,7 +14,7 @@ from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params
-from jaxgpt.runs import checkpoint, records
+from jaxgpt.runs import checkpoint, checksums, records
 from jaxgpt.train import main
 from jaxgpt.training.loop import Trainer, resolve, train
 from jaxgpt.training.starting import check_memory
@@ -162,16 +162,16 @@ def test_fewer_checkpoints_never_lose_the_newest(text, tmp_path):
 def test_checksums_see_a_changed_bit_a_swap_and_not_the_layout():
     rng = np.random.default_rng(0)
     tree = {"a": rng.normal(size=(5, 7)).astype(np.float32), "b": np.int32(3)}
-    before = np.asarray(checkpoint.checksums(tree))
+    before = np.asarray(checksums.checksums(tree))
     assert before.shape == (2,) and before.dtype == np.uint32
-    np.testing.assert_array_equal(before, np.asarray(checkpoint.checksums(dict(tree))))
+    np.testing.assert_array_equal(before, np.asarray(checksums.checksums(dict(tree))))
     flipped = tree["a"].copy()
     flipped.view(np.uint32)[2, 3] ^= 1
     swapped = tree["a"].copy()
     swapped[0, 0], swapped[4, 6] = tree["a"][4, 6], tree["a"][0, 0]
     rows = tree["a"][::-1].copy()
     for other in (flipped, swapped, rows, tree["a"].reshape(7, 5)):
-        assert checkpoint.checksums({**tree, "a": other})[0] != before[0]
+        assert checksums.checksums({**tree, "a": other})[0] != before[0]
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)

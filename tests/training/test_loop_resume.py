@@ -295,7 +295,8 @@ def test_the_final_rate_of_an_older_run_is_named_where_it_differs(text, tmp_path
     del values["optim"]["final_learning_rate_ratio"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(
-        UserError, match=r"to resume \(its final rate: --config.optim.final_learning_rate=0.0001\)$"
+        UserError,
+        match=r"to resume \(its final rate: --config.optim.final_learning_rate=0.0001\), or --restart",
     ):
         records.check_same_config(tmp_path, small_config(text), steps_done=0)
     same = small_config(text, optim__final_learning_rate=1e-4)

@@ -1,0 +1,181 @@
+"""metrics.jsonl: one JSON object per line, read as a stream, and never cut without a copy of what is removed.
+
+A line has `step` and `split`: "train", "valid", or "change" for a new num_steps. Lines that are none (torn by a kill, or
+written by somebody else) are left out with one warning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from jaxgpt.common.files import errors_name, replaced_atomically
+from jaxgpt.common.say import warn
+from jaxgpt.config import UserError
+
+NAME, REMOVED = "metrics.jsonl", "metrics.removed.jsonl"
+LONGEST_LINE = 1 << 20  # bytes
+MOST_LINES = 200_000  # that `read` returns
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """The object of a line, or None for a line that this package did not write."""
+    if not text.endswith(b"\n") or len(text) > LONGEST_LINE:
+        return None
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if (
+        not isinstance(line, dict)
+        or type(line.get("step")) is not int
+        or not isinstance(line.get("split"), str)
+    ):
+        return None
+    loss = line.get("loss")
+    number = loss is None or (
+        isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
+    )
+    if not number or (line["split"] == "valid" and loss is None) or not 0 <= line["step"] < 2**63:
+        return None
+    return line
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file in parts of at most LONGEST_LINE + 1 bytes; an absent file has none."""
+    if not path.exists():
+        return
+    with errors_name(path), path.open("rb") as file:
+        while text := file.readline(LONGEST_LINE + 1):
+            yield text
+
+
+def lines(workdir: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, in their order. Warns once about lines that are none of a run's."""
+    wrong: list[int] = []
+    for number, text in enumerate(_raw_lines(workdir / NAME), start=1):
+        line = _parsed(text)
+        if line is None:
+            wrong.append(number)
+        else:
+            yield line
+    if wrong:
+        more = f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
+        warn(f"{workdir / NAME}: line {wrong[0]:,}{more} is not a line of a run's log, and is left out")
+
+
+def read(workdir: Path, step: int, most: int = MOST_LINES) -> list[dict[str, Any]]:
+    """The lines up to a step. Where "train" lines are more than `most`, every second, fourth, ... of them."""
+    train: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    every, count = 1, 0
+    for line in lines(workdir):
+        if line["step"] > step:
+            continue
+        if line["split"] != "train":
+            others.append(line)
+            continue
+        if count % every == 0:
+            train.append(line)
+        count += 1
+        if len(train) > most:
+            train, every = train[::2], 2 * every
+    return sorted([*train, *others], key=lambda line: line["step"])
+
+
+def valid_losses(workdir: Path, step: int) -> dict[int, float]:
+    """Validation loss by step, up to a step."""
+    return {x["step"]: x["loss"] for x in lines(workdir) if x["split"] == "valid" and x["step"] <= step}
+
+
+class MetricsLog:
+    """Writes metrics.jsonl, and TensorBoard events on request. Holds no file open.
+
+    A run that resumes from step k continues after the lines of step k: these steps will be done again. Later lines, and
+    lines that are not a run's, move to metrics.removed.jsonl.
+    """
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool = False, writes: bool = True) -> None:
+        self._writes = writes
+        self._path = workdir / NAME
+        self._valid_losses = valid_losses(workdir, step)
+        # Only the first of several processes writes; all read the same lines.
+        if writes:
+            self._continue_after(step)
+        self._events = _event_writer(workdir, step) if tensorboard and writes else None
+
+    def _continue_after(self, step: int) -> None:
+        def stays(text: bytes) -> bool:
+            line = _parsed(text)
+            return line is not None and line["step"] <= step
+
+        if all(map(stays, _raw_lines(self._path))):
+            return
+        # What is removed is on the disk before it is gone from the log.
+        removed = self._path.with_name(REMOVED)
+        with errors_name(removed), removed.open("ab") as file:
+            file.writelines(
+                text if text.endswith(b"\n") else text + b"\n"
+                for text in _raw_lines(self._path)
+                if not stays(text)
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        with replaced_atomically(self._path) as temporary, temporary.open("wb") as file:
+            file.writelines(text for text in _raw_lines(self._path) if stays(text))
+
+    def write(self, step: int, split: str, **values: float | None) -> None:
+        """Add a line. None stands for a number that is not finite."""
+        line = {"step": step, "split": split, **values}
+        if split == "valid":
+            loss = values["loss"]
+            self._valid_losses[step] = math.nan if loss is None else loss
+        if self._writes:
+            with errors_name(self._path), self._path.open("ab", buffering=0) as file:
+                file.write(json.dumps(line).encode() + b"\n")
+        if self._events is not None:
+            for name, value in values.items():
+                if name not in ("time", "skipped") and value is not None:
+                    self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def valid_losses(self) -> dict[int, float]:
+        """Validation loss by step."""
+        return dict(self._valid_losses)
+
+    def sync(self) -> None:
+        """Write all lines to the disk. Call it before a checkpoint, so that no checkpoint is ahead of its metrics."""
+        if self._writes and self._path.exists():
+            with errors_name(self._path), self._path.open("ab") as file:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the events."""
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _event_writer(workdir: Path, step: int):
+    require_tensorboard()
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+
+def require_tensorboard() -> None:
+    """Raise UserError with the package to install if tensorboardX is missing."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise UserError(
+            'train.tensorboard=True needs tensorboardX: pip install "jaxgpt[tensorboard]"'
+        ) from None
