@@ -1,6 +1,17 @@
 """GPT language models in JAX: small enough to read, fast enough to use."""
 
+import signal as _signal
+import sys as _sys
+import threading as _threading
+
 __version__ = "0.1.0"
+
+# Started as `python -m jaxgpt.COMMAND` or `jaxgpt COMMAND`: until the command line is ready there is nothing to lose, and
+# Ctrl-C ends the process without a traceback of imports. See common/cli.py.
+if (_sys.argv[:1] == ["-m"] or _sys.argv[0].endswith(("/jaxgpt", "\\jaxgpt.exe"))) and (
+    _threading.current_thread() is _threading.main_thread()
+):
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def __getattr__(name: str):

@@ -9,7 +9,6 @@ The table is that of a run at a saved step (--workdir), or other vectors (--vect
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
@@ -49,7 +48,7 @@ def _parser() -> cli.Parser:
         if name in ("related", "drift"):
             command.add_argument("--seed", type=int, default=0, help="seed of the random draws")
         source = command.add_argument_group("the table")
-        source.add_argument("--workdir", type=Path, help="the folder of a run")
+        source.add_argument("--workdir", type=cli.path, help="the folder of a run")
         source.add_argument("--table", default="token", help="the run's table: token or position")
         if name != "drift":
             source.add_argument("--step", type=cli.step, help="a saved step or 'best'; None: the latest")
@@ -71,7 +70,7 @@ def _parser() -> cli.Parser:
     benchmark.add_argument(
         "--similarities", nargs="*", help="files with two words and a number per line; None: gensim's"
     )
-    commands.choices["plot"].add_argument("--out", required=True, help="a .png or .svg file")
+    commands.choices["plot"].add_argument("--out", required=True, type=cli.path, help="a .png or .svg file")
     return parser
 
 

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.data import prompts
-    from jaxgpt.model.generation import Sampler, generate, stream
+    from jaxgpt.model.generation import Sampler, sample_groups, stream
     from jaxgpt.runs.load import load
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
@@ -55,13 +55,13 @@ def main(argv: list[str]) -> None:
             sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    (samples,) = generate(
+    groups = sample_groups(
         run.model, run.params, run.tokenizer, [prompt], args.max_new_tokens,
         sampler=sampler, num_samples=args.num_samples, seed=args.seed,
     )  # fmt: skip
-    for number, text in enumerate(samples, start=1):
+    for number, text in enumerate((text for (samples,) in groups for text in samples), start=1):
         print(f"--- sample {number} of {args.num_samples} ---")
-        print(prompt + text)
+        print(prompt + text, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ See jaxgpt.runs.gpt2 for the files of a folder.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from jaxgpt.common import cli
@@ -36,7 +37,8 @@ def _import(args: argparse.Namespace) -> None:
     else:
         print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
     print(
-        f"written to {run.workdir}: use it with generate or evaluate, or train from it with --config.init_from={run.workdir}"
+        f"written to {run.workdir}: use it with generate or evaluate, or train from it with "
+        f"{shlex.quote(f'--config.init_from={run.workdir}')}"
     )
 
 
@@ -48,7 +50,7 @@ def _export(args: argparse.Namespace) -> None:
     for note in export_run(run, args.to_dir):
         print(f"note: {note}")
     print(
-        f"step {run.step} of {args.workdir} written to {args.to_dir}: load it with from_pretrained({args.to_dir!r})"
+        f"step {run.step} of {args.workdir} written to {args.to_dir}: load it with from_pretrained({str(args.to_dir)!r})"
     )
 
 
@@ -59,17 +61,17 @@ def main(argv: list[str]) -> None:
     importing = commands.add_parser(
         "import", help="a GPT-2 folder -> a run folder", description="Write a GPT-2 folder as a run folder."
     )
-    importing.add_argument("--from_dir", default="", help="config.json, model.safetensors (or shards with their "
+    importing.add_argument("--from_dir", type=cli.path, help="config.json, model.safetensors (or shards with their "
                            "index), and for text vocab.json and merges.txt, or tokenizer.json")  # fmt: skip
     importing.add_argument("--from_hub", default="", help="the name of a model on the Hugging Face hub: "
                            "openai-community/gpt2")  # fmt: skip
-    importing.add_argument("--workdir", required=True, help="the run's folder, new or empty")
+    importing.add_argument("--workdir", required=True, type=cli.path, help="the run's folder, new or empty")
     importing.set_defaults(run=_import)
     exporting = commands.add_parser(
         "export", help="a run folder -> a transformers folder", description="Write a run as a GPT-2 folder."
     )
     cli.add_run_flags(exporting)
-    exporting.add_argument("--to_dir", required=True, help="the folder to write, new or empty")
+    exporting.add_argument("--to_dir", required=True, type=cli.path, help="the folder to write, new or empty")
     exporting.set_defaults(run=_export)
     args = parser.parse_args(argv)
     cli.set_up_process()

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     """The command line: see --help."""
     parser = cli.Parser("lora", description="Write a run whose low-rank matrices are merged into the others.")
     cli.add_run_flags(parser)
-    parser.add_argument("--to_workdir", required=True, help="the new run's folder")
+    parser.add_argument("--to_workdir", required=True, type=cli.path, help="the new run's folder")
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.model.lora import merge_lora

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(
         "reproduce", description="Run a run again in a new folder, and compare the two loss curves."
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
+    parser.add_argument("--workdir", required=True, type=cli.path, help="the folder of the run")
     parser.add_argument("--into", type=Path, help="the new folder; None: WORKDIR-again")
     parser.add_argument("--steps", type=int, help="number of steps; None: as many as the run has")
     parser.add_argument(

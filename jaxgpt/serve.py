@@ -11,6 +11,7 @@ import importlib.util
 import threading
 
 from jaxgpt.common import cli
+from jaxgpt.common.say import say
 from jaxgpt.config import UserError
 
 
@@ -23,18 +24,16 @@ def main(argv: list[str]) -> None:
     if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f'the local page needs {" and ".join(missing)}: pip install "jaxgpt[serve]"')
     cli.set_up_process()
-    from jaxgpt.inspect.server import HOST, listen, serve
+    from jaxgpt.inspect.server import HOST, listen, new_token, serve
     from jaxgpt.inspect.service import Service
     from jaxgpt.inspect.subject import open_subject
 
     listening = listen(args.port)
     service = Service(open_subject(args.workdir, args.step))
-    print(
-        f"{service.about()['title']}: http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C to stop)",
-        flush=True,
-    )
+    token = new_token()
+    say(f"{service.about()['title']}: http://{HOST}:{listening.getsockname()[1]}/{token}/  (Ctrl-C to stop)")
     threading.Thread(target=service.warm_up, daemon=True).start()
-    serve(service, listening)
+    serve(service, listening, token)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxgpt.common import cli
+from jaxgpt.common.say import say
 from jaxgpt.config import UserError, apply_overrides
 from jaxgpt.sweeps import launchers
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--config", metavar="FILE", help="a sweep, such as configs/sweeps/char_lr.py (required)"
     )
-    parser.add_argument("--workdir", help="the sweep's folder; default: runs/<name of FILE>")
+    parser.add_argument("--workdir", type=cli.path, help="the sweep's folder; default: runs/<name of FILE>")
     parser.add_argument(
         "--width",
         type=int,
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
         plots.draw(sweep)
         print(results.as_text(sweep))
     if signal is not None:
-        print("stopped and saved: the same command resumes the sweep")
+        say("stopped and saved: the same command resumes the sweep")
         return 128 + signal
     return 1 if any(row.status.startswith("failed") for row in sweep.rows()) else 0
 

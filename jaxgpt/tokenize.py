@@ -24,7 +24,11 @@ def main(argv: list[str]) -> None:
         "--config", metavar="FILE", help="a config file; only its data fields count (required)"
     )
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="the folder for the shards; absent or empty"
+        "--out",
+        required=True,
+        type=cli.path,
+        metavar="FOLDER",
+        help="the folder for the shards; absent or empty",
     )
     parser.add_argument("--shard_tokens", type=int, default=100_000_000, help="the most ids of a shard")
     cli.add_data_flags(parser)

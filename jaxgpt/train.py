@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxgpt.common import cli
+from jaxgpt.common import cli, config_files
 
 if TYPE_CHECKING:
     from jaxgpt.config import Config
@@ -46,7 +46,9 @@ def main(argv: list[str]) -> int:
         epilog="Any field of the config can be set: --config.model.d_model=256. --help_config lists them.",
     )
     parser.add_argument("--config", metavar="FILE", help="a config file, such as configs/char.py (required)")
-    parser.add_argument("--workdir", help="the run's folder; by default runs/<name of the config>")
+    parser.add_argument(
+        "--workdir", type=cli.path, help="the run's folder; by default runs/<name of the config>"
+    )
     parser.add_argument(
         "--dry_run",
         action="store_true",
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> int:
 
         print(preflight.dry_run(cfg))
         return 0
-    workdir = args.workdir or Path("runs") / Path(file.partition(":")[0]).stem
+    workdir = args.workdir or Path("runs") / Path(config_files.split_argument(file)[0]).stem
     result = run(cfg, workdir, args.profile_steps, args.num_workers, args.restart)
     return 0 if result.signal is None else 128 + result.signal
 

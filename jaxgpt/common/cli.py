@@ -17,13 +17,15 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
 from jaxgpt.common import causes, config_files
-from jaxgpt.common.files import cache_dir
+from jaxgpt.common.files import cache_dir, expand
+from jaxgpt.common.say import prepare as prepare_output
+from jaxgpt.common.say import say, silence
 from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict, reference
 
 
@@ -56,6 +58,8 @@ def called(command: str) -> str:
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command's main(argv) and exit with 0, 2 for an error that the user can fix, or 128 + n for signal n."""
+    prepare_output()
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(sys.argv[1:]) or 0
         gc.freeze()  # no last search for garbage among JAX's objects: the process ends in 0.1 s, not 0.5
@@ -63,7 +67,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         sys.exit(128 + 13)  # as if by SIGPIPE, which Windows does not have
     except OSError as error:
         _fail(causes.describe(error))
@@ -77,11 +81,24 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             "model.context_length or the size of the model"
         )
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one does not interrupt the end
         sys.exit(128 + signal.SIGINT)
 
 
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Ctrl-C: KeyboardInterrupt, so that what is open is closed; while modules are imported, the end of the process.
+
+    An interrupted import ends in a traceback of its own or is taken for a missing package, and nothing is open yet.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(128 + signal.SIGINT)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", sys.stderr)
     # The error is the last line, not Python's warnings of a save that was given up.
     warnings.simplefilter("ignore")
     sys.exit(2)
@@ -97,9 +114,14 @@ def step(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r}: give a saved step's number or 'best'") from None
 
 
+def path(text: str) -> Path:
+    """The value of a flag that is a path: `type=cli.path`. Raises UserError."""
+    return expand(text)
+
+
 def add_run_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The flags that name a run and one of its checkpoints."""
-    parser.add_argument("--workdir", required=required, help="the run's folder")
+    parser.add_argument("--workdir", required=required, type=path, help="the run's folder")
     parser.add_argument("--step", type=step, help="a saved step or 'best'; default: the newest")
 
 
@@ -214,7 +236,7 @@ def load_config_file(file: str) -> tuple[ConfigDict, ModuleType]:
 
     `path.py:text` or `name:text` passes the text to get_config. Raises UserError.
     """
-    name, _, argument = file.partition(":")
+    name, argument = config_files.split_argument(file)
     path = config_files.find(name)
     try:
         spec = importlib.util.spec_from_file_location("jaxgpt_user_config", path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jaxgpt.common.files import expand
 from jaxgpt.config import UserError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -21,10 +22,21 @@ def shipped() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
+def split_argument(text: str) -> tuple[str, str]:
+    """A config file and its argument, of `FILE:ARGUMENT`. A file whose own path has a colon comes first."""
+    if expand(text).is_file():
+        return text, ""
+    name, _, argument = text.rpartition(":")
+    if name and expand(name).is_file():
+        return name, argument
+    name, _, argument = text.partition(":")
+    return name, argument
+
+
 def find(name: str) -> Path:
     """The file of a path or a shipped config's name; an existing file comes first. Raises UserError."""
-    if Path(name).is_file():
-        return Path(name)
+    if expand(name).is_file():
+        return expand(name)
     known = shipped()
     path = Path(name)
     if path.parts[:1] == ("configs",):  # configs/char.py, where the current folder has no such file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -12,14 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from jaxgpt.config import UserError
+
 LARGEST_JSON = 64 << 20  # bytes: some 30 times what GPT-2's tokenizer takes
+
+
+def expand(path: str | Path) -> Path:
+    """A path that a user gave, with ~ and ~NAME for a home folder. Raises UserError where there is no such folder."""
+    text = str(path)
+    if "\0" in text:
+        raise UserError(f"the path {text!r} has a NUL character: no file has such a name")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{text}: the home folder of {text.split('/')[0]} is not known: give the path without ~, or set HOME"
+        ) from None
 
 
 def cache_dir() -> Path:
     """The folder for files that can be computed again: $JAXGPT_CACHE, else jaxgpt in $XDG_CACHE_HOME or ~/.cache."""
     if folder := os.environ.get("JAXGPT_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "jaxgpt"
+        return expand(folder)
+    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxgpt"
 
 
 @contextlib.contextmanager
@@ -35,7 +51,8 @@ def errors_name(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which replaces `path` at the end. A reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Processes of two containers may have one id, and a killed one leaves its file. 255 bytes are a name's limit.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with errors_name(path):
             yield temporary
@@ -64,12 +81,24 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises OSError if `path` is not absent or empty.
     """
+    path = Path(os.path.abspath(path))  # `.` has no name and can't be replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"tmp-{uuid.uuid4().hex}")  # processes of two containers may have one id
     temporary.mkdir()
     try:
         yield temporary
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            # A folder that some process is in, or a mount point, is not replaced: its content is moved in.
+            if (
+                error.errno not in (errno.EBUSY, errno.EINVAL, errno.EXDEV)
+                or not path.is_dir()
+                or os.listdir(path)
+            ):
+                raise
+            for entry in temporary.iterdir():
+                entry.rename(path / entry.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

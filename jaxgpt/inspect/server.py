@@ -1,7 +1,7 @@
 """The network part of the local page: HTTP endpoints on 127.0.0.1.
 
 The server answers only requests whose Host, and Origin if present, are its own, so that no other page in the browser can
-read or use it.
+read or use it. Every path begins with a random token, which other users of the machine do not know: /TOKEN/api/run.
 
     GET  /                 the page: `playground.render(about)`, text/html
     GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, limits: {body_bytes,
@@ -20,13 +20,15 @@ read or use it.
     POST /api/report.html  the same request; the answer is the report's page, text/html
 
 An error is one line, {"error": ...}. Its status is 400 for an error that the user can fix (an unknown character, invalid
-JSON), 403 for a foreign Host or Origin, 404, 405, 413 for a body of more than `body_bytes`, 415 for a content type other than
+JSON), 403 for a foreign Host or Origin or another token, 404, 405, 413 for a body of more than `body_bytes`, 415 for a content type other than
 application/json. Generation stops when the client disconnects.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
+MOST_CONNECTIONS = 64
+SECONDS_TO_ASK = 10.0  # from a connection to its first complete request
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -51,8 +55,8 @@ HEADERS = {
 }
 
 
-def make_app(service: Service, port: int) -> Starlette:
-    """The ASGI application for requests to 127.0.0.1 or localhost at this port."""
+def make_app(service: Service, port: int, token: str) -> Starlette:
+    """The ASGI application for requests to 127.0.0.1 or localhost at this port, with the token in their path."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -101,7 +105,7 @@ def make_app(service: Service, port: int) -> Starlette:
         ],
         exception_handlers={UserError: user_error, HTTPException: http_error, Exception: fault},
     )
-    app.add_middleware(Guard, port=port)
+    app.add_middleware(Guard, port=port, token=token)
     return app
 
 
@@ -109,11 +113,12 @@ class Guard:
     """Refuses requests for other hosts or from other pages, and adds security headers.
 
     A foreign page can make a browser send requests here, but it can't choose their Host or Origin. A foreign name that
-    resolves to 127.0.0.1 (DNS rebinding) arrives with its own Host.
+    resolves to 127.0.0.1 (DNS rebinding) arrives with its own Host. Another user of the machine can reach the port, and does
+    not know the token.
     """
 
-    def __init__(self, app: Any, port: int) -> None:
-        self._app = app
+    def __init__(self, app: Any, port: int, token: str) -> None:
+        self._app, self._token = app, token.encode()
         self._hosts = {f"{name}:{port}".encode() for name in (HOST, "localhost")}
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
@@ -130,7 +135,13 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
-        if problem := self._problem(scope["headers"]):
+        token, slash, rest = scope["path"].removeprefix("/").partition("/")
+        known = hmac.compare_digest(token.encode(), self._token)
+        problem = self._problem(scope["headers"])
+        if not problem and not (known and slash):
+            problem = "unknown token: open the address that jaxgpt.serve printed"
+        scope = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}
+        if problem:
             from starlette.responses import JSONResponse
 
             await JSONResponse({"error": problem}, 403)(scope, receive, with_headers)
@@ -206,12 +217,38 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def serve(service: Service, listening: socket.socket) -> None:
+def new_token() -> str:
+    """A token for the address of a server."""
+    return secrets.token_urlsafe(16)
+
+
+def serve(service: Service, listening: socket.socket, token: str) -> None:
     """Answer requests until a signal arrives."""
     import uvicorn
 
-    app = make_app(service, listening.getsockname()[1])
+    app = make_app(service, listening.getsockname()[1], token)
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
-    )
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2, http=_http_class(),
+        timeout_keep_alive=30, limit_concurrency=MOST_CONNECTIONS,
+    )  # fmt: skip
     uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _http_class() -> Any:
+    """uvicorn's protocol, which also closes a connection that has not sent a complete request in time."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._first_request = self.loop.call_later(SECONDS_TO_ASK, self._close_if_silent)
+
+        def _close_if_silent(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._first_request.cancel()
+            super().connection_lost(exc)
+
+    return Protocol

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.common.cli import called
 from jaxgpt.common.files import write_atomically
+from jaxgpt.common.say import say, warn
 from jaxgpt.config import first_line
 from jaxgpt.inspect import compare, page
 from jaxgpt.inspect.payload import payload
@@ -51,9 +53,7 @@ def write(figures: dict[str, Any], folder: Path) -> list[Path]:
 def write_or_warn(workdir: Path) -> None:
     """Write the report of a finished run. An error is only a warning, because the run itself is saved."""
     try:
-        print(f"report: {write(report(workdir), workdir)[-1]}")
+        say(f"report: {write(report(workdir), workdir)[-1]}")
     except Exception as error:
-        print(
-            f"warning: no report ({first_line(error)}): try python -m jaxgpt.report --workdir {workdir}",
-            file=sys.stderr,
-        )
+        again = shlex.join([*called("report").split(), "--workdir", str(workdir)])
+        warn(f"no report ({first_line(error)}): try {again}")

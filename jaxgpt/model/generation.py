@@ -30,37 +30,80 @@ from jaxgpt.model.sharding import replicate
 STREAM_TOKENS = 16  # tokens per dispatch of streamed text: few for the reader, many for the device
 
 
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-4, 1e6  # float32 holds logits divided by it
+MOST_TOKENS, MOST_SAMPLES = 10_000_000, 1_000_000
+ROWS = 64  # samples that are drawn together
+
+
+class _Kind(NamedTuple):
+    """What a compiled sampler depends on; its numbers are arguments of the program."""
+
+    greedy: bool
+    slots: int  # the most tokens that top_k keeps, rounded up to a power of two; 0: all
+    nucleus: bool
+
+
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Sampler:
     """How the next token is drawn from the logits.
 
     temperature divides the logits first; 0 takes the most probable token. Then top_k keeps the k most probable tokens.
     Then top_p keeps the smallest set of most probable tokens with at least that total probability (Holtzman et al.
-    2020).
+    2020). Another number compiles no new program, except a top_k above the next power of two.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    temperature: Any = 1.0
+    top_k: Any = None
+    top_p: Any = None
+    _kind: _Kind | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self._kind is not None:  # the numbers are traced
+            return
         problems = []
-        if not 0 <= self.temperature < float("inf"):
-            problems.append(f"temperature={self.temperature}: give 0 (greedy) or a number above it")
+        if self.temperature != 0 and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
+            problems.append(
+                f"temperature={_short(self.temperature)}: give 0 (greedy) or a number from {LOWEST_TEMPERATURE} to "
+                f"{HIGHEST_TEMPERATURE:,.0f}"
+            )
         if self.top_k is not None and self.top_k < 1:
-            problems.append(f"top_k={self.top_k}: give 1 or more")
+            problems.append(f"top_k={_short(self.top_k)}: give 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            problems.append(f"top_p={self.top_p}: give a number above 0 and at most 1")
+            problems.append(f"top_p={_short(self.top_p)}: give a number above 0 and at most 1")
         if problems:
             raise UserError("; ".join(problems))
 
+    @property
+    def kind(self) -> _Kind:
+        """What the program depends on."""
+        if self._kind is not None:
+            return self._kind
+        slots = 0 if self.top_k is None else _power_of_two(min(self.top_k, 1 << 30))
+        return _Kind(self.temperature == 0, slots, self.top_p is not None and self.top_p < 1)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], _Kind]:
+        if self._kind is not None:
+            return (self.temperature, self.top_k, self.top_p), self._kind
+        top_k, top_p = min(self.top_k or 1, 1 << 30), 1.0 if self.top_p is None else self.top_p
+        return (np.float32(self.temperature), np.int32(top_k), np.float32(top_p)), self.kind
+
+    @classmethod
+    def tree_unflatten(cls, kind: _Kind, numbers: tuple[Any, ...]) -> Sampler:
+        temperature, top_k, top_p = numbers
+        return cls(temperature, top_k, top_p, kind)
+
     def filtered(self, logits_BV: jax.Array) -> jax.Array:
         """Logits divided by the temperature, -inf for tokens that top_k and top_p exclude."""
+        kind = self.kind
         logits_BV = logits_BV / self.temperature
-        if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
-            lowest_kept = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]
+        if kind.slots and kind.slots // 2 < logits_BV.shape[-1]:
+            slots = min(kind.slots, logits_BV.shape[-1])
+            highest_BK = jax.lax.top_k(logits_BV, slots)[0]
+            last = jnp.minimum(self.top_k, slots) - 1
+            lowest_kept = jnp.take(highest_BK, last, axis=-1)[:, None]
             logits_BV = jnp.where(logits_BV < lowest_kept, -jnp.inf, logits_BV)
-        if self.top_p is not None and self.top_p < 1.0:
+        if kind.nucleus:
             ordered_BV = jnp.sort(logits_BV, axis=-1, descending=True)
             probs_BV = jax.nn.softmax(ordered_BV, axis=-1)
             before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
@@ -73,10 +116,16 @@ class Sampler:
 
     def __call__(self, logits_BV: jax.Array, keys_B: jax.Array, index_B: jax.Array) -> jax.Array:
         """One token per row [B]. The draw depends on the key of the row and the index of the token in its text."""
-        if self.temperature == 0:
+        if self.kind.greedy:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         keys_B = jax.vmap(jax.random.fold_in)(keys_B, index_B)
         return jax.vmap(jax.random.categorical)(keys_B, self.filtered(logits_BV)).astype(jnp.int32)
+
+
+def _short(number: float) -> str:
+    """A number of a user's, in a message: 10^400 has 401 digits."""
+    text = str(number)
+    return text if len(text) <= 30 else f"{text[:10]}... ({len(text)} digits)"
 
 
 class Scores(NamedTuple):
@@ -109,7 +158,7 @@ def window_start(length: int, context_length: int) -> int:
     return ((length - context_length - 1) // jump + 1) * jump
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampler", "slots", "scored"))
+@functools.partial(jax.jit, static_argnames=("model", "slots", "scored"))
 def prefill(
     model: GPT,
     params,
@@ -121,12 +170,11 @@ def prefill(
     sampler: Sampler,
     slots: int,
     scored: bool = False,
-    temperature: jax.Array | float = 1.0,
 ):
     """Read windows [B, T], padded at the right, in one pass; draw the next token of each row.
 
     Returns the cache (`slots` slots per row, padding not counted), the tokens [B] and, if `scored`, their Scores (else
-    None). `temperature` divides the logits in addition to the sampler's: a change of it compiles no new program.
+    None).
     """
     empty = KVCache.empty(model.cfg, tokens_BT.shape[0], slots)
     found: Any = model.apply(
@@ -135,14 +183,14 @@ def prefill(
     x_BTD, cache = found
     last_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     logits_BV: Any = model.apply({"params": params}, last_BD, method=GPT.unembed)
-    token_B = sampler(logits_BV / temperature, keys_B, index_B)
+    token_B = sampler(logits_BV, keys_B, index_B)
     scores = replicate(scores_of(logits_BV, token_B)) if scored else None
     return cache._replace(length_B=length_B), replicate(token_B), scores
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "sampler", "size", "scored"),
+    static_argnames=("model", "size", "scored"),
     donate_argnames="cache",
     # Without this option XLA's CPU backend copies the complete cache for every token, which halves the speed: it does
     # not see that the keys of a layer are read before the new one is written.
@@ -160,7 +208,6 @@ def decode(
     sampler: Sampler,
     size: int,
     scored: bool = False,
-    temperature: jax.Array | float = 1.0,
 ):
     """Draw `count` (at most `size`) more tokens per row, without the host.
 
@@ -172,7 +219,7 @@ def decode(
     def one_more(i, carry):
         cache, token_B, out_BT, kept_TBV = carry
         logits_BTV, cache = model.apply({"params": params}, token_B[:, None], cache=cache)
-        token_B = sampler(logits_BTV[:, 0] / temperature, keys_B, index_B + i)
+        token_B = sampler(logits_BTV[:, 0], keys_B, index_B + i)
         if scored:  # scores are computed once, after the loop: the fastest way
             kept_TBV = kept_TBV.at[i].set(logits_BTV[:, 0])
         return cache, token_B, out_BT.at[:, i].set(token_B), kept_TBV
@@ -210,18 +257,23 @@ def generate_pieces(
     *,
     sampler: Sampler = Sampler(),
     num_samples: int = 1,
+    first_sample: int = 0,
     seed: int = 0,
     chunk: int | None = None,
     scored: bool = False,
 ) -> Iterator[Piece]:
     """New ids in pieces [B, n], max_new_tokens in all; B = prompts x samples; samples of a prompt are consecutive.
 
-    Prompts may differ in length. `chunk` limits the tokens of every piece after the first, for streaming. With `scored`
+    Prompts may differ in length. Samples are numbered from `first_sample`; a sample depends on its number only. `chunk` limits the tokens of every piece after the first, for streaming. With `scored`
     a piece also has the Scores of its tokens.
     """
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: give 1 or more of each")
+    if max_new_tokens > MOST_TOKENS or num_samples > MOST_SAMPLES:
+        raise UserError(
+            f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: give at most {MOST_TOKENS:,} and {MOST_SAMPLES:,}"
+        )
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: give a number from 0 to {2**32 - 1}")
     for prompt in prompts:
@@ -229,7 +281,8 @@ def generate_pieces(
             raise UserError("empty prompt: give at least one character")
         if len(prompt) > T:
             raise UserError(f"the prompt has {len(prompt)} tokens, context_length={T}: shorten the prompt")
-    rows = [(np.asarray(p, np.int32), s) for p in prompts for s in range(num_samples)]
+    samples = range(first_sample, first_sample + num_samples)
+    rows = [(np.asarray(p, np.int32), s) for p in prompts for s in samples]
     # By sample number, not by row: the samples of a prompt do not depend on the rest of the batch.
     root = jax.random.key(seed)
     keys_B = jnp.stack([jax.random.fold_in(root, sample) for _, sample in rows])
@@ -239,11 +292,7 @@ def generate_pieces(
         ids[row, : len(given)] = given
     slots = min(T, _power_of_two(ids.shape[1]))
     size = min(chunk or T, _power_of_two(max_new_tokens))
-    drawn = {
-        "sampler": dataclasses.replace(sampler, temperature=1.0) if sampler.temperature else sampler,
-        "temperature": jnp.float32(sampler.temperature or 1.0),
-        "scored": scored,
-    }
+    drawn: dict[str, Any] = {"sampler": sampler, "scored": scored}
 
     def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
         """The next tokens, when called: the device may still be computing them."""
@@ -324,10 +373,38 @@ def generate(
     seed: int = 0,
 ) -> list[list[str]]:
     """num_samples texts per prompt, without the prompt: result[prompt][sample]."""
-    encoded = [tokenizer.encode(prompt) for prompt in prompts]
-    pieces = generate_ids(
-        model, params, encoded, max_new_tokens, sampler=sampler, num_samples=num_samples, seed=seed
+    groups = sample_groups(
+        model, params, tokenizer, prompts, max_new_tokens, sampler=sampler, num_samples=num_samples, seed=seed
     )
-    ids = np.concatenate(list(pieces), axis=1)
-    texts = [tokenizer.decode(row) for row in ids]
-    return [texts[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]
+    return [[text for part in texts for text in part] for texts in zip(*groups, strict=True)]
+
+
+def sample_groups(
+    model: GPT,
+    params: dict,
+    tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    sampler: Sampler = Sampler(),
+    num_samples: int = 1,
+    seed: int = 0,
+) -> Iterator[list[list[str]]]:
+    """The texts of `generate` in groups of samples, as they are drawn: each group has [prompt][sample]."""
+    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    step = max(1, ROWS // max(1, len(prompts)))
+    for first in range(0, max(num_samples, 1), step):
+        count = min(step, num_samples - first)
+        pieces = generate_ids(
+            model,
+            params,
+            encoded,
+            max_new_tokens,
+            sampler=sampler,
+            num_samples=count,
+            first_sample=first,
+            seed=seed,
+        )
+        ids = np.concatenate(list(pieces), axis=1)
+        texts = [tokenizer.decode(row) for row in ids]
+        yield [texts[i * count : (i + 1) * count] for i in range(len(prompts))]

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from jaxgpt.common import machine
+from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.inspect.write import write_or_warn
@@ -154,12 +155,12 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
     except UserError as error:
         if len(group) == 1:
             sweep.end(group[0], "failed", first_line(error))
-            print(f"member {group[0].name} failed: {first_line(error)}", flush=True)
+            say(f"member {group[0].name} failed: {first_line(error)}")
             return
         for member in group:  # one of them is at fault: find out which
             _train_group(sweep, [member], options, stop_at)
         return
-    print(_introduction(group, width), flush=True)
+    say(_introduction(group, width))
     try:
         results = trainer.run(stop_at)
     except StepMismatch:

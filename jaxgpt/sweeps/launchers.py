@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 
 from jaxgpt.common import cli, machine
 from jaxgpt.common.files import write_atomically
+from jaxgpt.common.say import say
 from jaxgpt.config import UserError
 
 
@@ -135,17 +137,24 @@ def in_ray(commands: list[list[str]], args: argparse.Namespace) -> int | None:
     return _raise_for(codes)
 
 
+def _quoted(text: str) -> str:
+    """A value of an #SBATCH line, in double quotes where it has more than plain characters."""
+    if re.fullmatch(r"[\w./%+=:,@-]+", text):
+        return text
+    return '"' + re.sub(r'(["\\\\])', r"\\\1", text.replace("\n", " ")) + '"'
+
+
 def write_slurm(commands: list[list[str]], folder: Path, args: argparse.Namespace) -> Path:
     """Write a script for `sbatch`: an array with one job per part."""
     command = shlex.join(part for part in commands[0] if not part.startswith("--part="))
     cores = args.cores or 4
     lines = [
         "#!/usr/bin/env bash",
-        f"#SBATCH --job-name={folder.name}",
+        f"#SBATCH --job-name={_quoted(folder.name)}",
         f"#SBATCH --array=0-{len(commands) - 1}",
         f"#SBATCH --cpus-per-task={cores}",
         *([f"#SBATCH --gpus-per-task={args.gpus:g}"] if args.gpus else []),
-        f"#SBATCH --output={folder}/slurm-%a.log",
+        f"#SBATCH --output={_quoted(str(folder).replace('%', '%%') + '/slurm-%a.log')}",
         "# SLURM sends SIGTERM two minutes before the time limit: the job saves, is requeued and resumes.",
         "#SBATCH --signal=TERM@120",
         "#SBATCH --requeue",
@@ -180,6 +189,8 @@ def launch(
     commands = [_command(argv, part, parts, cores, until) for part in range(parts)]
     if args.launcher == "slurm":
         path = write_slurm(commands, folder, args)
-        print(f"wrote {path}: submit it with `sbatch {path}`; `--table` shows the status of the members")
+        say(
+            f"wrote {path}: submit it with `sbatch {shlex.quote(str(path))}`; `--table` shows the status of the members"
+        )
         return None
     return LAUNCHERS[args.launcher](commands, args)

@@ -11,6 +11,7 @@ import statistics
 import sys
 from typing import Any
 
+from jaxgpt.common.say import say
 from jaxgpt.sweeps.members import Row, Sweep
 from jaxgpt.sweeps.results import key_of, labels_of
 
@@ -22,7 +23,7 @@ def draw(sweep: Sweep) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print('no plots: they need matplotlib (pip install "jaxgpt[plots]")', file=sys.stderr)
+        say('no plots: they need matplotlib (pip install "jaxgpt[plots]")', sys.stderr)
         return
     rows = sweep.rows()
     curves = {m.name: {k: v for k, v in m.losses().items() if k > 0} for m in sweep.members}

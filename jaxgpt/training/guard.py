@@ -6,7 +6,6 @@ The fields are TrainConfig's on_bad_step, bad_grad_norm and watchdog_seconds.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from jaxgpt.common.say import warn
 from jaxgpt.config import Config, UserError
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import trainable
@@ -94,11 +94,9 @@ class Watchdog:
             now = time.monotonic()
             if now - max(self._since, warned) >= self._seconds:
                 warned = now
-                print(
-                    f"warning: {self._doing} has taken {now - self._since:.0f} s and has not ended; a device or a file "
-                    "system may hang (what is saved is safe; a kill loses the steps since)",
-                    file=sys.stderr,
-                    flush=True,
+                warn(
+                    f"{self._doing} has taken {now - self._since:.0f} s and has not ended; a device or a file "
+                    "system may hang (what is saved is safe; a kill loses the steps since)"
                 )
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxgpt.common import processes
 from jaxgpt.common.progress import Interrupt, Progress, conclusion, introduction, stopped
+from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import baselines, prompts
 from jaxgpt.data.dataset import check_windows, prepare_dataset
@@ -185,7 +186,7 @@ class Trainer:
         if len(self.runs) == 1 and self.runs[0].start is not None:
             lines.append(self.runs[0].start.text)
         if processes.is_first():
-            print("\n".join(lines), flush=True)
+            say("\n".join(lines))
         return facts
 
     def _baselines(self) -> dict[str, float]:
@@ -193,10 +194,7 @@ class Trainer:
         cfg, data = self.cfg, self.dataset
         losses = baselines.losses(data.train.ids, data.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens)
         if processes.is_first():
-            print(
-                f"to beat: {', '.join(f'{name} {x:.3f}' for name, x in losses.items())} nats per token",
-                flush=True,
-            )
+            say(f"to beat: {', '.join(f'{name} {x:.3f}' for name, x in losses.items())} nats per token")
         return losses
 
 
@@ -215,9 +213,9 @@ def train(
     if not processes.is_first():
         return result
     if result.signal is not None:
-        print(stopped(result.signal, step, run.workdir))
+        say(stopped(result.signal, step, run.workdir))
     elif step == cfg.train.num_steps and result.valid_loss is not None:
         bigram = records.read_run_json(run.workdir)["baselines"]["bigram"]
         prompt = prompts.first_words(trainer.dataset.tokenizer, trainer.dataset.valid.ids)
-        print(conclusion(run.log.valid_losses(), bigram, run.workdir, prompt))
+        say(conclusion(run.log.valid_losses(), bigram, run.workdir, prompt))
     return result

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import read_json
+from jaxgpt.common.files import expand, read_json
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import documents, tokenizers
@@ -52,7 +52,7 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
 def with_sources_at_hand(cfg: Config, workdir: Path) -> Config:
     """The config of a run that resumes, with its own tokenizer where that of data.tokenizer_path is gone."""
     path, own = cfg.data.tokenizer_path, workdir / "tokenizer.json"
-    if not path or Path(path).expanduser().exists() or not saved_steps(workdir) or not own.is_file():
+    if not path or expand(path).exists() or not saved_steps(workdir) or not own.is_file():
         return cfg
     say(f"data.tokenizer_path={path!r} is gone: the run's own tokenizer is used")
     rows = cfg.optim.train_rows_from

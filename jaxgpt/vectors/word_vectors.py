@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxgpt.common.files import expand
 from jaxgpt.config import UserError, first_line
 from jaxgpt.data import byte_pairs, tokenizers
 from jaxgpt.data.packages import find_package
@@ -115,7 +116,7 @@ def load(path: str | Path, vocabulary: str | Path | None = None, tensor: str | N
         folder = find_package(package.module, f"the table {str(path)!r}", package.install)
         path, tensor = folder / package.table, tensor or package.tensor
         vocabulary = vocabulary or folder / package.vocabulary
-    path = Path(path).expanduser()
+    path = expand(path)
     if not path.exists():
         raise UserError(
             f"there are no vectors {str(path)!r}: give a file of word vectors, .npy or .safetensors, or one of {', '.join(PACKAGES)}"
@@ -134,7 +135,7 @@ def load(path: str | Path, vocabulary: str | Path | None = None, tensor: str | N
         vocabulary = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
     if vocabulary is None:
         raise UserError(f"{path} has no words: give a file with one word per line as the vocabulary")
-    words = read_vocabulary(Path(vocabulary).expanduser())
+    words = read_vocabulary(expand(vocabulary))
     table = _read_tensor(open_tensors(path), tensor, len(words)) if tensors else vector_files.read_npy(path)
     if len(words) != len(table):
         raise UserError(

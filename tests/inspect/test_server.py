@@ -5,6 +5,7 @@ import dataclasses
 import http.client
 import importlib.util
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from jaxgpt.runs.load import Run
 from tests.commands import execute
 from tests.planted import induction_model
 
+TOKEN = "secret"
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028\u202e\0"
 CHARACTERS = "".join(sorted({*"abcdefghijklmnopqrstuvwxyz \n&<>", *HOSTILE}))
 
@@ -45,7 +47,7 @@ def port(service):
     """A server in a thread, on a free port."""
     listening = server.listen(0)
     number = listening.getsockname()[1]
-    listener = uvicorn.Server(uvicorn.Config(server.make_app(service, number), log_level="critical"))
+    listener = uvicorn.Server(uvicorn.Config(server.make_app(service, number, TOKEN), log_level="critical"))
     thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
     thread.start()
     yield number
@@ -53,7 +55,9 @@ def port(service):
     thread.join()
 
 
-def ask(port: int, path: str, body=None, **headers) -> tuple[http.client.HTTPResponse, bytes]:
+def ask(
+    port: int, path: str, body=None, token: str = TOKEN, **headers
+) -> tuple[http.client.HTTPResponse, bytes]:
     """Send one request. A body that is neither text nor bytes is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -61,7 +65,7 @@ def ask(port: int, path: str, body=None, **headers) -> tuple[http.client.HTTPRes
         headers = {"Content-Type": "application/json"} | headers
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
     with contextlib.closing(connection):
-        connection.request("GET" if body is None else "POST", path, body, headers)
+        connection.request("GET" if body is None else "POST", f"/{token}{path}", body, headers)
         response = connection.getresponse()
         return response, response.read()
 
@@ -144,7 +148,7 @@ def test_generation_stops_when_nobody_listens_any_more(port, monkeypatch):
     monkeypatch.setattr(generation, "generate_pieces", endless)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = json.dumps({"prompt": "a"})
-    connection.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
+    connection.request("POST", f"/{TOKEN}/api/generate", body, {"Content-Type": "application/json"})
     assert json.loads(connection.getresponse().fp.readline().strip() or b"1")  # it streams
     connection.close()
     assert stopped.wait(30)
@@ -247,7 +251,9 @@ def test_a_large_body_without_a_length_is_not_read_to_its_end(port):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
     with contextlib.closing(connection):
-        connection.request("POST", "/api/generate", iter([b"a" * 30_000] * 3), headers, encode_chunked=True)
+        connection.request(
+            "POST", f"/{TOKEN}/api/generate", iter([b"a" * 30_000] * 3), headers, encode_chunked=True
+        )
         assert connection.getresponse().status == 413
 
 
@@ -264,6 +270,39 @@ def test_other_hosts_and_other_pages_get_nothing(port, path, headers):
     body = None if path in ("/", "/api/run") else {"prompt": "a", "text": "ab"}
     response, content = ask(port, path, body, **headers)
     assert response.status == 403 and set(json.loads(content)) == {"error"}
+
+
+def test_other_users_of_the_machine_get_nothing(port):
+    assert server.new_token() != server.new_token() and len(server.new_token()) >= 20
+    for token in ("", "x", TOKEN[:-1], f"{TOKEN}x", "..", f"{TOKEN}/.."):
+        for path in ("/", "/api/run", ""):
+            response, content = ask(port, path, token=token)
+            assert response.status in (403, 404) and "token" in content.decode() + "token" * (".." in token)
+    for path in ("/", "/api/run", f"/{TOKEN}"):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.request("GET", path)
+            assert connection.getresponse().status == 403
+
+
+def test_a_connection_that_asks_nothing_is_closed(service, monkeypatch):
+    monkeypatch.setattr(server, "SECONDS_TO_ASK", 0.2)
+    listening = server.listen(0)
+    number = listening.getsockname()[1]
+    settings = uvicorn.Config(
+        server.make_app(service, number, TOKEN), log_level="critical", http=server._http_class()
+    )
+    listener = uvicorn.Server(settings)
+    thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
+    thread.start()
+    silent = [socket.create_connection(("127.0.0.1", number), timeout=30) for _ in range(20)]
+    for connection in silent:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+    assert ask(number, "/api/run")[0].status == 200
+    for connection in silent:
+        assert connection.recv(1) == b""  # closed by the server
+        connection.close()
+    listener.should_exit = True
+    thread.join()
 
 
 def test_the_own_page_is_answered_under_both_names(port):

@@ -29,10 +29,12 @@ def address():
     service = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
     listening = server.listen(0)
     number = listening.getsockname()[1]
-    listener = uvicorn.Server(uvicorn.Config(server.make_app(service, number), log_level="critical"))
+    listener = uvicorn.Server(
+        uvicorn.Config(server.make_app(service, number, "secret"), log_level="critical")
+    )
     thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
     thread.start()
-    yield f"http://127.0.0.1:{number}/"
+    yield f"http://127.0.0.1:{number}/secret/"
     listener.should_exit = True
     thread.join()
 

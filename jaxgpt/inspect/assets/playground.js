@@ -119,7 +119,7 @@ async function generate(event) {
   const notes = [];
   try {
     const answer = await ask(
-      "/api/generate",
+      "api/generate",
       { prompt: form.elements.prompt.value, ...settings },
       mine.signal,
     );
@@ -180,7 +180,7 @@ async function look(i) {
   const mine = (looking = new AbortController());
   say(`Looking at ‘${shownToken(drawn[i])}’ …`);
   try {
-    const answer = await ask("/api/report", { ids: idsUpTo(i) }, mine.signal);
+    const answer = await ask("api/report", { ids: idsUpTo(i) }, mine.signal);
     const payload = await answer.json();
     if (mine.signal.aborted) return;
     document.getElementById("data").textContent = JSON.stringify(payload);
