@@ -154,7 +154,7 @@ def drift(history: dict[int, Table], count: int = 10, seed: int = 0) -> Answer:
     return Answer({"count": count, "steps": steps, "moved_most": moved, "moved_least": least}, lines)
 
 
-def plot(table: Table, out: str, words: Sequence[str] = (), count: int = 100) -> Answer:
+def plot(table: Table, out: str | Path, words: Sequence[str] = (), count: int = 100) -> Answer:
     """A scatter plot of words on the first two principal axes, as PNG or SVG."""
     if Path(out).suffix not in (".png", ".svg"):
         raise UserError(f"--out={out}: give a file name that ends in .png or .svg")
@@ -182,7 +182,7 @@ def plot(table: Table, out: str, words: Sequence[str] = (), count: int = 100) ->
     line = (
         f"{out}: {len(rows)} words; the two axes have {shares[0]:.1%} and {shares[1]:.1%} of their variance"
     )
-    return Answer({"file": out, "explained_variance": shares.tolist(), "points": points}, [line])
+    return Answer({"file": str(out), "explained_variance": shares.tolist(), "points": points}, [line])
 
 
 def lookup(table: Table, count: int = 1024) -> Answer:
