@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 
 from jaxgpt import config
-from jaxgpt.common import cli
+from jaxgpt.common import cli, door
 from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
 
@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
 
     old = curves.curve(args.workdir)
     try:
+        door.check(args.workdir)
         cfg = config.from_json(read_json(args.workdir / "config.json"))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(

@@ -177,7 +177,7 @@ CASES = [
     case(
         "several problems",
         f"{NEW} --config.model.num_layers=0 --config.optim.b1=2 --config.model.num_heads=3",
-        "3 problems in the config", "model.num_layers=0: give 1 or more", "optim.b1=2.0", "model.num_heads=3",
+        "3 problems in the config", "model.num_layers=0: give 1 to 10,000", "optim.b1=2.0", "model.num_heads=3",
         problems=3,
     ),
     case(
@@ -213,10 +213,13 @@ CASES = [
         "model.vocab_size=99", "20 tokens", "leave model.vocab_size out",
     ),
     case(
-        "more memory than there is", f"{NEW} --config.model.d_model=4_000_000 --config.model.num_heads=1",
+        "more memory than there is", f"{NEW} --config.model.d_model=1_000_000 --config.model.num_heads=1",
         "needs", "GiB", "the device has", "lower model.d_model",
     ),
-    case("batch larger than memory", f"{NEW} --config.data.batch_size=1_000_000_000_000_000", "memory", "PiB", "data.batch_size"),
+    case("batch beyond all bounds", f"{NEW} --config.data.batch_size=1_000_000_000_000_000", "data.batch_size=", "give 1 to 16,777,216"),
+    case("layers beyond all bounds", f"{NEW} --config.model.num_layers=1_000_000", "model.num_layers=", "give 1 to 10,000"),
+    case("a width of 31 digits", f"{NEW} --config.model.d_model={2 * 10**30}", "model.d_model=2", "give 1 to"),
+    case("a window of 21 digits", f"{NEW} --config.model.attention_window={10**20}", "model.attention_window=", "at most"),
     # Text
     case(
         "unknown corpus", f"{NEW} --config.data.path= --config.data.corpus=shakespear",
@@ -344,7 +347,7 @@ CASES = [
     case("config.json is no object", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", "[1]")),
     case("config.json is deep", RUN, "run/config.json can't be read", "nested too deeply", prepare=write("run/config.json", "[" * 1_000_000)),
     case("config.json is huge", RUN, "run/config.json can't be read", "larger than 64 MiB", prepare=lambda _: os.truncate("run/config.json", (64 << 20) + 1)),
-    case("config.json is a pipe", RUN, "run/config.json can't be read", "not a regular file", prepare=lambda _: pipe("run/config.json")),
+    case("config.json is a pipe", RUN, "run/config.json is a pipe", "only files and folders", prepare=lambda _: pipe("run/config.json")),
     case("config.json has code", RUN, "run/config.json can't be read", "model.d_model", "give a whole number", prepare=write("run/config.json", json.dumps({"model": {"d_model": "__import__('os').system('touch executed')"}}))),
     case("config.json is binary", RUN, "run/config.json can't be read", "another --workdir", prepare=write("run/config.json", b"\xff\xfe")),
     case("run.json is garbage", RUN, "run/run.json can't be read", "another --workdir", prepare=write("run/run.json", "{}")),
@@ -385,7 +388,7 @@ CASES = [
     ),
     case("the run's text is gone", EVALUATE, "text.txt", "does not exist", "--text FILE", prepare=remove("text.txt")),
     case("the run's alphabet is another", EVALUATE, "text has changed", "--text FILE", prepare=exchange_text),
-    case("the run's text is another", EVALUATE, "another text", "give the old text", prepare=reverse_text),
+    case("the run's text is another", EVALUATE, "text has changed", "--text FILE", prepare=reverse_text),
     case("evaluate a missing step", f"{EVALUATE} --step 15", "no checkpoint of step 15", "[10, 20]"),
     case("batch size", f"{EVALUATE} --batch_size 0", "--batch_size=0", "1 or more"),
 ]  # fmt: skip

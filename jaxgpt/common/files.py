@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from jaxgpt.common import door
 from jaxgpt.config import UserError
 
 LARGEST_JSON = 64 << 20  # bytes: some 30 times what GPT-2's tokenizer takes
@@ -121,9 +122,7 @@ def lock(file: IO) -> None:
 def read_json(path: Path, most: int | None = None) -> Any:
     """The value in a JSON file. Raises OSError; ValueError for other content or more than `most` bytes (LARGEST_JSON)."""
     most = LARGEST_JSON if most is None else most
-    if path.exists() and not path.is_file():
-        raise ValueError("it is not a regular file")
-    with path.open("rb") as file:
+    with door.open_regular(path, follow=True) as file:
         content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # `read` allocates all of it
     if len(content) > most:
         raise ValueError(f"it is larger than {most >> 20} MiB")

@@ -33,19 +33,19 @@ class ModelConfig:
     vocab_multiple: int = field(
         1, "round the rows of the table up to a multiple, for GPUs (50,257 -> 50,304 with 128); the added rows are "
         "never looked up and have no probability",
-        at_least=1, same_in_source=False,
+        at_least=1, at_most=1 << 20, same_in_source=False,
     )
-    context_length: int = field(256, "T: tokens that the model sees at once", at_least=1, same_in_source=False)
-    d_model: int = field(384, "D: width of the residual stream", at_least=1)
-    num_layers: int = field(6, "number of transformer blocks", at_least=1)
-    num_heads: int = field(6, "H: heads of attention, each of d_model / num_heads numbers", at_least=1)
+    context_length: int = field(256, "T: tokens that the model sees at once", at_least=1, at_most=1 << 24, same_in_source=False)
+    d_model: int = field(384, "D: width of the residual stream", at_least=1, at_most=1 << 20)
+    num_layers: int = field(6, "number of transformer blocks", at_least=1, at_most=10_000)
+    num_heads: int = field(6, "H: heads of attention, each of d_model / num_heads numbers", at_least=1, at_most=1 << 16)
     num_kv_heads: int | None = field(
         None, "heads of keys and values, each shared by a group of query heads; None: num_heads",
-        at_least=1, same_in_source=False,
+        at_least=1, at_most=1 << 16, same_in_source=False,
     )
     d_ff: int | None = field(
         None, "F: width of the MLP's hidden layer; None: 4 * d_model, or 2/3 of it if gated; 0: no MLP",
-        at_least=0, same_in_source=False,
+        at_least=0, at_most=1 << 24, same_in_source=False,
     )
     dropout_rate: float = field(
         0.0, "dropout of embeddings, attention weights and what each layer adds, in training only; 0: off",
@@ -80,11 +80,11 @@ class ModelConfig:
     embedding_dim: int | None = field(
         None, "E: width of the token table; a learned projection takes it to d_model and back (Lan et al. 2020, "
         "section 3.1); None: d_model, without a projection",
-        at_least=1, same_in_source=False,
+        at_least=1, at_most=1 << 20, same_in_source=False,
     )
     lora_rank: int = field(
         0, "rank of LoRA (Hu et al. 2021): y = x W + lora_alpha / lora_rank * x A B; 0: no LoRA",
-        at_least=0, same_in_source=False,
+        at_least=0, at_most=1 << 16, same_in_source=False,
     )
     lora_alpha: float = field(16.0, "scale of LoRA", above=0, same_in_source=False)
     lora_targets: tuple[str, ...] = field(
@@ -205,7 +205,7 @@ class DataConfig:
     valid_fraction: float = field(
         0.1, "the last part of the text, by characters, is for validation", above=0, below=1,
     )
-    batch_size: int = field(64, "sequences per step, over all devices and accumulation steps", at_least=1)
+    batch_size: int = field(64, "sequences per step, over all devices and accumulation steps", at_least=1, at_most=1 << 24)
     seed: int | None = field(
         None, "seed of the order in which the text is read; None: train.seed",
         at_least=0, at_most=INT32_MAX, lane="outside",
@@ -248,7 +248,7 @@ class OptimConfig:
     )
     muon_momentum: float = field(0.95, "muon only: momentum", at_least=0, below=1, lane="argument")
     muon_iterations: int = field(
-        5, "muon only: Newton-Schulz steps; more of them give an update closer to orthogonal", at_least=1,
+        5, "muon only: Newton-Schulz steps; more of them give an update closer to orthogonal", at_least=1, at_most=1_000,
     )
     ema_decay: float = field(
         0.0, "decay per step of an average of the parameters, which is evaluated and saved; 0: off",
@@ -270,7 +270,7 @@ class OptimConfig:
         "standard", "mup: the best learning rate does not depend on d_model, relative to mup_base_width (see "
         "training/optim.py)",
     )
-    mup_base_width: int = field(128, "mup only: the d_model at which all rates are as given", at_least=1)
+    mup_base_width: int = field(128, "mup only: the d_model at which all rates are as given", at_least=1, at_most=1 << 20)
     # fmt: on
 
     @property
@@ -293,12 +293,12 @@ class TrainConfig:
     checkpoint_every: int = field(500, "steps between checkpoints; 0: only at the end", at_least=0, resume="free")
     keep_checkpoints: int = field(
         2, "newest checkpoints to keep; the one with the lowest validation loss is kept in addition",
-        at_least=1, resume="free",
+        at_least=1, at_most=1_000_000, resume="free",
     )
-    grad_accumulation_steps: int = field(1, "split each batch into parts that run one after another", at_least=1)
+    grad_accumulation_steps: int = field(1, "split each batch into parts that run one after another", at_least=1, at_most=1 << 24)
     eval_batch_size: int | None = field(
         None, "sequences per batch of an evaluation; None: data.batch_size / grad_accumulation_steps",
-        at_least=1, resume="free",
+        at_least=1, at_most=1 << 24, resume="free",
     )
     eval_tokens: int = field(
         0, "number of validation tokens to evaluate on, from the start of the split; 0: all", at_least=0, resume="free",
@@ -307,7 +307,7 @@ class TrainConfig:
     sample_prompt: str = field("", "prompt of the sample text; empty: a new line", resume="free")
     embedding_snapshots: int = field(
         8, "save the embedding tables at step 0 and at so many log-spaced steps from 1 to num_steps; 0: never",
-        at_least=0, resume="free",
+        at_least=0, at_most=100_000, resume="free",
     )
     tensorboard: bool = field(False, "write TensorBoard events too", resume="free")
     report: bool = field(False, "write RUN/report.html at the end", resume="free")
@@ -316,7 +316,7 @@ class TrainConfig:
         at_least=0, at_most=INT32_MAX, lane="outside",
     )
     steps_per_dispatch: int = field(
-        1, "steps in one call of the device, for models so small that the host can't keep up", at_least=1,
+        1, "steps in one call of the device, for models so small that the host can't keep up", at_least=1, at_most=1 << 16,
     )
     loss_chunk: int = field(
         0, "positions of a window whose logits are computed at once, to save memory; 0: all", at_least=0,

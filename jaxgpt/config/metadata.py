@@ -12,6 +12,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+LARGEST = {int: 2**31 - 1, float: 3e38}  # of every number in a config: 32 bits
+
 
 @dataclass(frozen=True)
 class Meaning:
@@ -83,7 +85,7 @@ class Field:
         if above is not None:
             return f"a number above {above:g}" + ("" if at_most is None else f" and at most {at_most:g}")
         if at_most is not None:
-            return f"{at_least:,} to {at_most:,}"
+            return f"{at_least:,} to {at_most:,}" if at_least is not None else f"at most {at_most:,}"
         if below is not None:
             return f"a number from {at_least:g} to below {below:g}"
         return "" if at_least is None else f"{at_least:g} or more"
@@ -91,7 +93,7 @@ class Field:
     def problem(self, value: Any) -> str | None:
         """The problem of a value of the right type, or None. NaN is never within bounds."""
         meaning = self.meaning
-        if value is None or not self.bounds:
+        if value is None:
             return None
         good = (
             (meaning.at_least is None or value >= meaning.at_least)
@@ -99,7 +101,14 @@ class Field:
             and (meaning.at_most is None or value <= meaning.at_most)
             and (meaning.below is None or value < meaning.below)
         )
-        return None if good else f"{self.name}={value!r}: give {self.bounds}"
+        text = str(value)
+        given = (
+            f"{self.name}={value!r}" if len(text) < 40 else f"{self.name}={text[:10]}... ({len(text)} digits)"
+        )
+        most = LARGEST.get(self.type)
+        if good and most is not None and not -most <= value <= most:
+            return f"{given}: give a number of at most {most:,}"
+        return None if good else f"{given}: give {self.bounds}"
 
 
 def fields_of(config_class: type) -> dict[str, Field]:

@@ -167,6 +167,9 @@ def _round_function(x: np.ndarray) -> np.ndarray:
 # ---- ids -> evaluation batches
 
 
+MOST_PADDED = 1024  # windows
+
+
 def eval_batches(
     ids: Ids, *, context_length: int, batch_size: int, max_tokens: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -178,6 +181,8 @@ def eval_batches(
     last = len(ids) - 1  # the position of the last predicted id
     if max_tokens > 0:
         last = min(last, max_tokens)
+    if batch_size > MOST_PADDED:  # no more padding than a part of a batch, in numbers that any mesh divides
+        batch_size = min(batch_size, -(-last // (context_length * MOST_PADDED)) * MOST_PADDED)
     for first in range(0, last, batch_size * context_length):
         starts = first + np.arange(batch_size) * context_length
         positions = starts[:, None] + np.arange(context_length + 1)

@@ -162,6 +162,13 @@ def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
     return _open_folder(folder, corpus.name, text.sha256)
 
 
+def text_hash(cfg: config.DataConfig) -> str:
+    """The hash of a config's text, as `Dataset.text_sha256`. Nothing of the text is shown."""
+    if cfg.path and (found := shards.find(cfg.path)):
+        return shards.fingerprint((*found.train, *found.valid))
+    return _measure(open_text(cfg)).sha256
+
+
 def open_text(cfg: config.DataConfig) -> corpora.Corpus:
     """The text of a config, with its documents where it has some. Raises UserError."""
     if not cfg.path:

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxgpt import config
+from jaxgpt.common import door
 from jaxgpt.common.files import new_folder, write_json
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import tokenizers
@@ -45,6 +46,7 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
     folder = Path(workdir)
     if not folder.is_dir():
         raise UserError(f"no run folder {folder}: train a run first, or give another --workdir")
+    door.check(folder)
     if not (folder / FOLDER).is_dir():
         raise UserError(f"{folder} is not a run folder: it has no {FOLDER}/")
     with Checkpoints(folder, read_only=True) as checkpoints:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from jaxgpt.common import door
 from jaxgpt.common.files import errors_name, replaced_atomically
 from jaxgpt.common.say import warn
 from jaxgpt.config import UserError
@@ -47,9 +48,13 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file in parts of at most LONGEST_LINE + 1 bytes; an absent file has none."""
-    if not path.exists():
+    try:
+        file = door.open_regular(path)
+    except FileNotFoundError:
         return
-    with errors_name(path), path.open("rb") as file:
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; remove it") from None
+    with errors_name(path), file:
         while text := file.readline(LONGEST_LINE + 1):
             yield text
 

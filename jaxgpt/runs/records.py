@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.common import door
 from jaxgpt.common.files import lock, read_json, write_atomically, write_json
 from jaxgpt.config import Config, UserError
 
@@ -51,7 +52,12 @@ class FolderLock:
     """A lock so that only one process trains in a folder. The system releases it when the process ends or is killed."""
 
     def __init__(self, workdir: Path) -> None:
-        self._file = (workdir / ".lock").open("w")
+        try:
+            self._file = door.open_regular(
+                workdir / ".lock", os.O_RDWR | os.O_CREAT
+            )  # as it is: never emptied
+        except ValueError as error:
+            raise UserError(f"{workdir / '.lock'}: {error}; remove it, or give another --workdir") from None
         try:
             lock(self._file)
         except BlockingIOError:

@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxgpt import config
+from jaxgpt.common import door
 from jaxgpt.common.files import read_json, write_json
 from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.runs import checkpoint, metrics_log, records
@@ -77,6 +78,7 @@ class Sweep:
     def open(self) -> None:
         """Write sweep.json. Raises UserError if the folder holds another sweep; new members at the end are allowed."""
         records.make_folder(self.folder)
+        door.check(self.folder)
         path, now = self.folder / "sweep.json", [_plain(member.overrides) for member in self.members]
         if path.exists():
             self._check_same(path, now)

@@ -11,6 +11,7 @@ import io
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 from jaxgpt.common.files import write_atomically
 from jaxgpt.config import FIELDS, Config, value_of
@@ -52,6 +53,18 @@ def best_row(rows: list[Row]) -> Row | None:
     return min(best, key=lambda row: row.valid_loss)
 
 
+def _cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe in front."""
+    if isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    try:
+        float(text)
+        return text
+    except ValueError:
+        return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def write_csv(path: Path, rows: list[Row], fields: list[str]) -> None:
     """Write one line per member. A field that a member does not override is empty."""
     text = io.StringIO()
@@ -60,7 +73,7 @@ def write_csv(path: Path, rows: list[Row], fields: list[str]) -> None:
     for row in rows:
         loss = "" if row.valid_loss is None else repr(row.valid_loss)
         own = [row.overrides.get(name, "") for name in fields]
-        writer.writerow([row.member, row.workdir, row.status, loss, row.steps, *own])
+        writer.writerow(map(_cell, [row.member, row.workdir, row.status, loss, row.steps, *own]))
     write_atomically(path, text.getvalue().encode())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import batches, tokenizers
-from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.data.dataset import Dataset, prepare_dataset, text_hash
 from jaxgpt.data.shards import Ids
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs import records
@@ -113,7 +113,17 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
         raise UserError(
             f"{workdir} was imported from {source} and has no text of its own: give one with --text FILE"
         )
+    # The config is that of the folder, which a stranger may have made: a file of yours is shown only where it is known to
+    # be the run's text. The commands name it.
+    known = records.read_run_json(workdir).get("text_sha256")
+    if cfg.path and not isinstance(known, str):
+        raise UserError(
+            f"{workdir / 'run.json'} has no hash of the run's text, so data.path={cfg.path!r} is not opened: give it with "
+            "--text FILE"
+        )
     try:
+        if cfg.path and text_hash(cfg) != known:
+            raise UserError(f"data.path={cfg.path!r}: its text has changed since training")
         dataset = prepare_dataset(cfg)
     except UserError as error:
         raise UserError(

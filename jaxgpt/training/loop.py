@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.common import processes
+from jaxgpt.common import door, processes
 from jaxgpt.common.progress import Interrupt, Progress, conclusion, introduction, stopped
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
@@ -64,6 +64,8 @@ class Trainer:
         num_workers: int = 0,
         restart: bool = False,
     ) -> None:
+        for _, workdir in runs:
+            door.check(Path(workdir))
         if not restart:
             runs = [(with_sources_at_hand(cfg, Path(workdir)), workdir) for cfg, workdir in runs]
         (cfg, workdir), *_ = runs

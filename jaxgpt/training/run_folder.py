@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt.common import processes
+from jaxgpt.common import door, processes
 from jaxgpt.common.files import write_json
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError, changed_values, to_json
@@ -38,6 +38,7 @@ class RunFolder:
     ) -> None:
         self.cfg, self.workdir = cfg, Path(workdir)
         self._dataset, self._alone, self._restart = dataset, alone, restart
+        door.check(self.workdir)
         # A run that resumes does not read its source again.
         resumes = checkpoint.saved_steps(self.workdir) and not restart
         self.start = None if resumes else starting.prepare(cfg, dataset.tokenizer)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.common import door
 from jaxgpt.config import UserError, errors, first_line
 from jaxgpt.data import tokenizers
 from jaxgpt.runs import checkpoint, records
@@ -64,6 +65,7 @@ def open_run(workdir: Path, step: int | str | None = None, kind: str = "token") 
     """
     if not workdir.is_dir():
         raise UserError(f"there is no folder {workdir}: give the folder of a run as --workdir")
+    door.check(workdir)
     steps = saved_steps(workdir)
     saved = checkpoint.saved_steps(workdir)
     if step is None:
@@ -80,6 +82,7 @@ def open_run(workdir: Path, step: int | str | None = None, kind: str = "token") 
 
 def open_history(workdir: Path, kind: str = "token") -> dict[int, Table]:
     """Every table of RUN/embeddings, by step. Raises UserError for fewer than 2."""
+    door.check(workdir)
     steps = saved_steps(workdir)
     if len(steps) < 2:
         raise UserError(
@@ -93,9 +96,15 @@ def read_snapshot(workdir: Path, step: int, kind: str, tokenizer: tokenizers.Tok
     """The table of one file of RUN/embeddings. Raises UserError where it is damaged or does not fit the tokenizer."""
     path = workdir / "embeddings" / f"{step:08d}.npz"
     try:
+        with door.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            # A small file may unpack to any size. Tables are stored, not compressed.
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is smaller than its arrays")
         with np.load(path, allow_pickle=False) as arrays:
             tables = {name: arrays[name] for name in KINDS if name in arrays}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        if any(table.dtype.kind not in "fiu" for table in tables.values()):
+            raise ValueError("its arrays are not numbers")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, OverflowError, MemoryError) as error:
         raise UserError(f"can't read {path} ({first_line(error)}): choose another --step") from None
     return _table(workdir, step, kind, tables, tokenizer)
 

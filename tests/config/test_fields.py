@@ -53,7 +53,7 @@ def test_a_new_field_is_one_line():
     ("hint", "bounds", "text", "good", "bad"),
     [
         (int, {"at_least": 1}, "1 or more", (1, 9), (0, -1)),
-        (float, {"at_least": 0}, "0 or more", (0.0, math.inf), (-0.1, math.nan)),
+        (float, {"at_least": 0}, "0 or more", (0.0, 3e38), (-0.1, math.nan)),
         (float, {"above": 0}, "a number above 0", (0.1,), (0.0, math.inf, math.nan)),
         (
             float,
@@ -70,6 +70,9 @@ def test_a_new_field_is_one_line():
 def test_bounds_hold_and_are_described(hint, bounds, text, good, bad):
     found = Field("x", hint, 0, Meaning("", **bounds))
     assert [found.problem(value) for value in good] == [None] * len(good)
+    if hint is float:
+        assert found.problem(math.inf).startswith("x=inf: give ")
+    assert found.problem(10**400).startswith("x=1000000000... (401 digits): give ")
     assert [found.problem(value) for value in bad] == [f"x={value!r}: give {text}" for value in bad]
 
 

@@ -24,7 +24,7 @@ def test_a_group_or_a_field_narrows_it():
     assert "optim.b1=0.9" in text and "model.d_model" not in text
     assert reference.as_text("d_model") == reference.as_text("model.d_model")
     assert reference.as_text("d_model").splitlines() == [
-        "  model.d_model=384                       a whole number: 1 or more",
+        "  model.d_model=384                       a whole number: 1 to 1,048,576",
         "      D: width of the residual stream",
     ]
     assert len(reference.as_text("seed").splitlines()) == 4  # data.seed and train.seed

@@ -1,5 +1,7 @@
 """The tables of a run at its steps; damaged ones get one clear line."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -23,9 +25,7 @@ def test_tables_are_those_of_the_run(word_run):
 
 
 def test_damaged_tables_get_one_line(word_run, tmp_path):
-    for name in ("tokenizer.json", "embeddings"):
-        (tmp_path / name).symlink_to(word_run / name)
-    (tmp_path / "embeddings").unlink()
+    shutil.copy(word_run / "tokenizer.json", tmp_path / "tokenizer.json")
     (tmp_path / "embeddings").mkdir()
     content = (word_run / "embeddings" / "00000000.npz").read_bytes()
     (tmp_path / "embeddings" / "00000000.npz").write_bytes(content[:-40])
