@@ -181,6 +181,11 @@ class DataConfig:
         "documents; whole: the files are joined",
         before="whole",
     )
+    control_characters: bool = field(
+        False, "accept text with many NULs or other control characters, which otherwise is taken for a binary file or "
+        "UTF-16",
+        resume="source",
+    )
     text_field: str = field("text", "the field or column with the text of a document, with dots for nested fields")
     separator: str = field(
         "auto", "what stands after each document: a text, none, or auto: the tokenizer's end of text, which a tokenizer "

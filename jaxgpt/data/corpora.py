@@ -11,19 +11,20 @@ import codecs
 import functools
 import hashlib
 import html
-import os
 import re
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from jaxgpt.common.files import cache_dir, expand, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.config.errors import unknown
+from jaxgpt.data import encodings
 from jaxgpt.data.packages import find_package
+from jaxgpt.data.text_files import raise_unreadable, text_files
 from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece
 
 TINY_SHAKESPEARE_URL = (
@@ -54,7 +55,10 @@ class Corpus:
 
         It is made of what the file system says (as git and make do), so a large text need not be read.
         """
-        stats = [(str(file.absolute()), file.stat()) for file in (*self.files, Path(__file__))]
+        try:
+            stats = [(str(file.absolute()), file.stat()) for file in (*self.files, Path(__file__))]
+        except OSError as error:  # a file that was deleted since it was found
+            raise_unreadable(error)
         known = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats]
         return hashlib.sha256(repr((self.name, known, *filter(None, [self.how]))).encode()).hexdigest()
 
@@ -85,39 +89,24 @@ def open_files(path: str, given_as: str = "data.path") -> Corpus:
 # Files and folders
 
 
-def text_files(path: Path, given: str) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise UserError(f"{given} does not exist: give a UTF-8 text file, or a folder of them")
-    if not path.is_dir():
-        raise UserError(
-            f"{given} is neither a file nor a folder: give a UTF-8 text file, or a folder of them"
-        )
-    files = []
-    for folder, subfolders, names in os.walk(path, onerror=raise_unreadable):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-    files = sorted((f for f in files if f.is_file()), key=lambda f: f.relative_to(path).as_posix())
-    if not files:
-        raise UserError(f"{given} is a folder without files: give one with UTF-8 text files")
-    return files
-
-
-def raise_unreadable(error: OSError) -> None:
-    raise UserError(
-        f"cannot read {error.filename} ({error.strerror or error}): give a file that can be read"
-    ) from error
+P = TypeVar("P", str, Piece)
 
 
 def _read_files(files: list[Path], given: str) -> Iterator[str]:
-    empty = True
-    for file in files:
-        for piece in _read_file(file):
-            empty = False
-            yield piece
-    if empty:
+    return with_text((piece for file in files for piece in _read_file(file)), given)
+
+
+def with_text(pieces: Iterable[P], given: str) -> Iterator[P]:
+    """The same pieces. Raises UserError at the end where they are only white space, or none."""
+    blank, count = True, 0
+    for piece in pieces:
+        if piece is not None:
+            blank, count = blank and piece.isspace(), count + len(piece)
+        yield piece
+    if count == 0:
         raise UserError(f"{given} has no text: give a file or a folder that is not empty")
+    if blank:
+        raise UserError(f"{given} has only white space ({count:,} characters): give a text with words")
 
 
 def _read_file(file: Path) -> Iterator[str]:
@@ -128,22 +117,35 @@ def _read_file(file: Path) -> Iterator[str]:
         raise_unreadable(error)
 
 
-def decoded(stream: IO[bytes], file: Path) -> Iterator[str]:
-    """The text of a stream of bytes, without a byte order mark, in pieces. Errors name the file."""
+def decoded(stream: IO[bytes], file: Path, control_characters: bool = False) -> Iterator[str]:
+    """The text of a stream of bytes, without a byte order mark, in pieces.
+
+    Raises UserError that names the file, and what it seems to be, where it is not UTF-8, and where many of its characters
+    are NULs or other control characters (unless `control_characters`): UTF-16 and many binary files are formally UTF-8.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="strict")
     position = 0  # bytes before the chunk
+    head = last = b""
     at_start = True
     while True:
         chunk = stream.read(PIECE_LENGTH)
-        held = len(decoder.getstate()[0])  # bytes of a character that the previous chunk cut
+        cut = decoder.getstate()[0]  # bytes of a character that the previous chunk cut
+        if position == 0:
+            head = chunk[:512]
+            if what := encodings.not_text(head):
+                raise UserError(f"{file} is not UTF-8 text: it is {what}")
         try:
             piece = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
+            what = encodings.describe(file, head, chunk or last, at_end=not chunk)
+            at = position - len(cut) + error.start
+            raise UserError(f"{file} is not UTF-8 at byte {at}: {what}") from error
+        position, last = position + len(chunk), chunk
+        if not control_characters and encodings.has_many_controls(chunk):
             raise UserError(
-                f"{file} is not UTF-8 at byte {position - held + error.start}: convert it to UTF-8"
-                " (with `iconv -t UTF-8`), or leave it out"
-            ) from error
-        position += len(chunk)
+                f"{file} has too many NULs or other control characters for a text: "
+                f"{encodings.describe(file, head, chunk)}; to train on them, set data.control_characters=true"
+            )
         if piece and at_start:
             piece, at_start = piece.removeprefix("\ufeff"), False
         if piece:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import gzip
 import json
 import lzma
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import IO, Any, Literal
 from jaxgpt.common.files import expand
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.config.errors import first_line
-from jaxgpt.data import corpora, shards
+from jaxgpt.data import corpora, shards, text_files
 from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece
 
 KINDS = {".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet", ".arrow": "arrow"}
@@ -49,12 +49,12 @@ def find(path: str, given: str) -> Files:
             f"{given}={path!r} holds several data sets: give one of {', '.join(map(repr, splits))} in it"
         )
     if not place.exists() and glob.has_magic(path):
-        files = sorted(Path(name) for name in glob.glob(str(place), recursive=True) if os.path.isfile(name))
+        files = sorted(text_files.regular_files(glob.glob(str(place), recursive=True)))
         if not files:
             raise UserError(f"{given}={path!r}: no file has such a name")
         many = True
     else:
-        files, many = corpora.text_files(place, f"{given}={path!r}"), place.is_dir()
+        files, many = text_files.text_files(place, f"{given}={path!r}"), place.is_dir()
     kinds: dict[str, Path] = {}
     for file in files:
         kinds.setdefault(kind_of(file), file)
@@ -109,25 +109,19 @@ def open_documents(path: str, cfg: DataConfig, given: str) -> corpora.Corpus:
         how = found.kind  # every record is a document
     return corpora.Corpus(
         path,
-        lambda: _not_empty(read(found, how, cfg.text_field), f"{given}={path!r}"),
+        lambda: corpora.with_text(
+            read(found, how, cfg.text_field, cfg.control_characters), f"{given}={path!r}"
+        ),
         found.files,
         has_documents=how != "whole",
         how=f"{how} {cfg.text_field} {Path(__file__).stat().st_mtime_ns}",
     )
 
 
-def _not_empty(pieces: Iterable[Piece], given: str) -> Iterator[Piece]:
-    empty = True
-    for piece in pieces:
-        empty = False
-        yield piece
-    if empty:
-        raise UserError(f"{given} has no text: give a file or a folder that is not empty")
-
-
-def read(found: Files, how: str, text_field: str) -> Iterator[Piece]:
+def read(found: Files, how: str, text_field: str, control_characters: bool = False) -> Iterator[Piece]:
     """The stream of documents of some files; `how` text files are cut is one of data.documents."""
     for file in found.files:
+        text = functools.partial(_text, file, control_characters)
         if found.kind == "parquet":
             documents: Iterable[str] = _parquet(file, text_field)
         elif found.kind == "arrow":
@@ -135,12 +129,12 @@ def read(found: Files, how: str, text_field: str) -> Iterator[Piece]:
         elif found.kind == "json lines":
             documents = _json_lines(file, text_field)
         elif how == "line":
-            documents = (line.rstrip("\r\n") for line in lines(_text(file)))
+            documents = (line.rstrip("\r\n") for line in lines(text()))
         elif how == "blank_line":
-            documents = _paragraphs(_text(file))
+            documents = _paragraphs(text())
         else:
             empty = True
-            for piece in _text(file):
+            for piece in text():
                 empty = False
                 yield piece
             if how == "file" and not empty:
@@ -156,9 +150,9 @@ def read(found: Files, how: str, text_field: str) -> Iterator[Piece]:
 # --- text -----------------------------------------------------------------------------------------------
 
 
-def _text(file: Path) -> Iterator[str]:
+def _text(file: Path, control_characters: bool = False) -> Iterator[str]:
     with opened(file) as stream:
-        yield from corpora.decoded(stream, file)
+        yield from corpora.decoded(stream, file, control_characters)
 
 
 @contextlib.contextmanager
@@ -183,7 +177,7 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
             f"{file} is not a {suffix} file that can be read ({first_line(error)}): get it again"
         ) from error
     except OSError as error:
-        corpora.raise_unreadable(error)
+        text_files.raise_unreadable(error)
 
 
 class ZstdDamage(Exception):
@@ -325,7 +319,7 @@ def _parquet(file: Path, text_field: str) -> Iterator[str]:
             f"{file} is not a Parquet file that can be read ({first_line(error)}): get it again"
         ) from error
     except OSError as error:
-        corpora.raise_unreadable(error)
+        text_files.raise_unreadable(error)
 
 
 def _arrow(file: Path, text_field: str) -> Iterator[str]:
@@ -341,7 +335,7 @@ def _arrow(file: Path, text_field: str) -> Iterator[str]:
             f"{file} is not an Arrow stream that can be read ({first_line(error)}): get it again"
         ) from error
     except OSError as error:
-        corpora.raise_unreadable(error)
+        text_files.raise_unreadable(error)
 
 
 def _check_column(file: Path, schema: Any, text_field: str) -> None:
