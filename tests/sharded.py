@@ -15,7 +15,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.model import parameters, sharding
 from jaxgpt.runs.load import load
-from jaxgpt.training import loop, steps, traffic
+from jaxgpt.training import loop, state_memory, steps, traffic
 from tests.small_runs import metrics, small_config, write_text
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
@@ -91,13 +91,12 @@ def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
             state, found = compiled(state, batch, key)
             losses.append(float(found["loss"]))
     on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    predicted = state_memory.state_bytes(cfg, mesh.shape)
     return {
         "losses": losses,
         "params": [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)],
         "bytes": on_one,
-        "predicted": sharding.bytes_per_device(
-            mesh.shape, shapes, steps.state_shapes(parts.model, parts.optimizer)
-        ),
+        "predicted": predicted.params + predicted.opt_state + state.step.nbytes,
         "arguments": compiled.memory_analysis().argument_size_in_bytes,
     }
 

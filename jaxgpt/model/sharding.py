@@ -109,17 +109,31 @@ def device_memory() -> int:
     return limit or machine.memory()
 
 
+def taken(per_device: int, sizes: Mapping[str, int]) -> int:
+    """Bytes of what `device_memory` gives that are taken by `per_device` bytes on each device of a mesh of these sizes.
+
+    CPU devices share the memory of the machine.
+    """
+    shared = jax.default_backend() == "cpu"
+    return per_device * min(math.prod(sizes.values()), jax.local_device_count()) if shared else per_device
+
+
+def bytes_by_device(tree: Any) -> dict[jax.Device, int]:
+    """Bytes of arrays, or of their shapes with shardings, on each device of this process."""
+    found: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        part = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for device in leaf.sharding.addressable_devices:
+            found[device] += part
+    return found
+
+
 def fits_twice(tree: Any) -> bool:
     """Whether a second copy of these arrays fits on the devices; on a CPU, into a quarter of the machine's memory.
 
     The leaves are arrays, or their shapes with shardings.
     """
-    sizes: dict[jax.Device, int] = dict.fromkeys(jax.local_devices(), 0)
-    for leaf in jax.tree.leaves(tree):
-        part = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for device in leaf.sharding.addressable_devices:
-            sizes[device] += part
-    for device, size in sizes.items():
+    for device, size in bytes_by_device(tree).items():
         stats = device.memory_stats() or {}
         free = (
             stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else device_memory() // 4

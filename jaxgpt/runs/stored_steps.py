@@ -18,7 +18,7 @@ from jaxgpt.common import causes
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.model.sharding import device_memory
+from jaxgpt.model.sharding import bytes_by_device, device_memory
 from jaxgpt.runs.checksums import jit_checksums
 from jaxgpt.runs.damage import DamagedCheckpoint, UnreadableCheckpoint, check_tree, is_proof, read_every_file
 
@@ -130,17 +130,21 @@ class StoredSteps(abc.ABC):
         """
         meta = self._read_meta(step)
         self._check_shapes(step, shapes)
-        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        if needed > (memory := device_memory() * jax.device_count()):
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} needs {needed / 2**30:,.1f} GiB of memory, this machine has "
-                f"{memory / 2**30:,.1f} GiB: use a larger one"
-            )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
             shapes,
         )
+
+        on_devices = bytes_by_device(shapes).values()
+        # CPU devices share the memory of the machine.
+        needed = sum(on_devices) if jax.default_backend() == "cpu" else max(on_devices)
+        if needed > (memory := device_memory()):
+            where = "this machine" if jax.default_backend() == "cpu" else "a device"
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} needs {needed / 2**30:,.1f} GiB of memory, {where} has "
+                f"{memory / 2**30:,.1f} GiB: use a larger one"
+            )
 
         def read() -> Any:
             args = {name: self._ocp.args.StandardRestore(tree) for name, tree in shapes.items()}

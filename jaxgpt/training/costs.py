@@ -23,9 +23,10 @@ from jaxgpt.config import Config
 from jaxgpt.model import linear
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
-from jaxgpt.model.sharding import BATCH, bytes_per_device
+from jaxgpt.model.sharding import BATCH
 from jaxgpt.training import liveness, trainable
 from jaxgpt.training.lanes import with_values
+from jaxgpt.training.state_memory import state_bytes
 from jaxgpt.training.steps import build, state_shapes
 
 # --- operations of matrix products ----------------------------------------------------------------------
@@ -146,14 +147,13 @@ def memory_per_device(cfg: Config, memory: Memory, sizes: Mapping[str, int]) -> 
     Parameters, optimizer and gradients are split as sharding.specs says; batch, logits and activations by rows; logits
     also by vocabulary. Not modelled: activations split over `tensor`, and the gathered copy of a layer.
     """
-    _, (state, *_) = abstract_step(cfg)
-    params = bytes_per_device(sizes, state.params, state.params)
+    state = state_bytes(cfg, sizes)
     rows = math.prod(sizes[axis] for axis in BATCH)
     return Memory(
-        params=params,
-        opt_state=bytes_per_device(sizes, state.params, state.opt_state),
+        params=state.params,
+        opt_state=state.opt_state,
         batch=memory.batch // rows,
-        gradients=int(memory.gradients * params / memory.params),
+        gradients=int(memory.gradients * state.params / memory.params),
         logits=memory.logits // (rows * sizes["tensor"]),
         activations=memory.activations // rows,
     )

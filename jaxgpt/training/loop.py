@@ -30,7 +30,8 @@ from jaxgpt.training.guard import Watchdog
 from jaxgpt.training.profile_steps import ProfileSteps
 from jaxgpt.training.programs import Program, SingleRun, VmappedRuns
 from jaxgpt.training.run_folder import RunFolder
-from jaxgpt.training.starting import check_memory, resolve, with_sources_at_hand
+from jaxgpt.training.starting import resolve, with_sources_at_hand
+from jaxgpt.training.state_memory import check_memory
 from jaxgpt.training.step_log import StepLog
 
 

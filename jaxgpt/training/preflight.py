@@ -116,7 +116,8 @@ class Preflight:
         self.device, self.device_bytes = jax.devices()[0].device_kind, sharding.device_memory()
         self.matmul_flops_per_second = matmul_speed(cfg.model.dtype, 1024 if backend == "cpu" else 8192)
         self.utilisation = ASSUMED_UTILISATION.get(backend, ASSUMED_UTILISATION["gpu"])
-        self.warnings = warnings(cfg, data, self.epochs, self.memory_per_device, self.device_bytes, backend)
+        limit = self.device_bytes // sharding.taken(1, self.mesh)  # of each device
+        self.warnings = warnings(cfg, data, self.epochs, self.memory_per_device, limit, backend)
 
     @property
     def seconds_per_step(self) -> float:
@@ -127,7 +128,12 @@ class Preflight:
 
 
 def warnings(
-    cfg: Config, data: DataSizes | None, epochs: float | None, memory: costs.Memory, limit: int, backend: str
+    cfg: Config,
+    data: DataSizes | None,
+    epochs: float | None,
+    memory: costs.Memory,
+    limit: int,
+    backend: str,
 ) -> list[str]:
     """Settings that work but are probably not intended: one line each, with what to do."""
     model, optim, train = cfg.model, cfg.optim, cfg.train

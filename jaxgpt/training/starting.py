@@ -16,9 +16,8 @@ from jaxgpt.common.files import expand, read_json
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import documents, tokenizers
-from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import count_params, init_params, param_shapes
+from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.paths import map_named
 from jaxgpt.runs.checkpoint import saved_steps
 from jaxgpt.training import trainable
@@ -63,23 +62,6 @@ def with_sources_at_hand(cfg: Config, workdir: Path) -> Config:
         data=dataclasses.replace(cfg.data, tokenizer_path=str(own)),
         optim=dataclasses.replace(cfg.optim, train_rows_from=rows),
     )
-
-
-def check_memory(cfg: Config) -> None:
-    """Raises UserError for a model whose training state alone is larger than the device's memory.
-
-    The state is the parameters, and gradients and Adam's two moments of the trained ones, in float32. Without this check
-    XLA's CPU backend hangs instead of failing.
-    """
-    shapes = param_shapes(cfg.model)
-    num_params, moving = count_params(shapes), count_params(trainable.select(cfg.optim, shapes))
-    needed = 4 * (num_params + 3 * moving)
-    memory = sharding.device_memory()
-    if needed > memory:
-        raise UserError(
-            f"a model of {num_params:,} parameters needs {needed / 2**30:,.1f} GiB for parameters, gradients "
-            f"and optimizer, but the device has {memory / 2**30:,.1f} GiB: lower model.d_model or model.num_layers"
-        )
 
 
 @dataclass(frozen=True)
