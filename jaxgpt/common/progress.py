@@ -6,8 +6,9 @@ import contextlib
 import shlex
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,24 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+@contextlib.contextmanager
+def reported(what: str, state: Callable[[], str], every: float = 10.0) -> Iterator[None]:
+    """Every ten seconds of the block, print what it does and its state on stderr. A short block is silent."""
+    start, over = time.monotonic(), threading.Event()
+
+    def speak() -> None:
+        while not over.wait(every):
+            say(f"{what}: {state()} after {_clock(time.monotonic() - start)}", sys.stderr)
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:

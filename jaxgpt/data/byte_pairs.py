@@ -11,14 +11,17 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgpt.common.files import expand, read_json
+from jaxgpt.common.progress import reported
 from jaxgpt.config import UserError
+from jaxgpt.data import long_pieces
 from jaxgpt.data.packages import find_package
 from jaxgpt.data.text_pieces import CUT
 
@@ -93,17 +96,69 @@ def _segments(text: str) -> Iterator[str]:
         start = stop
 
 
-def train(texts: Iterable[str], vocab_size: int) -> tuple[list[str], list[str]]:
+class _LongPieces(Exception):
+    """The package tokenizers would take long to train on this text."""
+
+
+def train(read: Callable[[], Iterable[str]], vocab_size: int) -> tuple[list[str], list[str]]:
     """vocab and merges: the 256 bytes and the most frequent pairs, at most `vocab_size` tokens.
 
-    No token crosses from one text into the next.
+    `read()` gives the texts; no token crosses from one into the next. Every ten seconds a line says how far it is.
     """
+    state = ""
+    with reported(f"training a tokenizer of {vocab_size:,} byte pairs", lambda: state):
+
+        def segments() -> Iterator[str]:
+            nonlocal state
+            count = 0
+            for text in read():
+                for segment in _segments(text):
+                    yield segment
+                    count += len(segment)
+                    state = f"{count:,} characters read"
+            state = "counting pairs"
+
+        def tell(tokens: int) -> None:
+            nonlocal state
+            state = f"{tokens:,} tokens learned"
+
+        try:
+            return _train_with_package(_without_long_pieces(segments()), vocab_size)
+        except _LongPieces:
+            counts: Counter[str] = Counter()
+            for segment in segments():
+                counts.update(_pieces(segment))
+            return long_pieces.train(counts, BYTE_ALPHABET, vocab_size, tell)
+
+
+def _without_long_pieces(segments: Iterable[str]) -> Iterator[str]:
+    """The same segments. Raises _LongPieces as soon as their pieces are too long for the package."""
+    seen: set[str] = set()
+    squares = characters = 0
+    for segment in segments:
+        characters += len(segment)
+        if len(segment) > 2 * _SEGMENT_LENGTH:
+            new = {piece for piece in _pieces(segment) if len(piece) > _SEGMENT_LENGTH} - seen
+            seen |= new
+            squares += sum(len(piece) ** 2 for piece in new)
+            if long_pieces.is_faster(squares, characters):
+                raise _LongPieces
+        yield segment
+
+
+def _pieces(segment: str) -> list[str]:
+    """The pieces that GPT-2's pattern cuts a text into, in the alphabet of bytes."""
+    from tokenizers import pre_tokenizers
+
+    return [piece for piece, _ in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(segment)]
+
+
+def _train_with_package(segments: Iterator[str], vocab_size: int) -> tuple[list[str], list[str]]:
     from tokenizers import models, pre_tokenizers, trainers
 
     tokenizer = _byte_level(models.BPE())
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    segments = (segment for text in texts for segment in _segments(text))
     tokenizer.train_from_iterator(segments, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)

@@ -179,7 +179,7 @@ class BPETokenizer(Tokenizer):
             raise UserError(
                 f"data.vocab_size={vocab_size}: a bpe tokenizer needs 256 (one for each byte) or more"
             )
-        vocab, merges = byte_pairs.train(checked(read()), vocab_size - end_of_text)
+        vocab, merges = byte_pairs.train(lambda: checked(read()), vocab_size - end_of_text)
         vocab += [END_OF_TEXT] * end_of_text
         if len(vocab) < vocab_size:
             raise UserError(
