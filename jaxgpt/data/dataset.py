@@ -10,8 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import time
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,51 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.files import cache_dir, expand, new_folder, read_json, write_atomically, write_json
+from jaxgpt.common.files import cache_dir, expand, write_atomically, write_json
 from jaxgpt.config import UserError
 from jaxgpt.data import corpora, documents, encoding, shards, tokenizers
+from jaxgpt.data.id_files import Dataset, Split, check_ids, ids_dtype, new_ids_folder, open_folder
 from jaxgpt.data.text_pieces import Piece
 
 # Part of every cache key. Raise it when the files change, or the ids that a tokenizer gives.
 CACHE_VERSION = 1
-ABANDONED_AFTER_SECONDS = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Split:
-    """The training or the validation part of a text, as token ids.
-
-    ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the encoded text in
-    characters and in UTF-8 bytes; 0 where only its ids are known.
-    """
-
-    ids: shards.Ids
-    num_chars: int = 0
-    num_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A tokenized text. text_sha256 is the hash of its UTF-8 bytes, fingerprint that of the tokenizer."""
-
-    train: Split
-    valid: Split
-    tokenizer: tokenizers.Tokenizer
-    corpus_name: str
-    text_sha256: str
-    fingerprint: str
-
-    def facts(self) -> dict[str, str | int]:
-        """The record of the data in run.json."""
-        return {
-            "corpus": self.corpus_name,
-            "text_sha256": self.text_sha256,
-            "tokenizer": self.tokenizer.kind,
-            "tokenizer_sha256": self.fingerprint,
-            "vocab_size": self.tokenizer.vocab_size,
-            "train_tokens": len(self.train.ids),
-            "valid_tokens": len(self.valid.ids),
-        }
 
 
 # ---- text -> ids on disk
@@ -150,7 +112,7 @@ def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
     key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, float(cfg.valid_fraction)])
     folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
-        with _new_folder(folder) as temporary:
+        with new_ids_folder(folder) as temporary:
             tokenizer = _train_tokenizer(cfg, corpus, num_train, loaded)
             try:
                 _write_files(temporary, cfg, corpus, tokenizer, num_train, text, num_workers)
@@ -159,7 +121,7 @@ def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
                     raise
                 or_add = "or add a token for it with data.add_tokens=true"
                 raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {or_add}") from error
-    return _open_folder(folder, corpus.name, text.sha256)
+    return open_folder(folder, corpus.name, text.sha256)
 
 
 def text_hash(cfg: config.DataConfig) -> str:
@@ -194,14 +156,13 @@ def _of_shards(cfg: config.DataConfig, found: shards.Found) -> Dataset:
         num_train = int(len(train) * (1 - cfg.valid_fraction))
         train, valid = shards.part(train, 0, num_train), shards.part(train, num_train, len(train))
     fingerprint = shards.fingerprint(files)
-    _check_ids(files, (train, valid), fingerprint, tokenizer)
+    splits = Split(train), Split(valid)
+    verified = check_ids(splits, lambda: _check_range(files, (train, valid), fingerprint, tokenizer))
     name = cfg.path if len(files) == 1 else f"{cfg.path} ({len(files)} shards)"
-    return Dataset(
-        Split(train), Split(valid), tokenizer, name, fingerprint, tokenizers.fingerprint(tokenizer)
-    )
+    return Dataset(*splits, tokenizer, name, fingerprint, tokenizers.fingerprint(tokenizer), verified)
 
 
-def _check_ids(
+def _check_range(
     files: tuple[Path, ...], splits: tuple[shards.Ids, ...], fingerprint: str, tokenizer: tokenizers.Tokenizer
 ) -> None:
     """Raise UserError for an id that the tokenizer does not have. Shards are read for it once."""
@@ -246,7 +207,7 @@ def _measure(corpus: corpora.Corpus) -> _Measures:
         text.sha256.hexdigest(), text.num_chars, text.num_bytes, text.num_documents, text.last_start
     )
     if note is not None:
-        with contextlib.suppress(OSError):  # `_new_folder` reports a cache that can't be written
+        with contextlib.suppress(OSError):  # `new_ids_folder` reports a cache that can't be written
             note.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(note, json.dumps(dataclasses.asdict(measures)).encode())
     return measures
@@ -314,28 +275,6 @@ def _train_tokenizer(
     return tokenizers.train(cfg.tokenizer, read_text, cfg.vocab_size, end_of_text)
 
 
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `folder` at the end: complete or not at all.
-
-    Where two processes prepare the same data, the first rename wins and the other process uses its result.
-    """
-    try:
-        _remove_abandoned(folder.parent)
-        with new_folder(folder) as temporary:
-            yield temporary
-    except OSError as error:
-        if not folder.is_dir():  # else another process was first
-            raise UserError(
-                f"cannot write token ids to {folder.parent} ({error}): make room or give write access there, or "
-                f"set JAXGPT_CACHE to another folder"
-            ) from error
-
-
-def _ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
-    return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-
-
 def _write_files(
     folder: Path,
     cfg: config.DataConfig,
@@ -345,12 +284,12 @@ def _write_files(
     text: _Measures,
     num_workers: int,
 ) -> None:
-    dtype = _ids_dtype(tokenizer)
+    dtype = ids_dtype(tokenizer)
     separator = encoding.separator_ids(tokenizer, cfg.separator)
     meter, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
     parts = _cut(corpus.read(), num_train, corpus.has_documents)
     for name, pieces in zip(("train", "valid"), parts, strict=True):
-        num_ids = 0
+        num_ids = crc = 0
         metered = meter.through(pieces)
         if corpus.has_documents:
             encoded = encoding.encode_documents(tokenizer, metered, separator, num_workers)
@@ -358,13 +297,15 @@ def _write_files(
             encoded = tokenizers.encode_pieces(tokenizer, metered)
         with open(folder / f"{name}.bin", "wb") as file:
             for ids in encoded:
-                file.write(np.ascontiguousarray(ids, dtype).data)
+                content = np.ascontiguousarray(ids, dtype).data
+                file.write(content)
+                crc = zlib.crc32(content, crc)
                 num_ids += len(ids)
             file.flush()  # before the rename: a power cut must not leave a folder with empty files
             os.fsync(file.fileno())
         num_chars, num_bytes = meter.num_chars - chars_before, meter.num_bytes - bytes_before
         chars_before, bytes_before = meter.num_chars, meter.num_bytes
-        splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes}
+        splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes, "crc32": crc}
     if meter.sha256.hexdigest() != text.sha256:
         raise UserError(
             f"the text changed while it was being read ({text.num_bytes} bytes, then {meter.num_bytes}): "
@@ -373,46 +314,6 @@ def _write_files(
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     meta = {"fingerprint": tokenizers.fingerprint(tokenizer), "splits": splits}
     write_json(folder / "meta.json", meta)
-
-
-def _remove_abandoned(root: Path):
-    """Remove the temporary folders of killed processes. A folder in use has a recently written file."""
-    for folder in root.glob("tmp-*"):
-        with contextlib.suppress(OSError):  # its owner may finish at this moment
-            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-            if newest < time.time() - ABANDONED_AFTER_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
-    try:
-        meta = read_json(folder / "meta.json")
-        fingerprint = meta["fingerprint"]
-        tokenizer = tokenizers.load(folder / "tokenizer.json")
-        if tokenizers.fingerprint(tokenizer) != fingerprint:
-            raise ValueError("tokenizer.json is not the tokenizer of meta.json")
-        train, valid = (
-            _open_split(folder / f"{name}.bin", _ids_dtype(tokenizer), **meta["splits"][name])
-            for name in ("train", "valid")
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        detail = f"no {error} in meta.json" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"cached token ids are damaged ({detail}): delete the folder {folder} and run again"
-        ) from error
-    return Dataset(train, valid, tokenizer, corpus_name, text_sha256, fingerprint)
-
-
-def _open_split(path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int) -> Split:
-    found, expected = path.stat().st_size, num_ids * dtype.itemsize
-    if found != expected:
-        raise ValueError(
-            f"{path.name} has {found} bytes, not {expected} ({num_ids} ids of {dtype.itemsize} bytes)"
-        )
-    if num_ids == 0:  # an empty file cannot be mapped
-        return Split(np.zeros(0, dtype), num_chars, num_bytes)
-    # A plain view of the map: indexing the np.memmap subclass costs several microseconds more.
-    return Split(np.asarray(np.memmap(path, dtype, mode="r")), num_chars, num_bytes)
 
 
 def check_windows(dataset: Dataset, context_length: int) -> None:

@@ -164,7 +164,8 @@ class Save(Action):
         ]
 
     def run(self, state: TrainState, step: int, due: Sequence[RunFolder]) -> None:
-        """A step that is saved already is left as it is."""
+        """A step that is saved already is left as it is. Nothing is saved of training on damaged ids."""
+        self.dataset.check_verified()
         averaged = self.program.evaluation_params(state) if optim.averages(self.runs[0].cfg.optim) else None
         for run, (own, average) in self.with_parts((state, averaged), due):
             run.save(own, step, average)

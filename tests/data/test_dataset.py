@@ -12,7 +12,7 @@ import pytest
 
 from jaxgpt.common.files import cache_dir
 from jaxgpt.config import DataConfig, UserError
-from jaxgpt.data import corpora, dataset, tokenizers
+from jaxgpt.data import corpora, id_files, tokenizers
 from jaxgpt.data.dataset import check_windows, prepare_dataset
 from tests.errors import one_line
 from tests.python_process import run_python
@@ -276,7 +276,7 @@ def test_preparing_at_once_ends_well_for_all(text_file, cache, monkeypatch):
 
 
 def test_folders_of_killed_processes_are_removed_when_old(text_file, cache):
-    long_ago = time.time() - 2 * dataset.ABANDONED_AFTER_SECONDS
+    long_ago = time.time() - 2 * id_files.ABANDONED_AFTER_SECONDS
     for name, file_time in (("tmp-dead", long_ago), ("tmp-alive", time.time()), ("other", long_ago)):
         (cache / name).mkdir(parents=True)
         (cache / name / "train.bin").write_bytes(b"")
@@ -366,3 +366,24 @@ def test_a_text_is_read_again_only_where_its_files_have_changed(tmp_path, monkey
     for note in (cache_dir() / "texts").iterdir():
         note.write_text('{"sha256": 1', "utf-8")  # damaged: the text is read
     assert prepare_dataset(cfg).text_sha256 == second.text_sha256
+
+
+def test_changed_bytes_of_the_cache_are_noticed(text_file, cache, monkeypatch):
+    """At once, and for large files before the first save. A cache of an earlier version has no checksums and is read."""
+    cfg = DataConfig(path=str(text_file))
+    prepare_dataset(cfg)
+    (folder,) = cache.iterdir()
+    content = bytearray((folder / "valid.bin").read_bytes())
+    content[10] ^= 1
+    (folder / "valid.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"the checksum of valid\.bin does not match"):
+        prepare_dataset(cfg)
+    monkeypatch.setattr(id_files, "AT_ONCE", 10)
+    found = prepare_dataset(cfg)
+    with pytest.raises(UserError, match=r"the checksum of valid\.bin does not match"):
+        found.check_verified()
+    meta = json.loads((folder / "meta.json").read_text())
+    for split in meta["splits"].values():
+        del split["crc32"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    prepare_dataset(cfg).check_verified()

@@ -1,0 +1,161 @@
+"""Token ids on disk: the folder of a prepared text, its checksums, and the parts that training and evaluation map."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxgpt.common.files import new_folder, read_json
+from jaxgpt.config import UserError
+from jaxgpt.data import shards, tokenizers
+
+AT_ONCE = 1 << 30  # bytes of ids that are checked before anything else: a fraction of a second
+ABANDONED_AFTER_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training or the validation part of a text, as token ids.
+
+    ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the encoded text in
+    characters and in UTF-8 bytes; 0 where only its ids are known.
+    """
+
+    ids: shards.Ids
+    num_chars: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A tokenized text. text_sha256 is the hash of its UTF-8 bytes, fingerprint that of the tokenizer."""
+
+    train: Split
+    valid: Split
+    tokenizer: tokenizers.Tokenizer
+    corpus_name: str
+    text_sha256: str
+    fingerprint: str
+    verified: Future[None] | None = None  # the check of the ids' files, while it runs next to other work
+
+    def check_verified(self) -> None:
+        """Wait for the check of the ids. Raises UserError where they are not what was written. Call it before a save."""
+        if self.verified is not None:
+            self.verified.result()
+
+    def facts(self) -> dict[str, str | int]:
+        """The record of the data in run.json."""
+        return {
+            "corpus": self.corpus_name,
+            "text_sha256": self.text_sha256,
+            "tokenizer": self.tokenizer.kind,
+            "tokenizer_sha256": self.fingerprint,
+            "vocab_size": self.tokenizer.vocab_size,
+            "train_tokens": len(self.train.ids),
+            "valid_tokens": len(self.valid.ids),
+        }
+
+
+@contextlib.contextmanager
+def new_ids_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `folder` at the end: complete or not at all.
+
+    Where two processes prepare the same data, the first rename wins and the other process uses its result.
+    """
+    try:
+        _remove_abandoned(folder.parent)
+        with new_folder(folder) as temporary:
+            yield temporary
+    except OSError as error:
+        if not folder.is_dir():  # else another process was first
+            raise UserError(
+                f"cannot write token ids to {folder.parent} ({error}): make room or give write access there, or "
+                f"set JAXGPT_CACHE to another folder"
+            ) from error
+
+
+def ids_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
+    """The type that ids are stored in."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+
+
+def _remove_abandoned(root: Path):
+    """Remove the temporary folders of killed processes. A folder in use has a recently written file."""
+    for folder in root.glob("tmp-*"):
+        with contextlib.suppress(OSError):  # its owner may finish at this moment
+            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if newest < time.time() - ABANDONED_AFTER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
+    """The dataset of a folder. Raises UserError where its files are not what was written."""
+    try:
+        meta = read_json(folder / "meta.json")
+        fingerprint = meta["fingerprint"]
+        tokenizer = tokenizers.load(folder / "tokenizer.json")
+        if tokenizers.fingerprint(tokenizer) != fingerprint:
+            raise ValueError("tokenizer.json is not the tokenizer of meta.json")
+        sums = {name: meta["splits"][name].pop("crc32", None) for name in ("train", "valid")}
+        train, valid = (
+            _open_split(folder / f"{name}.bin", ids_dtype(tokenizer), **meta["splits"][name])
+            for name in ("train", "valid")
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        detail = f"no {error} in meta.json" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"cached token ids are damaged ({detail}): delete the folder {folder} and run again"
+        ) from error
+    if None in sums.values():  # of an earlier version, which wrote no checksums
+        return Dataset(train, valid, tokenizer, corpus_name, text_sha256, fingerprint)
+
+    def verify() -> None:
+        for name, split in (("train", train), ("valid", valid)):
+            if zlib.crc32(np.ascontiguousarray(split.ids).data) != sums[name]:
+                raise UserError(
+                    f"cached token ids are damaged (the checksum of {name}.bin does not match): delete the folder {folder} and "
+                    "run again"
+                )
+
+    return Dataset(
+        train, valid, tokenizer, corpus_name, text_sha256, fingerprint, check_ids((train, valid), verify)
+    )
+
+
+def check_ids(splits: Iterable[Split], verify: Callable[[], None]) -> Future[None] | None:
+    """Run a check of ids: at once for up to AT_ONCE bytes, else next to other work. Raises what it raises."""
+    if sum(len(split.ids) * split.ids.dtype.itemsize for split in splits) <= AT_ONCE:
+        verify()
+        return None
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            verify()
+            done.set_result(None)
+        except BaseException as error:  # raised where the result is asked for
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="check of ids").start()
+    return done
+
+
+def _open_split(path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int) -> Split:
+    found, expected = path.stat().st_size, num_ids * dtype.itemsize
+    if found != expected:
+        raise ValueError(
+            f"{path.name} has {found} bytes, not {expected} ({num_ids} ids of {dtype.itemsize} bytes)"
+        )
+    if num_ids == 0:  # an empty file cannot be mapped
+        return Split(np.zeros(0, dtype), num_chars, num_bytes)
+    # A plain view of the map: indexing the np.memmap subclass costs several microseconds more.
+    return Split(np.asarray(np.memmap(path, dtype, mode="r")), num_chars, num_bytes)
