@@ -39,12 +39,20 @@ def sample_ids(tokenizer: Tokenizer, prompt: str, context_length: int) -> list[i
     return ids
 
 
-def first_words(tokenizer: Tokenizer, ids: Sequence[int] | Ids) -> str:
-    """The first words of a line of a text: a prompt of two or more known tokens, or the default."""
+def first_words(tokenizer: Tokenizer, ids: Sequence[int] | Ids, context_length: int | None = None) -> str:
+    """The first words of a line of a text: a prompt of two or more known tokens, or the default.
+
+    With a context_length, one that the model can read: its first tokens where it has more.
+    """
     text = tokenizer.decode(np.asarray(ids[:500]))
+    found = default(tokenizer)
     # The text may start in the middle of a line.
     for line in (*text.split("\n")[1:], text):
         words = " ".join(line.split()[:3])[:40]
         if is_known(tokenizer, words, tokens=2):
-            return words
-    return default(tokenizer)
+            found = words
+            break
+    if context_length is None or len(tokenizer.encode(found)) <= context_length:
+        return found
+    shorter = (found[:end] for end in range(len(found), 0, -1))
+    return next((words for words in shorter if len(tokenizer.encode(words)) <= context_length), found)

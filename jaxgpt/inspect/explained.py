@@ -12,7 +12,7 @@ from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
 from jaxgpt.data import prompts, tokenizers
-from jaxgpt.inspect.subject import encode_known
+from jaxgpt.inspect.subject import check_sees_two_tokens, encode_known
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.runs.load import load
@@ -39,7 +39,7 @@ def open_run(workdir: str, step: int | str | None, text: str | None = None) -> E
         text = EXAMPLE
     elif text is None:
         ids = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer).valid.ids
-        text = prompts.first_words(run.tokenizer, ids)
+        text = prompts.first_words(run.tokenizer, ids, run.config.model.context_length)
     return Explained(f"{workdir}, step {run.step}", run.config.model, run.params, run.tokenizer, text)
 
 
@@ -68,6 +68,7 @@ def untrained(file: str, overrides: dict[str, str], text: str | None = None) -> 
 
 def ids_of(subject: Explained, text: str) -> np.ndarray:
     """The text's ids. Raises UserError for fewer than 2 or too many tokens, or words that the tokenizer lacks."""
+    check_sees_two_tokens(subject.cfg.context_length)
     ids, most = encode_known(subject.tokenizer, text), subject.cfg.context_length
     if len(ids) < 2:
         raise UserError(

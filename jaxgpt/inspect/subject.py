@@ -61,6 +61,15 @@ def plain(cfg: config.ModelConfig, params: dict) -> tuple[GPT, dict]:
     return GPT(cfg, attention="explicit"), params
 
 
+def check_sees_two_tokens(context_length: int) -> None:
+    """Raises UserError for a model of context_length=1: its forward pass over a text has no token and its next one."""
+    if context_length < 2:
+        raise UserError(
+            f"model.context_length={context_length}: this shows how the tokens of a text act on each other, give a model "
+            "with context_length of 2 or more"
+        )
+
+
 def open_subject(workdir: str | Path, step: int | str | None = None) -> Subject:
     """Load a run, and its text if available. Raises UserError if the run or step does not exist."""
     run = load(workdir, step)

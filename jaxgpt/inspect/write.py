@@ -13,7 +13,7 @@ from jaxgpt.common.say import say, warn
 from jaxgpt.config import first_line
 from jaxgpt.inspect import compare, page
 from jaxgpt.inspect.payload import payload
-from jaxgpt.inspect.subject import open_subject, probe_of
+from jaxgpt.inspect.subject import check_sees_two_tokens, open_subject, probe_of
 from jaxgpt.runs import records
 
 
@@ -26,6 +26,7 @@ def report(
 ) -> dict[str, Any]:
     """The payload of a run, compared with the run in the folder `other` if given. Raises UserError."""
     subject = open_subject(workdir, step)
+    check_sees_two_tokens(subject.run.config.model.context_length)
     probe = probe_of(subject, text)
     second = None if text2 is None else probe_of(subject, text2)
     compared = None

@@ -219,6 +219,8 @@ def train(
         say(stopped(result.signal, step, run.workdir))
     elif step == cfg.train.num_steps and result.valid_loss is not None:
         bigram = records.read_run_json(run.workdir)["baselines"]["bigram"]
-        prompt = prompts.first_words(trainer.dataset.tokenizer, trainer.dataset.valid.ids)
+        prompt = prompts.first_words(
+            trainer.dataset.tokenizer, trainer.dataset.valid.ids, trainer.cfg.model.context_length
+        )
         say(conclusion(run.log.valid_losses(), bigram, run.workdir, prompt))
     return result

@@ -65,3 +65,15 @@ def test_first_words_have_no_unknown_words():
 
 def test_first_words_of_token_ids_are_ids():
     assert prompts.first_words(IdsTokenizer(9), np.array([3, 1, 4, 1, 5])) == "3 1 4"
+
+
+def test_first_words_fit_the_context():
+    tokenizer = CharTokenizer("\n abc")
+    ids = tokenizer.encode("abc\nabc cab bac\n")
+    assert prompts.first_words(tokenizer, ids) == "abc cab bac"
+    assert [prompts.first_words(tokenizer, ids, most) for most in (1, 2, 8, 11)] == [
+        "a",
+        "ab",
+        "abc cab ",
+        "abc cab bac",
+    ]

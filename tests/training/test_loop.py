@@ -197,3 +197,13 @@ def test_a_dry_run_says_what_the_run_would_be_and_writes_no_run(text, tmp_path, 
     assert f"{count_params(params):,}" in said
     assert "token_embedding/embedding" in said and "64 per step x 60 steps" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_context_of_one_token_is_trained_and_not_reported(text, tmp_path, capsys):
+    from jaxgpt.inspect.write import report
+
+    train(small_config(text, model__context_length=1, train__num_steps=2), tmp_path / "run")
+    prompt = capsys.readouterr().out.split("--prompt ")[1].strip()
+    assert len(prompt) == 1  # the printed command fits the context
+    with pytest.raises(UserError, match=r"model\.context_length=1: .* of 2 or more"):
+        report(tmp_path / "run")
