@@ -31,11 +31,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--num_samples", type=int, default=1, help="one is streamed, several are computed together"
     )
+    cli.add_stop_flags(parser)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.data import prompts
     from jaxgpt.model.generation import Sampler, sample_groups, stream
+    from jaxgpt.model.stopping import Stops
     from jaxgpt.runs.load import load
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
@@ -43,10 +45,11 @@ def main(argv: list[str]) -> None:
     prompt = args.prompt
     if prompt is None:
         prompt = prompts.default(run.tokenizer, run.config.train.sample_prompt)
+    stops = Stops(run.tokenizer.eos_id if args.stop_at_eot else None, tuple(args.stop))
     if args.num_samples == 1:
         texts = stream(
             run.model, run.params, run.tokenizer, prompt, args.max_new_tokens,
-            sampler=sampler, seed=args.seed,
+            sampler=sampler, seed=args.seed, stops=stops,
         )  # fmt: skip
         first = next(texts, "")  # a prompt that can't be used is not printed
         sys.stdout.write(prompt + first)
@@ -57,7 +60,7 @@ def main(argv: list[str]) -> None:
         return
     groups = sample_groups(
         run.model, run.params, run.tokenizer, [prompt], args.max_new_tokens,
-        sampler=sampler, num_samples=args.num_samples, seed=args.seed,
+        sampler=sampler, num_samples=args.num_samples, seed=args.seed, stops=stops,
     )  # fmt: skip
     for number, text in enumerate((text for (samples,) in groups for text in samples), start=1):
         print(f"--- sample {number} of {args.num_samples} ---")

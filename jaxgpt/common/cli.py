@@ -135,6 +135,14 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stop_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags for where a generated text ends."""
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end a text in front of this; may be given "
+                        "several times")  # fmt: skip
+    parser.add_argument("--stop_at_eot", action=argparse.BooleanOptionalAction, default=True, help="end a text at the "
+                        "tokenizer's end of text, where it has one")  # fmt: skip
+
+
 def check_at_least(least: int, args: argparse.Namespace, *names: str) -> None:
     """Raises UserError for a flag below `least`; None means that a flag is not given."""
     for name in names:

@@ -6,11 +6,12 @@ read or use it. Every path begins with a random token, which other users of the 
     GET  /                 the page: `playground.render(about)`, text/html
     GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, limits: {body_bytes,
                            max_new_tokens}, defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed}}
-    POST /api/generate     {prompt, max_new_tokens, temperature, top_k, top_p, seed}: all but the prompt are optional; top_k and
-                           top_p may be null. The answer is a stream of JSON objects, one per line (application/x-ndjson):
+    POST /api/generate     {prompt, max_new_tokens, temperature, top_k, top_p, seed, stop, stop_at_eot}: all but the prompt are
+                           optional; top_k, top_p and stop (a list of texts that end the text) may be null. The answer is a stream of JSON objects, one per line (application/x-ndjson):
                              {"prompt": ids}                             first: the prompt's tokens that the model sees
                              {"note": a sentence}                        any number
                              {"token": {id, text, hex?}, "piece": text, "p": number, "rank": number, "entropy": nats}
+                             {"text": text}                              text that a possible stop held back
                              {"done": true, "tokens": n, "seconds": s}   last
                            or last {"error": a line} after a failure. `p` and `rank` are those of the model itself
                            (temperature 1, all tokens). The `piece`s, joined, are the text: a character made of several

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import threading
 import time
@@ -19,17 +18,19 @@ from jaxgpt.inspect.subject import Subject, encode_written, probe_of, probe_of_i
 from jaxgpt.model import generation
 from jaxgpt.model.generation import Sampler, window_start
 from jaxgpt.model.parameters import count_params
+from jaxgpt.model.stopping import Stops, TextUntil
 
 BODY_BYTES = 65_536  # maximum size of a request
 MOST_TOKENS = 10_000
 LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
 DEFAULTS: dict[str, Any] = {
     "prompt": "\n", "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
+    "stop": None, "stop_at_eot": True,
 }  # fmt: skip
 REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None}
 TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
-    "top_p": (int, float, type(None)), "seed": (int,), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
+    "top_p": (int, float, type(None)), "seed": (int,), "stop": (list, type(None)), "stop_at_eot": (bool,), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
 }  # fmt: skip
 
 
@@ -40,9 +41,15 @@ def checked(given: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in defaults:
             raise UserError(f"unknown field {name[:40]!r}: choose one of {', '.join(defaults)}")
-        if not isinstance(value, TYPES[name]) or isinstance(value, bool):
+        if not isinstance(value, TYPES[name]) or (isinstance(value, bool) and bool not in TYPES[name]):
             kinds = " or ".join(
-                {str: "text", int: "an integer", float: "a number", list: "a list"}.get(t, "null")
+                {
+                    str: "text",
+                    int: "an integer",
+                    float: "a number",
+                    list: "a list",
+                    bool: "true or false",
+                }.get(t, "null")
                 for t in TYPES[name]
             )
             raise UserError(f"{name} is of type {type(value).__name__}: give {kinds}")
@@ -78,6 +85,10 @@ class Service:
         settings = checked(given, DEFAULTS)
         if settings["max_new_tokens"] > MOST_TOKENS:
             raise UserError(f"max_new_tokens={settings['max_new_tokens']}: give at most {MOST_TOKENS}")
+        texts = settings["stop"] or []
+        if not all(isinstance(text, str) and text for text in texts) or len(texts) > 16:
+            raise UserError("stop: give a list of at most 16 texts that are not empty")
+        stops = Stops(self.subject.run.tokenizer.eos_id if settings["stop_at_eot"] else None, tuple(texts))
         run, T = self.subject.run, self.subject.cfg.context_length
         ids = encode_written(run.tokenizer, settings["prompt"])
         began = time.perf_counter()
@@ -89,7 +100,7 @@ class Service:
         )  # fmt: skip
         first = next(pieces)  # before the stream starts, so that an error still has a status
         seen = {"prompt": ids[window_start(len(ids), T) :].tolist()}
-        return self._lines([seen, *self._notes(ids)], first, pieces, began)
+        return self._lines([seen, *self._notes(ids)], first, pieces, began, stops)
 
     def warm_up(self) -> None:
         """Compile the generation, so that the first request is fast."""
@@ -108,24 +119,38 @@ class Service:
         return [{"note": note} for note in notes]
 
     def _lines(
-        self, notes: list[dict], first: generation.Piece, pieces: Iterator[generation.Piece], began: float
+        self,
+        notes: list[dict],
+        first: generation.Piece,
+        pieces: Iterator[generation.Piece],
+        began: float,
+        stops: Stops,
     ) -> Iterator[list[dict[str, Any]]]:
-        tokenizer, count = self.subject.run.tokenizer, 0
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        tokenizer = self.subject.run.tokenizer
+        written = TextUntil(tokenizer, stops)
         lines, piece = notes, first
         with contextlib.closing(pieces):
-            while piece is not None:
+            while piece is not None and not written.ended:
                 for i, p, rank, entropy in zip(piece.ids[0], *(x[0] for x in piece.scores), strict=True):
+                    text = written.add([int(i)])
+                    if written.ended:
+                        if text:
+                            lines.append({"text": text})
+                        break
                     token = {"id": int(i), **token_entry(tokenizer, int(i))}
-                    text = decoder.decode(tokenizer.decode_bytes([int(i)]))
                     numbers = {"p": rounded(p), "rank": int(rank), "entropy": rounded(entropy)}
                     lines.append({"token": token, "piece": text, **numbers})
-                    count += 1
                 yield lines
                 lines, piece = [], next(pieces, None)
-        if rest := decoder.decode(b"", final=True):
-            lines.append({"note": f"The text ends in the middle of a character: {rest}"})
-        yield [*lines, {"done": True, "tokens": count, "seconds": round(time.perf_counter() - began, 3)}]
+        if rest := written.rest():
+            if rest.endswith("\ufffd"):
+                lines.append({"note": f"The text ends in the middle of a character: {rest}"})
+            else:
+                lines.append({"text": rest})
+        yield [
+            *lines,
+            {"done": True, "tokens": written.tokens, "seconds": round(time.perf_counter() - began, 3)},
+        ]
 
     def report(self, given: Any) -> dict[str, Any]:
         """The payload of /api/report. The figures of the run itself are computed once."""

@@ -12,10 +12,10 @@ tokens of a shorter text.
 
 from __future__ import annotations
 
-import codecs
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import numpy as np
 from jaxgpt.config import UserError
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.sharding import replicate
+from jaxgpt.model.stopping import Stops, TextUntil
 
 STREAM_TOKENS = 16  # tokens per dispatch of streamed text: few for the reader, many for the device
 
@@ -244,7 +245,7 @@ class Piece(NamedTuple):
     scores: Scores | None  # NumPy arrays [B, n]
 
 
-def generate_ids(*args, **settings) -> Iterator[np.ndarray]:
+def generate_ids(*args, **settings) -> Generator[np.ndarray]:
     """The ids of `generate_pieces`, which has the same arguments: arrays [B, n]."""
     return (piece.ids for piece in generate_pieces(*args, **settings))
 
@@ -348,17 +349,24 @@ def stream(
     sampler: Sampler = Sampler(),
     seed: int = 0,
     chunk: int = STREAM_TOKENS,
+    stops: Stops | None = None,
 ) -> Iterator[str]:
-    """The text of one sample piece by piece, without the prompt. An incomplete character waits for its last byte."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    """The text of one sample piece by piece, without the prompt. An incomplete character waits for its last byte.
+
+    It ends at `stops`; None: at the tokenizer's end of text, where it has one.
+    """
+    text = TextUntil(tokenizer, Stops(tokenizer.eos_id) if stops is None else stops)
     pieces = generate_ids(
         model, params, [tokenizer.encode(prompt)], max_new_tokens, sampler=sampler, seed=seed, chunk=chunk
     )
-    for piece in pieces:
-        if text := decoder.decode(tokenizer.decode_bytes(piece[0])):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            if more := text.add(piece[0]):
+                yield more
+            if text.ended:
+                break
+    if more := text.rest():
+        yield more
 
 
 def generate(
@@ -371,11 +379,13 @@ def generate(
     sampler: Sampler = Sampler(),
     num_samples: int = 1,
     seed: int = 0,
+    stops: Stops | None = None,
 ) -> list[list[str]]:
-    """num_samples texts per prompt, without the prompt: result[prompt][sample]."""
+    """num_samples texts per prompt, without the prompt: result[prompt][sample]. They end as in `stream`."""
     groups = sample_groups(
-        model, params, tokenizer, prompts, max_new_tokens, sampler=sampler, num_samples=num_samples, seed=seed
-    )
+        model, params, tokenizer, prompts, max_new_tokens,
+        sampler=sampler, num_samples=num_samples, seed=seed, stops=stops,
+    )  # fmt: skip
     return [[text for part in texts for text in part] for texts in zip(*groups, strict=True)]
 
 
@@ -389,8 +399,10 @@ def sample_groups(
     sampler: Sampler = Sampler(),
     num_samples: int = 1,
     seed: int = 0,
+    stops: Stops | None = None,
 ) -> Iterator[list[list[str]]]:
     """The texts of `generate` in groups of samples, as they are drawn: each group has [prompt][sample]."""
+    stops = Stops(tokenizer.eos_id) if stops is None else stops
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     step = max(1, ROWS // max(1, len(prompts)))
     for first in range(0, max(num_samples, 1), step):
@@ -405,6 +417,12 @@ def sample_groups(
             first_sample=first,
             seed=seed,
         )
-        ids = np.concatenate(list(pieces), axis=1)
-        texts = [tokenizer.decode(row) for row in ids]
+        ends = [TextUntil(tokenizer, stops) for _ in range(len(prompts) * count)]
+        texts = ["" for _ in ends]
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                texts = [text + end.add(row) for text, end, row in zip(texts, ends, piece, strict=True)]
+                if all(end.ended for end in ends):
+                    break
+        texts = [text + end.rest() for text, end in zip(texts, ends, strict=True)]
         yield [texts[i * count : (i + 1) * count] for i in range(len(prompts))]

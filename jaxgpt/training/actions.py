@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from jaxgpt.common.progress import Progress, describe_evaluation
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import batches, prompts
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model import generation, sharding
+from jaxgpt.model.stopping import Stops, TextUntil
 from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import optim
@@ -108,7 +107,8 @@ class Evaluate(Action):
                 sampler=generation.Sampler(temperature=SAMPLE_TEMPERATURE),
                 seed=train.seed,
             )
-            text = tokenizer.decode(np.concatenate([piece[0] for piece in pieces]))
+            written = TextUntil(tokenizer, Stops(tokenizer.eos_id))
+            text = "".join(written.add(piece[0]) for piece in pieces) + written.rest()
             run.keep_sample(step, text)
             if len(self.runs) == 1:
                 self.progress.say("    " + text.strip("\n").replace("\n", "\n    "))

@@ -162,6 +162,7 @@ def test_bad_prompts_are_refused(model_and_params):
 
 
 class Bytes:
+    eos_id = None
     """A tokenizer of single bytes, so that a character may be cut in its middle."""
 
     def encode(self, text):
