@@ -45,9 +45,9 @@ def main(argv: list[str]) -> int:
     from jaxgpt.runs import curves, records
     from jaxgpt.training.loop import train
 
+    door.check(args.workdir)
     old = curves.curve(args.workdir)
     try:
-        door.check(args.workdir)
         cfg = config.from_json(read_json(args.workdir / "config.json"))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(

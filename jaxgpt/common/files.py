@@ -66,8 +66,8 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace a file. A reader sees the old content or the new one, also when this process is killed."""
-    with replaced_atomically(path) as temporary:
-        temporary.write_bytes(content)
+    with replaced_atomically(path) as temporary, temporary.open("xb") as file:  # never through a link
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.common import door
 from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
 from jaxgpt.runs import records
@@ -28,11 +29,12 @@ def curve(workdir: Path) -> dict[tuple[int, str], float]:
     """The losses in a run's metrics.jsonl by (step, split). Raises UserError if it can't be read."""
     path = workdir / "metrics.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        with door.open_regular(path) as file:
+            lines = [json.loads(line) for line in file.read().decode().splitlines()]
         changed = [line["step"] for line in lines if line["split"] == "change" and line["step"] > 0]
         losses = [line for line in lines if line["split"] != "change"]
         found = {(line["step"], line["split"]): line["loss"] for line in losses if line["loss"] is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error}): give the folder of a run") from None
     if changed:
         raise UserError(

@@ -130,7 +130,7 @@ class MetricsLog:
             )
             file.flush()
             os.fsync(file.fileno())
-        with replaced_atomically(self._path) as temporary, temporary.open("wb") as file:
+        with replaced_atomically(self._path) as temporary, temporary.open("xb") as file:
             file.writelines(text for text in _raw_lines(self._path) if stays(text))
 
     def write(self, step: int, split: str, **values: float | None) -> None:

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxgpt.runs.damage import DamagedCheckpoint, check_tree
+
 INDEX = "manifest.ocdbt"
 PARTS = "ocdbt.process_"
 
@@ -44,7 +46,13 @@ def _is_pattern(path: Path) -> bool:
 def unmerged(step_folder: Path) -> list[Path]:
     """The items of a checkpoint whose arrays have no index."""
     items = sorted(entry for entry in step_folder.iterdir() if entry.is_dir() and not entry.is_symlink())
-    return [item for item in items if not (item / INDEX).exists() and _parts(item)]
+    found = [item for item in items if not (item / INDEX).exists() and _parts(item)]
+    if found:
+        try:
+            check_tree(step_folder)  # merging would follow a link
+        except DamagedCheckpoint:  # whoever reads the step says so
+            return []
+    return found
 
 
 def _parts(item: Path) -> list[Path]:

@@ -5,6 +5,7 @@ python -m jaxgpt.evaluate --workdir runs/char [--text FILE | --corpus NAME] [--p
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -124,6 +125,8 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
     try:
         if cfg.path and text_hash(cfg) != known:
             raise UserError(f"data.path={cfg.path!r}: its text has changed since training")
+        if cfg.tokenizer_path:  # also a path that a stranger may have written: the folder has its tokenizer
+            cfg = dataclasses.replace(cfg, tokenizer_path=str(workdir / "tokenizer.json"), add_tokens=False)
         dataset = prepare_dataset(cfg)
     except UserError as error:
         raise UserError(

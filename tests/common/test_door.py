@@ -10,6 +10,7 @@ import pytest
 
 import jaxgpt
 from jaxgpt.common import door
+from jaxgpt.runs import orbax_paths
 from tests.commands import EVALUATE, GENERATE, RUN, execute
 
 PLACES = (
@@ -110,6 +111,33 @@ def test_a_file_of_yours_is_not_shown_for_a_strangers_config(here, tmp_path, mon
         assert execute(monkeypatch, "report --workdir run --text the") == 0
         assert "password" not in (here / "run/report.html").read_text()
         capfd.readouterr()
+
+
+def test_a_tokenizer_of_yours_is_not_opened_for_a_strangers_config(here, tmp_path, monkeypatch):
+    """The folder has its own tokenizer."""
+    global opened
+    mine = tmp_path / "mine.json"
+    mine.write_text("secret")
+    for path in (here / "run/checkpoints").glob("*/meta/metadata"):
+        meta = json.loads(path.read_text())
+        meta["config"]["data"]["tokenizer_path"] = str(mine)
+        path.write_text(json.dumps(meta))
+    opened = []
+    code = execute(monkeypatch, EVALUATE)
+    seen, opened = opened, None
+    assert code == 0 and seen and str(mine) not in seen
+
+
+def test_parts_of_a_checkpoint_that_are_links_are_not_merged(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/manifest.ocdbt").write_text("x")
+    params = tmp_path / "20/params"
+    params.mkdir(parents=True)
+    (params / "ocdbt.process_0").symlink_to(tmp_path / "outside")
+    assert orbax_paths.unmerged(tmp_path / "20") == []
+    (params / "ocdbt.process_0").unlink()
+    (tmp_path / "outside").rename(params / "ocdbt.process_0")
+    assert orbax_paths.unmerged(tmp_path / "20") == [params]
 
 
 def test_only_regular_files_are_opened(tmp_path):
