@@ -162,8 +162,9 @@ def test_bad_prompts_are_refused(model_and_params):
 
 
 class Bytes:
-    eos_id = None
     """A tokenizer of single bytes, so that a character may be cut in its middle."""
+
+    eos_id = None
 
     def encode(self, text):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
@@ -177,7 +178,7 @@ def test_streamed_text_never_shows_half_a_character(monkeypatch):
     monkeypatch.setattr(
         generation,
         "generate_ids",
-        lambda *a, **k: iter([Bytes().encode(text)[None, i : i + 1] for i in range(len(text.encode()))]),
+        lambda *a, **k: (Bytes().encode(text)[None, i : i + 1] for i in range(len(text.encode()))),
     )
     pieces = list(generation.stream(None, None, Bytes(), "x", 1))
     assert "".join(pieces) == text
