@@ -261,7 +261,9 @@ def output_side(cfg: config.ModelConfig, params: dict, x_BTD: jax.Array) -> tupl
     if not cfg.tie_embeddings:
         return x_BTD, params["head"]["kernel"].T
     if cfg.factorised:
-        x_BTD = jnp.einsum("BTD,ED->BTE", x_BTD, params["embedding_projection"]["kernel"].astype(x_BTD.dtype))
+        x_BTD = jnp.einsum(
+            "...D,ED->...E", x_BTD, params["embedding_projection"]["kernel"].astype(x_BTD.dtype)
+        )
     return x_BTD, params["token_embedding"]["embedding"]
 
 

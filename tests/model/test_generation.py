@@ -1,5 +1,6 @@
 """Cached generation is generation by full forward passes: same tokens, alone or in a batch, past the window."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -201,3 +202,14 @@ def test_another_temperature_needs_no_other_program():
         for t, new in enumerate(ids, start=2):
             drawn = Sampler(temperature)(logits_TV[t - 1][None], key[None], jnp.array([t]))
             assert int(drawn[0]) == new
+
+
+def test_a_model_with_a_factorised_table_writes():
+    """The last position alone is matched with the table: vectors [B, D], not [B, T, D]."""
+    cfg = dataclasses.replace(TINY, embedding_dim=2)
+    model, params = GPT(cfg), random_params(cfg)
+    written = collect(model, params, [[1, 2, 3]], 4, sampler=Sampler(0.0))[0].tolist()
+    ids = [1, 2, 3]
+    for _ in range(4):
+        ids.append(int(model.apply({"params": params}, np.array([ids]))[0, -1].argmax()))
+    assert written == ids[3:]
