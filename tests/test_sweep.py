@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 import signal
 import subprocess
 import sys
@@ -194,3 +195,17 @@ def test_bad_flags_are_one_line(sweep_folder, monkeypatch, capsys, flags, words)
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert (sweep_folder / "taken/letter.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files to set")
+def test_many_members_need_few_open_files(sweep_folder):
+    """A member holds its lock and nothing else: 16 members are trained under a limit of 72 files."""
+    Path("sweep.py").write_text(Path("sweep.py").read_text().replace("range(2)", "range(8)"))
+    command = [
+        *(sys.executable, "-m", "jaxgpt.sweep", "--config", "sweep.py", "--workdir", "found"),
+        *("--config.train.num_steps=2", "--config.train.eval_every=0", "--config.train.sample_tokens=0"),
+    ]
+    line = f"ulimit -n 72; exec {shlex.join(command)}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "16 of 16 members done" in done.stdout and "Traceback" not in done.stderr

@@ -35,6 +35,7 @@ from jaxgpt.runs.stored_steps import StoredSteps
 FOLDER = "checkpoints"
 # Orbax's managers of one process mix up their signals when two of them save at once.
 _ONE_AT_A_TIME = threading.Lock()
+_shared_pool = ThreadPoolExecutor(1)  # of the runs that have no thread of their own
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
@@ -52,11 +53,16 @@ class Checkpoints(StoredSteps):
 
     Keeps the latest `keep` and the one with the lowest validation loss. `save` returns at once if the devices have
     memory for a copy of the state, else when the arrays are copied to the host. The next call raises its error.
+
+    One of many runs does not `hold` Orbax's manager, whose event loops have open files, nor a thread of its own.
     """
 
-    def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False) -> None:
+    def __init__(
+        self, workdir: str | Path, keep: int = 1, read_only: bool = False, hold: bool = True
+    ) -> None:
         orbax_log.start()
-        self._pool = ThreadPoolExecutor(1)
+        self._hold = hold
+        self._pool = ThreadPoolExecutor(1) if hold else _shared_pool
         self._saving: Future | None = None
         self._written: tuple[int, dict[str, Any]] | None = (
             None  # a step that is not verified yet, and its shapes
@@ -67,12 +73,12 @@ class Checkpoints(StoredSteps):
         self._names = contextlib.ExitStack()  # other names of the folder, for Orbax
         self._opened: Future | None = None  # Orbax's manager
         # A new run opens its folder later: importing Orbax takes 0.3 s.
-        if read_only or self.directory.exists() or not processes.is_alone():
+        if hold and (read_only or self.directory.exists() or not processes.is_alone()):
             _ = self._manager
 
     def open_in_background(self) -> None:
         """Open the folder next to other work, instead of at its first use."""
-        if self._opened is None:
+        if self._opened is None and self._hold:
             self._opened = self._pool.submit(self._open)
 
     @property
@@ -182,6 +188,7 @@ class Checkpoints(StoredSteps):
                 if wait:
                     self._manager.wait_until_finished()
                     self._verify()
+                    self._let_go()
 
         # Several processes write together: a background thread could reorder their messages to each other.
         if processes.is_alone() and fits_twice(trees):
@@ -248,13 +255,22 @@ class Checkpoints(StoredSteps):
             with self._one_line_errors("finish saving"):
                 self._manager.wait_until_finished()
                 self._verify()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Close what is held open, where this is one of many runs. It is opened again at the next use."""
+        if not self._hold and self._opened is not None:
+            self._opened.result().close()
+            self._opened = None
+            self._names.close()
 
     def close(self) -> None:
         """Complete all saves and release the folder."""
         try:
             self._join()
         finally:
-            self._pool.shutdown()
+            if self._hold:
+                self._pool.shutdown()
             with self._names:
                 if self._opened is not None:
                     with self._one_line_errors("finish saving"):
@@ -300,6 +316,8 @@ class Checkpoints(StoredSteps):
             if processes.any_of_them(error is not None):
                 damaged[step] = error if isinstance(error, DamagedCheckpoint) else None
                 continue
+            if not damaged:
+                self._let_go()
             for other, proof in damaged.items():
                 warn(
                     f"{proof or f'checkpoint {other} is damaged'}; moved to {self._move_damaged(other)}, resuming from step {step}"

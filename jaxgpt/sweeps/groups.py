@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from jaxgpt.common import machine
+from jaxgpt.common import causes, machine
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.data.dataset import prepare_dataset
@@ -152,7 +152,7 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
             width = options.width or default_width(resolved, len(group))
             group = group[: options.group_size or most_lanes(resolved, width)]
         trainer = Trainer([(member.cfg, member.workdir) for member in group], width=width)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if len(group) == 1:
             sweep.end(group[0], "failed", first_line(error))
             say(f"member {group[0].name} failed: {first_line(error)}")
@@ -165,6 +165,14 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
         results = trainer.run(stop_at)
     except StepMismatch:
         for member in group:  # one of them has a damaged checkpoint and restarts from an earlier step
+            _train_group(sweep, [member], options, stop_at)
+        return
+    except OSError as error:  # of one member's folder, or of too many at once
+        if len(group) == 1:
+            sweep.end(group[0], "failed", causes.describe(error))
+            say(f"member {group[0].name} failed: {causes.describe(error)}")
+            return
+        for member in group:
             _train_group(sweep, [member], options, stop_at)
         return
     for member, result in zip(group, results, strict=True):

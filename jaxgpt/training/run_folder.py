@@ -50,7 +50,9 @@ class RunFolder:
         self._writes = processes.is_first()
         try:
             processes.on_first(self._open)
-            self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=cfg.train.keep_checkpoints)
+            self.checkpoints = checkpoint.Checkpoints(
+                self.workdir, keep=cfg.train.keep_checkpoints, hold=alone or not processes.is_alone()
+            )
         except BaseException:
             self.release()
             raise
