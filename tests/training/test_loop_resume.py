@@ -313,3 +313,28 @@ def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(text, tmp_path):
     with pytest.raises(UserError, match=r"/6: the config has model\.telescope.*update jaxgpt") as error:
         jaxgpt.load(folder)
     assert "damaged" not in str(error.value)
+
+
+def test_a_text_that_moved_and_a_base_that_is_gone_do_not_stop_a_run(text, uninterrupted, tmp_path):
+    """Hashes decide whether it is the same text; a run that has checkpoints needs neither its base nor its tokenizer."""
+    moved = shutil.copy(text, tmp_path / "moved.txt")
+    train(small_config(text), tmp_path / "run", stop_at=12)
+    train(small_config(moved), tmp_path / "run")
+    assert metrics(uninterrupted) == metrics(tmp_path / "run")
+    assert {"field": "data.path", "from": str(text), "to": str(moved)} in facts(tmp_path / "run")["starts"][
+        -1
+    ]["changes"]
+    (tmp_path / "other.txt").write_text(text.read_text().replace("king", "kink"))
+    with pytest.raises(UserError, match="was started with another text"):
+        train(small_config(tmp_path / "other.txt"), tmp_path / "run")
+
+    base = tmp_path / "base"
+    shutil.copytree(uninterrupted, base)
+    tuned = {"init_from": base, "data__tokenizer_path": base / "tokenizer.json", "train__num_steps": 8}
+    for folder, stop in (("straight", None), ("parts", 4)):
+        train(small_config(text, **tuned), tmp_path / folder, stop_at=stop)
+    base.rename(tmp_path / "away")
+    train(small_config(text, **tuned), tmp_path / "parts")
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "parts")
+    with pytest.raises(UserError, match="base"):
+        train(small_config(text, **tuned), tmp_path / "fresh")
