@@ -97,7 +97,10 @@ def main(argv: list[str]) -> None:
         source, step = str(workdir), None
     else:
         if vectors is not None:
-            table = tables.Table(vectors, word_vectors.load(vectors, *file_options))
+            loaded = word_vectors.load(vectors, *file_options)
+            table = tables.Table(vectors, loaded)
+            if not as_json:
+                print(f"{vectors}: {loaded.description}")
         else:
             table = tables.open_run(workdir, step, kind)
         source, step = table.source, table.step

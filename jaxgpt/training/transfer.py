@@ -182,5 +182,5 @@ def from_vectors(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Start:
     record = _record(cfg.init_vectors, None, _checksum([table]), {path: table}, matched, new)
     width = given.table.shape[1]
     bridged = f" ({width} numbers each, by principal axes)" if width != here.table_width else ""
-    text = f"init_vectors {cfg.init_vectors}: {matched:,} of {tokenizer.vocab_size:,} tokens have a vector{bridged}, {new:,} new"
+    text = f"init_vectors {cfg.init_vectors} ({given.description}): {matched:,} of {tokenizer.vocab_size:,} tokens have a vector{bridged}, {new:,} new"
     return Start({path: table}, record, text)

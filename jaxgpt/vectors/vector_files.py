@@ -1,6 +1,6 @@
 """Files of word vectors: GloVe's text, word2vec's text and binary form, NumPy arrays; plain or .gz.
 
-    GloVe     king 0.5 -0.1 ...          a word and D numbers per line, separated by single spaces
+    GloVe     king 0.5 -0.1 ...          a word and D numbers per line, separated by single spaces (see text_rows)
     word2vec  400000 300                 a header line: words and numbers per word; then as GloVe,
                                          or in binary form: the word, a space, D float32 (little-endian)
 
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import gzip
 import re
-import warnings
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from jaxgpt.config import UserError, first_line
+from jaxgpt.vectors import text_rows
+from jaxgpt.vectors.text_rows import GET_AGAIN
 
 _CHUNK = 1 << 22  # bytes per read
 _MAX_LINE = 1 << 20  # bytes: a word and about 100,000 numbers
@@ -30,38 +32,74 @@ _MAX_WORD = 1 << 12  # bytes of a word in a binary file
 # tenth. _FREE bytes are always allowed.
 _MAX_EXPANSION = 30
 _FREE = 1 << 24
-_NUMBERS = re.compile(rb"[-+0-9.eEnaifNAIF \t\r]*")
 _LF = b"\n"
-_GET_AGAIN = "get the complete file again"
+_BOM = b"\xef\xbb\xbf"
+# Numbers of word vectors are about 1. Far from that, a row was read at the wrong place, or the file is something else.
+LARGEST, SMALLEST = 1e10, 1e-10
+
+_CONVERT = "save its vectors as text, .npy or .safetensors with the program that wrote it"
+# The first bytes of files of other kinds, and what to do.
+FOREIGN = {
+    b"PK\x03\x04": f"a zip file (.npz, PyTorch or packed vectors): unpack it, or {_CONVERT}",
+    **{
+        b"\x80" + bytes([i]): f"a pickle (gensim, PyTorch), which could run code: {_CONVERT}"
+        for i in range(2, 6)
+    },
+    b"\xba\x16\x4f\x2f": "fastText's .bin, a complete model: give its .vec file, which has the same vectors as text",
+    b"\x93NUMPY": "a NumPy array: name it .npy and give its words as the vocabulary",
+    b"PAR1": "a Parquet file: save its vectors as text or .npy",
+    b"\x89HDF": "an HDF5 file: save its vectors as text or .npy",
+    b"BZh": "packed with bzip2: unpack it with bunzip2",
+    b"\xfd7zXZ": "packed with xz: unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it with unzstd",
+    b"\xff\xfe": "UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"version https://git-lfs": "a git-lfs pointer: download the file itself with `git lfs pull`",
+    b"<!DOCTYPE": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+}
 
 
-def read(path: Path) -> tuple[list[str], np.ndarray]:
-    """The words and the table [N, D] float32 of a text or binary file; the content decides which. Raises UserError."""
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: N words, the table [N, D] float32, and the form in which it was found."""
+
+    words: list[str]
+    table: np.ndarray
+    form: str
+
+
+def read(path: Path) -> Content:
+    """The content of a text or binary file; the content decides which. Raises UserError."""
     try:
         with path.open("rb") as file:
             stream = _Stream(path, file)
             head = stream.read(_CHUNK)
             if not head:
                 raise UserError(f"{path} is empty: give a file of word vectors")
-            if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-                raise UserError(
-                    f"{path} is a zip or pickle file: unpack it, and give the vectors as text or .npy"
-                )
+            _refuse_other_kinds(path, head)
+            head = head.removeprefix(_BOM)
             header = _header(head)
             if header is None:
-                return _read_text(path, stream, head, None)
+                words, table = _read_text(path, stream, head, None)
+                return Content(words, table, "text")
             size_ND, start = header
-            binary = _is_binary(head[start:])
+            binary = not text_rows.ends_in_numbers(head[start : start + _MAX_LINE])
             row_bytes = (4 if binary else 2) * size_ND[1] + 1
-            if min(size_ND) < 1 or size_ND[0] * row_bytes > stream.limit:
+            if min(size_ND) < 1:
+                raise UserError(
+                    f"{path} declares {size_ND[0]:,} words x {size_ND[1]:,} numbers: it has no vectors; {GET_AGAIN}"
+                )
+            if size_ND[0] * row_bytes > stream.limit:
                 raise UserError(
                     f"{path} declares {size_ND[0]:,} words x {size_ND[1]:,} numbers, which its "
-                    f"{stream.size:,} bytes can't hold: it is cut short or its header is wrong; {_GET_AGAIN}"
+                    f"{stream.size:,} bytes can't hold: it is cut short or its header is wrong; {GET_AGAIN}"
                 )
             reader = _read_binary if binary else _read_text
-            return reader(path, stream, head[start:], size_ND)
+            words, table = reader(path, stream, head[start:], size_ND)
+            return Content(words, table, f"header, {'binary' if binary else 'text'}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a complete .gz file ({error}): {_GET_AGAIN}") from None
+        raise UserError(f"{path} is not a complete .gz file ({error}): {GET_AGAIN}") from None
     except OSError as error:
         raise UserError(
             f"can't read {path} ({error.strerror or error}): give a file of word vectors"
@@ -77,7 +115,7 @@ def read_npy(path: Path) -> np.ndarray:
         raise UserError(f"can't read {path} ({error.strerror or error}): give a .npy file") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"{path} is not a complete .npy file of numbers ({first_line(error)}): {_GET_AGAIN}"
+            f"{path} is not a complete .npy file of numbers ({first_line(error)}): {GET_AGAIN}"
         ) from None
     if table.dtype.kind != "f":
         raise UserError(f"{path} has the type {table.dtype.name}: save it as a float array")
@@ -85,20 +123,43 @@ def read_npy(path: Path) -> np.ndarray:
         raise UserError(f"{path} has the shape {list(table.shape)}: give a table of words and numbers [N, D]")
     if table.offset + table.nbytes != (size := path.stat().st_size):
         raise UserError(
-            f"{path} has {size:,} bytes, {table.offset + table.nbytes:,} are declared: {_GET_AGAIN}"
+            f"{path} has {size:,} bytes, {table.offset + table.nbytes:,} are declared: {GET_AGAIN}"
         )
     return checked(path, table, "row")
 
 
 def checked(path: Path, table_ND: np.ndarray, unit: str) -> np.ndarray:
-    """The table as contiguous float32. Raises UserError where a number is not finite."""
+    """The table as contiguous float32, checked."""
     with np.errstate(over="ignore"):
         table_ND = np.array(table_ND, np.float32, order="C")
-    for start in range(0, len(table_ND), 65_536):  # in parts, because the mask of all would be large
-        finite = np.isfinite(table_ND[start : start + 65_536]).all(axis=1)
-        if not finite.all():
-            raise _not_finite(path, unit, start + int(np.argmin(finite)) + 1)
+    check_numbers(path, table_ND, unit)
     return table_ND
+
+
+def check_numbers(path: Path, table_ND: np.ndarray, unit: str, first: int = 1) -> None:
+    """Raises UserError where a number is not finite or beyond LARGEST; `first` is the number of the first row."""
+    for start in range(0, len(table_ND), 65_536):  # in parts, because the mask of all would be large
+        part = table_ND[start : start + 65_536]
+        if part.max() <= LARGEST and part.min() >= -LARGEST:  # false for NaN
+            continue
+        finite = np.isfinite(part).all(axis=1)
+        if not finite.all():
+            raise _not_finite(path, unit, first + start + int(np.argmin(finite)))
+        row = int(np.argmax(np.abs(part).max(axis=1) > LARGEST))
+        raise UserError(
+            f"{path}: {unit} {first + start + row:,} has the number {np.abs(part[row]).max():.3g}, beyond {LARGEST:g}, unlike "
+            "vectors: it is damaged, or a word before it has a space; scale the vectors down if they are right"
+        )
+
+
+def check_scale(path: str | Path, table_ND: np.ndarray) -> None:
+    """Raises UserError where all numbers are below SMALLEST, but not zero."""
+    largest = max(table_ND.max(), -table_ND.min())
+    if 0 < largest < SMALLEST:
+        raise UserError(
+            f"{path}: no number is above {largest:.3g} in size, unlike vectors: it is damaged, or its numbers have "
+            "another type; scale the vectors up if they are right"
+        )
 
 
 def check_words(path: Path, words: Sequence[str]) -> None:
@@ -137,14 +198,23 @@ class _Stream:
 
 def _header(head: bytes) -> tuple[tuple[int, int], int] | None:
     """((words, numbers per word), end of the header) of a word2vec file; None for a file without a header."""
-    match = re.match(rb"([0-9]{1,18}) ([0-9]{1,18})[ \r]*\n", head)
+    match = re.match(rb"([0-9]{1,18})[ \t]+([0-9]{1,18})[ \t\r]*\n", head)
     return match and ((int(match[1]), int(match[2])), match.end())
 
 
-def _is_binary(content: bytes) -> bool:
-    """Whether the first word is followed by anything but numbers as text."""
-    line = content[:_MAX_LINE].lstrip(b"\n").split(b"\n", 1)[0]
-    return not _NUMBERS.fullmatch(line.rstrip(b" ").partition(b" ")[2])
+def _refuse_other_kinds(path: Path, head: bytes) -> None:
+    """Raises UserError that names the kind of a file that is not word vectors."""
+    kind = next((kind for magic, kind in FOREIGN.items() if head.startswith(magic)), None)
+    if kind is None and head[257:262] == b"ustar":
+        kind = "a tar archive: unpack it with `tar -x`"
+    elif kind is None and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30:
+        kind = "a .safetensors file: give it that name"
+    elif kind is None and b"\n" not in head and b"\r" in head:
+        kind = r"text with the line ends of old Macs: convert it with `tr '\r' '\n'`"
+    elif kind is None and re.match(rb"(?:[^\0]\0){4}|(?:\0[^\0]){4}", head):
+        kind = "UTF-16 without a mark: convert it with `iconv -f UTF-16LE -t UTF-8` (or UTF-16BE)"
+    if kind:
+        raise UserError(f"{path} is {kind}")
 
 
 # --- text -----------------------------------------------------------------------------------------------
@@ -153,7 +223,7 @@ def _is_binary(content: bytes) -> bool:
 def _read_text(
     path: Path, stream: _Stream, content: bytes, size_ND: tuple[int, int] | None
 ) -> tuple[list[str], np.ndarray]:
-    D = size_ND[1] if size_ND else _width(content)
+    D = size_ND[1] if size_ND else text_rows.width(path, content)
     words: list[str] = []
     tables: list[np.ndarray] = []
     first_line = 1 if size_ND is None else 2
@@ -167,103 +237,24 @@ def _read_text(
             )
         if not more and rest and not rest.endswith(b"\n"):
             rest += b"\n"
-        cut = rest.rfind(b"\n") + 1
+        # Blank lines at the end of the file are no rows: they stay in `rest` until a row follows.
+        rows = rest[: rest.rfind(b"\n") + 1].rstrip(b" \r\n")
+        cut = rest.index(b"\n", len(rows)) + 1 if rows else 0
         if cut:
-            lines = rest[:cut].replace(b"\r", b"").replace(b" \n", b"\n").split(b"\n")[:-1]
-            new_words, table = _parse(path, lines, D, first_line + len(words))
+            lines = rest[:cut].replace(b"\r\n", b"\n").replace(b" \n", b"\n").split(b"\n")[:-1]
+            new_words, table = text_rows.parse(path, lines, D, first_line + len(words))
             words += new_words
+            check_numbers(path, table, "line", first_line + len(words) - len(new_words))
             tables.append(table)
         if not more:
             break
         rest = rest[cut:] + more
     if size_ND and len(words) != size_ND[0]:
         raise UserError(
-            f"{path} has {len(words):,} words, but its header declares {size_ND[0]:,}: {_GET_AGAIN}"
+            f"{path} has {len(words):,} words, but its header declares {size_ND[0]:,}: {GET_AGAIN}"
         )
     check_words(path, words)
     return words, np.concatenate(tables)
-
-
-def _width(content: bytes) -> int:
-    """D: the count of numbers at the end of the first line, whose word may contain spaces."""
-    fields = content.split(b"\n", 1)[0].rstrip(b" \r").split(b" ")
-    count = 0
-    while count < len(fields) - 1 and _is_number(fields[-1 - count]):
-        count += 1
-    return max(count, 1)
-
-
-def _is_number(text: bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(path: Path, lines: list[bytes], D: int, first_line: int) -> tuple[list[str], np.ndarray]:
-    """The words and the table [len(lines), D] of lines."""
-    parts = [line.partition(b" ") for line in lines]
-    words = [word for word, _, _ in parts]
-    rests = [rest for _, _, rest in parts]
-    counts = [rest.count(b" ") + 1 for rest in rests]
-    if counts.count(D) != len(lines):
-        for i in [i for i, count in enumerate(counts) if count != D]:
-            fields = lines[i].rsplit(b" ", D)  # words of the large GloVe files may contain spaces: ". . ."
-            inner = fields[0].rpartition(b" ")[2]
-            if counts[i] < D or _is_number(inner):
-                numbers = counts[i] if rests[i] else 0
-                raise UserError(
-                    f"{path}: line {first_line + i:,} has {numbers:,} numbers, not {D:,}: "
-                    f"the file is cut short or not a file of word vectors; {_GET_AGAIN}"
-                )
-            words[i], rests[i] = fields[0], b" ".join(fields[1:])
-    numbers = _numbers(b" ".join(rests))
-    if numbers is None or len(numbers) != D * len(lines):
-        for i, rest in enumerate(rests):
-            row = _numbers(rest)
-            if row is None or len(row) != D:
-                wrong = next((f for f in rest.split(b" ") if not _is_number(f)), rest)[:40]
-                raise UserError(
-                    f"{path}: line {first_line + i:,} has {wrong.decode('utf-8', 'backslashreplace')!r} in place of "
-                    "a number: give vectors as text, a word and its numbers per line"
-                )
-    table = numbers.reshape(-1, D)
-    finite = np.isfinite(table).all(axis=1)
-    if not finite.all():
-        raise _not_finite(path, "line", first_line + int(np.argmin(finite)))
-    return _decoded(path, words, "line", first_line), table
-
-
-def _numbers(text: bytes) -> np.ndarray | None:
-    """[N] float32; None for anything but numbers separated by single spaces."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # NumPy's warning where it stops before the end
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            return np.fromstring(text, np.float32, sep=" ")
-        except (DeprecationWarning, ValueError):
-            return None
-
-
-def _decoded(path: Path, words: list[bytes], unit: str, first: int) -> list[str]:
-    try:
-        texts = b"\n".join(words).decode().split("\n") if words else []
-    except UnicodeDecodeError:
-        for i, word in enumerate(words):
-            try:
-                word.decode()
-            except UnicodeDecodeError:
-                raise UserError(
-                    f"{path}: the word of {unit} {first + i:,} ({word[:40]!r}) is not UTF-8: convert the file "
-                    "to UTF-8 (with `iconv -t UTF-8`)"
-                ) from None
-        raise
-    if "" in texts:
-        raise UserError(
-            f"{path}: {unit} {first + texts.index(''):,} has no word before its numbers: {_GET_AGAIN}"
-        )
-    return texts
 
 
 def _not_finite(path: Path, unit: str, number: int) -> UserError:
@@ -287,20 +278,21 @@ def _read_binary(
         while (space := content.find(b" ", at, at + _MAX_WORD)) < 0 or len(content) < space + 1 + 4 * D:
             more = stream.read(_CHUNK)
             if not more or (space < 0 and len(content) - at >= _MAX_WORD):
-                raise UserError(f"{path} ends in word {row + 1:,} of {N:,}: {_GET_AGAIN}")
+                raise UserError(f"{path} ends in word {row + 1:,} of {N:,}: {GET_AGAIN}")
             content, at = content[at:] + more, 0
         word = content[at:space].lstrip(b"\n")
         if b"\n" in word:
             raise UserError(
-                f"{path}: word {row + 1:,} of {N:,} contains a line end: its header is wrong; {_GET_AGAIN}"
+                f"{path}: word {row + 1:,} of {N:,} contains a line end: its header is wrong, or the word "
+                "before has a space, which this form can't hold; {GET_AGAIN}"
             )
         words.append(word)
         table[row] = np.frombuffer(content, "<f4", D, space + 1)
         at = space + 1 + 4 * D
     if content[at:].strip(b"\n") or stream.read(1):
         raise UserError(
-            f"{path} is longer than the {N:,} words x {D:,} numbers that it declares: {_GET_AGAIN}"
+            f"{path} is longer than the {N:,} words x {D:,} numbers that it declares: {GET_AGAIN}"
         )
-    texts = _decoded(path, words, "word", 1)
+    texts = text_rows.decoded(path, words, "word", 1)
     check_words(path, texts)
     return texts, checked(path, table, "word")

@@ -65,6 +65,13 @@ class Vectors:
 
     words: list[str]
     table: np.ndarray
+    form: str = ""  # of the file: "header, text"
+
+    @property
+    def description(self) -> str:
+        """What was read: "400,000 x 50, header, text"."""
+        size = " x ".join(f"{count:,}" for count in self.table.shape)
+        return f"{size}, {self.form}" if self.form else size
 
     @functools.cached_property
     def index(self) -> dict[str, int]:
@@ -129,19 +136,26 @@ def load(path: str | Path, vocabulary: str | Path | None = None, tensor: str | N
     if not tensors and path.suffix != ".npy":
         if vocabulary is not None:
             raise UserError(f"{path} has words of its own: leave the vocabulary {vocabulary} out")
-        return Vectors(*vector_files.read(path))
+        content = vector_files.read(path)
+        vector_files.check_scale(path, content.table)
+        return Vectors(content.words, content.table, content.form)
     if vocabulary is None and tensors:
         folder = path if path.is_dir() else path.parent
         vocabulary = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
     if vocabulary is None:
         raise UserError(f"{path} has no words: give a file with one word per line as the vocabulary")
     words = read_vocabulary(expand(vocabulary))
-    table = _read_tensor(open_tensors(path), tensor, len(words)) if tensors else vector_files.read_npy(path)
+    if tensors:
+        table, form = _read_tensor(open_tensors(path), tensor, len(words)), "safetensors"
+        vector_files.check_numbers(path, table, "row")
+    else:
+        table, form = vector_files.read_npy(path), ".npy"
+    vector_files.check_scale(path, table)
     if len(words) != len(table):
         raise UserError(
             f"{path} has {len(table):,} rows, but {vocabulary} has {len(words):,} words: give the vocabulary of that table"
         )
-    return Vectors(words, table)
+    return Vectors(words, table, form)
 
 
 def _read_tensor(files: TensorFiles, name: str | None, num_words: int) -> np.ndarray:
