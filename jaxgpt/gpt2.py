@@ -23,7 +23,8 @@ def _import(args: argparse.Namespace) -> None:
     from jaxgpt.runs.gpt2 import check_empty, download, import_folder
 
     check_empty(Path(args.workdir), "--workdir", "the run")  # before a download
-    run = import_folder(download(args.from_hub) if args.from_hub else args.from_dir, args.workdir)
+    source = download(args.from_hub) if args.from_hub else args.from_dir
+    run = import_folder(source, args.workdir, tell=lambda note: print(f"note: {note}"))
     model, tokenizer = run.config.model, run.tokenizer
     print(
         f"{count_params(run.params):,} parameters: {model.num_layers} layers, {model.num_heads} heads, d_model "

@@ -128,7 +128,7 @@ def load(path: str | Path) -> HuggingFaceTokenizer:
             return HuggingFaceTokenizer.from_json(document)  # that of an earlier run
         if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
             raise ValueError("it has no model")
-        return HuggingFaceTokenizer(document, _end_of_text(document, file.with_name(SETTINGS)))
+        return HuggingFaceTokenizer(document, end_of_text(document, file.with_name(SETTINGS)))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except ValueError as error:
@@ -160,7 +160,8 @@ def _build(document: dict[str, Any]) -> Any:
     return built
 
 
-def _end_of_text(document: dict[str, Any], settings: Path) -> str | None:
+def end_of_text(document: dict[str, Any], settings: Path) -> str | None:
+    """The text of the token between documents; None: not known. `settings` is the tokenizer_config.json."""
     added = document.get("added_tokens")
     added = added if isinstance(added, list) else []  # the package says what is wrong with it
     special = {t.get("content") for t in added if isinstance(t, dict) and t.get("special") is True}

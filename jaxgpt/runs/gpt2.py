@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +51,46 @@ def load(folder: str | Path) -> Run:
     return _load(Path(folder))[0]
 
 
-def _load(folder: Path) -> tuple[Run, TensorFiles]:
+def _load(folder: Path) -> tuple[Run, TensorFiles, list[str]]:
+    """The run, its files, and what a user must know about them."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give one with {CONFIG} and {tensor_files.FILE}")
-    cfg = gpt2_layout.read_config(folder / CONFIG)
+    cfg, assumed = gpt2_layout.read_config(folder / CONFIG)
     files = tensor_files.open_tensors(folder)
-    gpt2_layout.check_tensors(files, cfg)
-    tokenizer = tokenizer_files.read(folder, cfg.num_tokens)
+    gpt2_layout.check_tensors(files, cfg, assumed)
+    rows = cfg.num_tokens
+    tokenizer, notes = tokenizer_files.read(folder, rows)
+    try:
+        cfg = gpt2_layout.with_padding(cfg, tokenizer.vocab_size)
+    except UserError as error:
+        raise tokenizer_files.unfit(folder, str(error)) from error
+    if cfg.num_tokens < rows:
+        notes.append(
+            f"the tokenizer has {cfg.num_tokens:,} tokens, the model {rows:,} rows: the last {rows - cfg.num_tokens:,} are padding, "
+            "which is never generated and has no probability"
+        )
     params = gpt2_layout.read_params(files, cfg)
     # A config needs the size of a vocabulary other than GPT-2's.
     vocab_size = None if tokenizer.kind == "gpt2" else tokenizer.vocab_size
     kind: Any = tokenizer.kind  # one of the choices of data.tokenizer
     data = config.DataConfig(tokenizer=kind, vocab_size=vocab_size)
-    return Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder), files
+    return Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder), files, notes
 
 
-def import_folder(folder: str | Path, workdir: str | Path) -> Run:
+def import_folder(
+    folder: str | Path, workdir: str | Path, tell: Callable[[str], None] = lambda note: None
+) -> Run:
     """Write a GPT-2 folder as a run folder with one checkpoint, step 0, and return the run.
+
+    `tell` gets a line for each thing that a user must know: rows that pad the vocabulary, tokens that are left out.
 
     Writes the run folder completely or not at all. Raises UserError if `workdir` is not empty, and as `load`.
     """
     folder, workdir = Path(folder), Path(workdir)
     check_empty(workdir, "--workdir", "the run")
-    run, files = _load(folder)
+    run, files, notes = _load(folder)
+    for note in notes:
+        tell(note)
     # The run's own tokenizer, to encode other texts for it.
     data = dataclasses.replace(run.config.data, tokenizer_path=str(workdir / "tokenizer.json"))
     cfg = config.from_config_dict(config.to_json(dataclasses.replace(run.config, data=data)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.tensor_files import TensorFiles
 
 MAX_CONFIG_SIZE = 1 << 20  # bytes; GPT-2's config.json has 665
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+_MOST_PADDING = 1024  # rows after the tokens; more are those of another tokenizer
 MAX_SIZE = 2**31 - 1  # of a number in config.json
 
 # Theirs -> ours. relu2 is max(x, 0)^2.
@@ -55,11 +58,21 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+# Other names of fields, which transformers accepts too.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+
 # --- config.json ----------------------------------------------------------------------------------------
 
 
-def read_config(path: Path) -> config.ModelConfig:
-    """The ModelConfig that a config.json describes. Raises UserError with everything that is not supported.
+def read_config(path: Path) -> tuple[config.ModelConfig, list[str]]:
+    """The ModelConfig that a config.json describes, and the sizes that it lacks, such as `n_layer=12`: the defaults.
+
+    Raises UserError with everything that is not supported.
 
     Of the three dropout rates resid_pdrop is used. Fields that do not influence the model are ignored.
     """
@@ -75,10 +88,17 @@ def read_config(path: Path) -> config.ModelConfig:
         raise UserError(f"{path} is not a JSON object: give a model's config.json")
     if values.get("model_type") != "gpt2":
         raise UserError(f"{path} has model_type={values.get('model_type')!r}: only 'gpt2' can be imported")
+    for alias, name in _ALIASES.items():
+        if alias in values and values.setdefault(name, values[alias]) != values[alias]:
+            raise UserError(
+                f"{path} has {alias}={values[alias]!r} and {name}={values[name]!r}, two names of one field: "
+                "remove the wrong one"
+            )
     if problems := _config_problems(values):
         raise UserError(f"{path} can't be imported: {'; '.join(problems)}")
+    assumed = [f"{name}={DEFAULTS[name]}" for name in SIZES if name not in values]
     given = DEFAULTS | {name: values[name] for name in DEFAULTS if name in values}
-    return config.ModelConfig(
+    cfg = config.ModelConfig(
         vocab_size=given["vocab_size"],
         context_length=given["n_positions"],
         d_model=given["n_embd"],
@@ -90,6 +110,22 @@ def read_config(path: Path) -> config.ModelConfig:
         attention_scale=None if given["scale_attn_weights"] else 1.0,
         tie_embeddings=given["tie_word_embeddings"],
     )
+    return cfg, assumed
+
+
+def with_padding(cfg: config.ModelConfig, num_tokens: int) -> config.ModelConfig:
+    """The same model where only the first `num_tokens` rows of the table are tokens: the rows after them pad it.
+
+    Padding rows are never looked up and have no probability. Raises UserError where they are too many for padding.
+    """
+    rows = cfg.num_tokens
+    if rows == num_tokens:
+        return cfg
+    if rows - num_tokens > max(_MOST_PADDING, rows // 8):
+        raise UserError(f"the tokenizer has {num_tokens:,} tokens, the model {rows:,}")
+    multiples = [*(1 << n for n in range(1, 11)), rows]
+    multiple = next(m for m in multiples if -(-num_tokens // m) * m == rows)
+    return dataclasses.replace(cfg, vocab_size=num_tokens, vocab_multiple=multiple)
 
 
 def _config_problems(values: dict[str, Any]) -> list[str]:
@@ -249,6 +285,7 @@ REST = (
 HEAD = "lm_head.weight"  # [V, D]: ours is transposed
 PREFIX = "transformer."  # of all names except the head, if the model was saved with a head
 _LAYER = re.compile(r"(?:transformer\.)?h\.(\d{1,9})\.")
+_WRAPPER = re.compile(r"(?:_orig_mod\.|module\.)+")
 _BUFFER = re.compile(
     r"(?:transformer\.)?h\.\d+\.attn\.(bias|masked_bias)"
 )  # masks, which older versions kept
@@ -263,9 +300,12 @@ class Place:
     paths: tuple[str, ...]
 
 
-def places(cfg: config.ModelConfig) -> list[Place]:
-    """All tensors of a model in the order of the forward pass, with the head if it is not tied."""
-    sizes = {"V": cfg.num_tokens, "T": cfg.context_length, "D": cfg.d_model, "3D": 3 * cfg.d_model,
+def places(cfg: config.ModelConfig, rows: int) -> list[Place]:
+    """All tensors of a model in the order of the forward pass, with the head if it is not tied.
+
+    `rows` of the token table are stored: with or without those that pad it.
+    """
+    sizes = {"V": rows, "T": cfg.context_length, "D": cfg.d_model, "3D": 3 * cfg.d_model,
              "F": cfg.mlp_width}  # fmt: skip
 
     def place(name: str, letters: str, paths: str, i: int | None = None) -> Place:
@@ -275,26 +315,38 @@ def places(cfg: config.ModelConfig) -> list[Place]:
 
     blocks = [place(*row, i=i) for i in range(cfg.num_layers) for row in BLOCK]
     tables, norm = [place(*row) for row in REST[:2]], [place(*row) for row in REST[2:]]
-    head = [] if cfg.tie_embeddings else [Place(HEAD, (cfg.num_tokens, cfg.d_model), ("head/kernel",))]
+    head = [] if cfg.tie_embeddings else [Place(HEAD, (rows, cfg.d_model), ("head/kernel",))]
     return [*tables, *blocks, *norm, *head]
 
 
-def check_tensors(files: TensorFiles, cfg: config.ModelConfig) -> dict[str, Place]:
+def check_tensors(
+    files: TensorFiles, cfg: config.ModelConfig, assumed: Sequence[str] = ()
+) -> dict[str, Place]:
     """The place of every tensor of the model by its name in the files.
 
-    Reads only headers, and allocates nothing: a config.json may claim any size. Raises UserError if layers, names or
-    shapes differ from the config's.
+    `assumed` are the sizes that config.json lacks, for messages. Reads only headers, and allocates nothing: a
+    config.json may claim any size. Raises UserError if layers, names or shapes differ from the config's.
     """
-    names = files.names()
-    layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    names, wrapper = files.names(), _wrapper(files)
+    lacks = f" (it lacks {', '.join(assumed)}: the defaults)" if assumed else ""
+    layers = {int(match[1]) for name in names if (match := _LAYER.match(name.removeprefix(wrapper)))}
     if len(layers) != cfg.num_layers:
+        depth = f"n_layer={cfg.num_layers}"
+        said = f"lacks n_layer, and {depth} is the default" if depth in assumed else f"says {depth}"
         raise UserError(
-            f"{files.source} holds {len(layers)} layers, its config.json says n_layer={cfg.num_layers}"
+            f"{files.source} holds {len(layers)} layers, its config.json {said}: correct config.json"
         )
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
-    stored = {(place.name if place.name == HEAD else prefix + place.name): place for place in places(cfg)}
+    prefix = PREFIX if any(name.startswith(wrapper + PREFIX) for name in names) else ""
+    stored = {
+        wrapper + (place.name if place.name == HEAD else prefix + place.name): place
+        for place in places(cfg, cfg.table_rows)
+    }
+    head = wrapper + HEAD
     files.check_names(
-        stored, ignored=lambda n: bool(_BUFFER.fullmatch(n)) or (cfg.tie_embeddings and n == HEAD)
+        stored,
+        ignored=lambda n: (
+            bool(_BUFFER.fullmatch(n.removeprefix(wrapper))) or (cfg.tie_embeddings and n == head)
+        ),
     )
     wrong = [
         f"{name} is {list(files.shape(name))}, not {list(place.shape)}"
@@ -303,18 +355,25 @@ def check_tensors(files: TensorFiles, cfg: config.ModelConfig) -> dict[str, Plac
     ]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(f"{files.source} does not fit its config.json: {wrong[0]}{more}")
+        raise UserError(f"{files.source} does not fit its config.json{lacks}: {wrong[0]}{more}")
     return stored
+
+
+def _wrapper(files: TensorFiles) -> str:
+    """What torch.compile and DistributedDataParallel put in front of every name, "" without them."""
+    found = {(match and match[0]) or "" for match in map(_WRAPPER.match, files.names())}
+    return found.pop() if len(found) == 1 else ""
 
 
 def read_params(files: TensorFiles, cfg: config.ModelConfig) -> dict:
     """The params (float32) of a model from its files. Raises UserError, as `check_tensors`."""
     shapes = {path: leaf.shape for path, leaf in named_leaves(param_shapes(cfg))}
+    head = _wrapper(files) + HEAD
     params: dict[str, Any] = {}
     for name, place in check_tensors(files, cfg).items():
         array = files.read(name)
-        if cfg.tie_embeddings and place.name == "wte.weight" and HEAD in files.names():
-            _check_tied(files, array)
+        if cfg.tie_embeddings and place.name == "wte.weight" and head in files.names():
+            _check_tied(files, head, array)
         for path, part in zip(place.paths, np.split(array, len(place.paths), axis=-1), strict=True):
             *groups, leaf = path.split("/")
             owner = params
@@ -324,11 +383,11 @@ def read_params(files: TensorFiles, cfg: config.ModelConfig) -> dict:
     return params
 
 
-def _check_tied(files: TensorFiles, table_VD: np.ndarray) -> None:
+def _check_tied(files: TensorFiles, head: str, table_VD: np.ndarray) -> None:
     """Raise UserError if a tied head is stored and differs from the table: transformers uses the table."""
-    if files.shape(HEAD) != table_VD.shape or not np.array_equal(files.read(HEAD), table_VD):
+    if files.shape(head) != table_VD.shape or not np.array_equal(files.read(head), table_VD):
         raise UserError(
-            f"{files.source} has an {HEAD} other than wte.weight, though its config.json ties the two: "
+            f"{files.source} has an {head} other than wte.weight, though its config.json ties the two: "
             "set tie_word_embeddings=false in it"
         )
 
@@ -338,7 +397,7 @@ def write_params(cfg: config.ModelConfig, params: dict) -> dict[str, np.ndarray]
     ours = dict(named_leaves(params))
     return {
         (place.name if place.name == HEAD else PREFIX + place.name): _theirs(cfg, place, ours)
-        for place in places(cfg)
+        for place in places(cfg, cfg.num_tokens)
     }
 
 

@@ -1,6 +1,6 @@
 """Read and write tokenizers in the files of the Hugging Face libraries: tokenizer.json, vocab.json with merges.txt.
 
-Reads GPT-2's two files and a tokenizer.json with byte-level BPE. Writes a tokenizer.json for every tokenizer of text;
+Reads GPT-2's two files (with added_tokens.json) and any tokenizer.json that encodes a text without tokens around it. Writes a tokenizer.json for every tokenizer of text;
 the package tokenizers (and transformers) gives the same ids with it.
 """
 
@@ -11,84 +11,219 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.common.files import LARGEST_JSON, read_json
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, first_line
 from jaxgpt.data import byte_pairs, tokenizers
+from jaxgpt.data.huggingface import SETTINGS, HuggingFaceTokenizer, end_of_text
 from jaxgpt.data.tokenizer import END_OF_TEXT
 from jaxgpt.data.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
 
 OURS = "jaxgpt_tokenizer.json"  # our own format, so that an export can be imported without loss
 THEIRS = "tokenizer.json"
 VOCAB, MERGES = "vocab.json", "merges.txt"
-NAMES = (OURS, VOCAB, MERGES, THEIRS)
+ADDED = "added_tokens.json"  # tokens after those of vocab.json, with their ids
+NAMES = (OURS, VOCAB, MERGES, THEIRS, ADDED)
+_IDS = f"remove the tokenizer files ({', '.join(NAMES)}) to import only token ids"
+# Settings of a BPE model that GPT-2's lacks.
+_OTHER_PAIRS = (
+    "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk", "unk_token",
+)  # fmt: skip
 
 
-def read(folder: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a model's folder, of kind `ids` if the folder has no tokenizer files.
+def read(folder: Path, num_rows: int) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer of a model's folder, and what a user must know about it; of kind `ids` without tokenizer files.
 
-    Raises UserError if a file is damaged or not supported, or if its size is not `vocab_size`.
+    It has at most `num_rows` tokens: added tokens beyond them are left out. Raises UserError if a file is damaged, has
+    more other tokens, or has a part with which the ids would not be those of the package tokenizers.
     """
     for name in NAMES:
         if (folder / name).is_file() and (folder / name).stat().st_size > LARGEST_JSON:
             raise UserError(f"{folder / name} is larger than {LARGEST_JSON >> 20} MiB: it is not a tokenizer")
+    notes: list[str] = []
     if (folder / OURS).is_file():
         tokenizer = tokenizers.load(folder / OURS)
-    elif (folder / VOCAB).is_file() or (folder / MERGES).is_file():
-        tokenizer = _byte_level(folder, *byte_pairs.read_gpt2_files(str(folder)))
     elif (folder / THEIRS).is_file():
-        tokenizer = _byte_level(folder / THEIRS, *_read_json(folder / THEIRS))
+        tokenizer = _from_document(folder / THEIRS, _read_json(folder / THEIRS), num_rows, notes)
+    elif (folder / VOCAB).is_file() or (folder / MERGES).is_file():
+        vocab, merges = byte_pairs.read_gpt2_files(str(folder))
+        added = _read_added(folder / ADDED)
+        if not added and (END_OF_TEXT not in vocab or _is_gpt2(vocab)):
+            tokenizer = _byte_level(folder, vocab, merges)
+        else:
+            if END_OF_TEXT in vocab:
+                added = {END_OF_TEXT: vocab.index(END_OF_TEXT)} | added
+            tokenizer = _from_document(folder, _document(vocab, merges, added), num_rows, notes)
     else:
-        return IdsTokenizer(vocab_size)
-    if tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {vocab_size:,}: give files that "
-            f"belong together, or remove the tokenizer files ({', '.join(NAMES)}) to import only token ids"
-        )
-    return tokenizer
+        return IdsTokenizer(num_rows), notes
+    if tokenizer.vocab_size > num_rows:
+        raise unfit(folder, f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {num_rows:,}")
+    return tokenizer, notes
+
+
+def unfit(folder: Path, what: str) -> UserError:
+    """The error for a tokenizer and a model that do not belong together."""
+    return UserError(f"{folder}: {what}: give files that belong together, or {_IDS}")
+
+
+def _is_gpt2(vocab: list[str]) -> bool:
+    """Whether these may be GPT-2's tokens. Other tokenizers with its end of text are read as published."""
+    return len(vocab) == GPT2Tokenizer.vocab_size and vocab[-1] == END_OF_TEXT
 
 
 def _byte_level(source: Path, vocab: list[str], merges: list[Any]) -> BPETokenizer:
     """GPT-2's tokenizer if the vocabulary ends with its special token, else plain byte pairs."""
-    kind = GPT2Tokenizer if tuple(vocab[-1:]) == (END_OF_TEXT,) else BPETokenizer
+    kind = GPT2Tokenizer if _is_gpt2(vocab) else BPETokenizer
     try:
         return kind.from_json({"kind": kind.kind, "vocab": vocab, "merges": merges})
     except UserError as error:
-        raise UserError(
-            f"{source}: {error}; fix the tokenizer files, or remove them ({', '.join(NAMES)}) to import only token ids"
-        ) from error
+        raise UserError(f"{source}: {error}; fix the tokenizer files, or {_IDS}") from error
 
 
-def _read_json(path: Path) -> tuple[list[str], list[Any]]:
-    """The vocab and merges of a tokenizer.json that works like GPT-2's."""
+def _document(vocab: list[str], merges: list[str], added: dict[str, int]) -> dict[str, Any]:
+    """A tokenizer.json of GPT-2's two files and added tokens."""
+    ids = {token: i for i, token in enumerate(vocab)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": token, "special": True, **flags}
+            for token, i in sorted(added.items(), key=lambda item: item[1])
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": ids, "merges": merges},
+    }
+
+
+def _read_added(path: Path) -> dict[str, int]:
+    """The tokens of an added_tokens.json with their ids; none without the file."""
+    if not path.is_file():
+        return {}
+    try:
+        added = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({first_line(error)}): give a complete one") from None
+    if not isinstance(added, dict) or not all(type(i) is int and i >= 0 for i in added.values()):
+        raise UserError(f"{path} is not a dictionary token -> id: give a complete one, or {_IDS}")
+    return added
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = read_json(path)
-        model, cutter = values["model"], values["pre_tokenizer"]
-        ids, merges = model["vocab"], model["merges"]
-        plain = (
-            model["type"] == "BPE"
-            and values.get("normalizer") is None
-            and cutter["type"] == "ByteLevel"
-            and cutter["add_prefix_space"] is False
-            and cutter.get("use_regex", True) is True
-            and not model.get("ignore_merges")
-            and not model.get("dropout")
-        )
-        complete = isinstance(merges, list) and all(type(i) is int for i in ids.values())
-        vocab = sorted(ids, key=ids.__getitem__)
-        complete = complete and [ids[token] for token in vocab] == list(range(len(vocab)))
-        added = [token["content"] for token in values.get("added_tokens", [])]
-        if extra := [token for token in added if token != END_OF_TEXT]:
-            raise UserError(
-                f"{path} adds the tokens {', '.join(map(repr, extra[:3]))}, which are not supported: remove the file to import only token ids"
+        if isinstance(values, dict) and isinstance(values["model"]["vocab"], dict | list):
+            return values
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a tokenizer.json of the package tokenizers ({type(error).__name__}: {first_line(error)}): "
+            f"give a complete one, or {_IDS}"
+        ) from None
+    raise UserError(
+        f"{path} is not a tokenizer.json of the package tokenizers: give a complete one, or {_IDS}"
+    )
+
+
+def _from_document(source: Path, document: dict[str, Any], num_rows: int, notes: list[str]) -> Tokenizer:
+    """The tokenizer of a tokenizer.json's content: GPT-2's or plain byte pairs where it is one, else as published."""
+    try:
+        if refused := _other_ids(document):
+            raise UserError(f"{source}: {refused}, or {_IDS}")
+        added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
+        ids = document["model"]["vocab"]
+        gone = [token for token, i in added.items() if i >= num_rows and token not in ids]
+        if gone:
+            kept = [token for token in document["added_tokens"] if token["content"] not in gone]
+            document = document | {"added_tokens": kept}
+            added = {token: i for token, i in added.items() if token not in gone}
+            notes.append(
+                f"the tokenizer has ids beyond the model's {num_rows:,} rows: the added tokens "
+                f"{', '.join(map(repr, gone[:3]))}{', ...' if len(gone) > 3 else ''} are left out"
             )
+        if added:
+            shown = ", ".join(
+                map(repr, [t["content"] for t in document["added_tokens"] if t.get("special")][:3])
+            )
+            if shown:
+                notes.append(
+                    f"the text of a special token ({shown}) is ordinary text here, and one token there"
+                )
+        if (plain := _as_gpt2(document, added)) is not None:
+            return _byte_level(source, *plain)
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        plain, complete = False, type(error) is not ValueError
-    if not plain or not complete:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{path} is not byte-level BPE as GPT-2's: give {VOCAB} and {MERGES}, or remove it to import only token ids"
-        )
+            f"{source} is not a tokenizer.json of the package tokenizers ({type(error).__name__}: {first_line(error)}): "
+            f"give a complete one, or {_IDS}"
+        ) from None
+    folder = source if source.is_dir() else source.parent
+    try:
+        return HuggingFaceTokenizer(document, end_of_text(document, folder / SETTINGS))
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source}: {first_line(error)}; fix it, or {_IDS}") from error
+
+
+def _as_gpt2(document: dict[str, Any], added: dict[str, int]) -> tuple[list[str], list[str]] | None:
+    """vocab and merges of a tokenizer that works like GPT-2's; None for another."""
+    model, cutter = document["model"], document.get("pre_tokenizer")
+    ids, merges = model["vocab"], model.get("merges")
+    if not isinstance(ids, dict) or not isinstance(cutter, dict):
+        return None
+    ids = ids | added if set(added) <= {END_OF_TEXT} else {}
+    vocab = sorted(ids, key=ids.__getitem__)
+    like = (
+        model.get("type") == "BPE"
+        and document.get("normalizer") is None
+        and cutter.get("type") == "ByteLevel"
+        and cutter.get("add_prefix_space") is False
+        and cutter.get("use_regex", True) is True
+        and not any(model.get(name) for name in _OTHER_PAIRS)
+        and isinstance(merges, list)
+        and [ids[token] for token in vocab] == list(range(len(vocab)))
+        and (END_OF_TEXT not in vocab or (END_OF_TEXT in added and _is_gpt2(vocab)))
+        and bool(vocab)
+    )
+    if not like:
+        return None
     return vocab, [" ".join(merge) if isinstance(merge, list) else merge for merge in merges]
+
+
+def _other_ids(document: dict[str, Any]) -> str:
+    """The part with which the package gives ids that we do not, and what to do; "" where there is none."""
+    if (document["model"] or {}).get("dropout"):
+        return 'its model has "dropout", so its ids are random: set it to null'
+    for step in _post_processors(document.get("post_processor")):
+        kind = step["type"]
+        if kind == "TemplateProcessing":
+            tokens = [part["SpecialToken"]["id"] for part in step["single"] if "SpecialToken" in part]
+            if not tokens:
+                continue
+            puts = f"puts {', '.join(map(repr, tokens))} around each text"
+        elif kind in ("BertProcessing", "RobertaProcessing"):
+            puts = "puts tokens around each text"
+        elif kind == "ByteLevel":
+            continue
+        else:
+            puts = "is not known here"
+        return (
+            f'its post_processor {kind} {puts}, and texts are encoded here as they are: set "post_processor" to '
+            "null if the model was trained so"
+        )
+    return ""
+
+
+def _post_processors(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [step for inner in part["processors"] for step in _post_processors(inner)]
+    return [part]
 
 
 # --- writing --------------------------------------------------------------------------------------------

@@ -348,6 +348,116 @@ def test_a_character_that_is_not_there_is_refused_there_too(tmp_path):
         Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("Z")
 
 
+def published(**changes) -> dict:
+    """A tokenizer.json of 300 byte pairs, as the package tokenizers writes it, with changes."""
+    tokenizer = tokenizer_of("bpe")
+    built = byte_pairs.build(tokenizer.vocab, tokenizer.merges)
+    model = changes.pop("model", {})
+    document = json.loads(built.to_str()) | {
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    }
+    return document | {"model": document["model"] | model} | changes
+
+
+def added(*tokens: tuple[str, int]) -> list[dict]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [{"id": i, "content": token, "special": True, **flags} for token, i in tokens]
+
+
+def test_folders_whose_tokenizer_is_not_gpt2s_own_give_the_same_ids_and_logits(tmp_path):
+    """Padded rows, added tokens, other parts of a tokenizer.json: each as the package tokenizers, for any text."""
+    from tokenizers import Tokenizer
+
+    size = len(published()["model"]["vocab"])
+    prefixed = published()["pre_tokenizer"] | {"add_prefix_space": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    cases = {  # rows, tokenizer.json, kind, end of text, words of a note
+        "plain": (size, published(post_processor=byte_level), "bpe", None, ""),
+        "padded": (size + 5, published(), "bpe", None, "the last 5 are padding"),
+        "padded to 64": (320, published(), "bpe", None, "are padding"),
+        "pad token": (size + 1, published(added_tokens=added(("[PAD]", size))), "huggingface", None, "'[PAD]'"),
+        "end of text": (size + 1, published(added_tokens=added((tokenizers.END_OF_TEXT, size))), "huggingface", size, "ordinary text"),
+        "both, padded": (384, published(added_tokens=added(("[PAD]", size), (tokenizers.END_OF_TEXT, size + 1))), "huggingface", size + 1, "padding"),
+        "token without a row": (size, published(added_tokens=added(("[PAD]", size))), "bpe", None, "'[PAD]' are left out"),
+        "space in front": (size, published(pre_tokenizer=prefixed), "huggingface", None, ""),
+        "NFC": (size, published(normalizer={"type": "NFC"}), "huggingface", None, ""),
+        "suffix": (size, published(model={"end_of_word_suffix": "</w>"}), "huggingface", None, ""),
+        "white space": (size, published(pre_tokenizer={"type": "Whitespace"}), "huggingface", None, ""),
+    }  # fmt: skip
+    for name, (rows, document, kind, eos, words) in cases.items():
+        values = sizes(vocab_size=rows)
+        tensors = random_tensors(values)
+        folder = write_folder(tmp_path / name, values, tensors)
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+        run, _, notes = gpt2._load(folder)
+        assert (run.tokenizer.kind, run.tokenizer.eos_id) == (kind, eos), name
+        assert words in "; ".join(notes) and bool(words) == bool(notes), name
+        built = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        for text in (TEXT, " the king", "e\u0301", "", "\n\n x"):
+            assert run.tokenizer.encode(text).tolist() == built.encode(text).ids, name
+        tokens_T = np.arange(7) * 31
+        logits = np.asarray(run.model.apply({"params": run.params}, tokens_T[None]))[0]
+        known = run.tokenizer.vocab_size
+        expected = reference_logits(values, tensors, tokens_T)
+        assert np.abs(logits[:, :known] - expected[:, :known]).max() < 2e-5 * np.abs(expected).max(), name
+        assert (logits[:, known:] == -np.inf).all(), name
+
+
+def test_added_tokens_next_to_the_two_files_and_names_in_a_wrapper(tmp_path):
+    tokenizer = tokenizer_of("bpe")
+    size = tokenizer.vocab_size
+    values = sizes(vocab_size=size + 2) | {"hidden_size": 8, "num_hidden_layers": 2}
+    del values["n_embd"], values["n_layer"]
+    tensors = random_tensors(sizes(vocab_size=size + 2))
+    wrapped = {f"_orig_mod.module.{name}": array for name, array in tensors.items()}
+    folder = write_folder(tmp_path / "folder", values, wrapped)
+    write_tokenizer(tokenizer.vocab, tokenizer.merges)(folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": size, tokenizers.END_OF_TEXT: size + 1}))
+    run = gpt2.load(folder)
+    assert run.tokenizer.vocab_size == size + 2 and run.tokenizer.eos_id == size + 1
+    np.testing.assert_array_equal(run.tokenizer.encode(TEXT), tokenizer.encode(TEXT))
+    plain = gpt2.load(write_folder(tmp_path / "plain", sizes(vocab_size=size + 2), tensors))
+    jax.tree.map(np.testing.assert_array_equal, run.params, plain.params)
+
+
+def test_padding_rows_are_never_generated_and_a_padded_model_is_trained_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = sizes(vocab_size=320, n_positions=16, tie_word_embeddings=False)
+    tensors = random_tensors(values)
+    tensors["lm_head.weight"][303:] = 0.0
+    tensors["lm_head.weight"][303:] += 100 * np.sign(
+        tensors["transformer.ln_f.bias"]
+    )  # they would always win
+    folder = write_folder(Path("folder"), values, tensors)
+    size = len(published()["model"]["vocab"])
+    document = published(added_tokens=added(("[PAD]", size)), normalizer={"type": "NFC"})
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    out = command("gpt2 import --from_dir folder --workdir run")
+    assert "note: the tokenizer has" in out and "are padding" in out
+    command("generate --workdir run --prompt 'the king' --max_new_tokens 8 --seed 1")  # decodes every id
+    run = jaxgpt.load("run")
+    Path("text.txt").write_text(TEXT * 40)
+    figures = json.loads(command("evaluate --workdir run --text text.txt --json"))
+    assert 0 < figures["loss"] < 20 and run.config.model.table_rows == 320
+    Path("config.py").write_text(
+        "from jaxgpt.config import default_config\n\n\ndef get_config():\n    return default_config()\n"
+    )
+    lora = " --config.model.lora_rank=2 --config.model.lora_targets=query,value"
+    shape = "num_layers=2 num_heads=2 d_model=8 context_length=16 activation=gelu_tanh tie_embeddings=false"
+    fields = [f"model.{field}" for field in shape.split()] + [
+        "init_from=run", "data.path=text.txt", "data.tokenizer=huggingface", "data.tokenizer_path=run/tokenizer.json",
+        "data.batch_size=2", "train.num_steps=2", "train.eval_every=2", "model.vocab_multiple=64",
+    ]  # fmt: skip
+    for new, more in (("all", ""), ("lora", lora)):
+        command(
+            f"train --config config.py --workdir {new}{more} "
+            + " ".join(f"--config.{field}" for field in fields)
+        )
+        trained = jaxgpt.load(new)
+        assert trained.tokenizer.vocab_size == run.tokenizer.vocab_size
+        np.testing.assert_array_equal(trained.tokenizer.encode(TEXT), run.tokenizer.encode(TEXT))
+
+
 def test_ids_are_their_own_text():
     tokenizer = tokenizers.IdsTokenizer(30)
     ids = tokenizer.encode("3 29\n0")
@@ -422,6 +532,12 @@ BPE_JSON = {
     "normalizer": None,
 }
 
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [], "special_tokens": {"!": {"id": "!", "ids": [0], "tokens": ["!"]}},
+}  # fmt: skip
+
 BAD_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), "cannot read folder/config.json"),
     "config is no JSON": (write("config.json", "{"), "is not valid JSON"),
@@ -465,10 +581,17 @@ BAD_FOLDERS = {
     "vocab with gaps": (both(write("merges.txt", ""), write("vocab.json", '{"a": 5}')), "without a gap"),
     "vocab too large": (lambda f: (f / "vocab.json").open("wb").truncate(65 << 20), "larger than 64 MiB"),
     "tokenizer lacks bytes": (write("tokenizer.json", json.dumps(BPE_JSON)), "lacks 233 of the 256 bytes", "only token ids"),
-    "another tokenizer": (write("tokenizer.json", json.dumps(BPE_JSON | {"model": {"type": "Unigram", "vocab": [], "merges": []}})), "not byte-level BPE"),
-    "another cutter": (write("tokenizer.json", json.dumps(BPE_JSON | {"pre_tokenizer": {"type": "Whitespace"}})), "not byte-level BPE"),
-    "added tokens": (write("tokenizer.json", json.dumps(BPE_JSON | {"added_tokens": [{"content": "<pad>"}]})), "adds the tokens '<pad>'"),
-    "tokenizer is no JSON": (write("tokenizer.json", "{"), "not byte-level BPE"),
+    "another tokenizer": (write("tokenizer.json", json.dumps(BPE_JSON | {"model": {"type": "Unigram", "vocab": [], "merges": []}})), "tokenizers can't read it"),
+    "tokens around a text": (write("tokenizer.json", json.dumps(BPE_JSON | {"post_processor": TEMPLATE})), "post_processor TemplateProcessing puts '!' around each text"),
+    "random pairs": (write("tokenizer.json", json.dumps(BPE_JSON | {"model": BPE_JSON["model"] | {"dropout": 0.1}})), "its ids are random"),
+    "added_tokens.json is a list": (both(write_tokenizer(BYTES[:23], []), write("added_tokens.json", "[]")), "is not a dictionary token -> id"),
+    "tokenizer of another model": (both(set_config(vocab_size=5000), put("transformer.wte.weight", np.ones((5000, 8), np.float32)), write_tokenizer(BYTES, [])), "the tokenizer has 256 tokens, the model 5,000"),
+    "no n_layer": (set_config(n_layer=None), "holds 2 layers", "lacks n_layer, and n_layer=12 is the default"),
+    "no n_positions": (set_config(n_positions=None), "it lacks n_positions=1024"),
+    "two names": (set_config(hidden_size=9), "hidden_size=9 and n_embd=8, two names of one field"),
+    "a wrapper of some names": (set_tensors(lambda t: t.update({"module.transformer.wpe.weight": t.pop("transformer.wpe.weight")})), "lacks 1 tensor (transformer.wpe.weight)", "module.transformer.wpe.weight"),
+    "added tokens": (write("tokenizer.json", json.dumps(BPE_JSON | {"added_tokens": [{"content": "<pad>"}]})), "is not a tokenizer.json"),
+    "tokenizer is no JSON": (write("tokenizer.json", "{"), "is not a tokenizer.json"),
     "our tokenizer is damaged": (write("jaxgpt_tokenizer.json", '{"kind": "x"}'), "not a tokenizer"),
 }  # fmt: skip
 
