@@ -149,6 +149,42 @@ def pipe(folder: Path) -> None:
     os.mkfifo(path)
 
 
+def linked(name: str) -> Callable[[Path], None]:
+    """Replace an entry of the run by a link to a folder outside of it."""
+
+    def damage(folder: Path) -> None:
+        outside = folder.with_name("outside")
+        outside.mkdir(exist_ok=True)
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(outside)
+
+    return damage
+
+
+def foreign_lines(folder: Path) -> None:
+    """Lines of others in the middle of metrics.jsonl, and a torn one at its end."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[10:10] = [b"hello\n", b'{"step": "ten"}\n', b"[" * 9_999 + b"\n"]
+    path.write_bytes(b"".join(lines) + b'{"step": 21, "spl')
+
+
+def without_index(folder: Path) -> None:
+    """As earlier versions left checkpoints under a path with brackets."""
+    for index in (folder / "checkpoints").glob("*/*/manifest.ocdbt"):
+        index.unlink()
+        shutil.rmtree(index.parent / "d")
+
+
+def no_hash(folder: Path) -> None:
+    facts = json.loads((folder / "run.json").read_text("utf-8"))
+    del facts["text_sha256"]
+    (folder / "run.json").write_text(json.dumps(facts), "utf-8")
+
+
 @dataclass(frozen=True)
 class Fault:
     """`damage` is done to the folder, then `jaxgpt.<command>` runs with `flags`."""
@@ -180,6 +216,13 @@ FAULTS = [
     Fault("`data.path=../../x` in a checkpoint", in_meta(lambda m: m["config"]["data"].update(path="../../x")), "evaluate"),
     Fault("a checkpoint that links to a folder outside", link_to_outside),
     Fault("a checkpoint with a pipe in it", pipe, "generate"),
+    Fault("checkpoints without an index, from a path with brackets", without_index),
+    Fault("checkpoints without an index, from a path with brackets", without_index, "generate"),
+    Fault("foreign and torn lines in metrics.jsonl", foreign_lines),
+    Fault("`samples` is a link", linked("samples")),
+    Fault("`.lock` is a link", linked(".lock")),
+    Fault("run.json without the hash of the text", no_hash, "evaluate"),
+    Fault("a layer more than 10,000", config_json(json.dumps({"model": {"num_layers": 10_001}}))),
 ]  # fmt: skip
 
 
@@ -216,7 +259,9 @@ def tried(fault: Fault, folder: Path, half: Path, whole: Path) -> str:
     flags = [flag.format(folder=folder) for flag in fault.flags]
     flags = [*FLAGS, *flags] if fault.command == "train" else flags
     result = command(fault.command, folder, *flags)
-    if files(folder / "checkpoints/10") != files(half / "checkpoints/10"):
+    before, after = files(half / "checkpoints/10"), files(folder / "checkpoints/10")
+    rescued = fault.damage is without_index  # an index is added, and no file is changed
+    if after != before and not (rescued and all(before.get(name, after[name]) for name in after)):
         raise RuntimeError(f"{fault.name}: a whole checkpoint was changed")
     return outcome(*result, folder, whole)
 
@@ -291,6 +336,22 @@ def lost_folder(place: Path, half: Path, whole: Path) -> str:
     return outcome(process.returncode, out, err, folder, whole)
 
 
+def all_damaged(folder: Path, half: Path, whole: Path) -> str:
+    """A run does not start over by itself; --restart does it, and keeps what was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(half, folder)
+    for step in (HALF // 2, HALF):
+        shutil.rmtree(folder / f"checkpoints/{step}/params")
+    before = files(folder / "checkpoints")
+    refused = outcome(*train(folder), folder, whole)
+    if files(folder / "checkpoints") != before:
+        raise RuntimeError("a refused run changed its checkpoints")
+    again = outcome(*train(folder, "--restart"), folder, whole)
+    if files(folder / "before/1/checkpoints") != before:
+        raise RuntimeError("--restart did not keep what was there")
+    return f"{refused}; with --restart: {again}"
+
+
 def two_trainers(place: Path, half: Path, whole: Path) -> str:
     import fcntl
 
@@ -362,6 +423,7 @@ def main(argv: list[str]) -> int:
 
     for fault in FAULTS:
         row(fault.name, fault.command, lambda fault=fault: tried(fault, place / "run", half, whole))
+    row("every checkpoint is damaged", "train", lambda: all_damaged(place / "run", half, whole))
     row("one bit flipped, 30 times", "load", lambda: flipped_bytes(place, half, 30, random.Random(0)))
     row("two trainers in one folder", "train", lambda: two_trainers(place, half, whole))
     row("the folder is lost during a run", "train", lambda: lost_folder(place, half, whole))
