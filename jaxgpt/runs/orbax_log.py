@@ -42,7 +42,12 @@ def stop() -> None:
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    """A logging filter: Orbax's code is neither on the stack nor in the logged traceback."""
+    """A logging filter: Orbax's code is neither on the stack nor in the logged traceback.
+
+    After one array's error Orbax abandons the others' futures, and asyncio reports each whenever it is collected.
+    """
+    if record.name == "asyncio" and "exception was never retrieved" in record.getMessage():
+        return False
     tracebacks = traceback.walk_tb(record.exc_info[2] if record.exc_info else None)
     frames = (frame for walk in (traceback.walk_stack(None), tracebacks) for frame, _ in walk)
     return not any(frame.f_globals.get("__name__", "").startswith("orbax.") for frame in frames)
