@@ -254,6 +254,9 @@ def files_of(tokenizer: Tokenizer, context_length: int) -> dict[str, bytes]:
     if tokenizer.eos_id is not None:
         token = tokenizer.token(tokenizer.eos_id)
         settings |= {"bos_token": token, "eos_token": token, "unk_token": token}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        published = _json(tokenizer.to_json()["tokenizer"])
+        return files | {THEIRS: published, "tokenizer_config.json": _json(settings)}
     return files | {THEIRS: _built(tokenizer).to_str().encode(), "tokenizer_config.json": _json(settings)}
 
 

@@ -436,6 +436,10 @@ def test_padding_rows_are_never_generated_and_a_padded_model_is_trained_from(tmp
     assert "note: the tokenizer has" in out and "are padding" in out
     command("generate --workdir run --prompt 'the king' --max_new_tokens 8 --seed 1")  # decodes every id
     run = jaxgpt.load("run")
+    command("gpt2 export --workdir run --to_dir out")
+    assert json.loads(Path("out/tokenizer.json").read_text()) == document
+    Path("out/jaxgpt_tokenizer.json").unlink()
+    assert gpt2.load("out").tokenizer.encode(TEXT).tolist() == run.tokenizer.encode(TEXT).tolist()
     Path("text.txt").write_text(TEXT * 40)
     figures = json.loads(command("evaluate --workdir run --text text.txt --json"))
     assert 0 < figures["loss"] < 20 and run.config.model.table_rows == 320
