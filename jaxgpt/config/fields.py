@@ -298,7 +298,7 @@ class TrainConfig:
     checkpoint_every: int = field(500, "steps between checkpoints; 0: only at the end", at_least=0, resume="free")
     keep_checkpoints: int = field(
         2, "newest checkpoints to keep; the one with the lowest validation loss is kept in addition",
-        at_least=1, at_most=1_000_000, resume="free",
+        at_least=1, resume="free",
     )
     grad_accumulation_steps: int = field(1, "split each batch into parts that run one after another", at_least=1, at_most=1 << 24)
     eval_batch_size: int | None = field(

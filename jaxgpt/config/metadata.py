@@ -12,6 +12,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+LARGEST_FREE = 2**63 - 1
 LARGEST = {int: 2**31 - 1, float: 3e38}  # of every number in a config: 32 bits
 
 
@@ -105,7 +106,8 @@ class Field:
         given = (
             f"{self.name}={value!r}" if len(text) < 40 else f"{self.name}={text[:10]}... ({len(text)} digits)"
         )
-        most = LARGEST.get(self.type)
+        # What only observes has no effect on the program: 10**12 stands for never, or for all.
+        most = LARGEST_FREE if self.type is int and meaning.resume == "free" else LARGEST.get(self.type)
         if good and most is not None and not -most <= value <= most:
             return f"{given}: give a number of at most {most:,}"
         return None if good else f"{given}: give {self.bounds}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgpt.common import causes
 from jaxgpt.common.files import new_folder, read_json
 from jaxgpt.config import UserError
 from jaxgpt.data import shards, tokenizers
@@ -110,7 +111,13 @@ def open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
             _open_split(folder / f"{name}.bin", ids_dtype(tokenizer), **meta["splits"][name])
             for name in ("train", "valid")
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise UserError(f"cached token ids can't be read: {causes.describe(error)}") from error
+        raise UserError(
+            f"cached token ids are damaged ({error}): delete the folder {folder} and run again"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
         detail = f"no {error} in meta.json" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"cached token ids are damaged ({detail}): delete the folder {folder} and run again"

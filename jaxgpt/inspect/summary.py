@@ -52,7 +52,7 @@ def _valid(subject: Subject) -> dict[str, Any] | None:
     """The validation loss of the step: logged by training, or else evaluated now."""
     run = subject.run
     for line in subject.metrics:
-        if line["split"] == "valid" and line["step"] == run.step:
+        if line["split"] == "valid" and line["step"] == run.step and "tokens" in line:
             figures = {name: line.get(name) for name in ("loss", "standard_error", "tokens")}
             return {**figures, "step": run.step, "from": "metrics.jsonl"}
     if subject.dataset is None:

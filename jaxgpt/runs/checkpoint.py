@@ -103,7 +103,8 @@ class Checkpoints(StoredSteps):
                 self.directory.mkdir(parents=True, exist_ok=True)
                 for step in saved_steps(self.directory.parent):
                     for item in orbax_paths.unmerged(self.directory / str(step)):
-                        orbax_paths.merge(item)
+                        with contextlib.suppress(Exception):  # reading the step says what is wrong with it
+                            orbax_paths.merge(item)
                 place = self._names.enter_context(orbax_paths.plain_name(self.directory))
                 options = ocp.CheckpointManagerOptions(
                     cleanup_tmp_directories=True

@@ -37,10 +37,10 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         or not isinstance(line.get("split"), str)
     ):
         return None
+    if "tokens" in line and (type(line["tokens"]) is not int or line["tokens"] < 0):
+        return None
     loss = line.get("loss")
-    number = loss is None or (
-        isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
-    )
+    number = loss is None or (type(loss) in (int, float) and -1e300 < loss < 1e300)
     if not number or (line["split"] == "valid" and loss is None) or not 0 <= line["step"] < 2**63:
         return None
     return line

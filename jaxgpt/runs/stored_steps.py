@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import importlib
 import json
 from collections.abc import Callable
@@ -46,8 +47,11 @@ class StoredSteps(abc.ABC):
 
     def best_of(self, steps: list[int]) -> int | None:
         """The step with the lowest validation loss, or None if no step has one."""
-        losses = {step: self.valid_loss(step) for step in steps}
-        known = {step: loss for step, loss in losses.items() if loss is not None}
+        known: dict[int, float] = {}
+        for step in steps:
+            with contextlib.suppress(DamagedCheckpoint):  # it is no candidate
+                if (loss := self.valid_loss(step)) is not None:
+                    known[step] = loss
         return min(known, key=known.__getitem__) if known else None
 
     def valid_loss(self, step: int) -> float | None:
@@ -89,8 +93,16 @@ class StoredSteps(abc.ABC):
                 f"checkpoint {folder} can't be read: {causes.describe(error)}; nothing is changed"
             ) from error
 
-    def _damaged(self, step: int, proof: str) -> DamagedCheckpoint:
-        return DamagedCheckpoint(f"checkpoint {self.directory / str(step)} is damaged: {proof}")
+    def _damaged(self, step: int, proof: str) -> UserError:
+        """The error of content that is not what was written, once every file of the step could be read."""
+        folder = self.directory / str(step)
+        try:
+            read_every_file(folder)
+        except OSError as error:
+            return UnreadableCheckpoint(
+                f"checkpoint {folder} can't be read: {causes.describe(error)}; nothing is changed"
+            )
+        return DamagedCheckpoint(f"checkpoint {folder} is damaged: {proof}")
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         """The `meta` item of a step: `step`, `config`, `tokenizer` and `checksums` as JSON values.
@@ -118,8 +130,11 @@ class StoredSteps(abc.ABC):
             cfg, tokenizer = config.from_json(meta["config"]), tokenizers.from_json(meta["tokenizer"])
         except config.NewerVersion as error:  # nothing is damaged
             raise UnreadableCheckpoint(f"checkpoint {self.directory / str(step)}: {error}") from None
-        except UserError as error:
-            raise self._damaged(step, str(error)) from error
+        except UserError as error:  # of another version, or written by somebody: it was read as it is stored
+            raise UnreadableCheckpoint(
+                f"checkpoint {self.directory / str(step)} has a config or a tokenizer that is not known here ({error}); nothing "
+                "is changed"
+            ) from error
         return cfg, tokenizer, meta["checksums"]
 
     def restore(self, step: int, **shapes: Any) -> dict[str, Any]:
@@ -148,11 +163,12 @@ class StoredSteps(abc.ABC):
 
         def read() -> Any:
             args = {name: self._ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
-            return self._manager.restore(step, args=self._ocp.args.Composite(**args))
+            items = self._manager.restore(step, args=self._ocp.args.Composite(**args))
+            return items, {name: np.asarray(jit_checksums(items[name])).tolist() for name in shapes}
 
-        items = self._attempt(step, read)
+        items, sums = self._attempt(step, read)
         for name in shapes:
-            found = np.asarray(jit_checksums(items[name])).tolist()
+            found = sums[name]
             saved = meta["checksums"].get(name) if isinstance(meta["checksums"], dict) else None
             if found != saved:
                 paths = [path for path, _ in named_leaves(items[name])]

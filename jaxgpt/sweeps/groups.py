@@ -167,10 +167,11 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
         for member in group:  # one of them has a damaged checkpoint and restarts from an earlier step
             _train_group(sweep, [member], options, stop_at)
         return
-    except OSError as error:  # of one member's folder, or of too many at once
+    except (UserError, OSError) as error:  # of one member's folder, or of too many at once
         if len(group) == 1:
-            sweep.end(group[0], "failed", causes.describe(error))
-            say(f"member {group[0].name} failed: {causes.describe(error)}")
+            cause = causes.describe(error) if isinstance(error, OSError) else first_line(error)
+            sweep.end(group[0], "failed", cause)
+            say(f"member {group[0].name} failed: {cause}")
             return
         for member in group:
             _train_group(sweep, [member], options, stop_at)

@@ -65,6 +65,7 @@ class RunFolder:
             say(f"starts over: what {self.workdir} had is in {place}")
         steps_done = max(checkpoint.saved_steps(self.workdir), default=0)
         old = records.check_same_config(self.workdir, self.cfg, steps_done)
+        self._check_not_lost(steps_done)
         self._changes = {} if old is None else changed_values(old, self.cfg)
         if steps_done and self._changes.keys() & {"init_from", "init_vectors"}:
             found = starting.prepare(self.cfg, self._dataset.tokenizer)
@@ -76,6 +77,16 @@ class RunFolder:
         if old is None:
             self._write_config()
         tokenizers.save(self._dataset.tokenizer, self.workdir / "tokenizer.json")
+
+    def _check_not_lost(self, steps_done: int) -> None:
+        """Raise UserError where the log says that steps were done and the folder of checkpoints is not there."""
+        place = self.workdir / checkpoint.FOLDER
+        if steps_done or place.exists() or not any(x["step"] for x in metrics_log.lines(self.workdir)):
+            return
+        raise UserError(
+            f"{self.workdir} has a log of steps and no folder {checkpoint.FOLDER}: bring it back (a disk that is missing?), give "
+            "--restart to start from step 0 (what is there is kept), or another --workdir"
+        )
 
     def _write_config(self) -> None:
         write_json(self.workdir / "config.json", to_json(self.cfg))
@@ -119,6 +130,7 @@ class RunFolder:
         if self.start is not None:
             facts = facts | {"started_from": self.start.record}
         if self._writes:
+            (self.workdir / checkpoint.FOLDER).mkdir(exist_ok=True)  # before the first step is logged
             records.write_run_json(self.workdir, facts, step, self._changes)
             if "train.num_steps" in self._changes:
                 before, after = self._changes["train.num_steps"]

@@ -330,3 +330,39 @@ def test_disk_that_is_full_leaves_what_was_there_to_go_on_from(here, trained, mo
     assert jaxgpt.load("run").step == 10
     assert execute(monkeypatch, RUN) == 0
     assert_same_end(here / "run", trained / "run")
+
+
+def test_what_is_not_understood_is_no_damage(here, monkeypatch, capfd):
+    """A value of another version; a file that is listed and can't be opened; a folder of checkpoints that is not there."""
+    path = here / "run/checkpoints/20/meta/metadata"
+    content = path.read_text()
+    before = saved(here / "run")
+    path.write_text(content.replace('"adamw"', '"shampoo2"'))
+    for command in (RUN, EVALUATE):
+        assert execute(monkeypatch, command) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "a config or a tokenizer that is not known here" in line and "shampoo2" in line
+    path.write_text(content)
+    assert saved(here / "run") == before
+    (here / "run/checkpoints").rename(here / "away")
+    before = saved(here / "run")
+    assert execute(monkeypatch, RUN) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "has a log of steps and no folder checkpoints" in line and "--restart" in line
+    assert saved(here / "run") == before
+
+
+def test_a_shape_counts_only_where_every_file_can_be_read(here, monkeypatch, capfd):
+    """Orbax takes a file that it can't open for an empty tree."""
+    before = saved(here / "run")
+
+    def unreadable(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "params/d/x"))
+
+    monkeypatch.setattr(stored_steps, "read_every_file", unreadable)
+    monkeypatch.setattr(ocp.CheckpointManager, "item_metadata", lambda *_: {"params": {}, "opt_state": {}})
+    for command in (RUN, EVALUATE):
+        assert execute(monkeypatch, command) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "can't be read: No such file or directory" in line
+    assert saved(here / "run") == before

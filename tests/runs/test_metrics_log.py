@@ -14,7 +14,8 @@ def line(step: int, split: str = "train", **values) -> bytes:
 FOREIGN = [
     b"hello\n", b"\n", b"[1, 2]\n", b"3\n", b"null\n", b"{}\n", b'{"step": "3", "split": "train"}\n', b"\xff\xfe\x00\n",
     b'{"step": true, "split": "train", "loss": 1}\n', b'{"step": 3, "split": 7, "loss": 1}\n', b'{"step": -3, "split": "train"}\n',
-    b'{"step": 3, "split": "valid", "loss": "low"}\n', b'{"step": 3, "split": "valid"}\n', b'{"step": 3, "split": "valid", "loss": NaN}\n',
+    b'{"step": 3, "split": "valid", "loss": "low"}\n', b'{"step": 3, "split": "valid"}\n', b'{"step": 3, "split": "valid", "loss": NaN}\n', b'{"step": 3, "split": "train", "loss": 1' + b"0" * 400 + b"}\n",
+    b'{"step": 3, "split": "valid", "loss": 1.5, "tokens": "abc"}\n',
     b"[" * 100_000 + b"\n", b'{"step": ' + b"9" * 5_000 + b"}\n", b"x" * (metrics_log.LONGEST_LINE + 7) + b"\n",
 ]  # fmt: skip
 
