@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.common import cli
+from jaxgpt.common import cli, jax_settings
 from jaxgpt.config import UserError, to_json
 
 
@@ -43,7 +43,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--decode", action="store_true", help="measure generation instead of training")
     parser.add_argument("--sweep", metavar="FIELD=A,B,C", help="measure training with each value of a field")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers to a file; -: to stdout")
+    parser.add_argument(
+        "--json", type=cli.path, metavar="FILE", help="write all numbers to a file; -: to stdout"
+    )
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     cli.check_at_least(1, args, "steps", "vocab_size")
@@ -53,11 +55,13 @@ def main(argv: list[str]) -> None:
     field, values = _sweep(args.sweep) if args.sweep else ("", [""])
     changes = [{**overrides, field: value} if field else overrides for value in values]
     configs = [cli.read_config(file, change) for change in changes]
+    jax_settings.check()
+    jax_settings.check_platform()
     from jaxgpt.training import benchmark
 
     configs = [benchmark.with_vocabulary(cfg, file, args.vocab_size) for cfg in configs]
     cli.keep_freed_memory()  # as in training, but without a compilation cache: compilation is timed
-    say = (lambda _: None) if args.json == "-" else (lambda text: print(text, flush=True))
+    say = (lambda _: None) if args.json == Path("-") else (lambda text: print(text, flush=True))
     limits = benchmark.machine(configs[0].model.dtype)
     say(f"{limits['device']}, jax {limits['jax']}, {file}")
     results: list[dict[str, Any]] = []
@@ -79,10 +83,10 @@ def main(argv: list[str]) -> None:
         say(benchmark.sweep_text(field, results))
     if args.json is not None:
         text = json.dumps({"machine": limits, "field": field or None, "results": results}, indent=2)
-        if args.json == "-":
+        if args.json == Path("-"):
             sys.stdout.write(text + "\n")
         else:
-            Path(args.json).write_text(text + "\n", "utf-8")
+            args.json.write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     cli.check_at_least(0, args, "num_workers")
     cfg = cli.read_config(file, overrides)
-    cli.set_up_process()
+    cli.set_up_process(joins=True)
     from jaxgpt.common import processes
 
     processes.join(args)

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib.util
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
-from jaxgpt.common import causes, config_files
+from jaxgpt.common import causes, config_files, jax_settings
 from jaxgpt.common.files import cache_dir, expand
 from jaxgpt.common.say import prepare as prepare_output
 from jaxgpt.common.say import say, silence
@@ -56,12 +57,21 @@ def called(command: str) -> str:
     return f"jaxgpt {command}" if console else f"python -m jaxgpt.{command}"
 
 
+def command_line(command: str, **flags: object) -> str:
+    """A command with flags, to be shown: it runs as it is printed, also where a value has blanks or begins with a dash."""
+    parts = called(command).split()
+    for name, value in flags.items():
+        parts += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    return shlex.join(parts)
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a command's main(argv) and exit with 0, 2 for an error that the user can fix, or 128 + n for signal n."""
     prepare_output()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()  # here, where an error has an exit code of its own
         gc.freeze()  # no last search for garbage among JAX's objects: the process ends in 0.1 s, not 0.5
         sys.exit(code)
     except UserError as error:
@@ -115,8 +125,11 @@ def step(text: str) -> int | str:
 
 
 def path(text: str) -> Path:
-    """The value of a flag that is a path: `type=cli.path`. Raises UserError."""
-    return expand(text)
+    """The value of a flag that is a path: `type=cli.path`."""
+    try:
+        return expand(text)
+    except UserError as error:  # argparse replaces the text of any other error
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_run_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -180,10 +193,16 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", type=int, help="which of them this one is, from 0")
 
 
-def set_up_process() -> None:
-    """Prepare the process of a command, before JAX starts."""
+def set_up_process(joins: bool = False) -> None:
+    """Prepare the process of a command, before JAX starts. Raises UserError for settings of JAX that do not work.
+
+    joins: `processes.join` follows, which has to come before the devices.
+    """
+    jax_settings.check()
     keep_freed_memory()
     _enable_compilation_cache()
+    if not joins:
+        jax_settings.check_platform()
 
 
 def keep_freed_memory() -> None:

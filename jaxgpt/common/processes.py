@@ -12,13 +12,19 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from jaxgpt.common import jax_settings
 from jaxgpt.config import UserError, first_line
 
 LONGEST_MESSAGE = 4000  # bytes of an error that is broadcast
 
 
 def join(args: argparse.Namespace) -> None:
-    """Join the other processes as the flags of `cli.add_process_flags` say, before JAX is used. Raises UserError."""
+    """Join the other processes as the flags of `cli.add_process_flags` say, and start the devices. Raises UserError."""
+    _join(args)
+    jax_settings.check_platform()
+
+
+def _join(args: argparse.Namespace) -> None:
     given = [value is not None for value in (args.coordinator, args.num_processes, args.process_id)]
     if not any(given) and not args.distributed:
         return

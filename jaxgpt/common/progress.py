@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
 import sys
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import config
-from jaxgpt.common.cli import called
+from jaxgpt.common.cli import command_line
 from jaxgpt.common.say import QuietStream, say
 
 
@@ -112,7 +111,7 @@ def conclusion(valid_losses: dict[int, float], bigram: float, workdir: Path, pro
     return (
         f"done: step {last}, validation loss {valid_losses[last]:.4f} "
         f"(best {valid_losses[best]:.4f} at step {best}; bigram {bigram:.4f})\n"
-        f"try: {called('generate')} {shlex.join(['--workdir', str(workdir), '--prompt', prompt])}"
+        f"try: {command_line('generate', workdir=workdir, prompt=prompt)}"
     )
 
 
@@ -138,6 +137,8 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         for number in self.SIGNALS:
+            if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # `nohup` asks for a run that survives its terminal
             self._old[number] = signal.signal(number, self._handle)
         return self
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.common.cli import called
+from jaxgpt.common.cli import command_line
 from jaxgpt.common.files import write_atomically
 from jaxgpt.common.say import say, warn
 from jaxgpt.config import first_line
@@ -56,5 +55,4 @@ def write_or_warn(workdir: Path) -> None:
     try:
         say(f"report: {write(report(workdir), workdir)[-1]}")
     except Exception as error:
-        again = shlex.join([*called("report").split(), "--workdir", str(workdir)])
-        warn(f"no report ({first_line(error)}): try {again}")
+        warn(f"no report ({first_line(error)}): try {command_line('report', workdir=workdir)}")

@@ -1,6 +1,7 @@
 """The command line that all commands share: config flags and config files, and the configs of this repository."""
 
 import importlib.util
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,17 @@ def test_every_config_of_the_repository_is_valid_and_says_how_to_run_it(path):
 
 def test_the_repository_has_configs():
     assert CONFIGS
+
+
+HOSTILE = ["-d", "a b", "it's", 'a"b', "$HOME", "*", "~", "a\nb", "--x", "", "é", "a\\b", "#"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_command_that_is_shown_runs_as_it_is_printed(value):
+    _, *parts = shlex.split(cli.command_line("generate", workdir=value, prompt=value))
+    parser = cli.Parser()
+    cli.add_run_flags(parser)
+    parser.add_argument("--prompt")
+    args = parser.parse_args(parts[parts.index("jaxgpt.generate") + 1 :] if "-m" in parts else parts[1:])
+    assert args.prompt == value
+    assert args.workdir == (Path.home() if value == "~" else Path(value))

@@ -143,7 +143,7 @@ def test_such_models_train_are_kept_and_read_back(changes, tmp_path, monkeypatch
     assert run.step == 40
     first = small_runs.metrics(tmp_path / "run")[0]["loss"]
     assert result.valid_loss < 0.9 * first
-    monkeypatch.setattr("jaxgpt.common.cli.set_up_process", lambda: None)
+    monkeypatch.setattr("jaxgpt.common.cli.set_up_process", lambda **_: None)
     evaluate.main(["--workdir", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert ("no causal mask: the model sees each token" in printed) == (changes == {"causal": False})
