@@ -19,6 +19,7 @@ from typing import Any
 
 from jaxgpt.common import cli, machine
 from jaxgpt.common.files import write_atomically
+from jaxgpt.common.progress import Interrupt
 from jaxgpt.common.say import say
 from jaxgpt.config import UserError
 
@@ -90,7 +91,7 @@ def in_processes(commands: list[list[str]], args: argparse.Namespace) -> int | N
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    old = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, forward) for number in Interrupt.SIGNALS}
     try:
         codes = [worker.wait() for worker in workers]
     finally:
@@ -158,7 +159,7 @@ def write_slurm(commands: list[list[str]], folder: Path, args: argparse.Namespac
         "# SLURM sends SIGTERM two minutes before the time limit: the job saves, is requeued and resumes.",
         "#SBATCH --signal=TERM@120",
         "#SBATCH --requeue",
-        f"cd {shlex.quote(os.getcwd())}",
+        f"cd {shlex.quote(os.getcwd())} || exit",
         f'srun {command} --part="$SLURM_ARRAY_TASK_ID/{len(commands)}"',
     ]
     path = folder / "slurm.sh"

@@ -13,6 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.common.cli import command_line
 from jaxgpt.common.files import write_atomically
 from jaxgpt.config import FIELDS, Config, value_of
 from jaxgpt.sweeps.members import Row, Sweep
@@ -80,10 +81,12 @@ def write_csv(path: Path, rows: list[Row], fields: list[str]) -> None:
 def config_file(cfg: Config, best: Row, count: int, path: Path) -> str:
     """The text of a config file with the fields that differ from the defaults."""
     default = Config()
+    # The path is part of a docstring.
+    command = command_line("train", config=path).replace("\\", "\\\\").replace('"', '\\"')
     lines = [
         f'"""The best of {count} members of a sweep, member {best.member}: validation loss {best.valid_loss:.4f} nats per token.',
         "",
-        f"    python -m jaxgpt.train --config {path}",
+        f"    {command}",
         '"""',
         "",
         "from jaxgpt.config import default_config",

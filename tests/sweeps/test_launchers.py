@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -98,3 +99,33 @@ def test_own_flags_leave_out_who_launches():
         "--retry_failed",
     ]
     assert launchers.own_flags(flags) == ["--config=a.py", "--width", "2"]
+
+
+@pytest.mark.parametrize("name", ["my sweep", "it's", 'a"b$HOME`id`', "a%b", "-d"])
+def test_slurms_script_quotes_any_folder(name, tmp_path, monkeypatch):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    args = SimpleNamespace(cores=2, gpus=0)
+    command = [
+        sys.executable,
+        "-m",
+        "jaxgpt.sweep",
+        "--config",
+        f"{name}.py",
+        f"--workdir={folder}",
+        "--part=0/2",
+    ]
+    path = launchers.write_slurm([command, command], folder, args)
+    subprocess.run(["bash", "-n", path], check=True)
+    if shutil.which("shellcheck"):
+        done = subprocess.run(["shellcheck", "--severity=warning", path], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    script = path.read_text("utf-8").replace("srun ", "pwd; printf '%s\\n' ")
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, text=True, cwd="/"
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [str(folder), *command[:-1], "--part=1/2"]
+    output = next(line for line in script.splitlines() if line.startswith("#SBATCH --output="))
+    (_, given) = shlex.split(output.removeprefix("#"))
+    assert given == f"--output={str(folder).replace('%', '%%')}/slurm-%a.log"

@@ -1,5 +1,9 @@
 """The table of results: members that wait or failed, and means over seeds."""
 
+import pytest
+
+from jaxgpt.common import cli
+from jaxgpt.config import Config
 from jaxgpt.sweeps import results
 from jaxgpt.sweeps.members import Row, Sweep
 from tests.small_runs import small_config
@@ -34,3 +38,12 @@ def test_rates_that_agree_to_four_digits_are_two_settings(sweep_folder):
     ]
     assert results.best_row(rows) is rows[0]
     assert list(results.labels_of(rows, "optim.learning_rate").values()) == ["0.0010001", "0.0010002"]
+
+
+@pytest.mark.parametrize("folder", ["a b", 'a"""b', "a\\N{b", "-d"])
+def test_the_best_config_is_one_for_any_folder(folder, tmp_path):
+    row = Row("0", tmp_path, "done", 1.0, 20, {})
+    path = tmp_path / folder / "best.py"
+    path.parent.mkdir()
+    path.write_text(results.config_file(Config(), row, 2, path), "utf-8")
+    assert cli.read_config(str(path), {}) == Config()
