@@ -8,6 +8,8 @@ Needs `pip install "jaxgpt[serve]"` (starlette and uvicorn). The endpoints are d
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import threading
 
 from jaxgpt.common import cli
@@ -31,9 +33,15 @@ def main(argv: list[str]) -> None:
     listening = listen(args.port)
     service = Service(open_subject(args.workdir, args.step))
     token = new_token()
-    say(f"{service.about()['title']}: http://{HOST}:{listening.getsockname()[1]}/{token}/  (Ctrl-C to stop)")
-    threading.Thread(target=service.warm_up, daemon=True).start()
-    serve(service, listening, token)
+    try:
+        say(
+            f"{service.about()['title']}: http://{HOST}:{listening.getsockname()[1]}/{token}/  (Ctrl-C to stop)"
+        )
+        threading.Thread(target=service.warm_up, daemon=True).start()
+        serve(service, listening, token)
+    except KeyboardInterrupt:
+        # A thread that is in XLA when Python ends aborts the process. Nothing is open that has to be closed.
+        os._exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

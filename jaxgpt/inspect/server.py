@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 64
-SECONDS_TO_ASK = 10.0  # from a connection to its first complete request
+SECONDS_TO_ASK = 10.0  # for a complete request, from the connection or the request's first byte on
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -236,20 +236,40 @@ def serve(service: Service, listening: socket.socket, token: str) -> None:
 
 
 def _http_class() -> Any:
-    """uvicorn's protocol, which also closes a connection that has not sent a complete request in time."""
+    """uvicorn's protocol, which also closes a connection that does not complete a request in time, its body included."""
+    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._first_request = self.loop.call_later(SECONDS_TO_ASK, self._close_if_silent)
+            self._deadline: Any = self.loop.call_later(SECONDS_TO_ASK, self._close)
 
-        def _close_if_silent(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
-                self.transport.close()
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def _watch(self) -> None:
+            """Start the time of a request at its first byte, stop it at its last."""
+            unread = self.conn.trailing_data[0]
+            waits = self.conn.their_state is h11.SEND_BODY or (self.conn.their_state is h11.IDLE and unread)
+            if not waits and self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+            elif waits and self._deadline is None:
+                self._deadline = self.loop.call_later(SECONDS_TO_ASK, self._close)
+
+        def _close(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._first_request.cancel()
+            if self._deadline is not None:
+                self._deadline.cancel()
             super().connection_lost(exc)
 
     return Protocol

@@ -123,3 +123,13 @@ def test_a_cause_is_what_the_system_said():
     ring.__cause__ = KeyError("two")
     ring.__cause__.__cause__ = ring
     assert causes.system_error(ring) is None and causes.describe(ring) == "'two'"
+
+
+def test_ctrl_c_ends_serve_while_it_compiles(folder):
+    subprocess.run([*TRAIN[:-1], "served"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "jaxgpt.serve", "--workdir", "served", "--port", "0"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "http://127.0.0.1:" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")

@@ -152,6 +152,21 @@ def test_bad_settings_are_refused(settings, words):
         Sampler(**settings)
 
 
+def test_other_numbers_compile_no_new_program(model_and_params):
+    """A server is asked for any top_k and temperature; each compiled program would stay in memory."""
+    model, params = model_and_params
+    programs = []
+    for top_k, temperature, top_p in [(5, 0.5, 0.5), (6, 0.7, 0.9), (7, 2.0, 0.1), (8, 1.0, 0.99)]:
+        collect(model, params, [[1, 2]], 5, sampler=Sampler(temperature, top_k, top_p))
+        programs.append((generation.prefill._cache_size(), generation.decode._cache_size()))
+    assert len(set(programs)) == 1
+
+
+def test_a_number_that_no_float_holds_is_refused():
+    with pytest.raises(UserError, match=r"temperature=1000000000\.\.\. \(401 digits\)"):
+        Sampler(temperature=10**400)
+
+
 def test_bad_prompts_are_refused(model_and_params):
     model, params = model_and_params
     with pytest.raises(UserError, match="empty prompt"):
