@@ -61,14 +61,19 @@ def _parser() -> cli.Parser:
     neighbours.add_argument("--centre", action="store_true", help="subtract the mean row first")
     commands.choices["analogy"].add_argument("--answer", help="a word whose rank is printed")
     commands.choices["related"].add_argument(
-        "--pairs", help="a file with two words per line; None: the built-in list"
+        "--pairs", type=cli.path, help="a file with two words per line; None: the built-in list"
     )
     benchmark = commands.choices["benchmark"]
     benchmark.add_argument(
-        "--questions", help="a file of analogies, four words per line; None: Google's, from gensim"
+        "--questions",
+        type=cli.path,
+        help="a file of analogies, four words per line; None: Google's, from gensim",
     )
     benchmark.add_argument(
-        "--similarities", nargs="*", help="files with two words and a number per line; None: gensim's"
+        "--similarities",
+        nargs="*",
+        type=cli.path,
+        help="files with two words and a number per line; None: gensim's",
     )
     commands.choices["plot"].add_argument("--out", required=True, type=cli.path, help="a .png or .svg file")
     return parser

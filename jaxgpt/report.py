@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--text2", help="a second text that shares a token with the first, to compare the token's vectors"
     )
-    parser.add_argument("--compare", metavar="RUN", help="another run to compare with")
+    parser.add_argument("--compare", type=cli.path, metavar="RUN", help="another run to compare with")
     parser.add_argument("--out", type=cli.path, help="the folder to write to; default: the run's")
     args = parser.parse_args(argv)
     cli.set_up_process()

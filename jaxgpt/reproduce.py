@@ -9,7 +9,6 @@ another order: losses differ by a few 1e-7 nats at first, and by more in long or
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from jaxgpt import config
 from jaxgpt.common import cli, door
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> int:
         "reproduce", description="Run a run again in a new folder, and compare the two loss curves."
     )
     parser.add_argument("--workdir", required=True, type=cli.path, help="the folder of the run")
-    parser.add_argument("--into", type=Path, help="the new folder; None: WORKDIR-again")
+    parser.add_argument("--into", type=cli.path, help="the new folder; None: WORKDIR-again")
     parser.add_argument("--steps", type=int, help="number of steps; None: as many as the run has")
     parser.add_argument(
         "--tolerance",

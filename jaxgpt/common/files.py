@@ -89,15 +89,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         try:
+            if path.is_dir() and path.samefile("."):  # the shell would stay in the one that is removed
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
             os.replace(temporary, path)
         except OSError as error:
-            # A folder that some process is in, or a mount point, is not replaced: its content is moved in.
-            if (
-                error.errno not in (errno.EBUSY, errno.EINVAL, errno.EXDEV)
-                or not path.is_dir()
-                or os.listdir(path)
-            ):
+            if error.errno not in (errno.EBUSY, errno.EINVAL, errno.EXDEV) or not path.is_dir():
                 raise
+            # The current folder or a mount point is not replaced: its content is moved in.
+            if os.listdir(path):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path)) from None
             for entry in temporary.iterdir():
                 entry.rename(path / entry.name)
     finally:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from jaxgpt.common.files import cache_dir, expand, write_atomically
+from jaxgpt.common.say import say
 from jaxgpt.config import UserError
 from jaxgpt.config.errors import unknown
 from jaxgpt.data import encodings
@@ -299,7 +300,7 @@ def _tiny_shakespeare() -> Corpus:
 
 
 def _download_tiny_shakespeare(file: Path) -> None:
-    print(f"downloading tinyshakespeare (1.1 MB) from {TINY_SHAKESPEARE_URL} to {file}", file=sys.stderr)
+    say(f"downloading tinyshakespeare (1.1 MB) from {TINY_SHAKESPEARE_URL} to {file}", sys.stderr)
     instead = "give a copy of it as data.path, or choose another data.corpus"
     try:
         with urllib.request.urlopen(TINY_SHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jaxgpt.common.files import read_json, write_atomically
+from jaxgpt.common.files import expand, read_json, write_atomically
 from jaxgpt.config import UserError
 from jaxgpt.data import byte_pairs
 from jaxgpt.data.text_pieces import Piece, check_text, checked, code_points, with_positions
@@ -310,7 +310,7 @@ def _canonical_json(tokenizer: Tokenizer) -> bytes:
 
 def save(tokenizer: Tokenizer, path: str | Path) -> None:
     """Write a tokenizer.json, complete or not at all."""
-    path = Path(path)
+    path = expand(path)
     try:
         write_atomically(path, _canonical_json(tokenizer))
     except OSError as error:
@@ -319,7 +319,7 @@ def save(tokenizer: Tokenizer, path: str | Path) -> None:
 
 def load(path: str | Path) -> Tokenizer:
     """Read what `save` wrote. Raises UserError with the path for any other file."""
-    path = Path(path)
+    path = expand(path)
     try:
         fields = read_json(path)
     except OSError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import config
-from jaxgpt.common.files import new_folder, read_json, write_json
+from jaxgpt.common.files import expand, new_folder, read_json, write_json
 from jaxgpt.config import UserError, first_line
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
@@ -32,7 +32,7 @@ EXPORT = "jaxgpt_export.json"  # the provenance of an export
 
 def is_gpt2_folder(folder: str | Path) -> bool:
     """Whether a folder is for this module's `load`: it has a config.json with model_type, and no checkpoints."""
-    path = Path(folder)
+    path = expand(folder)
     if (path / checkpoint.FOLDER).exists() or not (path / CONFIG).is_file():
         return False
     try:
@@ -48,7 +48,7 @@ def load(folder: str | Path) -> Run:
     Without tokenizer files the tokenizer is of kind `ids`. Raises UserError if a file is damaged, if files do not
     belong together, or for another architecture.
     """
-    return _load(Path(folder))[0]
+    return _load(expand(folder))[0]
 
 
 def _load(folder: Path) -> tuple[Run, TensorFiles, list[str]]:
@@ -86,7 +86,7 @@ def import_folder(
 
     Writes the run folder completely or not at all. Raises UserError if `workdir` is not empty, and as `load`.
     """
-    folder, workdir = Path(folder), Path(workdir)
+    folder, workdir = expand(folder), expand(workdir)
     check_empty(workdir, "--workdir", "the run")
     run, files, notes = _load(folder)
     for note in notes:
@@ -105,7 +105,7 @@ def export_run(run: Run, folder: str | Path) -> list[str]:
     Writes the folder completely or not at all. Raises UserError if it is not empty, or if GPT-2's architecture can't
     express the model; the error lists every obstacle.
     """
-    folder = Path(folder)
+    folder = expand(folder)
     cfg, params = merge_lora(run.config.model, run.params)
     values = gpt2_layout.write_config(cfg, run.tokenizer.eos_id)
     check_empty(folder, "--to_dir", "the export")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxgpt import config
 from jaxgpt.common import door
-from jaxgpt.common.files import new_folder, write_json
+from jaxgpt.common.files import expand, new_folder, write_json
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
@@ -43,7 +43,7 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
     warning is printed and the previous one is used. Raises UserError if the folder or the step does not exist, if the
     requested step is damaged, or if a checkpoint can't be read for another reason, such as missing rights.
     """
-    folder = Path(workdir)
+    folder = expand(workdir)
     if not folder.is_dir():
         raise UserError(f"no run folder {folder}: train a run first, or give another --workdir")
     door.check(folder)

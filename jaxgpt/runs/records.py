@@ -144,7 +144,9 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        ).stdout.strip()
 
     try:
         # Only this package's own checkout counts, not a repository around a virtual environment.

@@ -56,3 +56,15 @@ def test_an_installed_package_has_its_own_configs(tmp_path, monkeypatch):
     (tmp_path / "sweeps/rates.py").write_text("")
     monkeypatch.setattr(config_files, "_INSTALLED", tmp_path)
     assert config_files.shipped() == {"sweeps/rates": tmp_path / "sweeps/rates.py"}
+
+
+def test_a_file_whose_path_has_a_colon_comes_before_an_argument(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sw_12:30").mkdir()
+    body = (
+        "from jaxgpt.config import default_config\ndef get_config(size='4'):\n    config = default_config()\n"
+        "    config.model.num_layers = int(size)\n    return config\n"
+    )
+    Path("sw_12:30/best.py").write_text(body, "utf-8")
+    assert cli.read_config("sw_12:30/best.py", {}).model.num_layers == 4
+    assert cli.read_config("sw_12:30/best.py:7", {}).model.num_layers == 7
