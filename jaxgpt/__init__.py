@@ -1,17 +1,16 @@
 """GPT language models in JAX: small enough to read, fast enough to use."""
 
+import contextlib as _contextlib
 import signal as _signal
 import sys as _sys
-import threading as _threading
 
 __version__ = "0.1.0"
 
 # Started as `python -m jaxgpt.COMMAND` or `jaxgpt COMMAND`: until the command line is ready there is nothing to lose, and
 # Ctrl-C ends the process without a traceback of imports. See common/cli.py.
-if (_sys.argv[:1] == ["-m"] or _sys.argv[0].endswith(("/jaxgpt", "\\jaxgpt.exe"))) and (
-    _threading.current_thread() is _threading.main_thread()
-):
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+if _sys.argv[:1] == ["-m"] or "".join(_sys.argv[:1]).endswith(("/jaxgpt", "\\jaxgpt.exe")):
+    with _contextlib.suppress(ValueError):  # in another thread than the main one
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def __getattr__(name: str):
