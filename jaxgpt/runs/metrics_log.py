@@ -119,6 +119,8 @@ class MetricsLog:
             return line is not None and line["step"] <= step
 
         if all(map(stays, _raw_lines(self._path))):
+            with errors_name(self._path):
+                self._path.touch()  # there from the start, for those who follow it
             return
         # What is removed is on the disk before it is gone from the log.
         removed = self._path.with_name(REMOVED)
