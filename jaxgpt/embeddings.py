@@ -83,6 +83,7 @@ def main(argv: list[str]) -> None:
     """The command line: see --help."""
     args = _parser().parse_args(argv)
     cli.check_at_least(1, args, "count")
+    cli.check_at_least(0, args, "seed")
     options = vars(args)
     question, as_json = options.pop("command"), options.pop("json")
     workdir, kind = options.pop("workdir"), options.pop("table")

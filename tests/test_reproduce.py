@@ -59,12 +59,12 @@ def test_what_can_not_be_done_is_said(copy, tmp_path):
     refused("steps=0", "--steps", "0")
     refused("tolerance=nan", "--tolerance", "nan")
     refused("is not empty", "--into", str(copy))
-    with pytest.raises(UserError, match=r"metrics\.jsonl can't be read"):
+    with pytest.raises(UserError, match=r"has no losses"):
         reproduce.main(["--workdir", str(tmp_path / "nothing")])
     (copy / "config.json").write_text("[1]")
     refused("can't read .*config.json")
     (copy / "metrics.jsonl").write_text('{"step": 1}\n')
-    refused("metrics.jsonl can't be read")
+    refused("has no losses")
 
 
 def test_another_text_is_refused(copy):

@@ -28,6 +28,7 @@ from jaxgpt.common.files import cache_dir, expand
 from jaxgpt.common.say import prepare as prepare_output
 from jaxgpt.common.say import say, silence
 from jaxgpt.config import Config, UserError, apply_overrides, first_line, from_config_dict, reference
+from jaxgpt.config.metadata import LARGEST
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -157,10 +158,15 @@ def add_stop_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_at_least(least: int, args: argparse.Namespace, *names: str) -> None:
-    """Raises UserError for a flag below `least`; None means that a flag is not given."""
+    """Raises UserError for a flag below `least` or of more than 32 bits; None means that a flag is not given."""
     for name in names:
-        if (value := getattr(args, name, None)) is not None and value < least:
+        value = getattr(args, name, None)
+        if value is None:
+            continue
+        if value < least:
             raise UserError(f"--{name}={value}: give {least} or more")
+        if value > LARGEST[int]:
+            raise UserError(f"--{name}={str(value)[:20]}: give at most {LARGEST[int]:,}")
 
 
 class _HelpConfig(argparse.Action):

@@ -6,6 +6,7 @@ is NumPy on the host: a batch is small compared to the work of a step.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxgpt.config import Config, UserError
+from jaxgpt.data import shards
 from jaxgpt.data.shards import Ids
 
 
@@ -47,6 +49,10 @@ class Batches:
     batch_size: int
     context_length: int
 
+    @functools.cached_property
+    def _files(self) -> list[tuple[str, int]]:
+        return shards.mapped_files(self.ids)
+
     @classmethod
     def of(cls, cfg: Config, ids: Ids) -> Batches:
         """The batches that a config draws from ids."""
@@ -75,6 +81,8 @@ class Batches:
 
         A device that has the ids needs only the starts: see `check_on_device`.
         """
+        if not starts_only:
+            shards.check_not_cut(self._files)
         of_step = self.starts_at if starts_only else self.at
         return np.stack([of_step(step + i, rows) for i in range(count)]).astype(np.int32, copy=False)
 
@@ -183,7 +191,9 @@ def eval_batches(
         last = min(last, max_tokens)
     if batch_size > MOST_PADDED:  # no more padding than a part of a batch, in numbers that any mesh divides
         batch_size = min(batch_size, -(-last // (context_length * MOST_PADDED)) * MOST_PADDED)
+    files = shards.mapped_files(ids)
     for first in range(0, last, batch_size * context_length):
+        shards.check_not_cut(files)
         starts = first + np.arange(batch_size) * context_length
         positions = starts[:, None] + np.arange(context_length + 1)
         tokens = np.where(positions <= last, ids[np.minimum(positions, last)], 0).astype(np.int32)

@@ -241,7 +241,12 @@ class Checkpoints(StoredSteps):
             return
         for step in steps[: -self._keep]:
             if step != best:
-                self._manager.delete(step)
+                try:
+                    self._manager.delete(step)
+                except Exception as error:  # the new one is safe, and training continues
+                    warn(
+                        f"checkpoint {self.directory / str(step)} can't be deleted: {causes.describe(error)}"
+                    )
 
     def _join(self) -> None:
         """Wait until the last save is in Orbax's hands, and raise its error."""
@@ -275,6 +280,9 @@ class Checkpoints(StoredSteps):
             with self._names:
                 if self._opened is not None:
                     with self._one_line_errors("finish saving"):
+                        self._manager.wait_until_finished()
+                        if processes.is_alone():  # others may have ended, and `_verify` waits for all
+                            self._verify()
                         self._manager.close()
         if not self._failed:  # after an error Orbax's threads go on reporting it for a while
             orbax_log.stop()
@@ -290,7 +298,7 @@ class Checkpoints(StoredSteps):
         if changed:
             raise UserError(
                 f"checkpoint {self.directory / str(step)} belongs to a run with another config ({'; '.join(changed)}): move it "
-                "away, give another --workdir, or --restart"
+                "away, or give another --workdir"
             )
 
     def restore_latest(
@@ -327,8 +335,8 @@ class Checkpoints(StoredSteps):
         if damaged:
             newest = next(iter(damaged.values())) or "another process has the cause"
             raise UserError(
-                f"every checkpoint of {self.directory.parent} is damaged ({newest}): give --restart to start from step 0 (what "
-                "is there is kept), or another --workdir"
+                f"every checkpoint of {self.directory.parent} is damaged ({newest}): to start from step 0 move this folder "
+                "away, or let train do it with --restart"
             )
         return None
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.common import door
 from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
-from jaxgpt.runs import records
+from jaxgpt.runs import metrics_log, records
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,15 @@ class Comparison:
 
 def curve(workdir: Path) -> dict[tuple[int, str], float]:
     """The losses in a run's metrics.jsonl by (step, split). Raises UserError if it can't be read."""
-    path = workdir / "metrics.jsonl"
-    try:
-        with door.open_regular(path) as file:
-            lines = [json.loads(line) for line in file.read().decode().splitlines()]
-        changed = [line["step"] for line in lines if line["split"] == "change" and line["step"] > 0]
-        losses = [line for line in lines if line["split"] != "change"]
-        found = {(line["step"], line["split"]): line["loss"] for line in losses if line["loss"] is not None}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} can't be read ({error}): give the folder of a run") from None
+    found: dict[tuple[int, str], float] = {}
+    changed = []
+    for line in metrics_log.lines(workdir):
+        if line["split"] == "change":
+            changed += [line["step"]] if line["step"] > 0 else []
+        elif line.get("loss") is not None:
+            found[line["step"], line["split"]] = line["loss"]
+    if not found:
+        raise UserError(f"{workdir / metrics_log.NAME} has no losses: give the folder of a run")
     if changed:
         raise UserError(
             f"train.num_steps of {workdir} was changed at step {changed[0]}: no single run has its schedule, give a run "

@@ -29,8 +29,8 @@ from jaxgpt.training.guard import Guard
 class RunFolder:
     """Takes a folder for one run. Raises UserError where the folder holds another run or can't be used.
 
-    With `restart`, what the folder has is moved aside and the run starts at step 0. A run that is `alone` raises the error that ends it early. One of several keeps it in `failed`, and the others
-    continue.
+    With `restart`, what the folder has is moved aside and the run starts at step 0. A run that is `alone` raises the
+    error that ends it early. One of several keeps it in `failed`, and the others continue.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class RunFolder:
         if steps_done or place.exists() or not any(x["step"] for x in metrics_log.lines(self.workdir)):
             return
         raise UserError(
-            f"{self.workdir} has a log of steps and no folder {checkpoint.FOLDER}: bring it back (a disk that is missing?), give "
-            "--restart to start from step 0 (what is there is kept), or another --workdir"
+            f"{self.workdir} has a log of steps and no folder {checkpoint.FOLDER}: bring it back (a disk that is missing?); to start from "
+            "step 0 move {self.workdir} away, or let train do it with --restart"
         )
 
     def _write_config(self) -> None:

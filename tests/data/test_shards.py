@@ -1,6 +1,7 @@
 """Token shards: read as other tools wrote them, as one sequence; mistakes are one line."""
 
 import itertools
+import os
 import struct
 from pathlib import Path
 
@@ -132,3 +133,25 @@ def test_what_is_not_a_shard_is_one_line(folder):
     llm_c(folder / "good.bin", IDS)
     fails("good.bin", "name the tokenizer that made them", kind="char")
     fails("", r"has \.bin and \.npy files")
+
+
+def test_a_file_that_is_cut_while_its_ids_are_in_use(folder):
+    """Reading what is gone would end the process with SIGBUS: the next batch says it in one line, for files of any kind."""
+    half = len(IDS) // 2
+    llm_c(folder / "a_0.bin", IDS[:half])
+    llm_c(folder / "a_1.bin", IDS[half:])
+    np.save(folder / "b.npy", IDS)
+    for files in ([folder / "a_0.bin", folder / "a_1.bin"], [folder / "b.npy"]):
+        ids = shards.part(shards.open_ids(files), 10, len(IDS) - 10)
+        assert [name for name, _ in shards.mapped_files(ids)] == [str(file) for file in files]
+        batches = Batches(ids, 0, 2, 8)
+        batches.stack(0, 1)
+        size = files[-1].stat().st_size
+        os.truncate(files[-1], 64)
+        for read in (
+            lambda b=batches: b.stack(1, 1),
+            lambda i=ids: next(eval_batches(i, context_length=8, batch_size=2)),
+        ):
+            with pytest.raises(UserError, match=f"was cut from {size:,} to 64 bytes") as error:
+                read()
+            one_line(error)
