@@ -67,6 +67,14 @@ class ModelConfig:
     attention_window: int | None = field(
         None, "tokens that a token attends to, itself included; None: all before it", at_least=1,
     )
+    document_mask: bool = field(
+        False, "a token attends to its own document only, and positions start again with each document",
+        same_in_source=False,
+    )
+    document_end: int | None = field(
+        None, "id of the token that ends a document, for document_mask; None: that of data.separator",
+        at_least=0, at_most=INT32_MAX, same_in_source=False,
+    )
     causal: bool = field(
         True, "a token attends to no later token; without this mask the loss measures nothing and no text can be "
         "generated",
@@ -148,6 +156,10 @@ class ModelConfig:
             return "it has no model.attention_softcap"
         if not is_off(self.dropout_rate):
             return "it has no dropout of attention weights (model.dropout_rate)"
+        if self.document_mask and self.context_length % 2:
+            return (
+                f"with model.document_mask it takes an even model.context_length, not {self.context_length}"
+            )
         return ""
 
     @property
@@ -161,6 +173,13 @@ class ModelConfig:
         if self.vocab_size is None:
             raise ValueError("model.vocab_size is not known yet: the tokenizer gives it")
         return self.vocab_size
+
+    @property
+    def end_id(self) -> int:
+        """document_end, where it is known. Raises ValueError before the tokenizer has given it."""
+        if self.document_end is None:
+            raise ValueError("model.document_end is not known yet: the tokenizer gives it")
+        return self.document_end
 
 
 @dataclass(frozen=True)

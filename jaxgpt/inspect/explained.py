@@ -61,7 +61,10 @@ def untrained(file: str, overrides: dict[str, str], text: str | None = None) -> 
     # The sentence defines the vocabulary, so ignore the config's tokenizer file and its row numbers.
     data = dataclasses.replace(cfg.data, tokenizer_path="", add_tokens=False, vocab_size=None)
     optim = dataclasses.replace(cfg.optim, train_rows_from=0)
-    cfg = starting.resolve(dataclasses.replace(cfg, data=data, optim=optim), tokenizer)
+    model = dataclasses.replace(
+        cfg.model, document_mask=False, document_end=None
+    )  # the sentence is one document
+    cfg = starting.resolve(dataclasses.replace(cfg, model=model, data=data, optim=optim), tokenizer)
     params = init_params(GPT(cfg.model), jax.random.key(cfg.train.seed))
     return Explained(f"{file}, untrained (random weights)", cfg.model, params, tokenizer, text)
 

@@ -38,25 +38,26 @@ class Heads:
         return getattr(self, f"{name}_LH")
 
 
-def _spread(weights_BHTS: jax.Array, mask_TS: jax.Array) -> list[jax.Array]:
-    """Relative entropy, mean distance and previous-token weight: each [H]."""
-    T = mask_TS.shape[0]
-    keys_T = mask_TS.sum(axis=-1)
-    chooses_T = keys_T > 1
+def _spread(weights_BHTS: jax.Array, mask_BTS: jax.Array) -> list[jax.Array]:
+    """Relative entropy, mean distance and previous-token weight: each [H]. A mask [1, T, S] is that of all texts."""
+    T = mask_BTS.shape[1]
+    keys_B1T = mask_BTS.sum(axis=-1)[:, None]
+    chooses_B1T = keys_B1T > 1
 
     def mean(values_BHT: jax.Array) -> jax.Array:
-        return jnp.where(chooses_T, values_BHT, 0.0).sum(axis=-1).mean(axis=0) / chooses_T.sum()
+        summed_H = jnp.where(chooses_B1T, values_BHT, 0.0).sum(axis=-1).mean(axis=0)
+        return summed_H / chooses_B1T.sum(axis=-1).mean()
 
     entropy_BHT = jax.scipy.special.entr(weights_BHTS).sum(axis=-1)
     distance_TS = jnp.arange(T)[:, None] - jnp.arange(T)
     distance_BHT = (weights_BHTS * distance_TS).sum(axis=-1)
     before_BHT = jnp.pad(jnp.diagonal(weights_BHTS, -1, axis1=2, axis2=3), ((0, 0), (0, 0), (1, 0)))
-    return [mean(entropy_BHT / jnp.log(jnp.maximum(keys_T, 2))), mean(distance_BHT), mean(before_BHT)]
+    return [mean(entropy_BHT / jnp.log(jnp.maximum(keys_B1T, 2))), mean(distance_BHT), mean(before_BHT)]
 
 
 def _attention(shown: dict, i: int) -> tuple[jax.Array, jax.Array]:
     attention = shown["intermediates"][f"block_{i}"]["attention"]
-    return attention["weights"][0], attention["mask"][0][0]
+    return attention["weights"][0], attention["mask"][0]
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -28,6 +28,26 @@ def causal_mask(positions_BT: jax.Array | np.ndarray, num_keys: int, window: int
     return mask if window is None else mask & (keys > positions_BT[..., None] - window)
 
 
+def document_starts(
+    tokens_BT: jax.Array, end_id: int, length_B: jax.Array | None = None, start_B: jax.Array | None = None
+) -> jax.Array:
+    """[B, T + 1], the position at which the document of each token starts, and at last that of the token to come.
+
+    A document ends with `end_id`, which belongs to it. length_B tokens came before these; the document in which they end
+    starts at start_B. None: none came before.
+    """
+    B, T = tokens_BT.shape
+    start_B1 = jnp.zeros((B, 1), jnp.int32) if start_B is None else start_B[:, None]
+    after_BT = jnp.arange(1, T + 1) if length_B is None else length_B[:, None] + jnp.arange(1, T + 1)
+    after_BT = jax.lax.cummax(jnp.where(tokens_BT == end_id, after_BT, start_B1), axis=1)
+    return jnp.concatenate([start_B1, after_BT], axis=1)
+
+
+def same_document(starts_BT: jax.Array) -> jax.Array:
+    """[B, T, T], true where two tokens are of one document, from the starts of their documents."""
+    return starts_BT[:, :, None] == starts_BT[:, None, :]
+
+
 def attention_scores(
     q_BTHK: jax.Array, k_BSGK: jax.Array, scale: float | None = None, softcap: float = 0.0
 ) -> jax.Array:
@@ -71,16 +91,25 @@ def fused_attention(
     k_BTGK: jax.Array,
     v_BTGK: jax.Array,
     implementation: Literal["cudnn", "xla"] = "cudnn",
+    starts_BT: jax.Array | None = None,
 ) -> jax.Array:
     """The same in one kernel that never forms the weights (Dao et al. 2022): [B, T, H, K].
 
-    All windows start at position 0. `implementation` is jax.nn.dot_product_attention's: "cudnn" on a GPU;
-    "xla" is the same call for tests on any device.
+    All windows start at position 0. With `starts_BT` (see `document_starts`) a token sees its own document only.
+    `implementation` is jax.nn.dot_product_attention's: "cudnn" on a GPU; "xla" is the same call for tests on any device.
     """
     window = None if cfg.attention_window is None else (cfg.attention_window - 1, 0)
+    mask_B1TS = None
+    if starts_BT is not None:
+        mask_BTS = same_document(starts_BT)
+        if cfg.attention_window is not None:  # cuDNN has no window next to a mask
+            T = starts_BT.shape[1]
+            mask_BTS &= causal_mask(np.arange(T)[None], T, cfg.attention_window)
+            window = None
+        mask_B1TS = mask_BTS[:, None]
     return jax.nn.dot_product_attention(
-        q_BTHK, k_BTGK, v_BTGK, scale=cfg.attention_scale, is_causal=cfg.causal, local_window_size=window,
-        implementation=implementation,
+        q_BTHK, k_BTGK, v_BTGK, mask=mask_B1TS, scale=cfg.attention_scale, is_causal=cfg.causal,
+        local_window_size=window, implementation=implementation,
     )  # fmt: skip
 
 
@@ -110,6 +139,7 @@ class Attention(nn.Module):
         self,
         x_BTD: jax.Array,
         positions_BT: jax.Array | np.ndarray,
+        starts_BT: jax.Array | None = None,
         past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
         first_values: jax.Array | None = None,
         train: bool = False,
@@ -117,7 +147,8 @@ class Attention(nn.Module):
         """Returns the change [B, T, D]; keys and values of these tokens [B, T, G, K], for a cache; and their values
         before any mixing, which later layers take as `first_values`.
 
-        `past` holds the keys, values and lengths [B] of this layer's cache.
+        Positions count from the start of the document, starts_BT (None: from the start of the text). `past` holds the
+        keys, values and lengths [B] of this layer's cache.
         """
         cfg = self.cfg
         q_BTHK = Dense(cfg, name="query")(x_BTD)
@@ -134,20 +165,25 @@ class Attention(nn.Module):
             mix = self.param("value_mix", initializer("value_mix"), (2,)).astype(v_BTGK.dtype)
             v_BTGK = mix[0] * v_BTGK + mix[1] * first_values
         if past is None and uses_fused_attention(cfg, self.attention):
-            heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK)
+            heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK, starts_BT=starts_BT)
         else:
             scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
             # Among these tokens the mask depends only on distances.
             T = x_BTD.shape[1]
             seen_by = np.arange(T) if cfg.causal else np.full(T, T - 1)
             mask_BTS = causal_mask(seen_by[None], T, cfg.attention_window)
+            if starts_BT is not None:
+                mask_BTS &= same_document(starts_BT)
             if past is not None:
                 # The tokens of the cache come first. It is written after the last layer.
                 keys_BSGK, values_BSGK, length_B = past
                 kept = attention_scores(q_BTHK, keys_BSGK, cfg.attention_scale, cfg.attention_softcap)
                 S = keys_BSGK.shape[1]
-                seen_BTS = causal_mask(positions_BT, S, cfg.attention_window)
+                slots_BT = positions_BT if starts_BT is None else starts_BT + positions_BT
+                seen_BTS = causal_mask(slots_BT, S, cfg.attention_window)
                 seen_BTS &= jnp.arange(S) < length_B[:, None, None]
+                if starts_BT is not None:
+                    seen_BTS &= jnp.arange(S) >= starts_BT[..., None]
                 scores_BHTS = jnp.concatenate([kept, scores_BHTS], axis=-1)
                 mask_BTS = jnp.concatenate(
                     [seen_BTS, jnp.broadcast_to(mask_BTS, (len(length_B), T, T))], axis=-1

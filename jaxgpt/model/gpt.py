@@ -40,7 +40,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.model.attention import Attention
+from jaxgpt.model.attention import Attention, document_starts
 from jaxgpt.model.initial import draw, initializer
 from jaxgpt.model.layers import MLP, NORMS, POSITIONS, Dropout, Kernel, record, soft_cap
 from jaxgpt.model.linear import check_lora_targets
@@ -55,7 +55,10 @@ class KVCache(NamedTuple):
 
     keys: tuple[jax.Array, ...]  # one [B, G, S, K] a layer, S = slots
     values: tuple[jax.Array, ...]  # one [B, G, K, S] a layer
-    length_B: jax.Array  # int32: tokens seen by each row; the next token's position
+    length_B: jax.Array  # int32: tokens seen by each row
+    starts_BS: (
+        jax.Array | None
+    )  # with document_mask: the slot where the document of the token after this one starts
 
     @property
     def slots(self) -> int:
@@ -70,7 +73,8 @@ class KVCache(NamedTuple):
             tuple(jnp.zeros((*heads, *shape), cfg.dtype) for _ in range(cfg.num_layers))
             for shape in ((slots, cfg.head_dim), (cfg.head_dim, slots))
         )
-        return cls(keys, values, jnp.zeros((batch_size,), jnp.int32))
+        starts_BS = jnp.zeros((batch_size, slots), jnp.int32) if cfg.document_mask else None
+        return cls(keys, values, jnp.zeros((batch_size,), jnp.int32), starts_BS)
 
     def layer(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Keys and values [B, S, G, K] of a layer, and how many slots of each row are used [B].
@@ -80,8 +84,16 @@ class KVCache(NamedTuple):
         """
         return jnp.moveaxis(self.keys[i], 2, 1), jnp.moveaxis(self.values[i], 3, 1), self.length_B
 
-    def append(self, new: list[tuple[jax.Array, jax.Array]]) -> KVCache:
-        """Append T tokens per row, given the keys and values [B, T, G, K] of each layer."""
+    def document_start(self) -> jax.Array | None:
+        """[B], the slot where the document of the next token starts; None without document_mask."""
+        if self.starts_BS is None:
+            return None
+        last_B1 = jnp.maximum(self.length_B - 1, 0)[:, None]
+        start_B = jnp.take_along_axis(self.starts_BS, last_B1, axis=1)[:, 0]
+        return jnp.where(self.length_B > 0, start_B, 0)
+
+    def append(self, new: list[tuple[jax.Array, jax.Array]], starts_BT: jax.Array | None = None) -> KVCache:
+        """Append T tokens per row, given the keys and values [B, T, G, K] of each layer, and what starts_BS gets."""
         T = new[0][0].shape[1]
         rows_B1 = jnp.arange(len(self.length_B))[:, None]
         slots_BT = self.length_B[:, None] + jnp.arange(T)
@@ -89,7 +101,10 @@ class KVCache(NamedTuple):
         for kept_BGSK, kept_BGKS, (k_BTGK, v_BTGK) in zip(self.keys, self.values, new, strict=True):
             keys.append(kept_BGSK.at[rows_B1, :, slots_BT].set(k_BTGK.astype(kept_BGSK.dtype)))
             values.append(kept_BGKS.at[rows_B1, :, :, slots_BT].set(v_BTGK.astype(kept_BGKS.dtype)))
-        return KVCache(tuple(keys), tuple(values), self.length_B + T)
+        starts_BS = self.starts_BS
+        if starts_BS is not None:
+            starts_BS = starts_BS.at[rows_B1, slots_BT].set(starts_BT)
+        return KVCache(tuple(keys), tuple(values), self.length_B + T, starts_BS)
 
 
 class Block(nn.Module):
@@ -102,7 +117,9 @@ class Block(nn.Module):
     attention: str = "auto"
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, past=None, start_BTD=None, first_values=None, train=False):
+    def __call__(
+        self, x_BTD, positions_BT, starts_BT=None, past=None, start_BTD=None, first_values=None, train=False
+    ):
         """Returns the residual stream [B, T, D] after both changes, then what Attention returns.
 
         `start_BTD` is the embedding, `first_values` are the values of the first layer."""
@@ -114,7 +131,7 @@ class Block(nn.Module):
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
         record(self, before=x_BTD, attention_input=normed_BTD)
         change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
-            normed_BTD, positions_BT, past, first_values, train
+            normed_BTD, positions_BT, starts_BT, past, first_values, train
         )
         x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)
         record(self, between=x_BTD)
@@ -170,7 +187,7 @@ class GPT(nn.Module):
         self.embedding_dropout = Dropout(cfg.dropout_rate)
         block = Block
         if self.remat != "none":
-            block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(6,))  # train
+            block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(7,))  # train
         self.block = [block(cfg, self.attention) for _ in range(cfg.num_layers)]
         self.final_norm = NORMS[cfg.norm](cfg)
         if not cfg.tie_embeddings:
@@ -229,18 +246,26 @@ class GPT(nn.Module):
         positions_BT: jax.Array | np.ndarray = np.arange(num_tokens)[None]
         if past_cache is not None:
             positions_BT = past_cache.length_B[:, None] + positions_BT
+        starts_BT = next_BT = None
+        if self.cfg.document_mask:
+            before = () if past_cache is None else (past_cache.length_B, past_cache.document_start())
+            starts_BU = document_starts(tokens_BT, self.cfg.end_id, *before)
+            starts_BT, next_BT = starts_BU[:, :-1], starts_BU[:, 1:]
+            positions_BT = positions_BT - starts_BT
         start_BTD = self.embedding_dropout(self.embed(tokens_BT, positions_BT), deterministic=not train)
         x_BTD = start_BTD = constrain(start_BTD, BATCH)
         news, first_values = [], None
         for i, block in enumerate(self.block):
             past = None if past_cache is None else past_cache.layer(i)
-            x_BTD, new, own_values = block(x_BTD, positions_BT, past, start_BTD, first_values, train)
+            x_BTD, new, own_values = block(
+                x_BTD, positions_BT, starts_BT, past, start_BTD, first_values, train
+            )
             x_BTD = constrain(x_BTD, BATCH)
             first_values = own_values if i == 0 else first_values
             news.append(new)
         features_BTD = self.final_norm(x_BTD)
         record(self, start=start_BTD, features=features_BTD)
-        return features_BTD, cache.append(news) if cache else None
+        return features_BTD, cache.append(news, next_BT) if cache else None
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V], float32: how well each vector of the stream matches each row of the (tied) table."""

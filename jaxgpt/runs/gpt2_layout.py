@@ -208,7 +208,8 @@ def _scaled(cfg: config.ModelConfig) -> bool:
 # a field that is added later is then reported, not ignored.
 _EXPRESSED = frozenset(
     "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff dropout_rate activation "
-    "position rotary_base norm attention_scale attention_window use_bias tie_embeddings init zero_init dtype".split()
+    "position rotary_base norm attention_scale attention_window use_bias tie_embeddings init zero_init dtype "
+    "document_end".split()
 )
 
 

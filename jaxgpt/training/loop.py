@@ -17,7 +17,7 @@ from jaxgpt.common.progress import Interrupt, Progress, conclusion, introduction
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import baselines, prompts
-from jaxgpt.data.dataset import check_windows, prepare_dataset
+from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.gpt import GPT
@@ -80,6 +80,7 @@ class Trainer:
         check_windows(self.dataset, cfg.model.context_length)
         cfgs = [resolve(cfg, self.dataset.tokenizer) for cfg, _ in runs]
         self.cfg = cfg = cfgs[0]
+        check_documents(self.dataset, cfg.model.document_end)
         check_memory(cfg)
         uses_fused_attention(cfg.model, cfg.train.attention)
         if cfg.train.sample_tokens:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxgpt.config import Config
 from jaxgpt.data import batches
-from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.data.dataset import check_documents, prepare_dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
@@ -199,6 +199,7 @@ def dry_run(cfg: Config) -> str:
     dataset = prepare_dataset(cfg.data)
     data = DataSizes(len(dataset.train.ids), len(dataset.valid.ids))
     cfg = starting.resolve(cfg, dataset.tokenizer)
+    check_documents(dataset, cfg.model.document_end)
     start = starting.prepare(cfg, dataset.tokenizer)
     text = as_text(Preflight(cfg, data))
     return text if start is None else f"{start.text}\n\n{text}"

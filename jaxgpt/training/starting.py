@@ -15,7 +15,7 @@ from jaxgpt import config
 from jaxgpt.common.files import expand, read_json
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
-from jaxgpt.data import documents, tokenizers
+from jaxgpt.data import documents, encoding, tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.paths import map_named
@@ -34,7 +34,12 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
     if optim.train_rows_from == -1:
         known = tokenizers.load(cfg.data.tokenizer_path).vocab_size
         optim = dataclasses.replace(optim, train_rows_from=known)
-    model = dataclasses.replace(model, vocab_size=tokenizer.vocab_size, d_ff=model.mlp_width)
+    model = dataclasses.replace(
+        model,
+        vocab_size=tokenizer.vocab_size,
+        d_ff=model.mlp_width,
+        document_end=document_end(cfg, tokenizer),
+    )
     trainable.check(optim, param_shapes(model), tokenizer.vocab_size)
     return dataclasses.replace(
         cfg,
@@ -45,6 +50,27 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
             train,
             eval_batch_size=cfg.eval_batch_size,
         ),
+    )
+
+
+def document_end(cfg: Config, tokenizer: tokenizers.Tokenizer) -> int | None:
+    """model.document_end: the id that ends a document, None where nothing asks for it. Raises UserError without one."""
+    given, asks = cfg.model.document_end, "model.document_mask=true" if cfg.model.document_mask else ""
+    if given is not None and given >= tokenizer.vocab_size:
+        raise UserError(
+            f"model.document_end={given}, but the {tokenizer.kind} tokenizer has the ids 0 to "
+            f"{tokenizer.vocab_size - 1}: leave model.document_end out, or give one of them"
+        )
+    if not asks or given is not None:
+        return given
+    separator = encoding.separator_ids(tokenizer, cfg.data.separator)
+    if len(separator) == 1:
+        return int(separator[0])
+    found = f"is {len(separator)} tokens" if len(separator) else "leaves nothing between documents"
+    raise UserError(
+        f"{asks} finds documents by the one token that ends them, but data.separator={cfg.data.separator!r} {found} "
+        f"with this {tokenizer.kind} tokenizer: train on documents (data.documents) with a tokenizer that has an end of text, "
+        "or give the id as model.document_end"
     )
 
 
