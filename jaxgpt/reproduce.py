@@ -58,7 +58,10 @@ def main(argv: list[str]) -> int:
     steps = min(done, args.steps or done)
     dataset = prepare_dataset(cfg.data)
     records.check_same_text(
-        args.workdir, text_sha256=dataset.text_sha256, tokenizer_sha256=dataset.fingerprint
+        args.workdir,
+        text_sha256=dataset.text_sha256,
+        valid_text_sha256=dataset.valid_sha256,
+        tokenizer_sha256=dataset.fingerprint,
     )
     result = train(cfg, into, stop_at=None if steps == cfg.train.num_steps else steps)
     if result.signal is not None:

@@ -81,20 +81,27 @@ def reported(what: str, state: Callable[[], str], every: float = 10.0) -> Iterat
 def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
     """The model and the text."""
     moving = facts["num_trainable"]
+    others = [f"{name} ({text['tokens']:,} tokens)" for name, text in facts.get("valid_texts", {}).items()]
     trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
     return (
         f"{facts['num_params']:,} parameters{trained}: {model.num_layers} layers, {model.num_heads} heads, "
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
         f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate"
+        + (f"\nalso validated: {', '.join(others)}" if others else "")
     )
 
 
-def describe_evaluation(step: int, evaluated: Sequence[tuple[str, Any]]) -> str:
-    """A line for an evaluation of one run, or of several with their (name, result)."""
+def describe_evaluation(step: int, evaluated: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """A line for an evaluation of one run, or of several with their (name, results).
+
+    Results are those of the validation split, by the name "", and of other validation texts.
+    """
     if len(evaluated) == 1:
-        result = evaluated[0][1]
-        return f"step {step:>6}  validation loss {result.loss:.4f}  perplexity {result.perplexity:.2f}"
-    ordered = sorted((result.loss, name) for name, result in evaluated)
+        results = evaluated[0][1]
+        found = results[""]
+        others = "".join(f"  {name} {other.loss:.4f}" for name, other in results.items() if name)
+        return f"step {step:>6}  validation loss {found.loss:.4f}  perplexity {found.perplexity:.2f}{others}"
+    ordered = sorted((results[""].loss, name) for name, results in evaluated)
     (low, best), (high, _) = ordered[0], ordered[-1]
     return f"step {step:>6}  validation loss {low:.4f} ({best}) to {high:.4f}"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxgpt.config.fields import FIELDS, Config, value_of
+from jaxgpt.config import sources
+from jaxgpt.config.errors import UserError
+from jaxgpt.config.fields import FIELDS, Config, DataConfig, value_of
 
 # A field, the field that divides it (None or 0: nothing to divide), and the reason.
 MULTIPLES = (
@@ -60,8 +62,8 @@ def _model(config: Config) -> list[str]:
 def _data(config: Config) -> list[str]:
     """The text and its tokenizer."""
     data = config.data
-    problems = []
-    if not data.path and not data.corpus:
+    problems = _several_texts(data)
+    if not data.path and not data.corpus and not data.mixture:
         problems.append("data.corpus and data.path are both empty: give a corpus or a file")
     if data.tokenizer == "bpe" and not data.tokenizer_path and (data.vocab_size or 0) < 257:
         problems.append(
@@ -78,6 +80,29 @@ def _data(config: Config) -> list[str]:
         problems.append(
             "data.add_tokens adds to a char or word tokenizer: give its file as data.tokenizer_path "
             "(RUN/tokenizer.json); a bpe tokenizer has all bytes and needs none"
+        )
+    return problems
+
+
+def _several_texts(data: DataConfig) -> list[str]:
+    """A mixture and the validation texts."""
+    problems: list[str] = []
+    names: dict[str, set[str]] = {}
+    for field, parse in (("mixture", sources.mixture), ("valid_paths", sources.named_texts)):
+        text = getattr(data, field)
+        try:
+            names[field] = {found.name for found in parse(text)} if text else set()
+        except UserError as error:
+            problems.append(str(error))
+            names[field] = set()
+    if data.mixture and data.path:
+        problems.append(
+            f"data.mixture and data.path={data.path!r} are both given: make the path a source of the mixture"
+        )
+    if not data.valid_path and (both := sorted(names["mixture"] & names["valid_paths"])):
+        problems.append(
+            f"data.valid_paths: {both[0]!r} is also a source of data.mixture, whose validation split has that name: choose "
+            "another name"
         )
     return problems
 

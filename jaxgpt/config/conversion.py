@@ -153,7 +153,7 @@ def differences(old: Config, new: Config, every: bool = False) -> list[str]:
     return [
         f"{dotted}: {before!r} -> {after!r}"
         for dotted, (before, after) in changed_values(old, new).items()
-        if every or FIELDS[dotted].meaning.resume == "same"
+        if every or not FIELDS[dotted].same_run(before, after)
     ]
 
 

@@ -11,6 +11,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxgpt.config import sources
 from jaxgpt.config.metadata import Field, field, fields_of
 
 INT32_MAX = 2**31 - 1  # steps, seeds and token ids are 32-bit
@@ -193,6 +194,20 @@ class DataConfig:
     path: str = field(
         "", "a file, a folder or a pattern of text, JSON lines (.jsonl), Parquet, Arrow or token shards (.bin, .npy); "
         "text and JSON lines also as .gz, .zst, .xz",
+        resume="source",
+    )
+    mixture: str = field(
+        "", "train on several texts with weights, in place of path: web=path/web:0.7, code=path/code:0.3 (see "
+        "config/sources.py for weights that change with the step)",
+        resume="source", identity=sources.identity,
+    )
+    valid_path: str = field(
+        "", "another text, in any form of path, that is the validation split; then all of path, or of the mixture, is for "
+        "training",
+        resume="source",
+    )
+    valid_paths: str = field(
+        "", "further validation texts with names: kjv=path/kjv.txt, code=path/code (see config/sources.py)",
         resume="source",
     )
     documents: Literal["auto", "whole", "file", "line", "blank_line"] = field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ class Meaning:
     # observes, keeps or places, and may change. "length": the number of steps, which may change (see runs/records.py).
     # "source": where something is read, which may move; run.json has the hash of its content.
     resume: Literal["same", "free", "length", "source"] = "same"
+    # What of the value of a "source" may not change.
+    identity: Callable[[Any], Any] | None = None
     # When several runs are lanes of one program. "argument": the compiled step takes it as a number. "outside": the step
     # does not use it. "fixed": runs that differ in it need programs of their own.
     lane: Literal["fixed", "argument", "outside"] = "fixed"
@@ -52,6 +55,13 @@ class Field:
     hint: Any
     default: Any
     meaning: Meaning
+
+    def same_run(self, old: Any, new: Any) -> bool:
+        """Whether a run with one value may be resumed with the other."""
+        if self.meaning.resume == "same":
+            return old == new
+        same = self.meaning.identity
+        return same is None or same(old) == same(new)
 
     @property
     def optional(self) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,25 @@ def _cut(pieces: Iterator[Piece], at: int, has_documents: bool) -> tuple[Iterato
 
 
 def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
-    """The dataset of a config, from the cache if an earlier run has prepared it.
+    """The dataset of a config, from the cache if an earlier run has prepared it: see `prepare_text`.
+
+    Several texts, of a mixture or for validation, are prepared one by one: see sources.py.
+    """
+    if cfg.mixture or cfg.valid_path or cfg.valid_paths:
+        from jaxgpt.data import sources
+
+        return sources.prepare(cfg, num_workers)
+    return prepare_text(cfg, num_workers)
+
+
+def prepare_text(
+    cfg: config.DataConfig,
+    num_workers: int = 0,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    complete: bool = False,
+    given: str = "data.path",
+) -> Dataset:
+    """The dataset of one text. A `complete` text is not cut: all of it is the training split.
 
     The first int(num_chars * (1 - valid_fraction)) characters are for training, the rest for validation. The text is
     cut by characters, so that different tokenizers are compared on the same validation text; no document is cut. The
@@ -98,26 +116,30 @@ def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
     Raises UserError for an empty split, a tokenizer that does not fit the config, a cache folder that cannot be
     written, and damaged files in the cache.
     """
-    if cfg.path and (found := shards.find(cfg.path)):
-        return _of_shards(cfg, found)
-    corpus = open_text(cfg)
-    text = _measure(corpus)
-    num_train = _num_train_chars(text, cfg.valid_fraction, corpus.has_documents)
-    loaded = _load_tokenizer(cfg)
+    loaded = tokenizer
+    if cfg.path and (found := shards.find(cfg.path, given)):
+        return _of_shards(cfg, found, loaded or load_tokenizer(cfg), complete, given)
+    corpus = open_text(cfg, given)
+    text = measure(corpus)
+    valid_fraction = 0.0 if complete else float(cfg.valid_fraction)
+    num_train = (
+        text.num_chars if complete else num_train_chars(text, valid_fraction, corpus.has_documents, given)
+    )
+    loaded = loaded or load_tokenizer(cfg)
     tokenizer_spec = [cfg.tokenizer, cfg.vocab_size if loaded is None else tokenizers.fingerprint(loaded)]
     if cfg.add_tokens:
         tokenizer_spec += ["added", cfg.vocab_size]
     if corpus.has_documents:
         tokenizer_spec += ["documents", cfg.separator]
-    key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, float(cfg.valid_fraction)])
+    key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, valid_fraction])
     folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
         with new_ids_folder(folder) as temporary:
-            tokenizer = _train_tokenizer(cfg, corpus, num_train, loaded)
+            trained = train_tokenizer(cfg, [(corpus, num_train)], loaded)
             try:
-                _write_files(temporary, cfg, corpus, tokenizer, num_train, text, num_workers)
+                _write_files(temporary, cfg, corpus, trained, num_train, text, num_workers)
             except UserError as error:
-                if loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
+                if tokenizer is not None or loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
                     raise
                 or_add = "or add a token for it with data.add_tokens=true"
                 raise UserError(f"data.tokenizer_path={cfg.tokenizer_path!r}: {error}, {or_add}") from error
@@ -128,41 +150,59 @@ def text_hash(cfg: config.DataConfig) -> str:
     """The hash of a config's text, as `Dataset.text_sha256`. Nothing of the text is shown."""
     if cfg.path and (found := shards.find(cfg.path)):
         return shards.fingerprint((*found.train, *found.valid))
-    return _measure(open_text(cfg)).sha256
+    return measure(open_text(cfg)).sha256
 
 
-def open_text(cfg: config.DataConfig) -> corpora.Corpus:
+def text_hashes(cfg: config.DataConfig) -> dict[str, str | None]:
+    """The hashes of a config's texts, by their names in run.json."""
+    if cfg.mixture or cfg.valid_path:
+        from jaxgpt.data import sources
+
+        return sources.hashes(cfg)
+    return {"text_sha256": text_hash(cfg)}
+
+
+def open_text(cfg: config.DataConfig, given: str = "data.path") -> corpora.Corpus:
     """The text of a config, with its documents where it has some. Raises UserError."""
     if not cfg.path:
         return corpora.open_corpus(cfg.corpus, "")
     if cfg.corpus == "tinyshakespeare":
         corpora.check_tiny_shakespeare(expand(cfg.path))
-    return documents.open_documents(cfg.path, cfg, "data.path")
+    return documents.open_documents(cfg.path, cfg, given)
 
 
-def _of_shards(cfg: config.DataConfig, found: shards.Found) -> Dataset:
-    """The dataset of token shards, which are mapped where they are."""
-    tokenizer = _load_tokenizer(cfg)
+def _of_shards(
+    cfg: config.DataConfig,
+    found: shards.Found,
+    tokenizer: tokenizers.Tokenizer | None,
+    complete: bool,
+    given: str,
+) -> Dataset:
+    """The dataset of token shards, which are mapped where they are. Shards for validation are not trained on."""
     if tokenizer is None:
         raise UserError(
-            f"data.path={cfg.path!r} has token ids, which data.tokenizer={cfg.tokenizer!r} can't be trained on: name the "
+            f"{given}={cfg.path!r} has token ids, which data.tokenizer={cfg.tokenizer!r} can't be trained on: name the "
             "tokenizer that made them, such as data.tokenizer='gpt2', or give its file as data.tokenizer_path"
         )
     files = (*found.train, *found.valid)
+    valid: shards.Ids
     train = shards.open_ids(found.train)
-    if found.valid:
+    if complete:
+        files, valid = found.train, np.zeros(0, train.dtype)
+    elif found.valid:
         valid = shards.open_ids(found.valid)
     else:
         num_train = int(len(train) * (1 - cfg.valid_fraction))
         train, valid = shards.part(train, 0, num_train), shards.part(train, num_train, len(train))
-    fingerprint = shards.fingerprint(files)
+    fingerprint = shards.fingerprint((*found.train, *found.valid))
     splits = Split(train), Split(valid)
-    verified = check_ids(splits, lambda: _check_range(files, (train, valid), fingerprint, tokenizer))
+    checked = (train,) if complete else (train, valid)
+    verified = check_ids(splits, lambda: check_range(files, checked, fingerprint, tokenizer))
     name = cfg.path if len(files) == 1 else f"{cfg.path} ({len(files)} shards)"
     return Dataset(*splits, tokenizer, name, fingerprint, tokenizers.fingerprint(tokenizer), verified)
 
 
-def _check_range(
+def check_range(
     files: tuple[Path, ...], splits: tuple[shards.Ids, ...], fingerprint: str, tokenizer: tokenizers.Tokenizer
 ) -> None:
     """Raise UserError for an id that the tokenizer does not have. Shards are read for it once."""
@@ -184,7 +224,7 @@ def _check_range(
 
 
 @dataclass(frozen=True)
-class _Measures:
+class Measures:
     """The hash and the lengths of a text."""
 
     sha256: str
@@ -194,16 +234,16 @@ class _Measures:
     last_start: int = 0  # characters before the last document
 
 
-def _measure(corpus: corpora.Corpus) -> _Measures:
+def measure(corpus: corpora.Corpus) -> Measures:
     """Measured by reading the text, or from a note in the cache where its files have not changed."""
     note = cache_dir() / "texts" / f"{corpus.state()}.json" if corpus.files else None
     if note is not None and note.is_file():
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return _Measures(**json.loads(note.read_bytes()))
+            return Measures(**json.loads(note.read_bytes()))
     text = _Meter()
     for _ in text.through(corpus.read()):
         pass
-    measures = _Measures(
+    measures = Measures(
         text.sha256.hexdigest(), text.num_chars, text.num_bytes, text.num_documents, text.last_start
     )
     if note is not None:
@@ -213,22 +253,25 @@ def _measure(corpus: corpora.Corpus) -> _Measures:
     return measures
 
 
-def _num_train_chars(text: _Measures, valid_fraction: float, has_documents: bool) -> int:
+def num_train_chars(
+    text: Measures, valid_fraction: float, has_documents: bool, given: str = "data.path"
+) -> int:
     """The characters of the training split; with documents it ends with the first document that ends there or later."""
+    subject = "the text" if given == "data.path" else f"the text of {given}"
     num_train = int(text.num_chars * (1 - valid_fraction)) if 0 < valid_fraction < 1 else 0
     if has_documents and text.num_documents < 2:
         raise UserError(
-            "the text is a single document, which is not cut in two: set data.documents='whole', or give more documents"
+            f"{subject} is a single document, which is not cut in two: set data.documents='whole', or give more documents"
         )
     if not 0 < num_train < text.num_chars:
         raise UserError(
-            f"data.valid_fraction={valid_fraction} leaves the training or the validation split of a text of "
+            f"data.valid_fraction={valid_fraction} leaves the training or the validation split of {subject} with "
             f"{text.num_chars} characters empty: give a fraction between 0 and 1, or a longer text"
         )
     return min(num_train, text.last_start) if has_documents else num_train
 
 
-def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
+def load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
     """The existing tokenizer that the config names, or None where one is to be trained."""
     if cfg.tokenizer == "gpt2" and not os.path.isfile(cfg.tokenizer_path):
         tokenizer: tokenizers.Tokenizer = tokenizers.load_gpt2(cfg.tokenizer_path)
@@ -255,24 +298,34 @@ def _load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
     return tokenizer
 
 
-def _train_tokenizer(
-    cfg: config.DataConfig, corpus: corpora.Corpus, num_train: int, loaded: tokenizers.Tokenizer | None
+def train_tokenizer(
+    cfg: config.DataConfig,
+    texts: Sequence[tuple[corpora.Corpus, int]],
+    loaded: tokenizers.Tokenizer | None,
 ) -> tokenizers.Tokenizer:
-    """The loaded tokenizer, with more tokens if the config asks for them; without one, a new tokenizer."""
+    """The loaded tokenizer, with more tokens if the config asks for them; without one, a new tokenizer.
+
+    It is trained on texts, each with the number of its characters in the training split.
+    """
     if loaded is not None and not cfg.add_tokens:
         return loaded
 
-    def read_training_text() -> Iterator[Piece]:
-        return _cut(corpus.read(), num_train, corpus.has_documents)[0]
+    def read() -> Iterator[Piece]:
+        for n, (corpus, num_train) in enumerate(texts):
+            if n:
+                yield None  # no token spans two texts
+            # Words and merges are learned from the training text only: validation text that they were learned from would
+            # be encoded in fewer tokens than new text. A set of characters says nothing about what comes next, but a
+            # character without a token could not be encoded at all.
+            if cfg.tokenizer == "char":
+                yield from corpus.read()
+            elif num_train:
+                yield from _cut(corpus.read(), num_train, corpus.has_documents)[0]
 
-    # Words and merges are learned from the training text only: validation text that they were learned from would be
-    # encoded in fewer tokens than new text. A set of characters says nothing about what comes next, but a character
-    # without a token could not be encoded at all.
-    read_text = corpus.read if cfg.tokenizer == "char" else read_training_text
     if loaded is not None:
-        return loaded.extended(read_text, cfg.vocab_size)
-    end_of_text = corpus.has_documents and cfg.separator == "auto"
-    return tokenizers.train(cfg.tokenizer, read_text, cfg.vocab_size, end_of_text)
+        return loaded.extended(read, cfg.vocab_size)
+    end_of_text = cfg.separator == "auto" and any(corpus.has_documents for corpus, _ in texts)
+    return tokenizers.train(cfg.tokenizer, read, cfg.vocab_size, end_of_text)
 
 
 def _write_files(
@@ -281,7 +334,7 @@ def _write_files(
     corpus: corpora.Corpus,
     tokenizer: tokenizers.Tokenizer,
     num_train: int,
-    text: _Measures,
+    text: Measures,
     num_workers: int,
 ) -> None:
     dtype = ids_dtype(tokenizer)
@@ -318,13 +371,17 @@ def _write_files(
 
 def check_windows(dataset: Dataset, context_length: int) -> None:
     """Raises UserError for a split that is too short: training needs a window, validation a prediction."""
-    for name, found, needed, reason in (
-        ("training", len(dataset.train.ids), context_length + 1, "context_length + 1"),
-        ("validation", len(dataset.valid.ids), 2, "one input and one target"),
-    ):
+    window = (context_length + 1, "context_length + 1")
+    prediction = (2, "one input and one target")
+    splits = [
+        (f"training split of {source.name!r}", source.num_ids, *window) for source in dataset.sources
+    ] or [(f"training split of {dataset.corpus_name!r}", len(dataset.train.ids), *window)]
+    splits.append((f"validation split of {dataset.corpus_name!r}", len(dataset.valid.ids), *prediction))
+    splits += [(f"validation text {text.name!r}", len(text.split.ids), *prediction) for text in dataset.named]
+    for name, found, needed, reason in splits:
         if found < needed:
             raise UserError(
-                f"the {name} split of {dataset.corpus_name!r} has {found} tokens and needs {needed} "
+                f"the {name} has {found} tokens and needs {needed} "
                 f"({reason}): use a longer text, a smaller model.context_length={context_length} or another "
                 f"data.valid_fraction"
             )

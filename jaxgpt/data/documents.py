@@ -95,7 +95,7 @@ Mode = Literal["auto", "whole", "file", "line", "blank_line"]
 
 def mode(cfg: DataConfig) -> Mode:
     """How a text file is cut: `data.documents`, or for "auto" one file is one text and each of several a document."""
-    if cfg.documents != "auto":
+    if cfg.documents != "auto" or cfg.mixture:  # each source of a mixture by its own path
         return cfg.documents
     if not cfg.path or shards.find(cfg.path):
         return "whole"

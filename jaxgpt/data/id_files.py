@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +38,29 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ValidationText:
+    """A validation text with a name: of data.valid_paths, or the validation split of a source."""
+
+    name: str
+    split: Split
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of a mixture: the number of its training ids, and the hash of its text."""
+
+    name: str
+    num_ids: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """A tokenized text. text_sha256 is the hash of its UTF-8 bytes, fingerprint that of the tokenizer."""
+    """A tokenized text. text_sha256 is the hash of its UTF-8 bytes, fingerprint that of the tokenizer.
+
+    Of a mixture `train` has the ids of its sources one after another, and `valid` their validation splits.
+    """
 
     train: Split
     valid: Split
@@ -47,14 +69,43 @@ class Dataset:
     text_sha256: str
     fingerprint: str
     verified: Future[None] | None = None  # the check of the ids' files, while it runs next to other work
+    valid_sha256: str | None = None  # the hash of data.valid_path
+    named: tuple[ValidationText, ...] = ()
+    sources: tuple[Source, ...] = ()
+    parts: tuple[Dataset, ...] = ()  # the datasets that it is made of
 
     def check_verified(self) -> None:
         """Wait for the check of the ids. Raises UserError where they are not what was written. Call it before a save."""
         if self.verified is not None:
             self.verified.result()
+        for dataset in self.parts:
+            dataset.check_verified()
 
-    def facts(self) -> dict[str, str | int]:
+    def first_train_ids(self, most: int) -> np.ndarray:
+        """The first training ids, at most so many; of a mixture the first of each source, by its part of all ids."""
+        total = len(self.train.ids)
+        if not self.sources or total <= most:
+            return np.asarray(self.train.ids[:most])
+        ends = np.cumsum([source.num_ids for source in self.sources]).tolist()
+        starts = [0, *ends[:-1]]
+        return np.concatenate(
+            [self.train.ids[a : a + most * (b - a) // total] for a, b in zip(starts, ends, strict=True)]
+        )
+
+    def facts(self) -> dict[str, Any]:
         """The record of the data in run.json."""
+        more: dict[str, Any] = {}
+        if self.valid_sha256 is not None:
+            more["valid_text_sha256"] = self.valid_sha256
+        if self.named:
+            more["valid_texts"] = {
+                text.name: {"text_sha256": text.sha256, "tokens": len(text.split.ids)} for text in self.named
+            }
+        if self.sources:
+            more["sources"] = {
+                source.name: {"text_sha256": source.sha256, "train_tokens": source.num_ids}
+                for source in self.sources
+            }
         return {
             "corpus": self.corpus_name,
             "text_sha256": self.text_sha256,
@@ -63,6 +114,7 @@ class Dataset:
             "vocab_size": self.tokenizer.vocab_size,
             "train_tokens": len(self.train.ids),
             "valid_tokens": len(self.valid.ids),
+            **more,
         }
 
 

@@ -148,7 +148,11 @@ def document(
 
 def _section(one: Section, payload: dict[str, Any]) -> str:
     before = (
-        _notice(payload) + _findings(payload) + tables.summary(payload) + tables.measures(payload)
+        _notice(payload)
+        + _findings(payload)
+        + tables.summary(payload)
+        + tables.measures(payload)
+        + tables.validation_texts(payload)
         if one.id == "summary"
         else ""
     )

@@ -14,6 +14,7 @@ summary      title, workdir, step, saved_steps, num_steps, corpus, tokenizer, vo
              model: the fields of config.ModelConfig;
              valid: {loss, standard_error (nats per token), tokens, step, from: its source} or null;
              measures: [{name, unit, model, uniform, unigram, bigram}], on the same tokens of the validation split;
+             texts: [{name, step, loss, standard_error, bits_per_byte, tokens}]: other validation texts, at the last evaluation;
              curves: {train: {step [], loss []}, valid: {step [], loss [], standard_error []}};
              findings: at most three of [{text, view (attention, tokens or embeddings), kind, strength, value, and what to
              select: layer and head, position, or id}]

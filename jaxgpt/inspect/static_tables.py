@@ -125,6 +125,19 @@ def measures(payload: dict[str, Any]) -> str:
     return grid("prediction of the validation text", columns, rows)
 
 
+def validation_texts(payload: dict[str, Any]) -> str:
+    """The last losses on other validation texts; empty where the run has none."""
+    rows = [
+        [
+            visible_text(row["name"]),
+            *(row[name] for name in ("loss", "standard_error", "bits_per_byte", "tokens", "step")),
+        ]
+        for row in payload["summary"]["texts"]
+    ]
+    columns = ["other validation texts", "loss, nats", "standard error", "bits per byte", "tokens", "step"]
+    return grid("prediction of other validation texts", columns, rows) if rows else ""
+
+
 def probe(payload: dict[str, Any]) -> str:
     """The probe, one row per token."""
     words, figures = Words(payload), payload["tokens"]

@@ -44,6 +44,7 @@ def summary(subject: Subject, bigram: Bigram | None) -> dict[str, Any]:
         "model": dataclasses.asdict(subject.cfg),
         "valid": None if valid is None else plain(valid, 6),
         "measures": _measures(subject, valid, bigram),
+        "texts": _texts(subject),
         "curves": _curves(subject.metrics),
     }
 
@@ -65,6 +66,17 @@ def _valid(subject: Subject) -> dict[str, Any] | None:
     found = evaluation.evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
     figures = {"loss": found.loss, "standard_error": found.standard_error, "tokens": found.tokens}
     return {**figures, "step": run.step, "from": "evaluated now"}
+
+
+def _texts(subject: Subject) -> list[dict[str, Any]]:
+    """The last figures of each validation text with a name, in the order of their names."""
+    last = {
+        line["split"].removeprefix("valid/"): line
+        for line in subject.metrics
+        if line["split"].startswith("valid/") and line["step"] <= subject.run.step
+    }
+    names = ("step", "loss", "standard_error", "bits_per_byte", "tokens")
+    return [{"name": text} | {n: plain(last[text].get(n), 6) for n in names} for text in sorted(last)]
 
 
 def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | None) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per line, read as a stream, and never cut without a copy of what is removed.
 
-A line has `step` and `split`: "train", "valid", or "change" for a new num_steps. Lines that are none (torn by a kill, or
+A line has `step` and `split`: "train", "valid" (of the validation split), "valid/NAME" (of a validation text with a name),
+"source/NAME" (how much of a source of a mixture was read), or "change" for a new num_steps. Lines that are none (torn by a kill, or
 written by somebody else) are left out with one warning.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -137,17 +138,24 @@ class MetricsLog:
 
     def write(self, step: int, split: str, **values: float | None) -> None:
         """Add a line. None stands for a number that is not finite."""
-        line = {"step": step, "split": split, **values}
-        if split == "valid":
-            loss = values["loss"]
-            self._valid_losses[step] = math.nan if loss is None else loss
+        self.write_lines(step, [(split, values)])
+
+    def write_lines(self, step: int, lines: Sequence[tuple[str, dict[str, float | None]]]) -> None:
+        """Add lines of one step, (split, values) each, in one piece: a kill leaves all of them or none."""
+        content = b""
+        for split, values in lines:
+            if split == "valid":
+                loss = values["loss"]
+                self._valid_losses[step] = math.nan if loss is None else loss
+            content += json.dumps({"step": step, "split": split, **values}).encode() + b"\n"
         if self._writes:
             with errors_name(self._path), self._path.open("ab", buffering=0) as file:
-                file.write(json.dumps(line).encode() + b"\n")
+                file.write(content)
         if self._events is not None:
-            for name, value in values.items():
-                if name not in ("time", "skipped") and value is not None:
-                    self._events.add_scalar(f"{split}/{name}", value, step)
+            for split, values in lines:
+                for name, value in values.items():
+                    if name not in ("time", "skipped") and value is not None:
+                        self._events.add_scalar(f"{split}/{name}", value, step)
 
     def valid_losses(self) -> dict[int, float]:
         """Validation loss by step."""

@@ -202,14 +202,26 @@ def imported_from(workdir: Path) -> str | None:
     return str(imported.get("name")) if isinstance(imported, dict) else None
 
 
-def check_same_text(workdir: Path, **hashes: str) -> None:
-    """Raise UserError if `text_sha256` or `tokenizer_sha256` differs from the run's. Call it before writing anything."""
+def check_same_text(workdir: Path, **hashes: str | None) -> None:
+    """Raise UserError if `text_sha256`, `valid_text_sha256` or `tokenizer_sha256` differs from the run's. Call it before writing anything."""
     old = read_run_json(workdir)
     for name, now in hashes.items():
         if old["starts"] and old.get(name) != now:
             raise UserError(
                 f"{workdir} was started with another text or tokenizer ({name} was {str(old.get(name))[:12]}..., "
-                f"is {now[:12]}...): give the old text, or another folder"
+                f"is {str(now)[:12]}...): give the old text, or another folder"
+            )
+
+
+def check_same_validation(workdir: Path, hashes: Mapping[str, str]) -> None:
+    """Raise UserError if a validation text has another hash than the run's of that name. Others may come and go."""
+    known = read_run_json(workdir).get("valid_texts")
+    for name, now in hashes.items():
+        old = known.get(name) if isinstance(known, dict) else None
+        if isinstance(old, dict) and old.get("text_sha256") != now:
+            raise UserError(
+                f"{workdir} was started with another validation text {name!r} (its hash was "
+                f"{str(old.get('text_sha256'))[:12]}..., is {now[:12]}...): give the old text, or another name in data.valid_paths"
             )
 
 

@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 from jaxgpt.common.progress import Progress, describe_evaluation
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import batches, prompts
-from jaxgpt.data.dataset import Dataset
+from jaxgpt.data.id_files import Dataset, Split
 from jaxgpt.model import generation, sharding
 from jaxgpt.model.stopping import Stops, TextUntil
 from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import optim
+from jaxgpt.training.evaluation import Evaluation, Lengths
 from jaxgpt.training.programs import Program
 from jaxgpt.training.run_folder import RunFolder
 
@@ -73,27 +74,45 @@ class Evaluate(Action):
         ]
 
     def run(self, state: TrainState, step: int, due: Sequence[RunFolder]) -> None:
-        cfg, params = self.runs[0].cfg, self.program.evaluation_params(state)
+        params = self.program.evaluation_params(state)
         start = time.perf_counter()
+        results = {name: self._evaluate(params, split) for name, split in self._texts.items()}
+        seconds = time.perf_counter() - start
+        evaluated = []
+        for run in due:
+            n = self.runs.index(run)
+            own = {name: found[n] for name, found in results.items()}
+            if math.isfinite(own[""].loss):
+                bits = {name: found.total_bits / self._num_bytes[name] for name, found in own.items()}
+                run.log_evaluation(step, {name: (own[name], bits[name]) for name in own}, seconds, [])
+                evaluated.append((run.workdir.name, own))
+            else:
+                self.progress.say(run.fail(_not_finite(run, step, own[""].loss)))
+        if evaluated:
+            self.progress.say(describe_evaluation(step, evaluated))
+        self._sample(params, step, [run for run in due if not run.failed])
+
+    def _evaluate(self, params: dict, split: Split) -> list[Evaluation]:
+        """A split's evaluation by each run."""
+        cfg = self.runs[0].cfg
         windows = batches.eval_batches(
-            self.dataset.valid.ids,
+            split.ids,
             context_length=cfg.model.context_length,
             batch_size=cfg.eval_batch_size,
             max_tokens=cfg.train.eval_tokens,
         )
-        results = self.program.evaluate(params, windows)
-        seconds = time.perf_counter() - start
-        evaluated = []
-        for run in due:
-            result = results[self.runs.index(run)]
-            if math.isfinite(result.loss):
-                run.log_evaluation(step, result, seconds)
-                evaluated.append((run.workdir.name, result))
-            else:
-                self.progress.say(run.fail(_not_finite(run, step, result.loss)))
-        if evaluated:
-            self.progress.say(describe_evaluation(step, evaluated))
-        self._sample(params, step, [run for run in due if not run.failed])
+        return self.program.evaluate(params, windows)
+
+    @functools.cached_property
+    def _texts(self) -> dict[str, Split]:
+        """The validation split, as "", and the named validation texts."""
+        return {"": self.dataset.valid} | {text.name: text.split for text in self.dataset.named}
+
+    @functools.cached_property
+    def _num_bytes(self) -> dict[str, int]:
+        """The bytes of the tokens of each that are predicted."""
+        most, tokenizer = self.runs[0].cfg.train.eval_tokens, self.dataset.tokenizer
+        return {name: Lengths.of(split.ids, tokenizer, most).num_bytes for name, split in self._texts.items()}
 
     def _sample(self, params: dict, step: int, due: Sequence[RunFolder]) -> None:
         sampling = [run for run in due if run.cfg.train.sample_tokens]

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import batches, tokenizers
-from jaxgpt.data.dataset import Dataset, prepare_dataset, text_hash
+from jaxgpt.data.dataset import Dataset, prepare_dataset, text_hashes
 from jaxgpt.data.shards import Ids
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs import records
@@ -116,15 +116,22 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
         )
     # The config is that of the folder, which a stranger may have made: a file of yours is shown only where it is known to
     # be the run's text. The commands name it.
-    known = records.read_run_json(workdir).get("text_sha256")
-    if cfg.path and not isinstance(known, str):
+    cfg = dataclasses.replace(cfg, valid_paths="")  # not needed here
+    facts = records.read_run_json(workdir)
+    known = facts.get("text_sha256")
+    if cfg.mixture or cfg.valid_path:
+        where = f"data.mixture={cfg.mixture!r}" if cfg.mixture else f"data.valid_path={cfg.valid_path!r}"
+    else:
+        where = f"data.path={cfg.path!r}"
+    files = bool(cfg.path or cfg.mixture or cfg.valid_path)
+    if files and not isinstance(known, str):
         raise UserError(
-            f"{workdir / 'run.json'} has no hash of the run's text, so data.path={cfg.path!r} is not opened: give it with "
+            f"{workdir / 'run.json'} has no hash of the run's text, so {where} is not opened: give it with "
             "--text FILE"
         )
     try:
-        if cfg.path and text_hash(cfg) != known:
-            raise UserError(f"data.path={cfg.path!r}: its text has changed since training")
+        if files and any(facts.get(name) != now for name, now in text_hashes(cfg).items()):
+            raise UserError(f"{where}: its text has changed since training")
         if cfg.tokenizer_path:  # also a path that a stranger may have written: the folder has its tokenizer
             cfg = dataclasses.replace(cfg, tokenizer_path=str(workdir / "tokenizer.json"), add_tokens=False)
         dataset = prepare_dataset(cfg)
@@ -134,7 +141,7 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
         ) from error
     if dataset.fingerprint != tokenizers.fingerprint(tokenizer):
         raise UserError("the run's text has changed since training: give another with --text FILE")
-    records.check_same_text(workdir, text_sha256=dataset.text_sha256)
+    records.check_same_text(workdir, text_sha256=dataset.text_sha256, valid_text_sha256=dataset.valid_sha256)
     return dataset
 
 
@@ -149,20 +156,36 @@ def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[Ids, str]:
     return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """The bytes and characters of predicted tokens: all but the first, or the first `most` of them."""
+
+    num_bytes: int
+    num_chars: int
+
+    @classmethod
+    def of(cls, ids: Ids, tokenizer: tokenizers.Tokenizer, most: int = 0) -> Lengths:
+        bytes_V, chars_V = tokenizer.token_lengths()
+        last = min(len(ids) - 1, most or len(ids))
+        found = np.zeros(2, np.int64)
+        for start in range(1, last + 1, 1 << 22):
+            part = ids[start : min(start + (1 << 22), last + 1)]
+            found += bytes_V[part].sum(dtype=np.int64), chars_V[part].sum(dtype=np.int64)
+        return cls(*map(int, np.maximum(found, 1)))
+
+
 def figures(result: Evaluation, ids: Ids, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     """An evaluation of `ids` by name, with bits per character and per byte of the predicted tokens."""
-    num_bytes, num_chars = tokenizer.token_lengths()
-    predicted = ids[1:]
-    bits = result.total_bits
+    lengths, bits = Lengths.of(ids, tokenizer), result.total_bits
     found = {
         **asdict(result),
         # JSON has no nan, the error of a single window.
         "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
         "perplexity": result.perplexity,
-        "bits_per_char": bits / max(1, int(num_chars[predicted].sum())),
-        "bits_per_byte": bits / max(1, int(num_bytes[predicted].sum())),
+        "bits_per_char": bits / lengths.num_chars,
+        "bits_per_byte": bits / lengths.num_bytes,
     }
     unk_id = getattr(tokenizer, "unk_id", None)
     if unk_id is not None:
-        found["unk_share"] = float((predicted == unk_id).mean())
+        found["unk_share"] = float((ids[1:] == unk_id).mean())
     return found

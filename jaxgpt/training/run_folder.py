@@ -25,6 +25,8 @@ from jaxgpt.training import starting
 from jaxgpt.training.evaluation import Evaluation
 from jaxgpt.training.guard import Guard
 
+Lines = list[tuple[str, dict[str, float | None]]]
+
 
 class RunFolder:
     """Takes a folder for one run. Raises UserError where the folder holds another run or can't be used.
@@ -72,8 +74,12 @@ class RunFolder:
             if found is not None:
                 records.check_same_source(self.workdir, found.record)
         records.check_same_text(
-            self.workdir, text_sha256=self._dataset.text_sha256, tokenizer_sha256=self._dataset.fingerprint
+            self.workdir,
+            text_sha256=self._dataset.text_sha256,
+            valid_text_sha256=self._dataset.valid_sha256,
+            tokenizer_sha256=self._dataset.fingerprint,
         )
+        records.check_same_validation(self.workdir, {text.name: text.sha256 for text in self._dataset.named})
         if old is None:
             self._write_config()
         tokenizers.save(self._dataset.tokenizer, self.workdir / "tokenizer.json")
@@ -164,26 +170,37 @@ class RunFolder:
         self.log.write(
             step,
             "train",
-            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
+            **{name: _finite(x) for name, x in numbers.items()},
             tokens_per_second=round(tokens_per_second, 1),
             time=round(time.time(), 3),
             **({"skipped": True} if metrics["bad"] else {}),
         )
 
-    def log_evaluation(self, step: int, result: Evaluation, seconds: float) -> None:
-        """A "valid" line. Notes whether the loss is the lowest so far; step 0 does not count."""
+    def log_evaluation(
+        self, step: int, texts: dict[str, tuple[Evaluation, float]], seconds: float, more: Lines
+    ) -> None:
+        """A "valid" line, of the text "", and a "valid/NAME" line for each other: (result, bits per byte) by name.
+
+        `more` are other lines of the evaluation. Notes whether the loss is the lowest so far; step 0 does not count.
+        """
+        result, _ = texts[""]
         earlier = [loss for at, loss in self.log.valid_losses().items() if at > 0]
         if step > 0 and result.loss < min(earlier, default=math.inf):
             self.improved_at = step
-        self.log.write(
-            step,
-            "valid",
-            loss=result.loss,
-            standard_error=result.standard_error,
-            tokens=result.tokens,
-            seconds=round(seconds, 3),
-            time=round(time.time(), 3),
-        )
+        lines: Lines = [
+            (
+                f"valid/{name}" if name else "valid",
+                {
+                    "loss": _finite(found.loss),
+                    "standard_error": _finite(found.standard_error),
+                    "tokens": found.tokens,
+                    "bits_per_byte": _finite(bits),
+                },
+            )
+            for name, (found, bits) in texts.items()
+        ]
+        lines[0][1].update(seconds=round(seconds, 3), time=round(time.time(), 3))
+        self.log.write_lines(step, [*lines, *more])
 
     def keep_sample(self, step: int, text: str) -> None:
         """Keep the text that the model wrote at a step."""
@@ -213,3 +230,8 @@ class RunFolder:
         """The newest saved step, for error messages."""
         saved = self.checkpoints.steps()
         return f"step {saved[-1]}" if saved else "none"
+
+
+def _finite(x: float) -> float | None:
+    """A number for a log: JSON has no nan and no infinity."""
+    return x if math.isfinite(x) else None
