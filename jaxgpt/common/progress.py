@@ -81,12 +81,16 @@ def reported(what: str, state: Callable[[], str], every: float = 10.0) -> Iterat
 def introduction(model: config.ModelConfig, facts: dict[str, Any]) -> str:
     """The model and the text."""
     moving = facts["num_trainable"]
+    sources = [
+        f"\n  {name}: {source['train_tokens']:,} tokens" for name, source in facts.get("sources", {}).items()
+    ]
     others = [f"{name} ({text['tokens']:,} tokens)" for name, text in facts.get("valid_texts", {}).items()]
     trained = f", {moving:,} of them trained" if moving != facts["num_params"] else ""
     return (
         f"{facts['num_params']:,} parameters{trained}: {model.num_layers} layers, {model.num_heads} heads, "
         f"d_model {model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}\n"
         f"{facts['corpus']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} to validate"
+        + "".join(sources)
         + (f"\nalso validated: {', '.join(others)}" if others else "")
     )
 

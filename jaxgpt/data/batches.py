@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, UserError, sources
 from jaxgpt.data import shards
 from jaxgpt.data.shards import Ids
+
+if TYPE_CHECKING:
+    from jaxgpt.data.mixtures import Order
 
 
 def num_windows(num_ids: int, context_length: int) -> int:
@@ -40,7 +44,7 @@ def steps_per_epoch(num_ids: int, *, context_length: int, batch_size: int) -> fl
 class Batches:
     """The training batches of a run. A batch is a pure function of (seed, step): see `window_starts` for the order.
 
-    ids: [N] the training tokens. `rows` of a method selects rows of the global batch, for a process that feeds only
+    ids: [N] the training tokens. Those of a mixture are its sources' one after another, which `order` reads. `rows` of a method selects rows of the global batch, for a process that feeds only
     those. Every method raises UserError where the ids are fewer than one window.
     """
 
@@ -48,15 +52,22 @@ class Batches:
     seed: int
     batch_size: int
     context_length: int
+    order: Order | None = None
 
     @functools.cached_property
     def _files(self) -> list[tuple[str, int]]:
         return shards.mapped_files(self.ids)
 
     @classmethod
-    def of(cls, cfg: Config, ids: Ids) -> Batches:
-        """The batches that a config draws from ids."""
-        return cls(ids, cfg.order_seed, cfg.data.batch_size, cfg.model.context_length)
+    def of(cls, cfg: Config, ids: Ids, lengths: Sequence[int] = ()) -> Batches:
+        """The batches that a config draws from ids; `lengths` are those of the sources of its mixture."""
+        numbers = cfg.order_seed, cfg.data.batch_size, cfg.model.context_length
+        if not cfg.data.mixture:
+            return cls(ids, *numbers)
+        from jaxgpt.data.mixtures import Order
+
+        schedules = tuple(source.schedule for source in sources.mixture(cfg.data.mixture))
+        return cls(ids, *numbers, Order(schedules, tuple(lengths), *numbers))
 
     def at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The batch of a step: [B, T + 1] int32; inputs are [:, :-1] and targets are [:, 1:]."""
@@ -65,6 +76,8 @@ class Batches:
 
     def starts_at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The first positions of a step's windows: [B] int64."""
+        if self.order is not None:
+            return self.order.starts(np.arange(self.batch_size)[rows or slice(None)] + step * self.batch_size)
         return window_starts(
             len(self.ids),
             step,
@@ -106,11 +119,16 @@ def window_starts(
     (seed, epoch), so that an id is not always at the same position; phases use all the room that the windows leave,
     so that in the long run every id is trained on. Time and memory are O(batch) for any text length and step.
     """
-    size = num_windows(num_ids, context_length)
-    num_phases = num_ids - size * context_length  # the last window fits with each of them
     first_sample = np.array(int(step) * batch_size, np.uint64)
     samples = np.arange(batch_size, dtype=np.uint64)[rows or slice(None)] + first_sample
-    epochs, windows = np.divmod(samples, np.uint64(size))
+    return starts_of(num_ids, samples, seed=seed, context_length=context_length)
+
+
+def starts_of(num_ids: int, samples: np.ndarray, *, seed: int, context_length: int) -> np.ndarray:
+    """The first positions of the windows of these samples of the run: [B] -> [B] int64; see `window_starts`."""
+    size = num_windows(num_ids, context_length)
+    num_phases = num_ids - size * context_length  # the last window fits with each of them
+    epochs, windows = np.divmod(samples.astype(np.uint64, copy=False), np.uint64(size))
     keys = _mix(_mix(np.array([int(seed) % 2**64], np.uint64) + _GOLDEN) + epochs * _GOLDEN)
     phases = keys % np.array(num_phases, np.uint64)
     starts = phases + permute(windows, size, keys) * np.array(context_length, np.uint64)
@@ -130,6 +148,14 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> _SHIFT_30)) * _MULTIPLIER_1
     x = (x ^ (x >> _SHIFT_27)) * _MULTIPLIER_2
     return x ^ (x >> _SHIFT_31)
+
+
+def key_of(seed: int, number: int) -> int:
+    """A number drawn from (seed, number), from 0 to below 2**63."""
+    (key,) = _mix(
+        np.array([int(seed) % 2**64], np.uint64) ^ _mix(np.array([number + 1], np.uint64) * _GOLDEN)
+    )
+    return int(key) >> 1
 
 
 def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:

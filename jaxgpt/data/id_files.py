@@ -81,12 +81,17 @@ class Dataset:
         for dataset in self.parts:
             dataset.check_verified()
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The numbers of training ids of the sources; empty without a mixture."""
+        return tuple(source.num_ids for source in self.sources)
+
     def first_train_ids(self, most: int) -> np.ndarray:
         """The first training ids, at most so many; of a mixture the first of each source, by its part of all ids."""
         total = len(self.train.ids)
         if not self.sources or total <= most:
             return np.asarray(self.train.ids[:most])
-        ends = np.cumsum([source.num_ids for source in self.sources]).tolist()
+        ends = np.cumsum(self.lengths).tolist()
         starts = [0, *ends[:-1]]
         return np.concatenate(
             [self.train.ids[a : a + most * (b - a) // total] for a, b in zip(starts, ends, strict=True)]

@@ -52,7 +52,7 @@ class Subject:
 
     def train_ids(self) -> np.ndarray:
         """The training text's ids, as many as the baselines are fitted on."""
-        return np.asarray(self.dataset.train.ids[:MOST_IDS])
+        return self.dataset.first_train_ids(MOST_IDS)
 
 
 def plain(cfg: config.ModelConfig, params: dict) -> tuple[GPT, dict]:

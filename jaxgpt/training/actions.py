@@ -25,7 +25,7 @@ from jaxgpt.runs.state import TrainState
 from jaxgpt.training import optim
 from jaxgpt.training.evaluation import Evaluation, Lengths
 from jaxgpt.training.programs import Program
-from jaxgpt.training.run_folder import RunFolder
+from jaxgpt.training.run_folder import Lines, RunFolder
 
 SAMPLE_TEMPERATURE = 0.8
 
@@ -84,7 +84,9 @@ class Evaluate(Action):
             own = {name: found[n] for name, found in results.items()}
             if math.isfinite(own[""].loss):
                 bits = {name: found.total_bits / self._num_bytes[name] for name, found in own.items()}
-                run.log_evaluation(step, {name: (own[name], bits[name]) for name in own}, seconds, [])
+                run.log_evaluation(
+                    step, {name: (own[name], bits[name]) for name in own}, seconds, self._sources(run, step)
+                )
                 evaluated.append((run.workdir.name, own))
             else:
                 self.progress.say(run.fail(_not_finite(run, step, own[""].loss)))
@@ -102,6 +104,18 @@ class Evaluate(Action):
             max_tokens=cfg.train.eval_tokens,
         )
         return self.program.evaluate(params, windows)
+
+    def _sources(self, run: RunFolder, step: int) -> Lines:
+        """A line for each source of a mixture: its share at this step, and its rows and epochs so far."""
+        data = self.dataset
+        order = batches.Batches.of(run.cfg, data.train.ids, data.lengths).order
+        if order is None:
+            return []
+        figures = zip(order.shares(step), order.rows_before(step).tolist(), order.epochs(step), strict=True)
+        return [
+            (f"source/{source.name}", {"share": share, "rows": rows, "epochs": epochs})
+            for source, (share, rows, epochs) in zip(data.sources, figures, strict=True)
+        ]
 
     @functools.cached_property
     def _texts(self) -> dict[str, Split]:

@@ -86,8 +86,10 @@ class Trainer:
         if cfg.train.sample_tokens:
             prompts.sample_ids(self.dataset.tokenizer, cfg.train.sample_prompt, cfg.model.context_length)
         alone = width is None
-        ids = self.dataset.train.ids
-        self.program: Program = SingleRun(cfg, ids) if width is None else VmappedRuns(cfgs, ids, width)
+        ids, lengths = self.dataset.train.ids, self.dataset.lengths
+        self.program: Program = (
+            SingleRun(cfg, ids, lengths) if width is None else VmappedRuns(cfgs, ids, width, lengths)
+        )
         self.runs: list[RunFolder] = []
         with contextlib.ExitStack() as opened:  # all folders, or none
             for (_, workdir), own in zip(runs, cfgs, strict=True):
@@ -196,7 +198,8 @@ class Trainer:
     def _baselines(self) -> dict[str, float]:
         """Print the losses to beat, and return them."""
         cfg, data = self.cfg, self.dataset
-        losses = baselines.losses(data.train.ids, data.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens)
+        ids = data.first_train_ids(baselines.MOST_IDS)
+        losses = baselines.losses(ids, data.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens)
         if processes.is_first():
             say(f"to beat: {', '.join(f'{name} {x:.3f}' for name, x in losses.items())} nats per token")
         return losses

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from jaxgpt.config import Config
 from jaxgpt.data import batches
-from jaxgpt.data.dataset import check_documents, prepare_dataset
+from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
+from jaxgpt.data.id_files import Dataset
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
@@ -32,7 +33,18 @@ from jaxgpt.training import costs, starting, traffic, trainable
 # for the toy model and 0.7 for 6 layers of width 384; published single-GPU trainings of GPT-2 reach 0.3 to 0.45.
 ASSUMED_UTILISATION = {"cpu": 0.5, "gpu": 0.35}
 MANY_EPOCHS = 20  # with more passes a model mostly memorizes the text
+REPEATED = 4  # passes over a source; more of them are worth much less than new text (Muennighoff et al. 2023)
 LARGE_VOCABULARY = 16_384
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """How much a run reads of a source of its mixture."""
+
+    name: str
+    tokens: int
+    share: float  # of all rows of the run
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,22 @@ class DataSizes:
 
     train_tokens: int
     valid_tokens: int
+    sources: tuple[SourceUse, ...] = ()  # of a mixture
+
+    @classmethod
+    def of(cls, cfg: Config, dataset: Dataset) -> DataSizes:
+        """The sizes of a dataset, and what a run takes of it."""
+        ids, steps = dataset.train.ids, cfg.train.num_steps
+        order = batches.Batches.of(cfg, ids, dataset.lengths).order
+        uses = []
+        if order is not None:
+            check_windows(dataset, cfg.model.context_length)
+            rows, epochs = order.rows_before(steps), order.epochs(steps)
+            uses = [
+                SourceUse(source.name, source.num_ids, float(n / rows.sum()), times)
+                for source, n, times in zip(dataset.sources, rows, epochs, strict=True)
+            ]
+        return cls(len(ids), len(dataset.valid.ids), tuple(uses))
 
 
 @dataclass(frozen=True)
@@ -104,7 +132,8 @@ class Preflight:
         self.num_trainable = sum(row.count for row in self.rows if row.moves)
         self.tokens_per_step = cfg.data.batch_size * cfg.model.context_length
         self.epochs: float | None = None  # None: the data is not known, or too short
-        if data is not None and data.train_tokens > cfg.model.context_length:
+        self.sources = () if data is None else data.sources
+        if data is not None and not data.sources and data.train_tokens > cfg.model.context_length:
             self.epochs = cfg.train.num_steps / batches.steps_per_epoch(
                 data.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
             )
@@ -161,6 +190,12 @@ def warnings(
             f"the run sees the data {epochs:,.0f} times: watch the validation loss, give more text, raise "
             "model.dropout_rate or lower train.num_steps"
         )
+    for source in data.sources if data is not None else ():
+        if source.epochs > REPEATED:
+            found.append(
+                f"source {source.name!r} is read {source.epochs:,.1f} times: give more of its text, lower its weight in "
+                "data.mixture or train.num_steps"
+            )
     if optim.warmup_steps >= train.num_steps:
         found.append(
             f"optim.warmup_steps={optim.warmup_steps} is not below train.num_steps={train.num_steps}: lower it, else the "
@@ -197,7 +232,7 @@ def warnings(
 def dry_run(cfg: Config) -> str:
     """The report on a run, as text. Only the token ids in the cache are written."""
     dataset = prepare_dataset(cfg.data)
-    data = DataSizes(len(dataset.train.ids), len(dataset.valid.ids))
+    data = DataSizes.of(cfg, dataset)
     cfg = starting.resolve(cfg, dataset.tokenizer)
     check_documents(dataset, cfg.model.document_end)
     start = starting.prepare(cfg, dataset.tokenizer)
@@ -223,6 +258,14 @@ def as_text(found: Preflight) -> str:
     if not all_move:
         lines.append(f"  {'trained':<{width}}  {'':<24} {found.num_trainable:>17,}")
 
+    if found.sources:
+        longest = max(len(source.name) for source in found.sources)
+        lines += ["", "sources"]
+        lines += [
+            f"  {source.name:<{longest}}  {source.tokens:>17,} tokens  {source.share:>6.1%} of the rows  "
+            f"{source.epochs:>8.3g} epochs"
+            for source in found.sources
+        ]
     cost, devices = found.cost, math.prod(found.mesh.values())
     spread = sharding.as_text(found.mesh)
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""

@@ -88,10 +88,13 @@ def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callab
 
 
 class SingleRun:
-    """One run over a mesh of devices, which may belong to several processes. `ids` are the tokens to train on."""
+    """One run over a mesh of devices, which may belong to several processes. `ids` are the tokens to train on.
 
-    def __init__(self, cfg: Config, ids: Ids) -> None:
-        self._cfg, self._batches = cfg, Batches.of(cfg, ids)
+    `lengths` are the numbers of tokens of the sources of a mixture, in this order in `ids`.
+    """
+
+    def __init__(self, cfg: Config, ids: Ids, lengths: Sequence[int] = ()) -> None:
+        self._cfg, self._batches = cfg, Batches.of(cfg, ids, lengths)
         self.model, _, self._optimizer, train_step = build(cfg)
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
@@ -142,9 +145,9 @@ class SingleRun:
 class VmappedRuns:
     """Several runs that share one `lanes.program_of`; each local device computes `width` of them at once."""
 
-    def __init__(self, cfgs: Sequence[Config], ids: Ids, width: int) -> None:
+    def __init__(self, cfgs: Sequence[Config], ids: Ids, width: int, lengths: Sequence[int] = ()) -> None:
         self._cfgs, self._cfg = cfgs, cfgs[0]
-        self._batches = [Batches.of(cfg, ids) for cfg in cfgs]
+        self._batches = [Batches.of(cfg, ids, lengths) for cfg in cfgs]
         self.mesh = lanes.lane_mesh(len(cfgs))
         self._padding = -len(cfgs) % (self.mesh.size * width)  # lanes whose results are not used
         parts = build(self._cfg)
