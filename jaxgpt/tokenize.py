@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={args.out} is not an empty folder: give another")
     if cfg.data.mixture:
-        raise UserError("data.mixture: shards are of one text, give each source as data.path in turn")
+        raise UserError("data.mixture: shards are of one text, give each source in turn, as data.path")
     data = prepare_dataset(cfg.data, args.num_workers)
     name = re.sub(r"\W+", "_", Path(data.corpus_name).stem).strip("_") or "text"
     with new_folder(out) as folder:

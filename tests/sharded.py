@@ -1,6 +1,6 @@
 """Results on 8 devices for tests/model/test_sharding.py, from a process that has them; JSON on the last line.
 
-JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [frozen] [everything] [plain] [traffic] [elastic] [elastic4]
+JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [frozen] [everything] [plain] [mixture] [traffic] [elastic] [elastic4]
 """
 
 import dataclasses
@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.data.batches import Batches
 from jaxgpt.model import parameters, sharding
 from jaxgpt.runs.load import load
-from jaxgpt.training import loop, state_memory, steps, traffic
+from jaxgpt.training import loop, programs, state_memory, steps, traffic
 from tests.small_runs import metrics, small_config, write_text
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 2, 1), (2, 1, 4)]
@@ -156,6 +157,22 @@ def elastic(folder: Path, turns: list) -> dict:
     return {"losses": losses, "params": apart(*(list(map(np.asarray, leaves)) for leaves in params))}
 
 
+def mixture() -> dict:
+    """For each mesh, how many of the batches on its devices are those of the mixture."""
+    model = dataclasses.replace(PLAIN.model, context_length=8)
+    data = config.DataConfig(mixture="a=p:0.7@0 0.2@30, b=q:0.3, c=r:0.1", batch_size=16, seed=3)
+    ids, lengths = np.arange(5_000, dtype=np.uint16), (3_000, 1_500, 500)
+    found = {}
+    for sizes in MESHES:
+        cfg = dataclasses.replace(PLAIN, model=model, data=data, mesh=config.MeshConfig(*sizes))
+        program, expected = programs.SingleRun(cfg, ids, lengths), Batches.of(cfg, ids, lengths)
+        with program.context():
+            found[str(sizes)] = sum(
+                np.array_equal(program.feed(step)[1], expected.stack(step, 1)) for step in (0, 7, 31, 10**6)
+            )
+    return found
+
+
 if __name__ == "__main__":
     folder, *parts = sys.argv[1:]
     found = {"devices": jax.device_count()}
@@ -163,6 +180,8 @@ if __name__ == "__main__":
         if name in parts:
             one = run(cfg, (1, 1, 1))
             found[name] = {str(sizes): compare(one, run(cfg, sizes)) for sizes in meshes}
+    if "mixture" in parts:
+        found["mixture"] = mixture()
     if "traffic" in parts:
         found["traffic"] = {str(sizes): sent(TRAFFIC, sizes) for sizes in [(8, 1, 1), (1, 8, 1), (1, 1, 8)]}
     for name in TURNS.keys() & set(parts):

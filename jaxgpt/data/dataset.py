@@ -20,6 +20,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import cache_dir, expand, write_atomically, write_json
 from jaxgpt.config import UserError
+from jaxgpt.config.sources import CORPUS
 from jaxgpt.data import corpora, documents, encoding, shards, tokenizers
 from jaxgpt.data.id_files import Dataset, Split, check_ids, ids_dtype, new_ids_folder, open_folder
 from jaxgpt.data.text_pieces import Piece
@@ -165,6 +166,9 @@ def text_hashes(cfg: config.DataConfig) -> dict[str, str | None]:
 def open_text(cfg: config.DataConfig, given: str = "data.path") -> corpora.Corpus:
     """The text of a config, with its documents where it has some. Raises UserError."""
     if not cfg.path:
+        if given != "data.path" and cfg.corpus not in corpora.CORPORA:
+            names = ", ".join(sorted(corpora.CORPORA))
+            raise UserError(f"{given}='{CORPUS}{cfg.corpus}': choose one of {names}, or give a path")
         return corpora.open_corpus(cfg.corpus, "")
     if cfg.corpus == "tinyshakespeare":
         corpora.check_tiny_shakespeare(expand(cfg.path))

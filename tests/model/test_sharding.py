@@ -42,7 +42,7 @@ def with_eight_devices(folder: Path, *parts: str) -> dict:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "elastic")
+    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "elastic", "mixture")
 
 
 def assert_like_one_device(compared: dict, sizes: tuple[int, int, int]) -> None:
@@ -88,6 +88,10 @@ def assert_the_same_run(compared: dict) -> None:
 
 def test_a_run_goes_on_under_another_mesh(found):
     assert_the_same_run(found["elastic"])
+
+
+def test_a_mixture_has_the_same_batches_on_any_devices(found):
+    assert found["mixture"] == {str(sizes): 4 for sizes in MESHES}
 
 
 @pytest.mark.slow

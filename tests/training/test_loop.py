@@ -172,6 +172,8 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
     }  # fmt: skip
     if file.stem == "bpe":
         small["data.vocab_size"] = "270"
+    if file.stem == "mixture":
+        small |= {"data.path": "", "data.mixture": f"a={text}:1, b={text}:0.5"}
     if file.stem == "finetune":  # it goes on from another config's run
         train(cli.read_config(str(CONFIGS / "char.py"), small), tmp_path / "char")
         small |= {
