@@ -91,7 +91,7 @@ class RunFolder:
             return
         raise UserError(
             f"{self.workdir} has a log of steps and no folder {checkpoint.FOLDER}: bring it back (a disk that is missing?); to start from "
-            "step 0 move {self.workdir} away, or let train do it with --restart"
+            f"step 0 move {self.workdir} away, or let train do it with --restart"
         )
 
     def _write_config(self) -> None:
