@@ -5,8 +5,8 @@
 `char` trains configs/char.py for 1,000 steps with a save every 100, so that every other stretch of 50 steps has one.
 `gpt2` is a state of GPT-2's size (124M parameters with Adam's moments, 1.4 GiB) with simulated steps: each updates a small
 part of the donated state and then waits, as a host waits for a GPU, `--step_seconds` in total. The stop is the time in the
-call that saves. The total cost is how much longer a stretch with a save takes; on two cores that is mostly because writing
-shares them.
+call that saves. Each save is read back in the background, the first one whole. The total cost is how much longer a stretch
+with a save takes; on two cores that is mostly because writing shares them.
 """
 
 from __future__ import annotations
@@ -45,19 +45,27 @@ class Stopwatch:
             self.seconds.append(time.perf_counter() - self.starts[-1])
 
 
-def describe(name: str, starts: list[float], saves: list[float], nbytes: int) -> str:
-    """One line. `starts` has the start of each step; saves are before steps 100, 200, ..."""
+def describe(name: str, starts: list[float], saves: list[float], nbytes: int, checks: list[float]) -> str:
+    """One line. `starts` has the start of each step; saves are before steps 100, 200, ...; `checks` read each save back."""
     stretches = np.diff(starts[::EVERY])[1:]  # the first has the compiling
     without, with_save = stretches[::2], stretches[1::2]
     usual = float(np.median(without))
     extra = float(np.median(with_save)) - usual
     still = statistics.median(saves)
+    first, *others = checks
+    check, every = statistics.median(others), 2 * usual
     return (
         f"{name}: {nbytes / 2**20:,.1f} MiB a save; 50 steps take {usual:,.2f} s; {len(with_save)} saves: training stands "
         f"still {1e3 * still:,.1f} ms in the call (most {1e3 * max(saves):,.1f}), {still / usual:.2%} of its time; a stretch "
         f"with a save takes {1e3 * extra:,.0f} ms longer in all, {extra / usual:.2%} "
-        f"(stretches without vary by {np.ptp(without) / usual:.1%})"
+        f"(stretches without vary by {np.ptp(without) / usual:.1%}); reading a save back takes {1e3 * check:,.0f} ms in the "
+        f"background, {check / every:.2%} of the time between two saves (the first, whole: {1e3 * first:,.0f} ms)"
     )
+
+
+def worked(verify: Stopwatch) -> list[float]:
+    """The seconds of the calls that had a save to read back."""
+    return [seconds for seconds in verify.seconds if seconds > 1e-3]
 
 
 def char(folder: Path) -> str:
@@ -71,11 +79,12 @@ def char(folder: Path) -> str:
     trainer = loop.Trainer([(cfg, folder)])
     checkpoints = trainer.runs[0].checkpoints
     save = checkpoints.save = Stopwatch(checkpoints.save)
+    verify = checkpoints._verify = Stopwatch(checkpoints._verify)
     feed = trainer.program.feed = Stopwatch(trainer.program.feed)
     state = trainer.run()[0].state
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     # The first batch is that of compiling; the last save is of the run's end.
-    return describe("char", feed.starts[1:], save.seconds[:-1], nbytes)
+    return describe("char", feed.starts[1:], save.seconds[:-1], nbytes, worked(verify))
 
 
 def gpt2(folder: Path, step_seconds: float, saves: int) -> str:
@@ -92,6 +101,7 @@ def gpt2(folder: Path, step_seconds: float, saves: int) -> str:
 
     tokenizer = tokenizers.CharTokenizer("ab")
     checkpoints = checkpoint.Checkpoints(folder, keep=1)
+    verify = checkpoints._verify = Stopwatch(checkpoints._verify)
     state = jax.block_until_ready(step(state))
     checkpoints.save(state, cfg, tokenizer)  # compiles what a first save compiles
     checkpoints.wait()
@@ -104,7 +114,7 @@ def gpt2(folder: Path, step_seconds: float, saves: int) -> str:
         state = jax.block_until_ready(step(state))
         time.sleep(max(0.0, step_seconds - (time.perf_counter() - now)))
     checkpoints.close()
-    return describe("gpt2", starts, save.seconds, nbytes)
+    return describe("gpt2", starts, save.seconds, nbytes, worked(verify))
 
 
 def main(argv: list[str]) -> None:
