@@ -222,6 +222,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("LD_PRELOAD") != str(folder / "errnos.so"):
         with_library(folder)
+    from experiments import claim
+
+    commit = claim.commit()
     os.chdir(folder)
     if not Path("pristine").exists():
         train_pristine()
