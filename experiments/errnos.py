@@ -242,12 +242,9 @@ def main() -> None:
     harmed = sum(bool(one["harm"]) for one in found)
     print(f"{len(found)} tries: {results}; {harmed} did harm")
     if record:
-        os.chdir(Path(__file__).parent)
-        from experiments import claim
-
         # Only now: asking for the machine starts a backend, after which no fork works.
         facts = {
-            "commit": claim.commit(),
+            "commit": commit,
             "machine": claim.machine(),
             "tries": len(found),
             "results": results,
