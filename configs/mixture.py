@@ -3,8 +3,18 @@
     python -m jaxgpt.train --config configs/mixture.py --dry_run    # tokens, share and epochs of each source
     python -m jaxgpt.train --config configs/mixture.py
 
-Every evaluation has the loss on each source's own validation text. The share of Python's documentation rises from 0 at step
-300 to a third at step 600: its loss falls when it is read, and not before.
+Cost: 1 min 46 s on 2 cores of a shared Xeon with other work, including start and evaluations (commit 96a065d).
+Result: validation loss 1.846 nats a character on 32,768 characters of all three; a bigram table gets 2.468. On each source's
+own validation text (the first 32,768 characters):
+
+    step       plays    bible    python
+       0       4.687    4.707     4.557
+     300       2.273    2.054     4.098
+     450       2.159    1.913     2.308
+     900       1.972    1.710     1.822
+
+The share of Python's documentation rises from 0 at step 300 to a third at step 600: its loss falls when it is read, and hardly
+before.
 """
 
 from jaxgpt.config import default_config

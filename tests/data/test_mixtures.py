@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.config import Config, DataConfig, ModelConfig, UserError, from_config_dict, sources, to_json
+from jaxgpt.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    UserError,
+    from_config_dict,
+    from_json,
+    sources,
+    to_json,
+)
 from jaxgpt.config.sources import weight_at
 from jaxgpt.data import batches
 from jaxgpt.data.batches import Batches
@@ -172,6 +181,13 @@ def test_a_mixture_that_is_none_is_one_line(text, message):
     values["data"]["mixture"] = text
     with pytest.raises(UserError, match=message):
         from_config_dict(values)
+
+
+def test_a_config_from_before_there_were_several_texts_is_the_same_run():
+    values = to_json(Config(data=DataConfig(path="text.txt")))
+    for name in ("mixture", "valid_path", "valid_paths"):
+        del values["data"][name]
+    assert from_json(values) == Config(data=DataConfig(path="text.txt", documents="auto"))
 
 
 def test_paths_may_have_colons_commas_and_quotes():

@@ -148,7 +148,7 @@ def test_training_never_starts_over_by_itself(here, trained, monkeypatch, capfd)
     before = saved(here / "run")
     assert execute(monkeypatch, RUN) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "every checkpoint of " in line and "give --restart to start from step 0" in line
+    assert "every checkpoint of " in line and "let train do it with --restart" in line
     assert saved(here / "run") == before
     assert execute(monkeypatch, f"{RUN} --restart") == 0
     out, err = capfd.readouterr()
