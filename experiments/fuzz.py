@@ -277,6 +277,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", type=int, help="the number of one case")
     parser.add_argument("--workdir", type=Path, help="an empty folder; the default is a temporary one")
     args = parser.parse_args(argv)
+    if args.workdir:
+        args.workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.workdir) as folder:
         return 1 if fuzz(Path(folder), args.configs, args.folders, args.seed, args.only) else 0
 
