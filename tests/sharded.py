@@ -1,6 +1,6 @@
 """Results on 8 devices for tests/model/test_sharding.py, from a process that has them; JSON on the last line.
 
-JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [frozen] [everything] [plain] [mixture] [traffic] [elastic] [elastic4]
+JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [documents] [frozen] [everything] [plain] [mixture] [traffic] [elastic] [elastic4]
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.data.batches import Batches
+from jaxgpt.data.batches import Batches, marked
 from jaxgpt.model import parameters, sharding
 from jaxgpt.runs.load import load
 from jaxgpt.training import loop, programs, state_memory, steps, traffic
@@ -56,7 +56,15 @@ FROZEN = dataclasses.replace(
         trainable=("block_1/*", "*/lora_?", "token_embedding/*"), rates=("*/lora_b=0.5",),
     ),
 )  # fmt: skip
+# Documents in windows, each with targets that do not count.
+DOCUMENTS = dataclasses.replace(
+    CFG,
+    model=dataclasses.replace(CFG.model, document_mask=True, document_end=3, dropout_rate=0.0),
+    data=config.DataConfig(batch_size=16, windows="documents"),
+    train=config.TrainConfig(num_steps=20, grad_accumulation_steps=2, loss_chunk=8),
+)
 RUNS = {
+    "documents": (DOCUMENTS, [(8, 1, 1), (2, 2, 2)]),
     "few": (CFG, FEW),
     "frozen": (FROZEN, [(2, 2, 2)]),
     "everything": (CFG, MESHES),
@@ -80,6 +88,8 @@ def run(cfg: config.Config, sizes: tuple[int, int, int]) -> dict:
     B, T = cfg.data.batch_size, cfg.model.context_length
     rng = np.random.default_rng(0)
     batches = rng.integers(cfg.model.vocab_size, size=(20, B, T + 1), dtype=np.int32)
+    if cfg.data.marks_targets:  # more in some rows than in others
+        batches = marked(batches, rng.random(batches.shape) < rng.random((20, B, 1)))
     key, losses = jax.random.key(7), []
     with sharding.use_mesh(mesh):
         state = steps.init_state(parts.model, parts.optimizer, key)

@@ -245,12 +245,21 @@ class DataConfig:
         0.1, "the last part of the text, by characters, is for validation", above=0, below=1,
     )
     batch_size: int = field(64, "sequences per step, over all devices and accumulation steps", at_least=1, at_most=1 << 24)
+    windows: Literal["flat", "documents"] = field(
+        "flat", "what training windows hold; flat: a stretch of the text; documents: complete documents and padding, "
+        "which is not counted (see data/packing.py)",
+    )
     seed: int | None = field(
         None, "seed of the order in which the text is read; None: train.seed",
         at_least=0, at_most=INT32_MAX, lane="outside",
     )
     on_device: bool = field(False, "keep the training tokens on the device and cut batches there")
     # fmt: on
+
+    @property
+    def marks_targets(self) -> bool:
+        """Whether a batch marks tokens that are no targets (see batches.marked). Else all count."""
+        return self.windows == "documents"
 
 
 @dataclass(frozen=True)
@@ -420,6 +429,11 @@ class Config:
     def eval_batch_size(self) -> int:
         """Sequences in a batch of an evaluation: train.eval_batch_size, or as many as a step computes at once."""
         return self.train.eval_batch_size or self.data.batch_size // self.train.grad_accumulation_steps
+
+    @property
+    def finds_documents(self) -> bool:
+        """Whether the run needs to know where a document ends: model.document_end."""
+        return self.model.document_mask or self.data.windows == "documents"
 
     @property
     def order_seed(self) -> int:

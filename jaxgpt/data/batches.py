@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from jaxgpt.data.mixtures import Order
 
 
+def marked(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Ids where those that do not count as targets, t, are ~t = -1 - t: one array says what is read and what is predicted.
+
+    The step reads ~t as t and leaves it out of the loss (see DataConfig.marks_targets). What a window begins with is
+    never a target.
+    """
+    return np.where(counts, ids, ~ids.astype(np.int32)).astype(np.int32)
+
+
 def num_windows(num_ids: int, context_length: int) -> int:
     """W: the number of windows in an epoch. Ids beyond W windows leave room for the epoch's phase.
 
@@ -99,6 +108,11 @@ class Batches:
         of_step = self.starts_at if starts_only else self.at
         return np.stack([of_step(step + i, rows) for i in range(count)]).astype(np.int32, copy=False)
 
+    def for_device(self) -> np.ndarray:
+        """The ids, from which a device cuts the windows at `starts_at`."""
+        self.check_on_device()
+        return np.asarray(self.ids)
+
     def check_on_device(self) -> None:
         """Raises UserError where a device cannot index the ids."""
         if len(self.ids) > 2**31 - 1:
@@ -119,20 +133,34 @@ def window_starts(
     (seed, epoch), so that an id is not always at the same position; phases use all the room that the windows leave,
     so that in the long run every id is trained on. Time and memory are O(batch) for any text length and step.
     """
-    first_sample = np.array(int(step) * batch_size, np.uint64)
-    samples = np.arange(batch_size, dtype=np.uint64)[rows or slice(None)] + first_sample
+    samples = samples_of(step, batch_size, rows)
     return starts_of(num_ids, samples, seed=seed, context_length=context_length)
+
+
+def samples_of(step: int, batch_size: int, rows: slice | None = None) -> np.ndarray:
+    """The numbers of a step's samples, counted over the run: [B] uint64."""
+    first_sample = np.array(int(step) * batch_size, np.uint64)
+    return np.arange(batch_size, dtype=np.uint64)[rows or slice(None)] + first_sample
 
 
 def starts_of(num_ids: int, samples: np.ndarray, *, seed: int, context_length: int) -> np.ndarray:
     """The first positions of the windows of these samples of the run: [B] -> [B] int64; see `window_starts`."""
     size = num_windows(num_ids, context_length)
     num_phases = num_ids - size * context_length  # the last window fits with each of them
+    windows, keys = epoch_order(size, samples, seed)
+    phases = keys % np.array(num_phases, np.uint64)
+    starts = phases + windows * np.array(context_length, np.uint64)
+    return starts.astype(np.int64)
+
+
+def epoch_order(size: int, samples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `size` windows each sample reads, and a key of (seed, epoch): [B] and [B] uint64.
+
+    `size` samples are an epoch, which has every window once.
+    """
     epochs, windows = np.divmod(samples.astype(np.uint64, copy=False), np.uint64(size))
     keys = _mix(_mix(np.array([int(seed) % 2**64], np.uint64) + _GOLDEN) + epochs * _GOLDEN)
-    phases = keys % np.array(num_phases, np.uint64)
-    starts = phases + permute(windows, size, keys) * np.array(context_length, np.uint64)
-    return starts.astype(np.int64)
+    return permute(windows, size, keys), keys
 
 
 # Zero-dimensional arrays: NumPy combines an array with them faster than with its scalars.

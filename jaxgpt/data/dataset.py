@@ -391,12 +391,12 @@ def check_windows(dataset: Dataset, context_length: int) -> None:
             )
 
 
-def check_documents(dataset: Dataset, end_id: int | None, block: int = 1 << 24) -> None:
-    """Raises UserError where no training token is the one that ends a document. None: nothing depends on documents."""
+def check_documents(dataset: Dataset, end_id: int, block: int = 1 << 24) -> None:
+    """Raises UserError where no training token is the one that ends a document."""
     ids = dataset.train.ids
-    if end_id is None or any((ids[i : i + block] == end_id).any() for i in range(0, len(ids), block)):
+    if any((ids[i : i + block] == end_id).any() for i in range(0, len(ids), block)):
         return
     raise UserError(
         f"the training split of {dataset.corpus_name!r} has no token {end_id}, which ends a document (model.document_end): "
-        "cut the text into documents with data.documents, or set model.document_mask=false"
+        "cut the text into documents with data.documents, or set model.document_mask=false and data.windows='flat'"
     )

@@ -49,7 +49,7 @@ def with_vocabulary(cfg: Config, file: str, vocab_size: int | None) -> Config:
         size = GPT2_VOCABULARY if cfg.data.tokenizer == "gpt2" else OTHER_VOCABULARY
     values = to_json(cfg)
     values["model"]["vocab_size"] = size
-    if cfg.model.document_mask and cfg.model.document_end is None:
+    if cfg.finds_documents and cfg.model.document_end is None:
         values["model"]["document_end"] = size - 1
     return from_config_dict(values)
 

@@ -18,6 +18,7 @@ from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import baselines, prompts
 from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
+from jaxgpt.data.packing import PackedBatches
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.gpt import GPT
@@ -80,7 +81,8 @@ class Trainer:
         check_windows(self.dataset, cfg.model.context_length)
         cfgs = [resolve(cfg, self.dataset.tokenizer) for cfg, _ in runs]
         self.cfg = cfg = cfgs[0]
-        check_documents(self.dataset, cfg.model.document_end)
+        if cfg.finds_documents:
+            check_documents(self.dataset, cfg.model.end_id)
         check_memory(cfg)
         uses_fused_attention(cfg.model, cfg.train.attention)
         if cfg.train.sample_tokens:
@@ -182,11 +184,14 @@ class Trainer:
     def _introduce(self) -> dict[str, Any]:
         """Print what is about to be trained. Returns the facts of it for run.json."""
         cfg, params = self.cfg, self.program.shapes.params
-        facts = self.dataset.facts() | {
+        facts: dict[str, Any] = self.dataset.facts() | {
             "num_params": count_params(params),
             "num_trainable": count_params(trainable.select(cfg.optim, params)),
         }
         lines = [introduction(cfg.model, facts)]
+        if isinstance(batches := self.program.batches[0], PackedBatches):
+            facts |= batches.packing.facts()
+            lines.append(batches.packing.as_text())
         if isinstance(self.program, SingleRun) and self.program.mesh.size > 1:
             lines.append(f"{self.program.mesh.size} devices: {sharding.as_text(self.program.mesh.shape)}")
         if len(self.runs) == 1 and self.runs[0].start is not None:

@@ -7,6 +7,7 @@ Only one matrix product is compiled, to measure the speed of the device.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -23,6 +24,7 @@ from jaxgpt.config import Config
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
 from jaxgpt.data.id_files import Dataset
+from jaxgpt.data.packing import Packing
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
@@ -54,6 +56,7 @@ class DataSizes:
     train_tokens: int
     valid_tokens: int
     sources: tuple[SourceUse, ...] = ()  # of a mixture
+    packing: Packing | None = None  # with data.windows="documents"
 
     @classmethod
     def of(cls, cfg: Config, dataset: Dataset) -> DataSizes:
@@ -134,9 +137,13 @@ class Preflight:
         self.epochs: float | None = None  # None: the data is not known, or too short
         self.sources = () if data is None else data.sources
         if data is not None and not data.sources and data.train_tokens > cfg.model.context_length:
-            self.epochs = cfg.train.num_steps / batches.steps_per_epoch(
+            steps = batches.steps_per_epoch(
                 data.train_tokens, context_length=cfg.model.context_length, batch_size=cfg.data.batch_size
             )
+            if data.packing is not None:
+                steps = len(data.packing) / cfg.data.batch_size
+            self.epochs = cfg.train.num_steps / steps
+        self.windows = "" if data is None or data.packing is None else data.packing.as_text()
         self.mesh = sharding.mesh_sizes(cfg.mesh, jax.device_count())  # number of devices along each axis
         sharding.check(self.mesh, shapes, cfg)
         self.cost = costs.step_cost(cfg, backend)
@@ -234,7 +241,11 @@ def dry_run(cfg: Config) -> str:
     dataset = prepare_dataset(cfg.data)
     data = DataSizes.of(cfg, dataset)
     cfg = starting.resolve(cfg, dataset.tokenizer)
-    check_documents(dataset, cfg.model.document_end)
+    if cfg.finds_documents:
+        check_documents(dataset, cfg.model.end_id)
+    if cfg.data.windows == "documents":
+        packing = Packing.of(dataset.train.ids, cfg.model.end_id, cfg.model.context_length + 1)
+        data = dataclasses.replace(data, packing=packing)
     start = starting.prepare(cfg, dataset.tokenizer)
     text = as_text(Preflight(cfg, data))
     return text if start is None else f"{start.text}\n\n{text}"
@@ -282,6 +293,7 @@ def as_text(found: Preflight) -> str:
         + (f" + {_flop(cost.optimizer_flops)} of the optimizer" if cost.optimizer_flops else ""),
         f"  tokens               {found.tokens_per_step:,} per step x {cfg.train.num_steps:,} steps = "
         f"{tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
+        *([f"  windows              {found.windows}"] if found.windows else []),
         f"  the run              {_flop(cost.hardware_flops * cfg.train.num_steps)}",
         "",
         f"memory of a step       {_bytes(found.memory_per_device.total)} predicted"

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxgpt.common import processes
 from jaxgpt.config import Config
 from jaxgpt.data.batches import Batches
+from jaxgpt.data.packing import PackedBatches, training_batches
 from jaxgpt.data.shards import Ids
 from jaxgpt.model import sharding
 from jaxgpt.model.gpt import GPT
@@ -42,6 +43,10 @@ class Program(Protocol):
     mesh: jax.sharding.Mesh
     shapes: TrainState  # shapes of the state of one run
     model: GPT  # for evaluation and sampling
+
+    @property
+    def batches(self) -> Sequence[Batches | PackedBatches]:
+        """Of each run."""
 
     def context(self) -> contextlib.AbstractContextManager:
         """The context for everything below."""
@@ -94,7 +99,7 @@ class SingleRun:
     """
 
     def __init__(self, cfg: Config, ids: Ids, lengths: Sequence[int] = ()) -> None:
-        self._cfg, self._batches = cfg, Batches.of(cfg, ids, lengths)
+        self._cfg, self.batches = cfg, training_batches([cfg], ids, lengths)
         self.model, _, self._optimizer, train_step = build(cfg)
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
@@ -105,8 +110,7 @@ class SingleRun:
         self._root_key = jax.random.key(cfg.train.seed)
         self._ids = None
         if cfg.data.on_device:
-            self._batches.check_on_device()
-            self._ids = sharding.put_replicated(self.mesh, np.asarray(ids))
+            self._ids = sharding.put_replicated(self.mesh, self.batches[0].for_device())
 
     def context(self) -> contextlib.AbstractContextManager:
         return sharding.use_mesh(self.mesh)
@@ -118,7 +122,7 @@ class SingleRun:
         cfg = self._cfg
         B, T, count = cfg.data.batch_size, cfg.model.context_length, cfg.train.steps_per_dispatch
         shape = (count, B) if cfg.data.on_device else (count, B, T + 1)
-        stack = functools.partial(self._batches.stack, step, count, starts_only=cfg.data.on_device)
+        stack = functools.partial(self.batches[0].stack, step, count, starts_only=cfg.data.on_device)
         rows = sharding.put_batch(self.mesh, shape, lambda rows: stack(rows=rows), axis=1)
         flags = () if processes.is_alone() else (sharding.put_flag(self.mesh, signal),)
         return self._ids, rows, self._root_key, *flags
@@ -147,7 +151,7 @@ class VmappedRuns:
 
     def __init__(self, cfgs: Sequence[Config], ids: Ids, width: int, lengths: Sequence[int] = ()) -> None:
         self._cfgs, self._cfg = cfgs, cfgs[0]
-        self._batches = [Batches.of(cfg, ids, lengths) for cfg in cfgs]
+        self.batches = training_batches(cfgs, ids, lengths)
         self.mesh = lanes.lane_mesh(len(cfgs))
         self._padding = -len(cfgs) % (self.mesh.size * width)  # lanes whose results are not used
         parts = build(self._cfg)
@@ -167,8 +171,7 @@ class VmappedRuns:
         self._root_keys = lanes.put(self.mesh, jnp.stack([jax.random.key(seed) for seed in seeds.tolist()]))
         self._ids = None
         if self._cfg.data.on_device:
-            self._batches[0].check_on_device()
-            self._ids = lanes.put_shared(self.mesh, np.asarray(ids))
+            self._ids = lanes.put_shared(self.mesh, self.batches[0].for_device())
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
         """The last lane repeated until every device has the same number of lanes."""
@@ -190,7 +193,7 @@ class VmappedRuns:
 
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
-        stacks = [batches.stack(step, count, starts_only=on_device) for batches in self._batches]
+        stacks = [batches.stack(step, count, starts_only=on_device) for batches in self.batches]
         rows = lanes.put(self.mesh, self._padded(np.stack(stacks)))
         return self._ids, rows, self._root_keys, self._numbers
 

@@ -55,18 +55,19 @@ def resolve(cfg: Config, tokenizer: tokenizers.Tokenizer) -> Config:
 
 def document_end(cfg: Config, tokenizer: tokenizers.Tokenizer) -> int | None:
     """model.document_end: the id that ends a document, None where nothing asks for it. Raises UserError without one."""
-    given, asks = cfg.model.document_end, "model.document_mask=true" if cfg.model.document_mask else ""
+    given = cfg.model.document_end
     if given is not None and given >= tokenizer.vocab_size:
         raise UserError(
             f"model.document_end={given}, but the {tokenizer.kind} tokenizer has the ids 0 to "
             f"{tokenizer.vocab_size - 1}: leave model.document_end out, or give one of them"
         )
-    if not asks or given is not None:
+    if not cfg.finds_documents or given is not None:
         return given
     separator = encoding.separator_ids(tokenizer, cfg.data.separator)
     if len(separator) == 1:
         return int(separator[0])
     found = f"is {len(separator)} tokens" if len(separator) else "leaves nothing between documents"
+    asks = "model.document_mask=true" if cfg.model.document_mask else "data.windows='documents'"
     raise UserError(
         f"{asks} finds documents by the one token that ends them, but data.separator={cfg.data.separator!r} {found} "
         f"with this {tokenizer.kind} tokenizer: train on documents (data.documents) with a tokenizer that has an end of text, "

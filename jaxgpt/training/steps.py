@@ -41,6 +41,13 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
 
 
+def _losses(logits_BTV: jax.Array, targets_BT: jax.Array, marked: bool) -> jax.Array:
+    """`token_losses`, 0 for targets that are marked as none (see batches.marked)."""
+    if not marked:
+        return token_losses(logits_BTV, targets_BT)
+    return jnp.where(targets_BT >= 0, token_losses(logits_BTV, jnp.maximum(targets_BT, 0)), 0.0)
+
+
 def _in_chunks(x_BT: jax.Array, chunk: int) -> jax.Array:
     """[B, T, ...] -> [T / chunk, B, chunk, ...]. Every chunk has all rows, so that devices share each chunk."""
     B, T, *rest = x_BT.shape
@@ -53,32 +60,40 @@ def _of_chunks(parts: jax.Array) -> jax.Array:
     return jnp.moveaxis(parts, 0, 1).reshape(B, count * chunk, *rest)
 
 
-def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int) -> jax.Array:
-    """`token_losses` [B, T], from the logits of `chunk` positions per window at a time."""
+def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int, marked: bool = False) -> jax.Array:
+    """`_losses` [B, T], from the logits of `chunk` positions per window at a time."""
     parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
-    return _of_chunks(jax.lax.map(lambda p: token_losses(logits(cfg, p[0], table_VD), p[1]), parts))
+    return _of_chunks(jax.lax.map(lambda p: _losses(logits(cfg, p[0], table_VD), p[1], marked), parts))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
 def chunked_mean_loss(
-    cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, chunk: int
+    cfg: config.ModelConfig,
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    targets_BT: jax.Array,
+    chunk: int,
+    count: jax.Array | None = None,
 ) -> jax.Array:
-    """The mean of `token_losses`, from the logits of `chunk` positions per window at a time.
+    """The mean of `token_losses`, from the logits of `chunk` positions per window at a time; `count` as in `mean_loss`.
 
     Each chunk's gradient is computed in the forward pass, from the same logits (as Hsu et al. 2024, Liger Kernel,
     section 3.2): exact, at no further cost.
     """
-    return _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk).mean()
+    losses_BT = _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk, count is not None)
+    return losses_BT.mean() if count is None else losses_BT.sum() / count
 
 
-def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, chunk: int):
+def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, count, chunk: int):
     """The mean loss, and its gradients by x and by the table."""
+    divisor = targets_BT.size if count is None else count
 
     def one(carry, part):
         loss, dtable_VD = carry
         x, targets = part
         new, (dx, d) = jax.value_and_grad(
-            lambda x, table: token_losses(logits(cfg, x, table), targets).sum() / targets_BT.size, (0, 1)
+            lambda x, table: _losses(logits(cfg, x, table), targets, count is not None).sum() / divisor,
+            (0, 1),
         )(x, table_VD)
         return (loss + new, dtable_VD + d), dx
 
@@ -100,22 +115,34 @@ def mean_loss(
     tokens: jax.Array,
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
+    count: jax.Array | None = None,
 ) -> jax.Array:
     """Mean -log p(next token) in nats over a batch of windows [B, T + 1]. With a key, dropout is on.
 
-    `loss_chunk` (see TrainConfig) changes the memory used, not the result.
+    `loss_chunk` (see TrainConfig) changes the memory used, not the result. With `count` some tokens are marked as no
+    targets (see batches.marked), and the sum over the others is divided by it: by `count_targets` of the complete batch,
+    of which these windows may be a part.
     """
+    inputs_BT = tokens[:, :-1]
+    if count is not None:
+        inputs_BT = jnp.where(inputs_BT < 0, ~inputs_BT, inputs_BT)
     x_BTD, _ = model.apply(
         {"params": params},
-        tokens[:, :-1],
+        inputs_BT,
         train=dropout_key is not None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
         method=GPT.features,
     )
     x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # D is E if a tied table is narrow
     if loss_chunk:
-        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk)
-    return token_losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:]).mean()
+        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk, count)
+    losses_BT = _losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:], count is not None)
+    return losses_BT.mean() if count is None else losses_BT.sum() / count
+
+
+def count_targets(batch: jax.Array) -> jax.Array:
+    """The targets of windows [B, T + 1] that are not marked, as a float32 number to divide by: at least 1."""
+    return jnp.maximum((batch[:, 1:] >= 0).sum(), 1).astype(jnp.float32)
 
 
 def make_train_step(
@@ -140,35 +167,39 @@ def make_train_step(
     """
     train, moving = cfg.train, cfg.optim
     num_parts = train.grad_accumulation_steps
+    marked = cfg.data.marks_targets
 
-    def loss_and_grads(params, batch, key):
+    def loss_and_grads(params, batch, key, count):
         key = None if is_off(model.cfg.dropout_rate) else key
 
         def loss(part):
-            return mean_loss(model, trainable.merge(params, part), batch, key, train.loss_chunk)
+            return mean_loss(model, trainable.merge(params, part), batch, key, train.loss_chunk, count)
 
         return jax.value_and_grad(loss)(trainable.select(moving, params))
 
-    def accumulated(params, batch, key):
-        """The mean over equal parts of the batch, one after another: activations of one part at a time."""
+    def accumulated(params, batch, key, count):
+        """The mean over equal parts of the batch, one after another: activations of one part at a time.
+
+        With marked targets each part is divided by the targets of all parts, and the parts are added.
+        """
         parts = batch.reshape(num_parts, -1, batch.shape[-1])
 
         def add(total, part_and_index):
             part, index = part_and_index
             return jax.tree.map(
-                jnp.add, total, loss_and_grads(params, part, jax.random.fold_in(key, index))
+                jnp.add, total, loss_and_grads(params, part, jax.random.fold_in(key, index), count)
             ), None
 
         part = trainable.select(moving, params)
         zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, part)))
         total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(num_parts)))
-        return jax.tree.map(lambda x: x / num_parts, total)
+        return total if marked else jax.tree.map(lambda x: x / num_parts, total)
 
     def train_step(state: TrainState, batch: jax.Array, root_key: jax.Array):
         # The key is a function of the step. Nothing needs saving, and a resumed run draws the same masks.
         key = jax.random.fold_in(root_key, state.step)
         compute = loss_and_grads if num_parts == 1 else accumulated
-        loss, grads = compute(state.params, batch, key)
+        loss, grads = compute(state.params, batch, key, count_targets(batch) if marked else None)
         grads = constrain_like(state.params, trainable.keep_rows(moving, grads))
         squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
         grad_norm = jnp.sqrt(squares.sum())

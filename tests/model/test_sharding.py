@@ -61,6 +61,13 @@ def test_a_mesh_is_like_one_device(found, sizes):
     assert_like_one_device(found["few"][str(sizes)], sizes)
 
 
+def test_documents_and_targets_that_do_not_count_are_like_on_one_device(tmp_path):
+    """The mean is over the counted targets of all devices and parts of a batch."""
+    found = with_eight_devices(tmp_path, "documents")["documents"]
+    for sizes in [(8, 1, 1), (2, 2, 2)]:
+        assert_like_one_device(found[str(sizes)], sizes)
+
+
 @pytest.mark.slow
 def test_a_run_that_moves_a_part_of_the_parameters_is_like_one_device(tmp_path):
     compared = with_eight_devices(tmp_path, "frozen")["frozen"]["(2, 2, 2)"]

@@ -57,7 +57,6 @@ def test_a_text_without_documents_is_refused(lines):
     cfg = small_config(lines, data__documents="line", model__document_mask=True)
     dataset = prepare_dataset(cfg.data)
     check_documents(dataset, resolved(cfg).model.document_end)
-    check_documents(dataset, None)
     ids = dataset.train.ids[: dataset.train.ids.tolist().index(dataset.tokenizer.eos_id)]
     cut = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, ids=ids))
     with pytest.raises(UserError, match=r"has no token \d+, which ends a document.*data\.documents") as error:
