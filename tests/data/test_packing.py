@@ -1,10 +1,13 @@
 """Windows of complete documents: every token is in exactly one, little is padding, and the order is one of (seed, step)."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments import packing as experiment
 from jaxgpt.config import Config, DataConfig, ModelConfig, UserError
 from jaxgpt.data import packing, shards
 from jaxgpt.data.batches import Batches, marked
@@ -56,7 +59,7 @@ def test_every_token_is_in_exactly_one_window(lengths, size, last_ends):
     ends = set(np.flatnonzero(ids == END).tolist())
     for row in windows:
         at = [position.get(token) for token in np.where(row < 0, ~row, row).tolist()]
-        for (a, b), value in zip(zip(at, at[1:], strict=False), row[1:], strict=True):
+        for (a, b), value in zip(itertools.pairwise(at), row[1:], strict=True):
             if a is not None and b is not None:
                 assert b == a + 1  # only an end is between two documents
             elif a is None and b is not None:
@@ -165,3 +168,18 @@ def test_marks_are_a_second_id_for_each_token():
     ids, counts = np.array([0, 5, 65_535], np.uint16), np.array([False, True, False])
     assert marked(ids, counts).tolist() == [-1, 5, -65_536]
     assert marked(ids, ~counts).dtype == np.int32
+
+
+def test_the_experiment_counts_as_a_plain_loop_does():
+    lengths = np.random.default_rng(0).integers(1, 40, 200).tolist()
+    ids, context = text_of(lengths), 24
+    found = experiment.measure(ids, END, context)
+    kept = [min(length, context + 1) for length in lengths]
+    assert found["alone"]["tokens_lost"] == pytest.approx(1 - sum(kept) / len(ids))
+    assert found["alone"]["padding"] == pytest.approx(1 - sum(kept) / (len(kept) * (context + 1)))
+    ends = np.cumsum(lengths).tolist()
+    cut = [
+        any(at % context == 0 for at in range(end - n + 1, end)) for n, end in zip(lengths, ends, strict=True)
+    ]
+    assert found["flat"]["documents_cut"] == pytest.approx(np.mean(cut))
+    assert found["packed"]["documents_cut"] == pytest.approx(np.mean([n > context + 1 for n in lengths]))
