@@ -225,6 +225,9 @@ class DataConfig:
         "auto", "what stands after each document: a text, none, or auto: the tokenizer's end of text, which a tokenizer "
         "that is trained on documents gets as its last token",
     )
+    special_tokens_in_text: bool = field(
+        False, "the text of a special token, such as <|endoftext|>, becomes that token; otherwise it is text as any other",
+    )
     tokenizer: Literal["char", "word", "bpe", "gpt2", "huggingface", "ids"] = field(
         "char", "kind of tokenizer; huggingface: that of a published model, from tokenizer_path; ids: a text of numbers",
     )

@@ -21,7 +21,7 @@ from jaxgpt import config
 from jaxgpt.common.files import cache_dir, expand, write_atomically, write_json
 from jaxgpt.config import UserError
 from jaxgpt.config.sources import CORPUS
-from jaxgpt.data import corpora, documents, encoding, shards, tokenizers
+from jaxgpt.data import corpora, documents, encoding, shards, special_tokens, tokenizers
 from jaxgpt.data.id_files import Dataset, Split, check_ids, ids_dtype, new_ids_folder, open_folder
 from jaxgpt.data.text_pieces import Piece
 
@@ -132,6 +132,8 @@ def prepare_text(
         tokenizer_spec += ["added", cfg.vocab_size]
     if corpus.has_documents:
         tokenizer_spec += ["documents", cfg.separator]
+    if cfg.special_tokens_in_text:
+        tokenizer_spec += ["special tokens in text"]
     key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, valid_fraction])
     folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
@@ -299,6 +301,8 @@ def load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
             f"data.vocab_size={wanted}, but the {cfg.tokenizer!r} tokenizer of {given} has {found} tokens: "
             f"leave data.vocab_size unset or choose another tokenizer"
         )
+    if cfg.special_tokens_in_text:
+        special_tokens.check(tokenizer)
     return tokenizer
 
 
@@ -315,6 +319,9 @@ def train_tokenizer(
         return loaded
 
     def read() -> Iterator[Piece]:
+        return special_tokens.left_out(joined()) if cfg.special_tokens_in_text else joined()
+
+    def joined() -> Iterator[Piece]:
         for n, (corpus, num_train) in enumerate(texts):
             if n:
                 yield None  # no token spans two texts
@@ -328,7 +335,8 @@ def train_tokenizer(
 
     if loaded is not None:
         return loaded.extended(read, cfg.vocab_size)
-    end_of_text = cfg.separator == "auto" and any(corpus.has_documents for corpus, _ in texts)
+    has_documents = any(corpus.has_documents for corpus, _ in texts)
+    end_of_text = cfg.special_tokens_in_text or (cfg.separator == "auto" and has_documents)
     return tokenizers.train(cfg.tokenizer, read, cfg.vocab_size, end_of_text)
 
 
@@ -342,16 +350,19 @@ def _write_files(
     num_workers: int,
 ) -> None:
     dtype = ids_dtype(tokenizer)
-    separator = encoding.separator_ids(tokenizer, cfg.separator)
+    encoder = special_tokens.reader(tokenizer) if cfg.special_tokens_in_text else tokenizer
+    separator = encoding.separator_ids(encoder, cfg.separator)
     meter, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
     parts = _cut(corpus.read(), num_train, corpus.has_documents)
     for name, pieces in zip(("train", "valid"), parts, strict=True):
         num_ids = crc = 0
         metered = meter.through(pieces)
         if corpus.has_documents:
-            encoded = encoding.encode_documents(tokenizer, metered, separator, num_workers)
+            encoded = encoding.encode_documents(
+                tokenizer, metered, separator, num_workers, cfg.special_tokens_in_text
+            )
         else:
-            encoded = tokenizers.encode_pieces(tokenizer, metered)
+            encoded = tokenizers.encode_pieces(encoder, metered)
         with open(folder / f"{name}.bin", "wb") as file:
             for ids in encoded:
                 content = np.ascontiguousarray(ids, dtype).data

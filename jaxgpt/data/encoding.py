@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data import tokenizers
+from jaxgpt.data import special_tokens, tokenizers
 from jaxgpt.data.text_pieces import Piece
 from jaxgpt.data.tokenizers import Tokenizer
 
@@ -29,7 +29,11 @@ def separator_ids(tokenizer: Tokenizer, separator: str) -> np.ndarray:
 
 
 def encode_documents(
-    tokenizer: Tokenizer, pieces: Iterable[Piece], separator: np.ndarray, num_workers: int = 0
+    tokenizer: Tokenizer,
+    pieces: Iterable[Piece],
+    separator: np.ndarray,
+    num_workers: int = 0,
+    special_tokens_in_text: bool = False,
 ) -> Iterator[np.ndarray]:
     """The ids of a stream of documents, each with the separator after it: arrays [N] int32 that are joined.
 
@@ -37,12 +41,13 @@ def encode_documents(
     """
     groups = _groups(pieces)
     if num_workers == 0:
+        encoder = special_tokens.reader(tokenizer) if special_tokens_in_text else tokenizer
         for group in groups:
-            yield _encode(tokenizer, separator, group)
+            yield _encode(encoder, separator, group)
         return
     # Spawned: a fork of a process with JAX's threads may hang.
     context = multiprocessing.get_context("spawn")
-    arguments = (tokenizer.to_json(), separator)
+    arguments = (tokenizer.to_json(), separator, special_tokens_in_text)
     with ProcessPoolExecutor(num_workers, context, _start_worker, arguments) as pool:
         waiting: collections.deque[Future] = collections.deque()
         try:
@@ -91,12 +96,13 @@ def _encode(tokenizer: Tokenizer, separator: np.ndarray, group: Group) -> np.nda
 _worker: tuple[Tokenizer, np.ndarray]  # of a process that encodes
 
 
-def _start_worker(fields: dict[str, Any], separator: np.ndarray) -> None:
+def _start_worker(fields: dict[str, Any], separator: np.ndarray, special_tokens_in_text: bool) -> None:
     import os
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
     global _worker
-    _worker = tokenizers.from_json(fields), separator
+    tokenizer = tokenizers.from_json(fields)
+    _worker = special_tokens.reader(tokenizer) if special_tokens_in_text else tokenizer, separator
 
 
 def _encode_in_worker(group: Group) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Tokenizers of published models: any `tokenizer.json` of the Hugging Face libraries, through the package tokenizers.
 
 Normalizer, pre-tokenizer, model and added tokens work as they are. Nothing is put around a text (no BOS), and a special
-token that stands in a text is encoded as text, so that no document can contain one by accident.
+token that stands in a text is encoded as text, so that no document can contain one by accident: see special_tokens.py.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -46,7 +47,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     kind = "huggingface"
 
-    def __init__(self, document: dict[str, Any], end_of_text: str | None) -> None:
+    def __init__(
+        self, document: dict[str, Any], end_of_text: str | None, special_tokens_in_text: bool = False
+    ) -> None:
         self._document, self._end_of_text = document, end_of_text
         self._built = _build(document)
         tokens = self._built.get_vocab(with_added_tokens=True)
@@ -67,8 +70,13 @@ class HuggingFaceTokenizer(Tokenizer):
             unknown = document["model"]["vocab"][i][0]
         self.unk_id = tokens.get(unknown) if unknown else None
         self._cuts = _cuts_before_spaces(document)
-        special = [t["content"] for t in document.get("added_tokens") or [] if t["special"]]
-        self._special = np.array(sorted({tokens[t] for t in special} - {self.unk_id}), np.int32)
+        special = [t for t in document.get("added_tokens") or [] if t["special"]]
+        self.special_ids = np.array(sorted({tokens[t["content"]] for t in special} - {self.unk_id}), np.int32)
+        self._reads_special = special_tokens_in_text
+        if special_tokens_in_text:
+            self._built.encode_special_tokens = False
+            # One that has a space, or takes those after it, may not be cut.
+            self._cuts &= not any(t["rstrip"] or " " in t["content"] for t in special)
 
     def encode(self, text: str, position: int = 0) -> np.ndarray:
         check_text(text, position)
@@ -80,10 +88,16 @@ class HuggingFaceTokenizer(Tokenizer):
         found = self._built.encode_batch_fast(texts, add_special_tokens=False)
         return [self._as_text(encoding.ids) for encoding in found]
 
+    def with_special_tokens(self) -> HuggingFaceTokenizer:
+        """The tokenizer that encodes the text of special tokens as these, as the package does."""
+        return HuggingFaceTokenizer(self._document, self._end_of_text, special_tokens_in_text=True)
+
     def _as_text(self, ids: list[int]) -> np.ndarray:
         """The ids, without special tokens: a Unigram model may have them among its pieces. They are unknown text."""
         found = np.array(ids, np.int32)
-        wrong = np.isin(found, self._special)
+        if self._reads_special:
+            return found
+        wrong = np.isin(found, self.special_ids)
         if wrong.any():
             if self.unk_id is None:
                 raise UserError(
@@ -120,7 +134,7 @@ def load(path: str | Path) -> HuggingFaceTokenizer:
     """
     path = Path(path)
     file = path / FILE if path.is_dir() else path
-    if not file.is_file():
+    if not file.is_file() or file.suffix == ".model":
         raise UserError(_missing(path, file))
     try:
         document = read_json(file)
@@ -138,9 +152,14 @@ def load(path: str | Path) -> HuggingFaceTokenizer:
 def _missing(path: Path, file: Path) -> str:
     models = sorted(path.glob("*.model")) if path.is_dir() else [path] if path.suffix == ".model" else []
     if models:
+        folder = models[0].absolute().parent
+        program = (
+            "from transformers import AutoTokenizer; "
+            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder / 'converted')!r})"
+        )
         return (
-            f"{models[0]} is a SentencePiece model: convert it once, with transformers: "
-            f"AutoTokenizer.from_pretrained({str(models[0].parent)!r}).save_pretrained(FOLDER), and give FOLDER"
+            f"{models[0]} is a SentencePiece model: convert it once, and give {folder / 'converted'}: "
+            f"pip install transformers sentencepiece && {shlex.join(['python', '-c', program])}"
         )
     return f"{file} does not exist: give a tokenizer.json, or a folder with one, as data.tokenizer_path"
 

@@ -194,6 +194,8 @@ def _tokenizer(cfg: DataConfig) -> tokenizers.Tokenizer | None:
         return loaded
     known = None if loaded is None else tokenizers.fingerprint(loaded)
     words = [CACHE_VERSION, "tokenizer", cfg.tokenizer, cfg.vocab_size, cfg.separator, known, key]
+    if cfg.special_tokens_in_text:
+        words.append("special tokens in text")
     folder = cache_dir() / "data" / hashlib.sha256(json.dumps(words).encode()).hexdigest()
     if not Path(folder).is_dir():
         with new_ids_folder(folder) as temporary:

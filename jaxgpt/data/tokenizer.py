@@ -23,12 +23,14 @@ class Tokenizer(abc.ABC):
 
     kind: ClassVar[str]
     eos_id: int | None = None  # the id that ends a document, where there is one
+    special_ids = np.zeros(0, np.int32)  # the ids of tokens that stand for no text: eos_id and others
 
     def __init__(self, token_bytes: Sequence[bytes], end_of_text: bool = False):
         self._token_bytes = [*token_bytes, END_OF_TEXT.encode()] if end_of_text else token_bytes
         self.vocab_size = len(self._token_bytes)  # V
         if end_of_text:
             self.eos_id = len(token_bytes)
+            self.special_ids = np.array([self.eos_id], np.int32)
 
     @abc.abstractmethod
     def encode(self, text: str, position: int = 0) -> np.ndarray:

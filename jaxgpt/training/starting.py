@@ -66,6 +66,8 @@ def document_end(cfg: Config, tokenizer: tokenizers.Tokenizer) -> int | None:
     separator = encoding.separator_ids(tokenizer, cfg.data.separator)
     if len(separator) == 1:
         return int(separator[0])
+    if not len(separator) and cfg.data.special_tokens_in_text:
+        return tokenizer.eos_id
     found = f"is {len(separator)} tokens" if len(separator) else "leaves nothing between documents"
     asks = "model.document_mask=true" if cfg.model.document_mask else "data.windows='documents'"
     raise UserError(

@@ -1,6 +1,7 @@
 """Published tokenizers: the ids of the package tokenizers, kept with the run; mistakes are one line."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -196,6 +197,14 @@ def test_what_is_not_a_tokenizer_is_one_line(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"does not exist: give a tokenizer\.json"):
         huggingface.load(tmp_path)
-    (tmp_path / "spiece.model").write_bytes(b"x")
-    with pytest.raises(UserError, match="is a SentencePiece model: convert it once"):
-        huggingface.load(tmp_path)
+
+
+def test_models_are_converted_with_the_shown_command(tmp_path):
+    (tmp_path / "my spiece.model").write_bytes(b"x")
+    for path in (tmp_path, tmp_path / "my spiece.model"):
+        with pytest.raises(UserError, match="is a SentencePiece model: convert it once") as error:
+            huggingface.load(path)
+        command = one_line(error).partition("&& ")[2]
+        name, flag, program = shlex.split(command)
+        compile(program, "", "exec")
+        assert (name, flag) == ("python", "-c") and repr(str(tmp_path / "converted")) in program
