@@ -9,7 +9,7 @@ from tests.small_runs import write_text
 # To learn how a GPT works, read these. What a run needs now and then is imported where it is used.
 CORE = """
 jaxgpt jaxgpt.train
-jaxgpt.config .checks .conversion .errors .fields .metadata .reference .sources
+jaxgpt.config .checks .conversion .errors .fields .metadata .model_fields .reference .sources
 jaxgpt.common .causes .cli .config_files .door .files .jax_settings .machine .processes .progress .say
 jaxgpt.model .attention .generation .gpt .initial .layers .linear .parameters .paths .sharding .stopping
 jaxgpt.data .baselines .batches .byte_pairs .corpora .dataset .documents .encoding .encodings .id_files .long_pieces .packages .packing .prompts .shards .special_tokens .text_files .text_pieces .tokenizer .tokenizers

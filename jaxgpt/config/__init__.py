@@ -29,9 +29,8 @@ from jaxgpt.config.fields import (
     Config,
     DataConfig,
     MeshConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
-    is_off,
     value_of,
 )
+from jaxgpt.config.model_fields import ModelConfig, is_off

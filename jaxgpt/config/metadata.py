@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 LARGEST_FREE = 2**63 - 1
-LARGEST = {int: 2**31 - 1, float: 3e38}  # of every number in a config: 32 bits
+INT32_MAX = 2**31 - 1  # steps, seeds and token ids are 32-bit
+LARGEST = {int: INT32_MAX, float: 3e38}  # of every number in a config: 32 bits
 
 
 @dataclass(frozen=True)
