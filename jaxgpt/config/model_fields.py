@@ -148,10 +148,8 @@ class ModelConfig:
             return "it has no model.attention_softcap"
         if not is_off(self.dropout_rate):
             return "it has no dropout of attention weights (model.dropout_rate)"
-        if self.document_mask and self.context_length % 2:
-            return (
-                f"with model.document_mask it takes an even model.context_length, not {self.context_length}"
-            )
+        if self.context_length % 2:  # JAX has no gradient of it then
+            return f"it trains with an even model.context_length, not {self.context_length}"
         return ""
 
     @property

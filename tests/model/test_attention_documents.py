@@ -211,4 +211,3 @@ def test_an_odd_context_is_an_obstacle_for_cudnn():
     odd = dataclasses.replace(even, context_length=15)
     assert not even.cudnn_obstacle
     assert "even model.context_length, not 15" in odd.cudnn_obstacle
-    assert not dataclasses.replace(odd, document_mask=False).cudnn_obstacle
