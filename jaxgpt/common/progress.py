@@ -61,13 +61,41 @@ class Progress:
 
 
 @contextlib.contextmanager
-def reported(what: str, state: Callable[[], str], every: float = 10.0) -> Iterator[None]:
-    """Every ten seconds of the block, print what it does and its state on stderr. A short block is silent."""
+def reported(
+    what: str,
+    state: Callable[[], str],
+    part: Callable[[], float] | None = None,
+    first: float = 2.0,
+    every: float = 10.0,
+) -> Iterator[None]:
+    """Show on stderr what the block does, its state and the time left: in a terminal one line that changes, elsewhere a line
+    after two seconds and then one every ten. A short block is silent.
+
+    part: the part of the work that is done, from 0 to 1, where it is known. Both are called from another thread.
+    """
     start, over = time.monotonic(), threading.Event()
 
+    def line() -> str:
+        passed, done = time.monotonic() - start, 0.0 if part is None else part()
+        left = f", {_clock(passed * (1 - done) / done)} left" if 0 < done <= 1 else ""
+        return f"{what}: {state()} after {_clock(passed)}{left}"
+
     def speak() -> None:
+        if over.wait(first):
+            return
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            with tqdm(
+                bar_format="{desc}", dynamic_ncols=True, leave=False, file=QuietStream(sys.stderr)
+            ) as bar:
+                bar.set_description_str(line())
+                while not over.wait(1.0):
+                    bar.set_description_str(line())
+            return
+        say(line(), sys.stderr)
         while not over.wait(every):
-            say(f"{what}: {state()} after {_clock(time.monotonic() - start)}", sys.stderr)
+            say(line(), sys.stderr)
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()

@@ -42,7 +42,8 @@ class Corpus:
 
     `read()` gives a new iterator over non-empty pieces of at most PIECE_LENGTH characters; joined they are the text.
     A text that `has_documents` has None at the end of each. `read` raises UserError where the text is empty, unreadable
-    or not UTF-8. `files` are its files, where they are known, and `how` says how they are read.
+    or not UTF-8. `files` are its files, where they are known, and `how` says how they are read. `part_read()` is the
+    part of the files that the latest `read` has passed, from 0 to 1.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Corpus:
     files: tuple[Path, ...] = ()
     has_documents: bool = False
     how: str = ""
+    part_read: Callable[[], float] | None = None
 
     def state(self) -> str:
         """A string that changes whenever the text may have changed: its files, or the code that cleans them.

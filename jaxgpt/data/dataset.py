@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common.files import cache_dir, expand, write_atomically, write_json
+from jaxgpt.common.progress import reported
 from jaxgpt.config import UserError
 from jaxgpt.config.sources import CORPUS
 from jaxgpt.data import corpora, documents, encoding, shards, special_tokens, tokenizers
@@ -55,6 +56,11 @@ class _Meter:
                 self.num_chars += len(piece)
                 self.num_bytes += len(utf8)
             yield piece
+
+    def state(self) -> str:
+        """What has passed so far."""
+        documents = f"{self.num_documents:,} documents, " if self.num_documents else ""
+        return f"{documents}{self.num_bytes / 1e6:,.1f} MB"
 
 
 def _cut(pieces: Iterator[Piece], at: int, has_documents: bool) -> tuple[Iterator[Piece], Iterator[Piece]]:
@@ -140,7 +146,10 @@ def prepare_text(
         with new_ids_folder(folder) as temporary:
             trained = train_tokenizer(cfg, [(corpus, num_train)], loaded)
             try:
-                _write_files(temporary, cfg, corpus, trained, num_train, text, num_workers)
+                meter = _Meter()
+                part = lambda: meter.num_bytes / text.num_bytes  # noqa: E731
+                with reported(f"encoding {corpus.name}", meter.state, part):
+                    _write_files(temporary, cfg, corpus, trained, num_train, text, num_workers, meter)
             except UserError as error:
                 if tokenizer is not None or loaded is None or cfg.tokenizer != "char" or cfg.add_tokens:
                     raise
@@ -247,8 +256,9 @@ def measure(corpus: corpora.Corpus) -> Measures:
         with contextlib.suppress(OSError, ValueError, TypeError):
             return Measures(**json.loads(note.read_bytes()))
     text = _Meter()
-    for _ in text.through(corpus.read()):
-        pass
+    with reported(f"reading {corpus.name}", text.state, corpus.part_read):
+        for _ in text.through(corpus.read()):
+            pass
     measures = Measures(
         text.sha256.hexdigest(), text.num_chars, text.num_bytes, text.num_documents, text.last_start
     )
@@ -318,8 +328,13 @@ def train_tokenizer(
     if loaded is not None and not cfg.add_tokens:
         return loaded
 
+    count = 0  # of characters
+
     def read() -> Iterator[Piece]:
-        return special_tokens.left_out(joined()) if cfg.special_tokens_in_text else joined()
+        nonlocal count
+        for piece in special_tokens.left_out(joined()) if cfg.special_tokens_in_text else joined():
+            count += len(piece or "")
+            yield piece
 
     def joined() -> Iterator[Piece]:
         for n, (corpus, num_train) in enumerate(texts):
@@ -333,11 +348,15 @@ def train_tokenizer(
             elif num_train:
                 yield from _cut(corpus.read(), num_train, corpus.has_documents)[0]
 
-    if loaded is not None:
-        return loaded.extended(read, cfg.vocab_size)
     has_documents = any(corpus.has_documents for corpus, _ in texts)
     end_of_text = cfg.special_tokens_in_text or (cfg.separator == "auto" and has_documents)
-    return tokenizers.train(cfg.tokenizer, read, cfg.vocab_size, end_of_text)
+    if cfg.tokenizer == "bpe" and loaded is None:  # which shows its own progress
+        return tokenizers.train(cfg.tokenizer, read, cfg.vocab_size, end_of_text)
+    part = texts[0][0].part_read if len(texts) == 1 else None
+    with reported(f"collecting {cfg.tokenizer}s", lambda: f"{count:,} characters read", part):
+        if loaded is not None:
+            return loaded.extended(read, cfg.vocab_size)
+        return tokenizers.train(cfg.tokenizer, read, cfg.vocab_size, end_of_text)
 
 
 def _write_files(
@@ -348,11 +367,12 @@ def _write_files(
     num_train: int,
     text: Measures,
     num_workers: int,
+    meter: _Meter,
 ) -> None:
     dtype = ids_dtype(tokenizer)
     encoder = special_tokens.reader(tokenizer) if cfg.special_tokens_in_text else tokenizer
     separator = encoding.separator_ids(encoder, cfg.separator)
-    meter, chars_before, bytes_before, splits = _Meter(), 0, 0, {}
+    chars_before, bytes_before, splits = 0, 0, {}
     parts = _cut(corpus.read(), num_train, corpus.has_documents)
     for name, pieces in zip(("train", "valid"), parts, strict=True):
         num_ids = crc = 0

@@ -22,6 +22,7 @@ from jaxgpt.common.files import expand
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.config.errors import first_line
 from jaxgpt.data import corpora, shards, text_files
+from jaxgpt.data.position import Position
 from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece
 
 KINDS = {".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet", ".arrow": "arrow"}
@@ -107,27 +108,32 @@ def open_documents(path: str, cfg: DataConfig, given: str) -> corpora.Corpus:
     found, how = find(path, given), str(mode(dataclasses.replace(cfg, path=path)))
     if found.kind != "text":
         how = found.kind  # every record is a document
+    position = Position(found.files)
     return corpora.Corpus(
         path,
         lambda: corpora.with_text(
-            read(found, how, cfg.text_field, cfg.control_characters), f"{given}={path!r}"
+            read(found, how, cfg.text_field, cfg.control_characters, position), f"{given}={path!r}"
         ),
         found.files,
         has_documents=how != "whole",
         how=f"{how} {cfg.text_field} {Path(__file__).stat().st_mtime_ns}",
+        part_read=position.part,
     )
 
 
-def read(found: Files, how: str, text_field: str, control_characters: bool = False) -> Iterator[Piece]:
+def read(
+    found: Files, how: str, text_field: str, control_characters: bool, position: Position
+) -> Iterator[Piece]:
     """The stream of documents of some files; `how` text files are cut is one of data.documents."""
-    for file in found.files:
-        text = functools.partial(_text, file, control_characters)
+    for index, file in enumerate(found.files):
+        position.enter(index)
+        text = functools.partial(_text, file, position, control_characters)
         if found.kind == "parquet":
-            documents: Iterable[str] = _parquet(file, text_field)
+            documents: Iterable[str] = _parquet(file, text_field, position)
         elif found.kind == "arrow":
-            documents = _arrow(file, text_field)
+            documents = _arrow(file, text_field, position)
         elif found.kind == "json lines":
-            documents = _json_lines(file, text_field)
+            documents = _json_lines(file, text_field, position)
         elif how == "line":
             documents = (line.rstrip("\r\n") for line in lines(text()))
         elif how == "blank_line":
@@ -150,18 +156,19 @@ def read(found: Files, how: str, text_field: str, control_characters: bool = Fal
 # --- text -----------------------------------------------------------------------------------------------
 
 
-def _text(file: Path, control_characters: bool = False) -> Iterator[str]:
-    with opened(file) as stream:
+def _text(file: Path, position: Position, control_characters: bool = False) -> Iterator[str]:
+    with opened(file, position) as stream:
         yield from corpora.decoded(stream, file, control_characters)
 
 
 @contextlib.contextmanager
-def opened(file: Path) -> Iterator[IO[bytes]]:
+def opened(file: Path, position: Position) -> Iterator[IO[bytes]]:
     """A file as a stream of bytes, decompressed by its suffix. Errors while it is read name it."""
     try:
         suffix = file.suffix.lower()
         with contextlib.ExitStack() as stack:
             raw = stack.enter_context(open(file, "rb"))
+            position.within(raw.tell)
             stream: Any = raw
             if suffix == ".gz":
                 stream = stack.enter_context(gzip.GzipFile(fileobj=raw))
@@ -256,8 +263,8 @@ def _paragraphs(pieces: Iterable[str]) -> Iterator[str]:
 # --- records --------------------------------------------------------------------------------------------
 
 
-def _json_lines(file: Path, text_field: str) -> Iterator[str]:
-    for number, line in enumerate(lines(_text(file)), start=1):
+def _json_lines(file: Path, text_field: str, position: Position) -> Iterator[str]:
+    for number, line in enumerate(lines(_text(file, position)), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number:,}"
@@ -306,12 +313,14 @@ def _pyarrow(file: Path) -> Any:
     return pyarrow
 
 
-def _parquet(file: Path, text_field: str) -> Iterator[str]:
+def _parquet(file: Path, text_field: str, position: Position) -> Iterator[str]:
     arrow = _pyarrow(file)
     try:
         with arrow.parquet.ParquetFile(file) as table:
             _check_column(file, table.schema_arrow, text_field)
+            group_size = file.stat().st_size / max(table.num_row_groups, 1)
             for group in range(table.num_row_groups):
+                position.within(functools.partial(float, group * group_size))
                 for batch in table.iter_batches(row_groups=[group], columns=[text_field.split(".")[0]]):
                     yield from _column(file, batch, text_field)
     except (arrow.ArrowInvalid, arrow.ArrowIOError, arrow.ArrowException) as error:
@@ -322,11 +331,12 @@ def _parquet(file: Path, text_field: str) -> Iterator[str]:
         text_files.raise_unreadable(error)
 
 
-def _arrow(file: Path, text_field: str) -> Iterator[str]:
+def _arrow(file: Path, text_field: str, position: Position) -> Iterator[str]:
     """The stream format that datasets.save_to_disk writes."""
     arrow = _pyarrow(file)
     try:
         with open(file, "rb") as raw, arrow.ipc.open_stream(raw) as stream:
+            position.within(raw.tell)
             _check_column(file, stream.schema, text_field)
             for batch in stream:
                 yield from _column(file, batch, text_field)

@@ -116,6 +116,20 @@ def test_every_format_gives_the_same_ids(tmp_path, cache):
         assert np.array_equal(Batches(first.train.ids, 0, 4, 32).at(step), Batches(found["zst"].train.ids, 0, 4, 32).at(step))  # fmt: skip
 
 
+def test_how_far_the_files_are_read(tmp_path):
+    """It grows from 0 to 1, for the time left."""
+    texts = [random.Random(i).randbytes(50_000).hex() for i in range(40)]
+    for name in ("text", "jsonl", "gz", "zst", "parquet", "arrow"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{__name__}.DOCUMENTS", texts * 8 if name in ("parquet", "arrow") else texts)
+            FORMATS[name](tmp_path / name)
+        corpus = documents.open_documents(str(tmp_path / name), DataConfig(), "data.path")
+        assert corpus.part_read is not None
+        first, second = ([corpus.part_read() for _ in corpus.read()] for _ in range(2))
+        assert first == second == sorted(first), name
+        assert first[0] < 0.7 and 0.7 < first[-1] <= 1, name
+
+
 def test_several_processes_give_the_same_ids():
     """More groups than the processes hold at once, and a document that is encoded in parts."""
     short = [d[:5_000] for d in DOCUMENTS]

@@ -46,7 +46,7 @@ def test_a_block_that_takes_time_says_so(capsys):
         went_on.set()
         return "5 characters read"
 
-    with progress.reported("training", state, every=0.01):
+    with progress.reported("training", state, first=0.01):
         assert went_on.wait(10)
     assert capsys.readouterr().err.startswith("training: 5 characters read after 0:00\n")
     with progress.reported("training", state):
