@@ -18,6 +18,7 @@ import jaxgpt
 from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
+from jaxgpt.data.id_files import Dataset, Split
 from jaxgpt.inspect import playground, server
 from jaxgpt.inspect.payload import payload
 from jaxgpt.inspect.service import Service
@@ -202,13 +203,9 @@ def test_the_report_of_a_text_is_the_commands(service, port):
 
 
 def test_figures_computed_once_equal_figures_computed_again(service, monkeypatch):
-    ids = np.random.default_rng(0).integers(0, len(CHARACTERS), 400)
-
-    class Split:
-        train = valid = type("Part", (), {"ids": ids})()
-        corpus_name = "random"
-
-    one = Service(dataclasses.replace(service.subject, dataset=Split(), missing=()))
+    split = Split(np.random.default_rng(0).integers(0, len(CHARACTERS), 400))
+    dataset = Dataset(split, split, service.subject.run.tokenizer, "random", "", "")
+    one = Service(dataclasses.replace(service.subject, dataset=dataset, missing=()))
     one.report({"text": "love and"})
     second = one.report({"text": "king and"})
     own = payload(one.subject, probe_of(one.subject, "king and"))
