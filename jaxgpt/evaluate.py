@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         ids, source = evaluation.corpus_split(run.workdir, run.config.data, args.corpus)
     else:
         dataset = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer)
-        ids, source = dataset.valid.ids, f"validation split of {dataset.corpus_name}"
+        ids, source = dataset.valid.targets, f"validation split of {dataset.corpus_name}"
     if len(ids) < 2:
         raise UserError(
             f"{source} has {len(ids)} tokens: 2 or more are needed, because the first is not predicted"
@@ -51,17 +51,19 @@ def main(argv: list[str]) -> None:
     figures = evaluation.figures(result, ids, run.tokenizer)
     figures = {"workdir": str(args.workdir), "step": run.step, "text": source, **figures}
     losses = evaluation.per_token(run.model, run.params, ids) if args.per_token else None
+    predicted = ids[1:]
+    predicted = predicted[predicted >= 0]  # those that count
     if args.json:
         if losses is not None:
             figures["per_token"] = [
                 {"id": int(i), "token": run.tokenizer.token(int(i)), "loss": float(loss)}
-                for i, loss in zip(ids[1:], losses, strict=True)
+                for i, loss in zip(predicted, losses, strict=True)
             ]
         print(json.dumps(figures, ensure_ascii=False))
         return
     if losses is not None:
         print(f"{'token':<20} {'id':>6} {'p':>8} {'loss':>7}")
-        for i, loss in zip(ids[1:], losses, strict=True):
+        for i, loss in zip(predicted, losses, strict=True):
             print(f"{run.tokenizer.token(int(i))!r:<20} {int(i):>6} {math.exp(-loss):>8.4f} {loss:>7.3f}")
         print()
     if not run.config.model.causal:

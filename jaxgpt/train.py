@@ -55,6 +55,11 @@ def main(argv: list[str]) -> int:
         help="say what the run would be: shapes, memory, time; train nothing",
     )
     parser.add_argument(
+        "--show_batch",
+        action="store_true",
+        help="print the first batch as text, with what counts in the loss marked; train nothing",
+    )
+    parser.add_argument(
         "--restart",
         action="store_true",
         help="start at step 0; what the folder has is kept in its folder before",
@@ -79,6 +84,11 @@ def main(argv: list[str]) -> int:
         from jaxgpt.training import preflight
 
         print(preflight.dry_run(cfg))
+        return 0
+    if args.show_batch:
+        from jaxgpt.training import show_batch
+
+        print("\n".join(show_batch.lines(cfg, num_workers=args.num_workers)))
         return 0
     workdir = args.workdir or Path("runs") / Path(config_files.split_argument(file)[0]).stem
     result = run(cfg, workdir, args.profile_steps, args.num_workers, args.restart)

@@ -61,6 +61,9 @@ class DataConfig:
     special_tokens_in_text: bool = field(
         False, "the text of a special token, such as <|endoftext|>, becomes that token; otherwise it is text as any other",
     )
+    template: Literal["", "play", "line", "chatml"] = field(
+        "", "how conversations are written as text; the loss counts on answers only (see data/conversations.py); empty: none",
+    )
     tokenizer: Literal["char", "word", "bpe", "gpt2", "huggingface", "ids"] = field(
         "char", "kind of tokenizer; huggingface: that of a published model, from tokenizer_path; ids: a text of numbers",
     )
@@ -82,8 +85,7 @@ class DataConfig:
     )
     batch_size: int = field(64, "sequences per step, over all devices and accumulation steps", at_least=1, at_most=1 << 24)
     windows: Literal["flat", "documents"] = field(
-        "flat", "what training windows hold; flat: a stretch of the text; documents: complete documents and padding, "
-        "which is not counted (see data/packing.py)",
+        "flat", "of training: flat, a stretch of the text; documents: complete ones, and padding (see data/packing.py)",
     )
     seed: int | None = field(
         None, "seed of the order in which the text is read; None: train.seed",
@@ -95,7 +97,7 @@ class DataConfig:
     @property
     def marks_targets(self) -> bool:
         """Whether a batch marks tokens that are no targets (see batches.marked). Else all count."""
-        return self.windows == "documents"
+        return self.windows == "documents" or bool(self.template)
 
 
 @dataclass(frozen=True)
@@ -247,8 +249,7 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     # fmt: off
     init_from: str = field(
-        "", "start from the parameters of a run's newest checkpoint, or of a folder of another tool (see "
-        "training/transfer.py)",
+        "", "start from the parameters of a run's newest checkpoint, or of another tool's folder (training/transfer.py)",
         lane="outside", resume="source",
     )
     init_vectors: str = field(

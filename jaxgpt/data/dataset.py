@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,75 +21,20 @@ from jaxgpt.common.progress import reported
 from jaxgpt.config import UserError
 from jaxgpt.config.sources import CORPUS
 from jaxgpt.data import corpora, documents, encoding, shards, special_tokens, tokenizers
-from jaxgpt.data.id_files import Dataset, Split, check_ids, ids_dtype, new_ids_folder, open_folder
+from jaxgpt.data.id_files import (
+    Dataset,
+    Split,
+    check_ids,
+    counts_name,
+    ids_dtype,
+    new_ids_folder,
+    open_folder,
+)
+from jaxgpt.data.measures import Measures, Meter, cut, measure, num_train_chars
 from jaxgpt.data.text_pieces import Piece
 
 # Part of every cache key. Raise it when the files change, or the ids that a tokenizer gives.
 CACHE_VERSION = 1
-
-
-# ---- text -> ids on disk
-
-
-class _Meter:
-    """Counts and hashes the text that passes through it."""
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-        self.num_chars = 0
-        self.num_bytes = 0
-        self.num_documents = 0
-        self.last_start = 0  # the characters before the last document
-        self._ended_at = 0
-
-    def through(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        for piece in pieces:
-            if piece is None:
-                self.sha256.update(b"\xff")  # a byte that no text has
-                self.num_documents += 1
-                self.last_start, self._ended_at = self._ended_at, self.num_chars
-            else:
-                utf8 = piece.encode("utf-8")
-                self.sha256.update(utf8)
-                self.num_chars += len(piece)
-                self.num_bytes += len(utf8)
-            yield piece
-
-    def state(self) -> str:
-        """What has passed so far."""
-        documents = f"{self.num_documents:,} documents, " if self.num_documents else ""
-        return f"{documents}{self.num_bytes / 1e6:,.1f} MB"
-
-
-def _cut(pieces: Iterator[Piece], at: int, has_documents: bool) -> tuple[Iterator[Piece], Iterator[Piece]]:
-    """The text up to a number of characters, and the rest, which is to be read after it.
-
-    With documents the cut is after the first one that ends there or later.
-    """
-    rest: list[Piece] = []
-
-    def first() -> Iterator[Piece]:
-        position = 0
-        for piece in pieces:
-            if piece is None:
-                yield None
-                if position >= at:
-                    return
-                continue
-            if has_documents or position + len(piece) < at:
-                position += len(piece)
-                yield piece
-                continue
-            yield piece[: at - position]
-            if rest_of_piece := piece[at - position :]:
-                rest.append(rest_of_piece)
-            return
-
-    def second() -> Iterator[Piece]:
-        yield from rest
-        yield from pieces
-
-    return first(), second()
 
 
 def prepare_dataset(cfg: config.DataConfig, num_workers: int = 0) -> Dataset:
@@ -140,13 +83,15 @@ def prepare_text(
         tokenizer_spec += ["documents", cfg.separator]
     if cfg.special_tokens_in_text:
         tokenizer_spec += ["special tokens in text"]
+    if cfg.template:
+        tokenizer_spec += ["template", cfg.template]
     key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, valid_fraction])
     folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
         with new_ids_folder(folder) as temporary:
             trained = train_tokenizer(cfg, [(corpus, num_train)], loaded)
             try:
-                meter = _Meter()
+                meter = Meter()
                 part = lambda: meter.num_bytes / text.num_bytes  # noqa: E731
                 with reported(f"encoding {corpus.name}", meter.state, part):
                     _write_files(temporary, cfg, corpus, trained, num_train, text, num_workers, meter)
@@ -180,7 +125,12 @@ def open_text(cfg: config.DataConfig, given: str = "data.path") -> corpora.Corpu
         if given != "data.path" and cfg.corpus not in corpora.CORPORA:
             names = ", ".join(sorted(corpora.CORPORA))
             raise UserError(f"{given}='{CORPUS}{cfg.corpus}': choose one of {names}, or give a path")
-        return corpora.open_corpus(cfg.corpus, "")
+        corpus = corpora.open_corpus(cfg.corpus, "")
+        if corpus.records is None and not cfg.template:
+            return corpus
+        from jaxgpt.data import conversations
+
+        return conversations.of_corpus(corpus, cfg.template)
     if cfg.corpus == "tinyshakespeare":
         corpora.check_tiny_shakespeare(expand(cfg.path))
     return documents.open_documents(cfg.path, cfg, given)
@@ -200,7 +150,7 @@ def _of_shards(
             "tokenizer that made them, such as data.tokenizer='gpt2', or give its file as data.tokenizer_path"
         )
     files = (*found.train, *found.valid)
-    valid: shards.Ids
+    valid: shards.Plain
     train = shards.open_ids(found.train)
     if complete:
         files, valid = found.train, np.zeros(0, train.dtype)
@@ -218,7 +168,10 @@ def _of_shards(
 
 
 def check_range(
-    files: tuple[Path, ...], splits: tuple[shards.Ids, ...], fingerprint: str, tokenizer: tokenizers.Tokenizer
+    files: tuple[Path, ...],
+    splits: tuple[shards.Plain, ...],
+    fingerprint: str,
+    tokenizer: tokenizers.Tokenizer,
 ) -> None:
     """Raise UserError for an id that the tokenizer does not have. Shards are read for it once."""
     stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -236,55 +189,6 @@ def check_range(
     with contextlib.suppress(OSError):  # only the next start takes longer
         note.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(note, b"")
-
-
-@dataclass(frozen=True)
-class Measures:
-    """The hash and the lengths of a text."""
-
-    sha256: str
-    num_chars: int
-    num_bytes: int
-    num_documents: int = 0
-    last_start: int = 0  # characters before the last document
-
-
-def measure(corpus: corpora.Corpus) -> Measures:
-    """Measured by reading the text, or from a note in the cache where its files have not changed."""
-    note = cache_dir() / "texts" / f"{corpus.state()}.json" if corpus.files else None
-    if note is not None and note.is_file():
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return Measures(**json.loads(note.read_bytes()))
-    text = _Meter()
-    with reported(f"reading {corpus.name}", text.state, corpus.part_read):
-        for _ in text.through(corpus.read()):
-            pass
-    measures = Measures(
-        text.sha256.hexdigest(), text.num_chars, text.num_bytes, text.num_documents, text.last_start
-    )
-    if note is not None:
-        with contextlib.suppress(OSError):  # `new_ids_folder` reports a cache that can't be written
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(note, json.dumps(dataclasses.asdict(measures)).encode())
-    return measures
-
-
-def num_train_chars(
-    text: Measures, valid_fraction: float, has_documents: bool, given: str = "data.path"
-) -> int:
-    """The characters of the training split; with documents it ends with the first document that ends there or later."""
-    subject = "the text" if given == "data.path" else f"the text of {given}"
-    num_train = int(text.num_chars * (1 - valid_fraction)) if 0 < valid_fraction < 1 else 0
-    if has_documents and text.num_documents < 2:
-        raise UserError(
-            f"{subject} is a single document, which is not cut in two: set data.documents='whole', or give more documents"
-        )
-    if not 0 < num_train < text.num_chars:
-        raise UserError(
-            f"data.valid_fraction={valid_fraction} leaves the training or the validation split of {subject} with "
-            f"{text.num_chars} characters empty: give a fraction between 0 and 1, or a longer text"
-        )
-    return min(num_train, text.last_start) if has_documents else num_train
 
 
 def load_tokenizer(cfg: config.DataConfig) -> tokenizers.Tokenizer | None:
@@ -346,7 +250,7 @@ def train_tokenizer(
             if cfg.tokenizer == "char":
                 yield from corpus.read()
             elif num_train:
-                yield from _cut(corpus.read(), num_train, corpus.has_documents)[0]
+                yield from cut(corpus.read(), num_train, corpus.has_documents)[0]
 
     has_documents = any(corpus.has_documents for corpus, _ in texts)
     end_of_text = cfg.special_tokens_in_text or (cfg.separator == "auto" and has_documents)
@@ -367,15 +271,14 @@ def _write_files(
     num_train: int,
     text: Measures,
     num_workers: int,
-    meter: _Meter,
+    meter: Meter,
 ) -> None:
     dtype = ids_dtype(tokenizer)
     encoder = special_tokens.reader(tokenizer) if cfg.special_tokens_in_text else tokenizer
     separator = encoding.separator_ids(encoder, cfg.separator)
     chars_before, bytes_before, splits = 0, 0, {}
-    parts = _cut(corpus.read(), num_train, corpus.has_documents)
+    parts = cut(corpus.read(), num_train, corpus.has_documents)
     for name, pieces in zip(("train", "valid"), parts, strict=True):
-        num_ids = crc = 0
         metered = meter.through(pieces)
         if corpus.has_documents:
             encoded = encoding.encode_documents(
@@ -383,17 +286,10 @@ def _write_files(
             )
         else:
             encoded = tokenizers.encode_pieces(encoder, metered)
-        with open(folder / f"{name}.bin", "wb") as file:
-            for ids in encoded:
-                content = np.ascontiguousarray(ids, dtype).data
-                file.write(content)
-                crc = zlib.crc32(content, crc)
-                num_ids += len(ids)
-            file.flush()  # before the rename: a power cut must not leave a folder with empty files
-            os.fsync(file.fileno())
+        found = _write_ids(folder, name, encoded, dtype, with_counts=bool(cfg.template))
         num_chars, num_bytes = meter.num_chars - chars_before, meter.num_bytes - bytes_before
         chars_before, bytes_before = meter.num_chars, meter.num_bytes
-        splits[name] = {"num_ids": num_ids, "num_chars": num_chars, "num_bytes": num_bytes, "crc32": crc}
+        splits[name] = found | {"num_chars": num_chars, "num_bytes": num_bytes}
     if meter.sha256.hexdigest() != text.sha256:
         raise UserError(
             f"the text changed while it was being read ({text.num_bytes} bytes, then {meter.num_bytes}): "
@@ -402,6 +298,33 @@ def _write_files(
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     meta = {"fingerprint": tokenizers.fingerprint(tokenizer), "splits": splits}
     write_json(folder / "meta.json", meta)
+
+
+def _write_ids(
+    folder: Path, name: str, encoded: Iterable[np.ndarray], dtype: np.dtype, with_counts: bool
+) -> dict[str, int]:
+    """Write the ids of a split, and with_counts which of them count, as `id_files` reads them. Returns their facts."""
+    num_ids = counted = crc = 0
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(open(folder / f"{name}.bin", "wb"))
+        other = opened.enter_context(open(folder / counts_name(name), "wb")) if with_counts else None
+        for ids in encoded:
+            content = np.ascontiguousarray(shards.unmarked(ids), dtype).data
+            file.write(content)
+            crc = zlib.crc32(content, crc)
+            num_ids += len(ids)
+            if other is not None:
+                counts = (ids >= 0).astype(np.uint8)
+                other.write(counts.data)
+                counted += int(counts.sum())
+        for one in (file, other):
+            if one is not None:
+                one.flush()  # before the rename: a power cut must not leave a folder with empty files
+                os.fsync(one.fileno())
+    if not with_counts:
+        return {"num_ids": num_ids, "crc32": crc}
+    crc = zlib.crc32((folder / counts_name(name)).read_bytes(), crc)
+    return {"num_ids": num_ids, "counted": counted, "crc32": crc}
 
 
 def check_windows(dataset: Dataset, context_length: int) -> None:

@@ -13,7 +13,7 @@ import glob
 import gzip
 import json
 import lzma
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -27,6 +27,7 @@ from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece
 
 KINDS = {".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet", ".arrow": "arrow"}
 COMPRESSED = (".gz", ".zst", ".xz")
+CONVERSATION = ("messages", "prompt", "completion")  # the fields of a record that is one
 INSTALL = 'pip install "jaxgpt[data]"'
 
 
@@ -106,17 +107,30 @@ def mode(cfg: DataConfig) -> Mode:
 def open_documents(path: str, cfg: DataConfig, given: str) -> corpora.Corpus:
     """The text of a path, with its documents where it has some. Raises UserError."""
     found, how = find(path, given), str(mode(dataclasses.replace(cfg, path=path)))
-    if found.kind != "text":
-        how = found.kind  # every record is a document
+    if cfg.template and found.kind == "text":
+        raise UserError(
+            f"{given}={path!r} has plain text, but data.template={cfg.template!r} is for conversations: give .jsonl, .parquet or "
+            "a saved data set, or set data.template=''"
+        )
     position = Position(found.files)
+    if cfg.template:
+        from jaxgpt.data import conversations
+
+        how = f"{found.kind} {cfg.template}"
+        stream: Callable[[], Iterator[Piece]] = lambda: conversations.pieces(  # noqa: E731
+            records(found, position), cfg.template
+        )
+    else:
+        if found.kind != "text":
+            how = found.kind  # every record is a document
+        stream = functools.partial(read, found, how, cfg.text_field, cfg.control_characters, position)
+        how = f"{how} {cfg.text_field}"
     return corpora.Corpus(
         path,
-        lambda: corpora.with_text(
-            read(found, how, cfg.text_field, cfg.control_characters, position), f"{given}={path!r}"
-        ),
+        lambda: corpora.with_text(stream(), f"{given}={path!r}"),
         found.files,
-        has_documents=how != "whole",
-        how=f"{how} {cfg.text_field} {Path(__file__).stat().st_mtime_ns}",
+        has_documents=not how.startswith("whole "),
+        how=f"{how} {Path(__file__).stat().st_mtime_ns}",
         part_read=position.part,
     )
 
@@ -263,7 +277,27 @@ def _paragraphs(pieces: Iterable[str]) -> Iterator[str]:
 # --- records --------------------------------------------------------------------------------------------
 
 
+def records(found: Files, position: Position) -> Iterator[tuple[str, Any]]:
+    """The records of files, each with its place for errors; of columns only those that conversations have."""
+    for index, file in enumerate(found.files):
+        position.enter(index)
+        if found.kind == "json lines":
+            yield from _json_records(file, position)
+            continue
+        batches = _parquet_batches if found.kind == "parquet" else _arrow_batches
+        number = 0
+        for batch in batches(file, CONVERSATION, position):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number:,}", record
+
+
 def _json_lines(file: Path, text_field: str, position: Position) -> Iterator[str]:
+    for where, record in _json_records(file, position):
+        yield field_of(record, text_field, where)
+
+
+def _json_records(file: Path, position: Position) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(lines(_text(file, position)), start=1):
         if not line.strip():
             continue
@@ -272,7 +306,7 @@ def _json_lines(file: Path, text_field: str, position: Position) -> Iterator[str
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({first_line(error)}): fix it or leave it out") from error
-        yield field_of(record, text_field, where)
+        yield where, record
 
 
 def field_of(record: Any, text_field: str, where: str) -> str:
@@ -289,9 +323,9 @@ def field_of(record: Any, text_field: str, where: str) -> str:
                 if isinstance(value, dict)
                 else "it is no object"
             )
-            raise UserError(
-                f"{where} has no field {name!r}{inside} ({there}): give its name as data.text_field"
-            )
+            chat = isinstance(record, dict) and not done and {"messages", "completion"} & record.keys()
+            instead = "set data.template for conversations" if chat else "give its name as data.text_field"
+            raise UserError(f"{where} has no field {name!r}{inside} ({there}): {instead}")
         value = value[name]
         done.append(name)
     if value is None:
@@ -314,15 +348,25 @@ def _pyarrow(file: Path) -> Any:
 
 
 def _parquet(file: Path, text_field: str, position: Position) -> Iterator[str]:
+    for batch in _parquet_batches(file, [text_field.split(".")[0]], position):
+        yield from _column(file, batch, text_field)
+
+
+def _arrow(file: Path, text_field: str, position: Position) -> Iterator[str]:
+    for batch in _arrow_batches(file, [text_field.split(".")[0]], position):
+        yield from _column(file, batch, text_field)
+
+
+def _parquet_batches(file: Path, names: Sequence[str], position: Position) -> Iterator[Any]:
+    """The columns of these names, as far as there are some, one row group at a time."""
     arrow = _pyarrow(file)
     try:
         with arrow.parquet.ParquetFile(file) as table:
-            _check_column(file, table.schema_arrow, text_field)
+            columns = _columns(file, table.schema_arrow, names)
             group_size = file.stat().st_size / max(table.num_row_groups, 1)
             for group in range(table.num_row_groups):
                 position.within(functools.partial(float, group * group_size))
-                for batch in table.iter_batches(row_groups=[group], columns=[text_field.split(".")[0]]):
-                    yield from _column(file, batch, text_field)
+                yield from table.iter_batches(row_groups=[group], columns=columns)
     except (arrow.ArrowInvalid, arrow.ArrowIOError, arrow.ArrowException) as error:
         raise UserError(
             f"{file} is not a Parquet file that can be read ({first_line(error)}): get it again"
@@ -331,15 +375,15 @@ def _parquet(file: Path, text_field: str, position: Position) -> Iterator[str]:
         text_files.raise_unreadable(error)
 
 
-def _arrow(file: Path, text_field: str, position: Position) -> Iterator[str]:
-    """The stream format that datasets.save_to_disk writes."""
+def _arrow_batches(file: Path, names: Sequence[str], position: Position) -> Iterator[Any]:
+    """The same of the stream format that datasets.save_to_disk writes."""
     arrow = _pyarrow(file)
     try:
         with open(file, "rb") as raw, arrow.ipc.open_stream(raw) as stream:
             position.within(raw.tell)
-            _check_column(file, stream.schema, text_field)
+            columns = _columns(file, stream.schema, names)
             for batch in stream:
-                yield from _column(file, batch, text_field)
+                yield batch.select(columns)
     except (arrow.ArrowInvalid, arrow.ArrowException) as error:
         raise UserError(
             f"{file} is not an Arrow stream that can be read ({first_line(error)}): get it again"
@@ -348,12 +392,15 @@ def _arrow(file: Path, text_field: str, position: Position) -> Iterator[str]:
         text_files.raise_unreadable(error)
 
 
-def _check_column(file: Path, schema: Any, text_field: str) -> None:
-    first = text_field.split(".")[0]
-    if first not in schema.names:
+def _columns(file: Path, schema: Any, names: Sequence[str]) -> list[str]:
+    if found := [name for name in names if name in schema.names]:
+        return found
+    there = f"it has {', '.join(schema.names)}"
+    if len(names) > 1:
         raise UserError(
-            f"{file} has no column {first!r} (it has {', '.join(schema.names)}): give its name as data.text_field"
+            f"{file} has no column of conversations ({there}): give messages, or prompt and completion"
         )
+    raise UserError(f"{file} has no column {names[0]!r} ({there}): give its name as data.text_field")
 
 
 def _column(file: Path, batch: Any, text_field: str) -> Iterator[str]:

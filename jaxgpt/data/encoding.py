@@ -5,14 +5,14 @@ from __future__ import annotations
 import collections
 import itertools
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from jaxgpt.data import special_tokens, tokenizers
-from jaxgpt.data.text_pieces import Piece
+from jaxgpt.data.text_pieces import Piece, Segment
 from jaxgpt.data.tokenizers import Tokenizer
 
 GROUP = 1 << 20  # characters of documents that are encoded together
@@ -75,7 +75,8 @@ def _groups(pieces: Iterable[Piece]) -> Iterator[Group]:
         length = sum(map(len, document))
         if length == 0:
             continue
-        group.append(document if length > LONGEST else "".join(document))
+        as_parts = length > LONGEST or isinstance(document[0], Segment)
+        group.append(document if as_parts else "".join(document))
         size, document = size + length, []
         if size >= GROUP:
             yield group
@@ -88,9 +89,27 @@ def _encode(tokenizer: Tokenizer, separator: np.ndarray, group: Group) -> np.nda
     short = iter(tokenizer.encode_batch([text for text in group if isinstance(text, str)]))
     found: list[np.ndarray] = []
     for text in group:
+        if isinstance(text[0], Segment):
+            found += encode_segments(tokenizer, cast(list[Segment], text), separator)
+            continue
         found += [next(short)] if isinstance(text, str) else tokenizers.encode_pieces(tokenizer, text)
         found.append(separator)
     return np.concatenate(found)
+
+
+def encode_segments(
+    tokenizer: Tokenizer, parts: Sequence[Segment], separator: np.ndarray
+) -> list[np.ndarray]:
+    """The ids of the parts of a conversation, each encoded by itself, and of the separator: ~id where one does not count.
+
+    The separator counts as the last part does: a model learns to end what it says.
+    """
+    found = []
+    for part in parts:
+        special = tokenizer.special_id(part) if part.mark else None
+        ids = tokenizer.encode(str(part)) if special is None else np.array([special], np.int32)
+        found.append(ids if part.counts else ~ids)
+    return [*found, separator if parts[-1].counts else ~separator]
 
 
 _worker: tuple[Tokenizer, np.ndarray]  # of a process that encodes

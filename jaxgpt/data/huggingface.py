@@ -72,6 +72,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._cuts = _cuts_before_spaces(document)
         special = [t for t in document.get("added_tokens") or [] if t["special"]]
         self.special_ids = np.array(sorted({tokens[t["content"]] for t in special} - {self.unk_id}), np.int32)
+        self._special_names = {t["content"]: tokens[t["content"]] for t in special}
         self._reads_special = special_tokens_in_text
         if special_tokens_in_text:
             self._built.encode_special_tokens = False
@@ -105,6 +106,9 @@ class HuggingFaceTokenizer(Tokenizer):
                 )
             found[wrong] = self.unk_id
         return found
+
+    def special_id(self, name: str) -> int | None:
+        return self._special_names.get(name)
 
     def cut(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
         return between_tokens(pieces, before=" ") if self._cuts else joined(pieces)

@@ -29,12 +29,19 @@ class Split:
     """The training or the validation part of a text, as token ids.
 
     ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the encoded text in
-    characters and in UTF-8 bytes; 0 where only its ids are known.
+    characters and in UTF-8 bytes; 0 where only its ids are known. counts: [N] uint8, 1 for an id that is to be predicted
+    (see conversations.py); None where all are.
     """
 
-    ids: shards.Ids
+    ids: shards.Plain
     num_chars: int = 0
     num_bytes: int = 0
+    counts: shards.Plain | None = None
+
+    @property
+    def targets(self) -> shards.Ids:
+        """The ids, with those that do not count marked: what training and evaluation read."""
+        return self.ids if self.counts is None else shards.Marked(self.ids, self.counts)
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,11 @@ class Dataset:
             "vocab_size": self.tokenizer.vocab_size,
             "train_tokens": len(self.train.ids),
             "valid_tokens": len(self.valid.ids),
+            **(
+                {}
+                if self.train.counts is None
+                else {"train_targets": int(np.sum(self.train.counts[:], dtype=np.int64))}
+            ),
             **more,
         }
 
@@ -184,7 +196,10 @@ def open_folder(folder: Path, corpus_name: str, text_sha256: str) -> Dataset:
 
     def verify() -> None:
         for name, split in (("train", train), ("valid", valid)):
-            if zlib.crc32(np.ascontiguousarray(split.ids).data) != sums[name]:
+            found = zlib.crc32(np.ascontiguousarray(split.ids).data)
+            if split.counts is not None:
+                found = zlib.crc32(np.ascontiguousarray(split.counts).data, found)
+            if found != sums[name]:
                 raise UserError(
                     f"cached token ids are damaged (the checksum of {name}.bin does not match): delete the folder {folder} and "
                     "run again"
@@ -213,13 +228,28 @@ def check_ids(splits: Iterable[Split], verify: Callable[[], None]) -> Future[Non
     return done
 
 
-def _open_split(path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int) -> Split:
+def _open_split(
+    path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int, counted: int | None = None
+) -> Split:
+    ids = _mapped(path, dtype, num_ids)
+    counts = (
+        None if counted is None else _mapped(path.with_name(counts_name(path.stem)), np.dtype("u1"), num_ids)
+    )
+    return Split(ids, num_chars, num_bytes, counts)
+
+
+def counts_name(split: str) -> str:
+    """The file that says which ids of a split count."""
+    return f"{split}.counts.bin"
+
+
+def _mapped(path: Path, dtype: np.dtype, num_ids: int) -> np.ndarray:
     found, expected = path.stat().st_size, num_ids * dtype.itemsize
     if found != expected:
         raise ValueError(
             f"{path.name} has {found} bytes, not {expected} ({num_ids} ids of {dtype.itemsize} bytes)"
         )
     if num_ids == 0:  # an empty file cannot be mapped
-        return Split(np.zeros(0, dtype), num_chars, num_bytes)
+        return np.zeros(0, dtype)
     # A plain view of the map: indexing the np.memmap subclass costs several microseconds more.
-    return Split(np.asarray(np.memmap(path, dtype, mode="r")), num_chars, num_bytes)
+    return np.asarray(np.memmap(path, dtype, mode="r"))

@@ -98,6 +98,7 @@ class Packing:
     @classmethod
     def of(cls, ids: Ids, end_id: int, size: int) -> Packing:
         """Pack ids. Time and memory are O(N) for N documents and one pass over the ids."""
+        ids = ids.ids if isinstance(ids, shards.Marked) else ids
         ends = document_ends(ids, end_id)
         starts = np.concatenate([[0], ends[:-1]])
         pieces = -(-(ends - starts) // size)  # of each document
@@ -150,7 +151,7 @@ class Packing:
         found[places] = ids[_ranges(starts, lengths)]
         counts = np.zeros(found.shape, bool)
         counts[places] = True
-        continues = (starts > 0) & (ids[np.maximum(starts - 1, 0)] != self.end_id)
+        continues = (starts > 0) & (shards.unmarked(ids[np.maximum(starts - 1, 0)]) != self.end_id)
         counts[places[(np.cumsum(lengths) - lengths)[continues]]] = False
         return marked(found, counts).reshape(-1, self.size)
 

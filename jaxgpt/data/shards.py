@@ -78,11 +78,43 @@ class Shards:
         return np.asarray(self._range(0, len(self), 1), dtype)
 
 
-Ids = np.ndarray | Shards
+Plain = np.ndarray | Shards
+
+
+class Marked:
+    """Ids of which some are no targets: indexing gives t where a token counts and ~t = -1 - t where not.
+
+    ids: [N]. counts: [N] uint8, 1 where a token is to be predicted.
+    """
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(self, ids: Plain, counts: Plain) -> None:
+        self.ids, self.counts = ids, counts
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        ids = np.asarray(self.ids[key]).astype(np.int32)
+        return np.where(np.asarray(self.counts[key]) != 0, ids, ~ids)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+Ids = Plain | Marked
+
+
+def unmarked(ids: np.ndarray) -> np.ndarray:
+    """The ids that `Marked` gives, without the marks."""
+    return np.where(ids < 0, ~ids, ids) if ids.dtype.kind == "i" else ids
 
 
 def mapped_files(ids: Ids) -> list[tuple[str, int]]:
     """The files that ids are mapped from, each with the bytes that it needs to have."""
+    if isinstance(ids, Marked):
+        return mapped_files(ids.ids) + mapped_files(ids.counts)
     found = {}
     for array in ids.parts if isinstance(ids, Shards) else [ids]:
         whole: Any = array
@@ -111,12 +143,14 @@ def check_not_cut(files: Iterable[tuple[str, int]]) -> None:
             )
 
 
-def part(ids: Ids, start: int, stop: int) -> Ids:
+def part(ids: Any, start: int, stop: int) -> Any:
     """The ids [start, stop), without a copy."""
+    if isinstance(ids, Marked):
+        return Marked(part(ids.ids, start, stop), part(ids.counts, start, stop))
     return ids.part(start, stop) if isinstance(ids, Shards) else ids[start:stop]
 
 
-def joined(several: Iterable[Ids]) -> Shards:
+def joined(several: Iterable[Plain]) -> Shards:
     """Ids one after another, without a copy."""
     parts = [part for ids in several for part in (ids.parts if isinstance(ids, Shards) else [ids])]
     return Shards([part for part in parts if len(part)])
@@ -156,7 +190,7 @@ def find(path: str, given: str = "data.path") -> Found | None:
     return Found(tuple(f for f in files if f not in valid), valid)
 
 
-def open_ids(files: Sequence[Path]) -> Ids:
+def open_ids(files: Sequence[Path]) -> Plain:
     """The ids of several shards, mapped and not copied. Raises UserError for a file that is not one."""
     parts = [_open(file) for file in files]
     return parts[0] if len(parts) == 1 else Shards(parts)

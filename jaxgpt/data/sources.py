@@ -22,14 +22,13 @@ from jaxgpt.data.dataset import (
     CACHE_VERSION,
     check_range,
     load_tokenizer,
-    measure,
-    num_train_chars,
     open_text,
     prepare_text,
     text_hash,
     train_tokenizer,
 )
 from jaxgpt.data.id_files import Dataset, Source, Split, ValidationText, check_ids, new_ids_folder
+from jaxgpt.data.measures import measure, num_train_chars
 
 ROUND = 1 << 14  # tokens of all sources, of which the validation split of a mixture is made
 MOST_ROUNDS = 1024
@@ -118,7 +117,13 @@ def _mixture(cfg: DataConfig, num_workers: int, tokenizer: tokenizers.Tokenizer 
 def _joined(splits: Sequence[Split]) -> Split:
     """Splits one after another."""
     chars, num_bytes = sum(s.num_chars for s in splits), sum(s.num_bytes for s in splits)
-    return Split(shards.joined(split.ids for split in splits), chars, num_bytes)
+    counts = None if all(s.counts is None for s in splits) else shards.joined(map(_counts, splits))
+    return Split(shards.joined(split.ids for split in splits), chars, num_bytes, counts)
+
+
+def _counts(split: Split) -> shards.Plain:
+    """Which ids count; all of a text without conversations."""
+    return np.broadcast_to(np.uint8(1), len(split.ids)) if split.counts is None else split.counts
 
 
 def _in_turn(splits: Sequence[Split]) -> Split:
@@ -129,12 +134,16 @@ def _in_turn(splits: Sequence[Split]) -> Split:
     rounds = min(max(total // ROUND, 1), MOST_ROUNDS)
     cuts = [[len(split.ids) * r // rounds for r in range(rounds + 1)] for split in splits]
     parts = [
-        shards.part(split.ids, own[r], own[r + 1])
+        Split(
+            shards.part(split.ids, own[r], own[r + 1]),
+            counts=None if split.counts is None else shards.part(split.counts, own[r], own[r + 1]),
+        )
         for r in range(rounds)
         for split, own in zip(splits, cuts, strict=True)
         if own[r] < own[r + 1]
     ]
-    return dataclasses.replace(_joined(splits), ids=shards.joined(parts))
+    mixed = _joined(parts)
+    return dataclasses.replace(_joined(splits), ids=mixed.ids, counts=mixed.counts)
 
 
 def _complete(

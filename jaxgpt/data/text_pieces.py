@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import numpy as np
 
@@ -16,6 +17,22 @@ Piece = str | None
 # Where text can be cut: before a space or newline that follows something other than white space. No token of a word
 # or bpe tokenizer crosses such a place, and none depends on the text after it.
 CUT = r"\S(?=[ \n])"
+
+
+class Segment(str):
+    """A part of a conversation that is encoded by itself, so that no token is half a prompt and half an answer.
+
+    counts: whether it is to be predicted. mark: a mark of the template, which is the special token of this name where the
+    tokenizer has one.
+    """
+
+    counts: bool
+    mark: bool
+
+    def __new__(cls, text: str, counts: bool = True, mark: bool = False) -> Self:
+        self = super().__new__(cls, text)
+        self.counts, self.mark = counts, mark
+        return self
 
 
 def with_positions(pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:

@@ -40,6 +40,10 @@ class Tokenizer(abc.ABC):
         """The ids of several texts, each as `encode` gives them."""
         return [self.encode(text) for text in texts]
 
+    def special_id(self, name: str) -> int | None:
+        """The id of a special token, which no text encodes to; None where there is none of this name."""
+        return None
+
     def cut(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:
         """The same text in pieces that may be encoded one by one, each with its position in the text."""
         return between_tokens(pieces)

@@ -25,21 +25,38 @@ def render(about: dict[str, Any]) -> str:
     """The page, from the answer of GET /api/run."""
     sections = [one for one in page.SECTIONS if one.id in SHOWN]
     title = static_tables.visible_text(about["title"])
-    links = [("write", "Write"), *((one.id, one.title) for one in sections)]
+    talks = [("talk", "Talk")] if about["template"] else []
+    links = [*talks, ("write", "Write"), *((one.id, one.title) for one in sections)]
     return page.document(
         title=title,
         contents="".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in links),
-        main=_form(about) + '<div id="inside" hidden>' + "\n".join(map(page.frame, sections)) + "</div>",
+        main=(_TALK if about["template"] else "")
+        + _form(about)
+        + '<div id="inside" hidden>'
+        + "\n".join(map(page.frame, sections))
+        + "</div>",
         footer=f"{escape(static_tables.visible_text(about['workdir']))}, {about['num_params']:,} parameters. Everything stays on this machine.",
         data=about,
-        script=_script(),
+        script=_script(bool(about["template"])),
         connects=True,
     )
 
 
-def _script() -> str:
-    own = "\n".join(page.asset(f"{name}.js") for name in ("text", "colour", "playground"))
+def _script(talks: bool) -> str:
+    names = ("text", "colour", "playground", *(["talk"] if talks else []))
+    own = "\n".join(page.asset(f"{name}.js") for name in names)
     return f'const inspect = {page.views()};\n(() => {{\n"use strict";\n{own}\n}})();\n'
+
+
+_TALK = (
+    '<section id="talk" aria-labelledby="talk-title"><h2 id="talk-title">Talk</h2>'
+    '<p class="lead">This model was trained on conversations. It answers you, with the settings below, until its turn ends.</p>'
+    '<div id="turns" role="log" aria-label="Conversation"></div>'
+    '<form id="say"><label class="wide">You <textarea name="said" rows="2" spellcheck="false"></textarea></label>'
+    '<div class="controls"><button type="submit" class="main">Send</button>'
+    '<button type="button" class="quiet" id="again">New conversation</button></div></form>'
+    '<p class="said" id="talk-status" role="status"></p></section>\n'
+)
 
 
 def _form(about: dict[str, Any]) -> str:
@@ -56,7 +73,7 @@ def _form(about: dict[str, Any]) -> str:
         '<section id="write" aria-labelledby="write-title"><h2 id="write-title">Write</h2>'
         '<p class="lead">The model continues your text, one token at a time. Each box is a generated token with its probability '
         "and rank; a stronger colour means a less likely token. Select a token to see how it was predicted.</p>"
-        '<form><label class="wide">Your text <textarea name="prompt" rows="3" spellcheck="false">'
+        '<form id="prompt-form"><label class="wide">Your text <textarea name="prompt" rows="3" spellcheck="false">'
         f'\n{escape(defaults.get("prompt") or "")}</textarea></label><div class="controls">{"".join(fields)}</div>'
         '<div class="controls"><button type="submit" class="main">Generate</button>'
         '<button type="button" class="quiet" id="stop" disabled>Stop</button></div></form>'

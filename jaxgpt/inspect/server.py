@@ -4,10 +4,12 @@ The server answers only requests whose Host, and Origin if present, are its own,
 read or use it. Every path begins with a random token, which other users of the machine do not know: /TOKEN/api/run.
 
     GET  /                 the page: `playground.render(about)`, text/html
-    GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, limits: {body_bytes,
+    GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, template, limits: {body_bytes,
                            max_new_tokens}, defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed}}
     POST /api/generate     {prompt, max_new_tokens, temperature, top_k, top_p, seed, stop, stop_at_eot}: all but the prompt are
-                           optional; top_k, top_p and stop (a list of texts that end the text) may be null. The answer is a stream of JSON objects, one per line (application/x-ndjson):
+                           optional; top_k, top_p and stop (a list of texts that end the text) may be null. With `messages`
+                           ([{role, content}, ...], for a run with data.template) instead of a prompt the model answers as the
+                           assistant, to the end of its turn. The answer is a stream of JSON objects, one per line (application/x-ndjson):
                              {"prompt": ids}                             first: the prompt's tokens that the model sees
                              {"note": a sentence}                        any number
                              {"token": {id, text, hex?}, "piece": text, "p": number, "rank": number, "entropy": nats}

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgpt.config import UserError
 from jaxgpt.data import prompts
+from jaxgpt.inspect import chat
 from jaxgpt.inspect.payload import RunFigures, payload, run_figures
 from jaxgpt.inspect.plain import rounded, token_entry
 from jaxgpt.inspect.subject import Subject, encode_written, probe_of, probe_of_ids
@@ -25,12 +26,13 @@ MOST_TOKENS = 10_000
 LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
 DEFAULTS: dict[str, Any] = {
     "prompt": "\n", "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
-    "stop": None, "stop_at_eot": True,
+    "stop": None, "stop_at_eot": True, "messages": None,
 }  # fmt: skip
 REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None}
 TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
-    "top_p": (int, float, type(None)), "seed": (int,), "stop": (list, type(None)), "stop_at_eot": (bool,), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
+    "top_p": (int, float, type(None)), "seed": (int,), "stop": (list, type(None)), "stop_at_eot": (bool,),
+    "messages": (list, type(None)), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
 }  # fmt: skip
 
 
@@ -76,6 +78,7 @@ class Service:
             "vocab_size": cfg.vocab_size,
             "num_params": count_params(run.params),
             "context_length": cfg.context_length,
+            "template": run.config.data.template,
             "limits": {"body_bytes": BODY_BYTES, "max_new_tokens": MOST_TOKENS},
             "defaults": DEFAULTS | {"prompt": prompt},
         }
@@ -88,9 +91,12 @@ class Service:
         texts = settings["stop"] or []
         if not all(isinstance(text, str) and text for text in texts) or len(texts) > 16:
             raise UserError("stop: give a list of at most 16 texts that are not empty")
-        stops = Stops(self.subject.run.tokenizer.eos_id if settings["stop_at_eot"] else None, tuple(texts))
         run, T = self.subject.run, self.subject.cfg.context_length
-        ids = encode_written(run.tokenizer, settings["prompt"])
+        stops = Stops(run.tokenizer.eos_id if settings["stop_at_eot"] else None, tuple(texts))
+        if settings["messages"] is None:
+            ids = encode_written(run.tokenizer, settings["prompt"])
+        else:
+            ids, stops = chat.prompt_ids(settings["messages"], run.config.data.template, run.tokenizer, stops)
         began = time.perf_counter()
         pieces = generation.generate_pieces(
             run.model, run.params, [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgpt.data import baselines, batches
 from jaxgpt.data.baselines import Bigram
+from jaxgpt.data.id_files import Split
 from jaxgpt.inspect.plain import plain
 from jaxgpt.inspect.subject import Subject, affordable_tokens
 from jaxgpt.model.parameters import count_params
@@ -60,7 +61,7 @@ def _valid(subject: Subject) -> dict[str, Any] | None:
         return None
     T = subject.cfg.context_length
     windows = batches.eval_batches(
-        subject.dataset.valid.ids, context_length=T, batch_size=max(1, min(16, (1 << 26) // (T * subject.cfg.vocab_size))),
+        subject.dataset.valid.targets, context_length=T, batch_size=max(1, min(16, (1 << 26) // (T * subject.cfg.vocab_size))),
         max_tokens=max(T, min(EVALUATED, affordable_tokens(run.params))),
     )  # fmt: skip
     found = evaluation.evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
@@ -79,6 +80,16 @@ def _texts(subject: Subject) -> list[dict[str, Any]]:
     return [{"name": text} | {n: plain(last[text].get(n), 6) for n in names} for text in sorted(last)]
 
 
+def _evaluated(split: Split, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first ids of a split of which so many are predicted, and which of them but the first these are."""
+    if split.counts is None:
+        ids = np.asarray(split.ids[: tokens + 1])
+        return ids, np.ones(len(ids) - 1, bool)
+    counts = np.asarray(split.counts[1:]) != 0
+    last = int(np.searchsorted(np.cumsum(counts), tokens)) + 1
+    return np.asarray(split.ids[: last + 1]), counts[:last]
+
+
 def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | None) -> list[dict[str, Any]]:
     """Loss, bits per character, bits per byte and perplexity of the model and each baseline, on the same tokens."""
     losses: dict[str, float | None] = dict.fromkeys(("model", *BASELINES))
@@ -87,14 +98,15 @@ def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | N
     if valid is not None:
         losses["model"] = valid["loss"]
     if valid is not None and subject.dataset is not None:
-        ids = subject.dataset.valid.ids[: valid["tokens"] + 1]
+        ids, counts = _evaluated(subject.dataset.valid, valid["tokens"])
+        predicted = ids[1:][counts]
         unigram_V = baselines.unigram_probs(subject.train_ids(), subject.cfg.vocab_size)
-        losses["unigram"] = float(-np.log(unigram_V[ids[1:]]).mean())
-        losses["bigram"] = None if bigram is None else float(bigram.nats(ids).mean())
+        losses["unigram"] = float(-np.log(unigram_V[predicted]).mean())
+        losses["bigram"] = None if bigram is None else float(bigram.nats(ids)[counts].mean())
         num_bytes, num_chars = subject.run.tokenizer.token_lengths()
-        bits = len(ids[1:]) / math.log(2)
-        per_char = bits / max(1, int(num_chars[ids[1:]].sum()))
-        per_byte = bits / max(1, int(num_bytes[ids[1:]].sum()))
+        bits = len(predicted) / math.log(2)
+        per_char = bits / max(1, int(num_chars[predicted].sum()))
+        per_byte = bits / max(1, int(num_bytes[predicted].sum()))
     units = [
         ("loss", "nats per token", lambda x: x),
         ("bits per character", "bits", lambda x: x * per_char),

@@ -98,7 +98,7 @@ class Evaluate(Action):
         """A split's evaluation by each run."""
         cfg = self.runs[0].cfg
         windows = batches.eval_batches(
-            split.ids,
+            split.targets,
             context_length=cfg.model.context_length,
             batch_size=cfg.eval_batch_size,
             max_tokens=cfg.train.eval_tokens,
@@ -126,7 +126,9 @@ class Evaluate(Action):
     def _num_bytes(self) -> dict[str, int]:
         """The bytes of the tokens of each that are predicted."""
         most, tokenizer = self.runs[0].cfg.train.eval_tokens, self.dataset.tokenizer
-        return {name: Lengths.of(split.ids, tokenizer, most).num_bytes for name, split in self._texts.items()}
+        return {
+            name: Lengths.of(split.targets, tokenizer, most).num_bytes for name, split in self._texts.items()
+        }
 
     def _sample(self, params: dict, step: int, due: Sequence[RunFolder]) -> None:
         sampling = [run for run in due if run.cfg.train.sample_tokens]

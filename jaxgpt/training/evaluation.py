@@ -94,6 +94,8 @@ def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
     two means (Cochran 1977, section 6.3).
     """
     sums, counts = sums[counts > 0], counts[counts > 0]
+    if not len(counts):
+        raise UserError("nothing to evaluate: no token of these counts, give more (train.eval_tokens)")
     loss = sums.sum() / counts.sum()
     n = len(sums)
     spread = math.sqrt(((sums - loss * counts) ** 2).sum() / (n - 1) * n) if n > 1 else math.nan
@@ -101,7 +103,7 @@ def summarize(sums: np.ndarray, counts: np.ndarray) -> Evaluation:
 
 
 def per_token(model: GPT, params: dict, ids: Ids) -> np.ndarray:
-    """-log p of every id but the first, in nats: [N - 1]. Each window of context_length starts without context."""
+    """-log p of every id but the first that counts, in nats: [N - 1]. Each window of context_length starts without context."""
     windows = batches.eval_batches(ids, context_length=model.cfg.context_length, batch_size=8)
     return np.concatenate(
         [np.asarray(window_losses(model, params, t))[weights > 0] for t, weights in windows]
@@ -153,7 +155,7 @@ def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[Ids, str]:
             corpus=name, tokenizer=cfg.tokenizer, tokenizer_path=path, valid_fraction=cfg.valid_fraction
         )
     )
-    return dataset.valid.ids, f"validation split of {dataset.corpus_name}"
+    return dataset.valid.targets, f"validation split of {dataset.corpus_name}"
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class Lengths:
         found = np.zeros(2, np.int64)
         for start in range(1, last + 1, 1 << 22):
             part = ids[start : min(start + (1 << 22), last + 1)]
+            part = part[part >= 0]  # those that count
             found += bytes_V[part].sum(dtype=np.int64), chars_V[part].sum(dtype=np.int64)
         return cls(*map(int, np.maximum(found, 1)))
 
@@ -187,5 +190,6 @@ def figures(result: Evaluation, ids: Ids, tokenizer: tokenizers.Tokenizer) -> di
     }
     unk_id = getattr(tokenizer, "unk_id", None)
     if unk_id is not None:
-        found["unk_share"] = float((ids[1:] == unk_id).mean())
+        predicted = ids[1:]
+        found["unk_share"] = float((predicted[predicted >= 0] == unk_id).mean())
     return found

@@ -88,7 +88,7 @@ class Trainer:
         if cfg.train.sample_tokens:
             prompts.sample_ids(self.dataset.tokenizer, cfg.train.sample_prompt, cfg.model.context_length)
         alone = width is None
-        ids, lengths = self.dataset.train.ids, self.dataset.lengths
+        ids, lengths = self.dataset.train.targets, self.dataset.lengths
         self.program: Program = (
             SingleRun(cfg, ids, lengths) if width is None else VmappedRuns(cfgs, ids, width, lengths)
         )
@@ -204,7 +204,7 @@ class Trainer:
         """Print the losses to beat, and return them."""
         cfg, data = self.cfg, self.dataset
         ids = data.first_train_ids(baselines.MOST_IDS)
-        losses = baselines.losses(ids, data.valid.ids, cfg.model.num_tokens, cfg.train.eval_tokens)
+        losses = baselines.losses(ids, data.valid.targets, cfg.model.num_tokens, cfg.train.eval_tokens)
         if processes.is_first():
             say(f"to beat: {', '.join(f'{name} {x:.3f}' for name, x in losses.items())} nats per token")
         return losses

@@ -2,7 +2,7 @@
 // selected token. `inspect` is the report's script as a function; it reads the payload in #data.
 
 const about = JSON.parse(document.getElementById("data").textContent);
-const form = document.querySelector("form");
+const form = document.getElementById("prompt-form");
 const [statusLine, written, inside] = ["status", "written", "inside"].map((id) =>
   document.getElementById(id),
 );
@@ -96,10 +96,8 @@ async function* objects(answer) {
   }
 }
 
-async function generate(event) {
-  event.preventDefault();
-  running?.abort();
-  const mine = (running = new AbortController());
+/** The settings of the form, without empty ones that have a default. */
+function given() {
   const settings = {};
   for (const input of form.querySelectorAll("input")) {
     settings[input.name] = input.value === "" ? null : Number(input.value);
@@ -107,6 +105,14 @@ async function generate(event) {
   for (const name of ["max_new_tokens", "temperature", "seed"]) {
     if (settings[name] === null) delete settings[name];
   }
+  return settings;
+}
+
+async function generate(event) {
+  event.preventDefault();
+  running?.abort();
+  const mine = (running = new AbortController());
+  const settings = given();
   [prompt, drawn] = [[], []];
   const strip = document.createElement("div");
   strip.className = "strip";
