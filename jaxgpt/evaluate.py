@@ -29,17 +29,20 @@ def main(argv: list[str]) -> None:
         raise UserError("--text and --corpus are both given: choose one")
     cli.set_up_process()
     from jaxgpt.data import batches, corpora
+    from jaxgpt.data.id_files import Split
     from jaxgpt.runs.load import load
     from jaxgpt.training import evaluation
 
     run = load(args.workdir, step=args.step)
     if args.text:
-        ids, source = run.tokenizer.encode("".join(corpora.open_files(args.text, "--text").read())), args.text
+        text, source = "".join(corpora.open_files(args.text, "--text").read()), args.text
+        split = Split(run.tokenizer.encode(text), len(text), len(text.encode()))
     elif args.corpus:
-        ids, source = evaluation.corpus_split(run.workdir, run.config.data, args.corpus)
+        split, source = evaluation.corpus_split(run.workdir, run.config.data, args.corpus)
     else:
         dataset = evaluation.own_dataset(run.workdir, run.config.data, run.tokenizer)
-        ids, source = dataset.valid.targets, f"validation split of {dataset.corpus_name}"
+        split, source = dataset.valid, f"validation split of {dataset.corpus_name}"
+    ids = split.targets
     if len(ids) < 2:
         raise UserError(
             f"{source} has {len(ids)} tokens: 2 or more are needed, because the first is not predicted"
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> None:
     context_length = run.config.model.context_length
     windows = batches.eval_batches(ids, context_length=context_length, batch_size=args.batch_size)
     result = evaluation.evaluate(run.model, run.params, windows, run.config.train.loss_chunk)
-    figures = evaluation.figures(result, ids, run.tokenizer)
+    figures = evaluation.figures(result, split, run.tokenizer)
     figures = {"workdir": str(args.workdir), "step": run.step, "text": source, **figures}
     losses = evaluation.per_token(run.model, run.params, ids) if args.per_token else None
     predicted = ids[1:]
@@ -78,6 +81,8 @@ def main(argv: list[str]) -> None:
     print(f"perplexity     {figures['perplexity']:.3f}")
     print(f"bits per char  {figures['bits_per_char']:.4f}")
     print(f"bits per byte  {figures['bits_per_byte']:.4f}")
+    if figures.get("lengths_estimated"):
+        print("               the lengths of the text are estimated: only its ids are known")
     if figures.get("unk_share"):
         print(
             f"unknown words  {figures['unk_share']:.2%}: they count as <unk>, so the bits are lower than for the real text"

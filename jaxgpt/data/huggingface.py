@@ -70,6 +70,7 @@ class HuggingFaceTokenizer(Tokenizer):
             unknown = document["model"]["vocab"][i][0]
         self.unk_id = tokens.get(unknown) if unknown else None
         self._cuts = _cuts_before_spaces(document)
+        self.has_exact_lengths = _keeps_bytes(document)
         special = [t for t in document.get("added_tokens") or [] if t["special"]]
         self.special_ids = np.array(sorted({tokens[t["content"]] for t in special} - {self.unk_id}), np.int32)
         self._special_names = {t["content"]: tokens[t["content"]] for t in special}
@@ -219,6 +220,21 @@ def _cuts_before_spaces(document: dict[str, Any]) -> bool:
     others = {step["type"] for step in cutters} - {"ByteLevel", "Digits"}
     prefixed = any(step.get("add_prefix_space") for step in cutters)
     return normalizers <= _LOCAL_NORMALIZERS and bool(gpt2) and not others and not prefixed
+
+
+def _keeps_bytes(document: dict[str, Any]) -> bool:
+    """Whether the bytes of the tokens are those of the text: byte pairs of every byte, and nothing that changes text."""
+    cutters = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    byte_level = [step for step in cutters if step["type"] == "ByteLevel"]
+    return (
+        document.get("normalizer") is None
+        and bool(byte_level)
+        and not any(step.get("add_prefix_space") for step in byte_level)
+        and {step["type"] for step in cutters} <= {"ByteLevel", "Digits", "Split"}
+        and all(step["behavior"] != "Removed" for step in cutters if step["type"] == "Split")
+        and set(byte_pairs.BYTE_ALPHABET) <= set(document["model"]["vocab"])
+        and not any(t["lstrip"] or t["rstrip"] for t in document.get("added_tokens") or [])
+    )
 
 
 def _bytes_of(document: dict[str, Any]) -> Callable[[str], bytes]:

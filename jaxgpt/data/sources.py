@@ -116,7 +116,8 @@ def _mixture(cfg: DataConfig, num_workers: int, tokenizer: tokenizers.Tokenizer 
 
 def _joined(splits: Sequence[Split]) -> Split:
     """Splits one after another."""
-    chars, num_bytes = sum(s.num_chars for s in splits), sum(s.num_bytes for s in splits)
+    known = all(split.num_bytes for split in splits if len(split.ids))
+    chars, num_bytes = sum(s.num_chars for s in splits) * known, sum(s.num_bytes for s in splits) * known
     counts = None if all(s.counts is None for s in splits) else shards.joined(map(_counts, splits))
     return Split(shards.joined(split.ids for split in splits), chars, num_bytes, counts)
 

@@ -23,6 +23,8 @@ class Tokenizer(abc.ABC):
 
     kind: ClassVar[str]
     eos_id: int | None = None  # the id that ends a document, where there is one
+    # Whether the lengths of the tokens of a text add up to its length, for every text.
+    has_exact_lengths = True
     special_ids = np.zeros(0, np.int32)  # the ids of tokens that stand for no text: eos_id and others
 
     def __init__(self, token_bytes: Sequence[bytes], end_of_text: bool = False):
@@ -98,10 +100,14 @@ class Tokenizer(abc.ABC):
     def token_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """The number of bytes and of characters of each token: [V] and [V], int32.
 
-        A character counts where its first byte is, so the sum over the tokens of a text is its length.
+        A character counts where its first byte is, so the sum over the tokens of a text is its length, with
+        `has_exact_lengths`. Special tokens stand for no text: 0.
         """
+        bytes_V = np.array([len(token) for token in self._token_bytes], np.int32)
         num_chars = [sum(byte & 0xC0 != 0x80 for byte in token) for token in self._token_bytes]
-        return np.array([len(token) for token in self._token_bytes], np.int32), np.array(num_chars, np.int32)
+        chars_V = np.array(num_chars, np.int32)
+        bytes_V[self.special_ids] = chars_V[self.special_ids] = 0
+        return bytes_V, chars_V
 
 
 def ends_text(fields: dict[str, Any]) -> bool:

@@ -109,6 +109,7 @@ class WordTokenizer(Tokenizer):
 
     kind = "word"
     unk_id = 0
+    has_exact_lengths = False  # that of <unk> is not the length of the word
 
     def __init__(self, words: Sequence[str], end_of_text: bool = False):
         super().__init__([b"<unk>", *(word.encode() for word in words)], end_of_text)
@@ -233,6 +234,7 @@ class IdsTokenizer(Tokenizer):
     """Plain token ids, for a model without a tokenizer: its text is numbers separated by spaces."""
 
     kind = "ids"
+    has_exact_lengths = False  # numbers may be separated by any white space
 
     def __init__(self, vocab_size: int):
         super().__init__([f" {i}".encode() for i in range(vocab_size)])

@@ -103,10 +103,9 @@ def _measures(subject: Subject, valid: dict[str, Any] | None, bigram: Bigram | N
         unigram_V = baselines.unigram_probs(subject.train_ids(), subject.cfg.vocab_size)
         losses["unigram"] = float(-np.log(unigram_V[predicted]).mean())
         losses["bigram"] = None if bigram is None else float(bigram.nats(ids)[counts].mean())
-        num_bytes, num_chars = subject.run.tokenizer.token_lengths()
+        lengths = evaluation.Lengths.of(subject.dataset.valid, subject.run.tokenizer, len(ids) - 1)
         bits = len(predicted) / math.log(2)
-        per_char = bits / max(1, int(num_chars[predicted].sum()))
-        per_byte = bits / max(1, int(num_bytes[predicted].sum()))
+        per_char, per_byte = bits / lengths.num_chars, bits / lengths.num_bytes
     units = [
         ("loss", "nats per token", lambda x: x),
         ("bits per character", "bits", lambda x: x * per_char),

@@ -124,11 +124,9 @@ class Evaluate(Action):
 
     @functools.cached_property
     def _num_bytes(self) -> dict[str, int]:
-        """The bytes of the tokens of each that are predicted."""
+        """The bytes of the text of each that is predicted."""
         most, tokenizer = self.runs[0].cfg.train.eval_tokens, self.dataset.tokenizer
-        return {
-            name: Lengths.of(split.targets, tokenizer, most).num_bytes for name, split in self._texts.items()
-        }
+        return {name: Lengths.of(split, tokenizer, most).num_bytes for name, split in self._texts.items()}
 
     def _sample(self, params: dict, step: int, due: Sequence[RunFolder]) -> None:
         sampling = [run for run in due if run.cfg.train.sample_tokens]

@@ -19,6 +19,7 @@ import numpy as np
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import batches, tokenizers
 from jaxgpt.data.dataset import Dataset, prepare_dataset, text_hashes
+from jaxgpt.data.id_files import Split
 from jaxgpt.data.shards import Ids
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs import records
@@ -56,18 +57,18 @@ def evaluate(
 
     `loss_chunk`: see TrainConfig.
     """
-    return summarize(*_sums(lambda tokens: window_losses(model, params, tokens, loss_chunk), batches))
+    return summarize(*_window_sums(lambda tokens: window_losses(model, params, tokens, loss_chunk), batches))
 
 
 def evaluate_lanes(
     losses_of: Callable[[np.ndarray], jax.Array], batches: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> list[Evaluation]:
     """`evaluate` for N models at once: `losses_of(tokens)` is [N, B, T]."""
-    sums_NW, counts_W = _sums(losses_of, batches)
+    sums_NW, counts_W = _window_sums(losses_of, batches)
     return [summarize(sums_W, counts_W) for sums_W in sums_NW]
 
 
-def _sums(losses_of: Callable, batches: Iterable[tuple[np.ndarray, np.ndarray]]):
+def _window_sums(losses_of: Callable, batches: Iterable[tuple[np.ndarray, np.ndarray]]):
     """The summed loss of each window [..., W], and its number of tokens [W]."""
     sums, counts = [], []
     waiting = None  # one batch is computed while the one before is read
@@ -147,39 +148,63 @@ def own_dataset(workdir: Path, cfg: DataConfig, tokenizer: tokenizers.Tokenizer)
     return dataset
 
 
-def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[Ids, str]:
-    """The validation split of another corpus, as ids of the run's tokenizer, and its name."""
+def corpus_split(workdir: Path, cfg: DataConfig, name: str) -> tuple[Split, str]:
+    """The validation split of another corpus, with the run's tokenizer, and its name."""
     path = str(workdir / "tokenizer.json")
     dataset = prepare_dataset(
         DataConfig(
             corpus=name, tokenizer=cfg.tokenizer, tokenizer_path=path, valid_fraction=cfg.valid_fraction
         )
     )
-    return dataset.valid.targets, f"validation split of {dataset.corpus_name}"
+    return dataset.valid, f"validation split of {dataset.corpus_name}"
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """The bytes and characters of predicted tokens: all but the first, or the first `most` of them."""
+    """The bytes and characters of the text of predicted tokens: all but the first, or the first `most` of them.
+
+    They are exact where the tokenizer's lengths add up to the text, and where all tokens of a text are predicted; then only
+    the length of the first token is its own. Else the lengths of the tokens are scaled to the length of the complete text,
+    or, where only its ids are known, taken as they are.
+    """
 
     num_bytes: int
     num_chars: int
+    exact: bool
 
     @classmethod
-    def of(cls, ids: Ids, tokenizer: tokenizers.Tokenizer, most: int = 0) -> Lengths:
-        bytes_V, chars_V = tokenizer.token_lengths()
-        last = min(len(ids) - 1, most or len(ids))
-        found = np.zeros(2, np.int64)
-        for start in range(1, last + 1, 1 << 22):
-            part = ids[start : min(start + (1 << 22), last + 1)]
-            part = part[part >= 0]  # those that count
-            found += bytes_V[part].sum(dtype=np.int64), chars_V[part].sum(dtype=np.int64)
-        return cls(*map(int, np.maximum(found, 1)))
+    def of(cls, split: Split, tokenizer: tokenizers.Tokenizer, most: int = 0) -> Lengths:
+        num_ids = len(split.ids)
+        end = min(num_ids, most + 1) if most else num_ids
+        exact = tokenizer.has_exact_lengths
+        table = tokenizer.token_lengths()
+        found = _sums(split.targets, 1, end, table)
+        text = np.array([split.num_bytes, split.num_chars], np.float64)
+        if not exact and text.all():
+            exact = end == num_ids and split.counts is None
+            if exact:
+                found = text - _sums(split.ids, 0, 1, table)
+            else:
+                found *= text / np.maximum(_sums(split.ids, 0, num_ids, table), 1)
+        num_bytes, num_chars = np.maximum(np.rint(found), 1).astype(int).tolist()
+        return cls(num_bytes, num_chars, exact)
 
 
-def figures(result: Evaluation, ids: Ids, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """An evaluation of `ids` by name, with bits per character and per byte of the predicted tokens."""
-    lengths, bits = Lengths.of(ids, tokenizer), result.total_bits
+def _sums(
+    ids: Ids, start: int, stop: int, table: tuple[np.ndarray, np.ndarray], block: int = 1 << 22
+) -> np.ndarray:
+    """The bytes and characters of the tokens at [start, stop): [2] float64. `table`: see Tokenizer.token_lengths."""
+    found = np.zeros(2)
+    for at in range(start, stop, block):
+        part = ids[at : min(at + block, stop)]
+        part = part[part >= 0]  # those that count
+        found += [lengths_V[part].sum(dtype=np.int64) for lengths_V in table]
+    return found
+
+
+def figures(result: Evaluation, split: Split, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """An evaluation of a split by name, with bits per character and per byte of the predicted tokens."""
+    lengths, bits = Lengths.of(split, tokenizer), result.total_bits
     found = {
         **asdict(result),
         # JSON has no nan, the error of a single window.
@@ -188,8 +213,10 @@ def figures(result: Evaluation, ids: Ids, tokenizer: tokenizers.Tokenizer) -> di
         "bits_per_char": bits / lengths.num_chars,
         "bits_per_byte": bits / lengths.num_bytes,
     }
+    if not lengths.exact:
+        found["lengths_estimated"] = True
     unk_id = getattr(tokenizer, "unk_id", None)
     if unk_id is not None:
-        predicted = ids[1:]
+        predicted = split.targets[1:]
         found["unk_share"] = float((predicted[predicted >= 0] == unk_id).mean())
     return found

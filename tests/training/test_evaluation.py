@@ -1,5 +1,6 @@
 """Evaluation counts every token once and reports what follows from the mean."""
 
+import dataclasses
 import json
 import math
 
@@ -10,12 +11,14 @@ import pytest
 import jaxgpt
 from jaxgpt import evaluate
 from jaxgpt.common import cli
-from jaxgpt.config import ModelConfig
-from jaxgpt.data import batches
+from jaxgpt.config import DataConfig, ModelConfig
+from jaxgpt.data import batches, dataset, tokenizers
+from jaxgpt.data.id_files import Split
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.training import evaluation
 from jaxgpt.training.loop import train
+from tests.data import test_huggingface
 from tests.small_runs import metrics, small_config, write_text
 
 CFG = ModelConfig(vocab_size=11, context_length=8, d_model=16, num_layers=1, num_heads=2)
@@ -93,14 +96,48 @@ def test_another_text_token_by_token(run_folder, tmp_path, monkeypatch, capsys):
     assert "'k'" in table and "bits per char" in table
 
 
-def test_bits_per_byte_and_per_character_differ_where_characters_have_several_bytes(tmp_path):
-    from jaxgpt.data import tokenizers
-
+def test_bits_per_byte_and_per_character_differ_where_characters_have_several_bytes():
     tokenizer = tokenizers.train("char", lambda: iter(["aé→"]), None)
     ids = tokenizer.encode("aé→a")
-    report = evaluation.figures(evaluation.Evaluation(math.log(2), 0.0, 3), ids, tokenizer)
+    report = evaluation.figures(evaluation.Evaluation(math.log(2), 0.0, 3), Split(ids), tokenizer)
     assert report["bits_per_char"] == pytest.approx(1.0)
     assert report["bits_per_byte"] == pytest.approx(3 / (2 + 3 + 1))
+    assert "lengths_estimated" not in report
+
+
+@pytest.mark.parametrize(
+    "kind", ["char", "word", "bpe", "byte_level", "own_pattern", "byte_fallback", "unigram", "word_piece"]
+)
+def test_bytes_are_those_of_the_text_for_every_tokenizer(kind, tmp_path, monkeypatch):
+    """Of a validation split of documents, also where a tokenizer changes text or does not know words."""
+    monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path / "cache"))
+    documents = [
+        f"{i} ΔÉLTA e\u0301te\u0301   don't\u00a0STOP \u6f22\U0001f642\r\n the 東 <|endoftext|>"
+        for i in range(60)
+    ]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+    (tmp_path / "a.jsonl").write_text(lines)
+    cfg = DataConfig(path=str(tmp_path / "a.jsonl"), tokenizer=kind, valid_fraction=0.3)
+    if kind in ("char", "word", "bpe"):
+        cfg = dataclasses.replace(cfg, vocab_size={"char": None, "word": 20, "bpe": 270}[kind])
+    else:
+        getattr(test_huggingface, kind)().save(str(tmp_path / "tokenizer.json"))
+        cfg = dataclasses.replace(cfg, tokenizer="huggingface", tokenizer_path=str(tmp_path))
+    found = dataset.prepare_dataset(cfg)
+    split, tokenizer = found.valid, found.tokenizer
+    lengths = evaluation.Lengths.of(split, tokenizer)
+    first = tokenizer.decode_bytes(split.ids[:1])
+    text = "".join(documents[-17:])
+    assert (lengths.num_bytes, lengths.num_chars) == (
+        len(text.encode()) - len(first),
+        len(text) - len(first.decode()),
+    )
+    assert lengths.exact
+    exact = kind in ("char", "bpe", "byte_level")
+    assert tokenizer.has_exact_lengths == exact
+    half = evaluation.Lengths.of(split, tokenizer, len(split.ids) // 2)
+    assert half.exact == exact and half.num_bytes == pytest.approx(lengths.num_bytes / 2, rel=0.05)
+    assert evaluation.Lengths.of(Split(split.ids), tokenizer).exact == exact
 
 
 def test_load_needs_none_of_the_training_flags(run_folder):

@@ -7,6 +7,7 @@ import pytest
 import jaxgpt
 from jaxgpt.config import UserError
 from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.data.id_files import Split
 from jaxgpt.inspect import static_tables, summary
 from jaxgpt.inspect.subject import open_subject
 from jaxgpt.runs import curves, metrics_log
@@ -49,7 +50,9 @@ def test_every_evaluation_has_a_line_for_each_text(folder, done):
     for split, ids in (("valid", dataset.valid.ids), ("valid/back", dataset.named[1].split.ids)):
         ids = ids[:513]  # train.eval_tokens=512
         windows = evaluation.batches.eval_batches(ids, context_length=16, batch_size=4)
-        found = evaluation.figures(evaluation.evaluate(run.model, run.params, windows), ids, run.tokenizer)
+        found = evaluation.figures(
+            evaluation.evaluate(run.model, run.params, windows), Split(ids), run.tokenizer
+        )
         for name in ("loss", "standard_error", "tokens", "bits_per_byte"):
             assert losses[24, split][name] == pytest.approx(found[name], rel=1e-6)
 
