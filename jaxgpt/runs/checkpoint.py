@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common import causes, processes, say
+from jaxgpt.common.files import LARGEST_JSON
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.sharding import fits_twice
@@ -46,6 +48,18 @@ def saved_steps(workdir: str | Path) -> list[int]:
             return sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
     except FileNotFoundError:
         return []
+
+
+def _check_before_orbax(path: Path) -> None:
+    """Raise UserError for what is no small file: Orbax reads it when it opens the folder, a pipe for ever."""
+    try:
+        facts = path.lstat()
+    except OSError:  # an absent one is fine, and Orbax reports the others
+        return
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_JSON:
+        raise UserError(
+            f"{path} is not a file of at most {LARGEST_JSON >> 20} MiB: remove it, or give another folder"
+        )
 
 
 class Checkpoints(StoredSteps):
@@ -92,6 +106,8 @@ class Checkpoints(StoredSteps):
     def _open(self) -> Any:
         import orbax.checkpoint as ocp
 
+        for step in saved_steps(self.directory.parent):
+            _check_before_orbax(self.directory / str(step) / "_CHECKPOINT_METADATA")
         with self._one_line_errors("open"):
             if self._read_only:
                 place = self._names.enter_context(orbax_paths.merged_view(self.directory))

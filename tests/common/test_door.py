@@ -153,3 +153,19 @@ def test_only_regular_files_are_opened(tmp_path):
             door.open_regular(tmp_path / name)
     with pytest.raises(ValueError, match="not a regular file"):
         door.open_regular(tmp_path / "pipe", follow=True)
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "large"])
+def test_what_orbax_reads_when_it_opens_a_folder(what, here, tmp_path, monkeypatch, capfd):
+    """Its file in each step: a pipe would be read for ever."""
+    place = here / "run/checkpoints/20/_CHECKPOINT_METADATA"
+    if what == "large":
+        os.truncate(place, 1 << 40)
+    else:
+        (tmp_path / "secret").write_text("{}")
+        put(place, what, tmp_path / "secret")
+    for command in COMMANDS:
+        if "--restart" not in command:
+            assert execute(monkeypatch, command) == 2
+            (line,) = capfd.readouterr().err.splitlines()
+            assert "20/_CHECKPOINT_METADATA is not a file of at most" in line
