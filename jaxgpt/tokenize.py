@@ -1,9 +1,14 @@
-"""Write the token ids of a text as shards that llm.c, modded-nanogpt and this package read.
+"""Write the token ids of a text as shards that llm.c, modded-nanogpt and this package read, or a run's tokenizer as a file.
 
     python -m jaxgpt.tokenize --config configs/gpt2.py --config.data.path=my_text/ --out FOLDER [--num_workers 8]
 
 FOLDER gets the text's name with `_train_000001.bin`, `_train_000002.bin`, ... and `_val_000000.bin`, and the tokenizer as
 tokenizer.json. Train on them with data.path=FOLDER and data.tokenizer_path=FOLDER/tokenizer.json.
+
+    python -m jaxgpt.tokenize --workdir runs/bpe --export tokenizer.json
+
+FILE is a tokenizer.json that the package tokenizers loads (Tokenizer.from_file), and transformers
+(PreTrainedTokenizerFast(tokenizer_file=FILE)), with the same ids.
 """
 
 from __future__ import annotations
@@ -19,16 +24,25 @@ BLOCK = 1 << 22  # ids that are written together
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser("tokenize", description="Write the token ids of a text as llm.c's shards.")
+    parser = cli.Parser(
+        "tokenize",
+        description="Write the token ids of a text as llm.c's shards, or a run's tokenizer as a file.",
+    )
     parser.add_argument(
         "--config", metavar="FILE", help="a config file; only its data fields count (required)"
     )
     parser.add_argument(
         "--out",
-        required=True,
         type=cli.path,
         metavar="FOLDER",
         help="the folder for the shards; absent or empty",
+    )
+    parser.add_argument("--workdir", type=cli.path, help="the folder of a run whose tokenizer is exported")
+    parser.add_argument(
+        "--export",
+        type=cli.path,
+        metavar="FILE",
+        help="a new tokenizer.json for the packages tokenizers and transformers",
     )
     parser.add_argument("--shard_tokens", type=int, default=100_000_000, help="the most ids of a shard")
     cli.add_data_flags(parser)
@@ -36,6 +50,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(rest)
     cli.check_at_least(1, args, "shard_tokens")
     cli.check_at_least(0, args, "num_workers")
+    if args.workdir or args.export:
+        if file or overrides or args.out or not (args.workdir and args.export):
+            raise UserError("give --config and --out, or --workdir and --export (see --help)")
+        return _export(args.workdir, Path(args.export))
+    if not args.out:
+        raise UserError("--out is missing: give a folder for the shards (see --help)")
     cfg = cli.read_config(file, overrides)
     from jaxgpt.common.files import new_folder
     from jaxgpt.data import shards, tokenizers
@@ -56,6 +76,25 @@ def main(argv: list[str]) -> None:
                 shards.write(folder / f"{name}_{split}_{first + i:06}.bin", blocks, data.tokenizer.vocab_size)
         tokenizers.save(data.tokenizer, folder / "tokenizer.json")
     print(f"wrote {out}: {len(data.train.ids):,} tokens to train on, {len(data.valid.ids):,} to validate")
+
+
+def _export(workdir: str, file: Path) -> None:
+    from jaxgpt.common.files import write_atomically
+    from jaxgpt.data import tokenizers
+    from jaxgpt.runs import tokenizer_files
+
+    if file.exists():
+        raise UserError(f"--export={file} exists already: give a new file")
+    tokenizer = tokenizers.load(Path(workdir) / "tokenizer.json")
+    content = tokenizer_files.exported(tokenizer)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+    except OSError as error:
+        raise UserError(f"cannot write {file} ({error.strerror}): give a path that can be written") from error
+    print(f"wrote {file}: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
+    for note in tokenizer_files.notes(tokenizer):
+        print(f"note: {note}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jaxgpt.config import UserError, first_line
 from jaxgpt.data import byte_pairs, tokenizers
 from jaxgpt.data.huggingface import SETTINGS, HuggingFaceTokenizer, end_of_text
 from jaxgpt.data.tokenizer import END_OF_TEXT
-from jaxgpt.data.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer
+from jaxgpt.data.tokenizers import BPETokenizer, GPT2Tokenizer, IdsTokenizer, Tokenizer, WordTokenizer
 
 OURS = "jaxgpt_tokenizer.json"  # our own format, so that an export can be imported without loss
 THEIRS = "tokenizer.json"
@@ -253,11 +253,18 @@ def files_of(tokenizer: Tokenizer, context_length: int) -> dict[str, bytes]:
         files[MERGES] = "\n".join(["#version: 0.2", *tokenizer.merges, ""]).encode()
     if tokenizer.eos_id is not None:
         token = tokenizer.token(tokenizer.eos_id)
-        settings |= {"bos_token": token, "eos_token": token, "unk_token": token}
+        unknown = tokenizer.token(tokenizer.unk_id) if isinstance(tokenizer, WordTokenizer) else token
+        settings |= {"bos_token": token, "eos_token": token, "unk_token": unknown}
+    return files | {THEIRS: exported(tokenizer), "tokenizer_config.json": _json(settings)}
+
+
+def exported(tokenizer: Tokenizer) -> bytes:
+    """The tokenizer.json with which the package tokenizers gives the same ids. Raises UserError for plain ids."""
+    if isinstance(tokenizer, IdsTokenizer):
+        raise UserError("this run has only token ids: it has no tokenizer to export")
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        published = _json(tokenizer.to_json()["tokenizer"])
-        return files | {THEIRS: published, "tokenizer_config.json": _json(settings)}
-    return files | {THEIRS: _built(tokenizer).to_str().encode(), "tokenizer_config.json": _json(settings)}
+        return _json(tokenizer.to_json()["tokenizer"])
+    return _built(tokenizer).to_str().encode()
 
 
 def notes(tokenizer: Tokenizer) -> list[str]:
@@ -277,11 +284,11 @@ def _built(tokenizer: Tokenizer) -> Any:
     from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Built
 
+    special = [AddedToken(tokenizer.token(i), special=True) for i in tokenizer.special_ids.tolist()]
     if isinstance(tokenizer, BPETokenizer):
         built = byte_pairs.build(tokenizer.vocab, tokenizer.merges)
         built.decoder = decoders.ByteLevel()
-        if tokenizer.special_tokens:
-            built.add_special_tokens([AddedToken(t, special=True) for t in tokenizer.special_tokens])
+        built.add_special_tokens(special)
         return built
     pattern = {"char": _CHARACTER, "word": _WORD}[tokenizer.kind]
     ids = {tokenizer.token(i): i for i in range(tokenizer.vocab_size)}
@@ -289,6 +296,7 @@ def _built(tokenizer: Tokenizer) -> Any:
     built = Built(models.WordLevel(ids, unk_token="<unk>"))
     built.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     built.decoder = decoders.Fuse()
+    built.add_special_tokens(special)
     return built
 
 

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import dataset, huggingface, tokenizers
 from tests.errors import one_line
+from tests.scripts import ten_scripts
 
 TEXT = (
     "Once more unto the breach, dear friends, once more;\nOr close the wall up: 1415, 12 000!\n\n"
@@ -104,7 +105,7 @@ def pair(request, tmp_path_factory):
 
 def test_ids_and_text_are_those_of_the_package(pair):
     theirs, ours, _ = pair
-    for text in (TEXT, " breach!! x", "a", "", "   \n"):
+    for text in (TEXT, ten_scripts(), " breach!! x", "a", "", "   \n"):
         ids = ours.encode(text)
         assert ids.dtype == np.int32
         assert ids.tolist() == theirs.encode(text, add_special_tokens=False).ids
