@@ -5,6 +5,10 @@
     python -m jaxgpt.train --config configs/chat.py
     python -m jaxgpt.serve --workdir runs/chat    # talk to it
 
+Cost: 25 s of steps on 2 cores of a shared AMD EPYC with other work (commit 6531706).
+Result: on the validation answers 1.785 nats a character before and 1.768 after (a bigram table 2.486). The model has read
+these plays: what it learns here is who speaks, and to end a turn.
+
 The loss counts on the answers alone. Own conversations: data.path=FILE.jsonl with messages, or prompt and completion.
 """
 
@@ -23,10 +27,10 @@ def get_config():
     config.data.template = "play"
     config.data.tokenizer_path = "runs/char/tokenizer.json"
     config.data.batch_size = 16
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 3e-4
     config.optim.final_learning_rate_ratio = 0.1
     config.optim.warmup_steps = 20
-    config.train.num_steps = 300
+    config.train.num_steps = 600
     config.train.eval_every = 100
     config.train.eval_tokens = 65_536
     config.train.checkpoint_every = 100

@@ -1,5 +1,6 @@
 """The local page in a real browser on a real server: generated tokens can be read and inspected."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -23,9 +24,16 @@ CHARACTERS = "".join(sorted({*"abcdefghijklmnopqrstuvwxyz \n", *HOSTILE}))
 @pytest.fixture(scope="module")
 def address():
     """A server in a thread, on a free port, with an induction model."""
-    cfg, params = induction_model(len(CHARACTERS), 32)
-    tokenizer = tokenizers.CharTokenizer(CHARACTERS)
-    run = Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("planted"))
+    with served(CHARACTERS, "") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def served(characters: str, template: str):
+    cfg, params = induction_model(len(characters), 32)
+    tokenizer = tokenizers.CharTokenizer(characters)
+    own = config.Config(model=cfg, data=config.DataConfig(template=template))
+    run = Run(own, GPT(cfg), params, tokenizer, 7, Path("planted"))
     service = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
     listening = server.listen(0)
     number = listening.getsockname()[1]
@@ -34,9 +42,11 @@ def address():
     )
     thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
     thread.start()
-    yield f"http://127.0.0.1:{number}/secret/"
-    listener.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{number}/secret/"
+    finally:
+        listener.should_exit = True
+        thread.join()
 
 
 def write(chromium, prompt: str, count: int) -> None:
@@ -102,3 +112,33 @@ def test_errors_are_shown(chromium, address):
     )
     chromium.wait("return document.getElementById('status').textContent.includes('é')")
     assert not chromium.run("return document.querySelector('button.main').disabled")
+
+
+def test_a_conversation(chromium):
+    """The turns are sent as the model was trained on them, shown as text, and kept for the next turn."""
+    characters = "".join(sorted({*CHARACTERS, *"User: Assistant?"}))
+    with served(characters, "line") as address:
+        chromium.open(address)
+        for number, said in enumerate((HOSTILE.replace("\0", ""), "who?"), start=1):
+            box = chromium.driver.find_element("name", "said")
+            chromium.run("arguments[0].value = arguments[1]", box, said)
+            chromium.run("document.querySelector('[name=max_new_tokens]').value = 6")
+            box.send_keys(Keys.ENTER)
+            chromium.wait(
+                "return document.getElementById('talk-status').textContent.includes('tokens in')", 60
+            )
+            chromium.run("document.getElementById('talk-status').textContent = ''")
+            turns = chromium.run("return [...document.querySelectorAll('.turn')].map((x) => x.textContent)")
+            assert (
+                len(turns) == 2 * number and turns[-2] == f"You: {said}" and turns[-1].startswith("Model: ")
+            )
+            assert box.get_attribute("value") == ""
+        assert chromium.violations() == []
+        chromium.click("#again")
+        assert chromium.run("return document.querySelectorAll('.turn').length") == 0
+        chromium.run("arguments[0].value = 'a\\nb'; arguments[0].form.requestSubmit()", box)
+        chromium.wait("return document.getElementById('talk-status').textContent.includes('ends a turn')")
+        assert chromium.run("return [document.querySelectorAll('.turn').length, window.broken ?? null]") == [
+            0,
+            None,
+        ]
