@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxgpt.config import UserError
 from jaxgpt.data.corpora import Corpus
-from jaxgpt.data.text_pieces import Segment
+from jaxgpt.data.text_pieces import Segment, check_text
 
 ROLES = ("system", "user", "assistant")
 
@@ -116,6 +116,7 @@ def check_content(content: str, template: str, where: str) -> None:
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{what} is of type {type(value).__name__}, not text: give a text")
+    check_text(value, where=what)
     return value
 
 

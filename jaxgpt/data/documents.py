@@ -23,7 +23,7 @@ from jaxgpt.config import DataConfig, UserError
 from jaxgpt.config.errors import first_line
 from jaxgpt.data import corpora, shards, text_files
 from jaxgpt.data.position import Position
-from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece
+from jaxgpt.data.text_pieces import PIECE_LENGTH, Piece, check_text
 
 KINDS = {".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet", ".arrow": "arrow"}
 COMPRESSED = (".gz", ".zst", ".xz")
@@ -334,6 +334,7 @@ def field_of(record: Any, text_field: str, where: str) -> str:
         raise UserError(
             f"{where}: the field {text_field!r} is of type {type(value).__name__}, not text: give another as data.text_field"
         )
+    check_text(value, where=where)  # JSON can write half a character
     return value
 
 

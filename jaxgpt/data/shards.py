@@ -211,7 +211,7 @@ def _open(file: Path) -> np.ndarray:
 def _open_npy(file: Path) -> np.ndarray:
     try:
         ids = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise UserError(f"{file} is not a NumPy array of ids ({error}): write one with numpy.save") from error
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         shape = f"{ids.ndim} dimensions of {ids.dtype}"

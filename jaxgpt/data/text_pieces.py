@@ -90,16 +90,16 @@ def code_points(text: str, position: int = 0) -> np.ndarray:
     return np.frombuffer(_encoded(text, position, "utf-32-le"), np.uint32)
 
 
-def check_text(text: str, position: int = 0) -> None:
-    """Raises UserError for a lone surrogate; `position` is where the text starts in a longer one."""
-    _encoded(text, position, "utf-8")
+def check_text(text: str, position: int = 0, where: str = "") -> None:
+    """Raises UserError for a lone surrogate; `position` is where the text starts in a longer one, or in `where`."""
+    _encoded(text, position, "utf-8", where)
 
 
-def _encoded(text: str, position: int, encoding: str) -> bytes:
+def _encoded(text: str, position: int, encoding: str, where: str = "") -> bytes:
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
         raise UserError(
-            f"U+{ord(text[error.start]):04X} at position {position + error.start} is a lone surrogate "
+            f"{where}{': ' * bool(where)}U+{ord(text[error.start]):04X} at position {position + error.start} is a lone surrogate "
             "(half of a character), which UTF-8 cannot encode: remove it"
         ) from error

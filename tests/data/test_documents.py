@@ -216,47 +216,6 @@ def test_a_run_of_before_keeps_its_ids(tmp_path, cache):
     assert prepare_dataset(DataConfig(path=str(tmp_path / "*.txt"))).tokenizer.eos_id == 2
 
 
-def test_what_is_not_a_text_is_one_line(tmp_path, cache):
-    """The file, the place in it, and what there is; nothing is left in the cache."""
-    good = b'{"text": "a b"}\n{"text": "c"}\n{"text": "d"}\n'
-    files: dict[str, tuple[bytes, str]] = {
-        "cut.jsonl.gz": (gzip.compress(good)[:-12], "ends too early"),
-        "no.jsonl.gz": (good, "is not a .gz file"),
-        "cut.jsonl.xz": (lzma.compress(good)[:-8], "ends too early"),
-        "no.jsonl.xz": (good, "is not a .xz file"),
-        "cut.jsonl.zst": (zstandard.compress(good)[:-5], "ends too early"),
-        "no.jsonl.zst": (good, "is not a .zst file"),
-        "json.jsonl": (good + b"{'text'}\n", "line 4 is not JSON"),
-        "deep.jsonl": (good + b"[" * 100_000, "line 4 is not JSON"),
-        "array.jsonl": (good + b"[1, 2]\n", "line 4 has no field 'text' (it is no object)"),
-        "other.jsonl": (good + b'{"content": "x", "id": 3}\n', "line 4 has no field 'text' (it has content, id)"),
-        "number.jsonl": (good + b'{"text": 3}\n', "line 4: the field 'text' is of type int"),
-        "latin.jsonl": (good + b'{"text": "\xe9"}\n', "is not UTF-8"),
-        "empty.jsonl": (b"\n\n", "has no text"),
-        "one.jsonl": (b'{"text": "all"}', "is a single document"),
-        "no.parquet": (good, "is not a Parquet file"),
-        "cut.arrow": (b"ARROW1", "is not an Arrow stream"),
-    }  # fmt: skip
-    table = pa.table({"content": ["a"], "meta": [{"text": "b"}]})
-    pq.write_table(table, tmp_path / "column.parquet")
-    pq.write_table(table, tmp_path / "numbers.parquet")
-    for name, (content, expected) in files.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError) as error:
-            prepare_dataset(DataConfig(path=str(tmp_path / name)))
-        message = one_line(error)
-        assert expected in message and (name in message or name == "one.jsonl"), (name, message)
-    with pytest.raises(UserError, match=r"has no column 'text' \(it has content, meta\)"):
-        prepare_dataset(DataConfig(path=str(tmp_path / "column.parquet")))
-    with pytest.raises(UserError, match=r"has no field 'no' in meta \(it has text\)"):
-        prepare_dataset(DataConfig(path=str(tmp_path / "column.parquet"), text_field="meta.no"))
-    with pytest.raises(UserError, match="has files of two kinds"):
-        prepare_dataset(DataConfig(path=str(tmp_path)))
-    with pytest.raises(UserError, match="no file has such a name"):
-        prepare_dataset(DataConfig(path=str(tmp_path / "*.nothing")))
-    assert not list(cache.glob("data/*"))
-
-
 def test_missing_packages_are_named(tmp_path, cache, monkeypatch):
     write_parquet(tmp_path / "parquet")
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines()))
