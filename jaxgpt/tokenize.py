@@ -57,6 +57,10 @@ def main(argv: list[str]) -> None:
     if not args.out:
         raise UserError("--out is missing: give a folder for the shards (see --help)")
     cfg = cli.read_config(file, overrides)
+    if cfg.data.template:
+        raise UserError(
+            "token shards can't say which tokens count: train on the conversations with data.template"
+        )
     from jaxgpt.common.files import new_folder
     from jaxgpt.data import shards, tokenizers
     from jaxgpt.data.dataset import prepare_dataset

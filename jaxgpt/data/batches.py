@@ -81,8 +81,7 @@ class Batches:
 
     def at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The batch of a step: [B, T + 1] int32; inputs are [:, :-1] and targets are [:, 1:]."""
-        starts_B = self.starts_at(step, rows)
-        return self.ids[starts_B[:, None] + np.arange(self.context_length + 1)].astype(np.int32)
+        return shards.windows(self.ids, self.starts_at(step, rows), self.context_length + 1)
 
     def starts_at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The first positions of a step's windows: [B] int64."""

@@ -11,6 +11,7 @@ Several files are one sequence, in the order of their names. Numbers are little-
 
 from __future__ import annotations
 
+import bisect
 import glob
 import hashlib
 import os
@@ -42,6 +43,7 @@ class Shards:
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self.parts = list(parts)
         self._ends = np.cumsum([len(part) for part in parts])
+        self._end_list = self._ends.tolist()  # bisect is faster on numbers of Python
         self.dtype = np.result_type(*parts)
 
     def __len__(self) -> int:
@@ -66,6 +68,10 @@ class Shards:
             return self[np.arange(start, stop, step)]
         if stop <= start:
             return np.zeros(0, self.dtype)
+        i = bisect.bisect_right(self._end_list, start)
+        if stop <= self._end_list[i]:  # within one part, as almost all windows are
+            first = self._end_list[i - 1] if i else 0
+            return self.parts[i][start - first : stop - first].astype(self.dtype, copy=False)
         return np.concatenate(self.part(start, stop).parts).astype(self.dtype, copy=False)
 
     def part(self, start: int, stop: int) -> Shards:
@@ -104,6 +110,17 @@ class Marked:
 
 
 Ids = Plain | Marked
+
+
+def windows(ids: Ids, starts_B: np.ndarray, length: int) -> np.ndarray:
+    """The windows that begin at these positions: [B, length] int32."""
+    if isinstance(ids, np.ndarray):
+        return ids[starts_B[:, None] + np.arange(length)].astype(np.int32)
+    # Of several files, where slices cost a sixth of an array of positions.
+    found = np.empty((len(starts_B), length), np.int32)
+    for row, start in zip(found, starts_B.tolist(), strict=True):
+        row[:] = ids[start : start + length]
+    return found
 
 
 def unmarked(ids: np.ndarray) -> np.ndarray:
