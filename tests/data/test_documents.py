@@ -17,6 +17,7 @@ from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import documents, encoding, tokenizers
 from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import prepare_dataset
+from tests.data import test_huggingface
 from tests.errors import one_line
 
 WORDS = (
@@ -26,58 +27,63 @@ WORDS = (
 )
 
 
-def some_documents(count: int = 300) -> list[str]:
-    """Of many lengths: a few are empty, one is long."""
+def some_documents(count: int, longest: int) -> list[str]:
+    """Of many lengths: a few are empty, one has `longest` characters."""
     draw = random.Random(0)
     lengths = [0 if i % 50 == 7 else draw.randint(1, 40) for i in range(count)]
     found = [" ".join(draw.choice(WORDS) for _ in range(n)) for n in lengths]
-    found[11] = "x " * (1 << 20)  # longer than a piece
+    found[11] = (" ".join(found) * (longest // 10_000))[:longest]
     return found
 
 
-DOCUMENTS = some_documents()
+def lines(documents: list[str]) -> bytes:
+    return "".join(json.dumps({"id": i, "text": d}) + "\n" for i, d in enumerate(documents)).encode()
 
 
-def lines() -> bytes:
-    return "".join(json.dumps({"id": i, "text": d}) + "\n" for i, d in enumerate(DOCUMENTS)).encode()
-
-
-def write_text(place: Path) -> None:
-    for i, document in enumerate(DOCUMENTS):
+def write_text(place: Path, documents: list[str]) -> None:
+    for i, document in enumerate(documents):
         folder = place / f"{i // 100:03}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:05}.txt").write_bytes(document.encode())
 
 
-def write_parquet(place: Path) -> None:
+def halves(documents: list[str]) -> list[list[str]]:
+    return [documents[: len(documents) // 2], documents[len(documents) // 2 :]]
+
+
+def write_parquet(place: Path, documents: list[str]) -> None:
     place.mkdir()
-    for i in range(2):
-        table = pa.table({"n": list(range(150)), "text": DOCUMENTS[150 * i : 150 * (i + 1)]})
-        pq.write_table(table, place / f"part-{i}.parquet", row_group_size=40)
+    for i, part in enumerate(halves(documents)):
+        table = pa.table({"n": list(range(len(part))), "text": part})
+        pq.write_table(table, place / f"part-{i}.parquet", row_group_size=len(part) // 4 + 3)
 
 
-def write_arrow(place: Path) -> None:
+def write_arrow(place: Path, documents: list[str]) -> None:
     """As datasets.save_to_disk does."""
     place.mkdir()
     names = []
-    for i in range(2):
+    for i, part in enumerate(halves(documents)):
         names.append(f"data-{i:05}-of-00002.arrow")
-        table = pa.table({"text": DOCUMENTS[150 * i : 150 * (i + 1)]})
+        table = pa.table({"text": part})
         with pa.OSFile(str(place / names[-1]), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table, max_chunksize=70)
+            stream.write_table(table, max_chunksize=len(part) // 2 - 5)
     (place / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
     (place / "dataset_info.json").write_text("{}")
 
 
 def writer(name: str, pack):
-    return lambda place: (place.mkdir(), (place / name).write_bytes(pack(lines())))
+    def write(place: Path, documents: list[str]) -> None:
+        place.mkdir()
+        (place / name).write_bytes(pack(lines(documents)))
+
+    return write
 
 
 FORMATS = {
     "text": write_text,
     "jsonl": writer("a.jsonl", bytes),
     "gz": writer("a.jsonl.gz", gzip.compress),
-    "xz": writer("a.ndjson.xz", lzma.compress),
+    "xz": writer("a.ndjson.xz", lambda c: lzma.compress(c, preset=0)),
     "zst": writer("a.jsonl.zst", lambda c: b"".join(zstandard.compress(c[i : i + 1_000_000]) for i in range(0, len(c), 1_000_000))),
     "parquet": write_parquet,
     "arrow": write_arrow,
@@ -90,39 +96,52 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_every_format_gives_the_same_ids(tmp_path, cache):
-    """The oracle is a loop over the documents."""
-    found = {}
-    for name, write in FORMATS.items():
-        write(tmp_path / name)
-        cfg = DataConfig(path=str(tmp_path / name), tokenizer="bpe", vocab_size=300)
-        found[name] = prepare_dataset(cfg)
-    first = found["text"]
-    tokenizer = first.tokenizer
-    assert tokenizer.vocab_size == 300 and tokenizer.eos_id == 299
-    kept = [d for d in DOCUMENTS if d]
+@pytest.mark.parametrize(
+    "count, longest", [(300, 1_200_000), pytest.param(2_000, 5_000_000, marks=pytest.mark.slow)]
+)
+def test_every_format_gives_the_same_ids(count, longest, tmp_path, monkeypatch):
+    """And the same splits and batches. The oracle is the package tokenizers and a loop over the documents."""
+    texts = some_documents(count, longest)
+    theirs = test_huggingface.byte_level()
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    theirs.no_truncation()
+    theirs.encode_special_tokens = True
+    kept = [d for d in texts if d]
     ends, target = np.cumsum([len(d) for d in kept]), int(sum(map(len, kept)) * 0.9)
     num_train = min(int(np.searchsorted(ends, target)) + 1, len(kept) - 1)
-    for name, dataset in found.items():
-        assert (dataset.fingerprint, dataset.text_sha256) == (first.fingerprint, first.text_sha256), name
-        for split, own in ((dataset.train, kept[:num_train]), (dataset.valid, kept[num_train:])):
-            expected = np.concatenate([[*tokenizer.encode(d), 299] for d in own])
-            assert np.array_equal(split.ids, expected), name
-            assert (split.num_chars, split.num_bytes) == (
-                sum(map(len, own)),
-                sum(len(d.encode()) for d in own),
-            )
-    for step in range(100):
-        assert np.array_equal(Batches(first.train.ids, 0, 4, 32).at(step), Batches(found["zst"].train.ids, 0, 4, 32).at(step))  # fmt: skip
+    end = theirs.token_to_id("<|endoftext|>")
+    ids = [[*theirs.encode(d, add_special_tokens=False).ids, end] for d in kept]
+    expected = []
+    for start, stop in ((0, num_train), (num_train, len(kept))):
+        own = "".join(kept[start:stop])
+        expected.append((np.concatenate(ids[start:stop]), len(own), len(own.encode())))
+    batches = [Batches(expected[0][0], 0, 4, 32).at(step) for step in range(100)]
+    hashes = set()
+    for name, write in FORMATS.items():
+        monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path / f"cache of {name}"))
+        write(tmp_path / name, texts)
+        cfg = DataConfig(
+            path=str(tmp_path / name),
+            tokenizer="huggingface",
+            tokenizer_path=str(tmp_path / "tokenizer.json"),
+        )
+        found = prepare_dataset(cfg)
+        hashes.add(found.text_sha256)
+        for split, (split_ids, num_chars, num_bytes) in zip(
+            (found.train, found.valid), expected, strict=True
+        ):
+            assert np.array_equal(split.ids, split_ids), name
+            assert (split.num_chars, split.num_bytes) == (num_chars, num_bytes), name
+        for step, batch in enumerate(batches):
+            assert np.array_equal(Batches(found.train.ids, 0, 4, 32).at(step), batch), (name, step)
+    assert len(hashes) == 1
 
 
 def test_how_far_the_files_are_read(tmp_path):
     """It grows from 0 to 1, for the time left."""
     texts = [random.Random(i).randbytes(50_000).hex() for i in range(40)]
     for name in ("text", "jsonl", "gz", "zst", "parquet", "arrow"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(f"{__name__}.DOCUMENTS", texts * 8 if name in ("parquet", "arrow") else texts)
-            FORMATS[name](tmp_path / name)
+        FORMATS[name](tmp_path / name, texts)
         corpus = documents.open_documents(str(tmp_path / name), DataConfig(), "data.path")
         assert corpus.part_read is not None
         first, second = ([corpus.part_read() for _ in corpus.read()] for _ in range(2))
@@ -132,7 +151,7 @@ def test_how_far_the_files_are_read(tmp_path):
 
 def test_several_processes_give_the_same_ids():
     """More groups than the processes hold at once, and a document that is encoded in parts."""
-    short = [d[:5_000] for d in DOCUMENTS]
+    short = [d[:5_000] for d in some_documents(300, 50_000)]
     tokenizer = tokenizers.train("bpe", lambda: iter(short), 300, end_of_text=True)
     pieces = [p for d in short * 2 for p in (d, None)]
     with pytest.MonkeyPatch.context() as patch:
@@ -217,8 +236,8 @@ def test_a_run_of_before_keeps_its_ids(tmp_path, cache):
 
 
 def test_missing_packages_are_named(tmp_path, cache, monkeypatch):
-    write_parquet(tmp_path / "parquet")
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines()))
+    write_parquet(tmp_path / "parquet", ["a", "b"])
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines(["a", "b"])))
     for module, path in (("pyarrow", "parquet"), ("zstandard", "a.jsonl.zst")):
         monkeypatch.setitem(__import__("sys").modules, module, None)
         with pytest.raises(UserError, match=module) as error:
