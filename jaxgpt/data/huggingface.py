@@ -164,7 +164,7 @@ def _missing(path: Path, file: Path) -> str:
         )
         return (
             f"{models[0]} is a SentencePiece model: convert it once, and give {folder / 'converted'}: "
-            f"pip install transformers sentencepiece && {shlex.join(['python', '-c', program])}"
+            f"pip install transformers sentencepiece protobuf && {shlex.join(['python', '-c', program])}"
         )
     return f"{file} does not exist: give a tokenizer.json, or a folder with one, as data.tokenizer_path"
 

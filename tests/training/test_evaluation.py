@@ -12,13 +12,14 @@ import jaxgpt
 from jaxgpt import evaluate
 from jaxgpt.common import cli
 from jaxgpt.config import DataConfig, ModelConfig
-from jaxgpt.data import batches, dataset, tokenizers
+from jaxgpt.data import batches, dataset, shards, tokenizers
 from jaxgpt.data.id_files import Split
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.training import evaluation
 from jaxgpt.training.loop import train
 from tests.data import test_huggingface
+from tests.data.test_shards import llm_c
 from tests.small_runs import metrics, small_config, write_text
 
 CFG = ModelConfig(vocab_size=11, context_length=8, d_model=16, num_layers=1, num_heads=2)
@@ -62,6 +63,23 @@ def test_standard_error_is_that_of_the_mean_of_windows():
     result = evaluation.summarize(windows * 64, np.full(400, 64.0))
     assert result.standard_error == pytest.approx(windows.std(ddof=1) / math.sqrt(400), rel=1e-6)
     assert math.isnan(evaluation.summarize(np.array([3.0]), np.array([2.0])).standard_error)
+
+
+def test_a_fixed_number_of_tokens_of_shards_is_a_plain_loop(model_and_params, tmp_path):
+    """The first 1,000 targets of two llm.c shards, read and predicted without this package's loader and loss."""
+    model, params = model_and_params
+    ids = np.random.default_rng(1).integers(0, 11, 1_500).astype("<u2")
+    for i, part in enumerate((ids[:700], ids[700:])):
+        llm_c(tmp_path / f"val_{i:06}.bin", part)
+    stored = shards.open_ids(sorted(tmp_path.glob("*.bin")))
+    windows = batches.eval_batches(stored, context_length=8, batch_size=7, max_tokens=1_000)
+    found = evaluation.evaluate(model, params, windows)
+    read = [np.fromfile(f, "<u2", offset=1024) for f in sorted(tmp_path.glob("*.bin"))]
+    tokens = np.concatenate(read).astype(np.int32)
+    x, y = tokens[:1_000].reshape(-1, 8), tokens[1:1_001].reshape(-1, 8)
+    log_probs = np.asarray(jax.nn.log_softmax(model.apply({"params": params}, x)), np.float64)
+    expected = -np.take_along_axis(log_probs, y[..., None], axis=-1).mean()
+    assert found.tokens == 1_000 and found.loss == pytest.approx(expected, rel=1e-6)
 
 
 def run_main(monkeypatch, capsys, *arguments: str) -> str:
