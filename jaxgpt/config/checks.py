@@ -6,11 +6,10 @@ import dataclasses
 
 from jaxgpt.config import sources
 from jaxgpt.config.errors import UserError
-from jaxgpt.config.fields import FIELDS, Config, DataConfig, value_of
+from jaxgpt.config.fields import FIELDS, Config, DataConfig, ModelConfig, value_of
 
 # A field, the field that divides it (None or 0: nothing to divide), and the reason.
 MULTIPLES = (
-    ("model.d_model", "model.num_heads", ": every head gets d_model / num_heads numbers"),
     ("model.num_heads", "model.num_kv_heads", ": every head of keys serves equally many heads of queries"),
     ("model.context_length", "train.loss_chunk", ""),
     ("data.batch_size", "train.grad_accumulation_steps", ""),
@@ -36,12 +35,28 @@ def _model(config: Config) -> list[str]:
     """The model, and the fields that need a causal mask."""
     model = config.model
     problems = []
+    heads = f"model.d_model={model.d_model} {{}} model.num_heads={model.num_heads}"
+    if model.head_dim is None and model.num_heads >= 1 and model.d_model % model.num_heads:
+        problems.append(
+            heads.format("is not a multiple of")
+            + ": every head gets d_model / num_heads numbers, or model.head_dim of them"
+        )
     if model.position == "sinusoidal" and model.d_model % 2:
         problems.append(f"model.d_model={model.d_model} is odd: position='sinusoidal' needs an even width")
-    if model.position == "rotary" and model.num_heads >= 1 and model.head_dim % 2:
+    if model.position == "rotary" and model.num_heads >= 1 and _odd_turns(model):
+        given = f"model.head_dim={model.head_dim}" if model.head_dim else heads.format("over")
+        part = f", of which model.rotary_fraction={model.rotary_fraction:g} is {model.rotary_width}"
         problems.append(
-            f"model.d_model={model.d_model} over model.num_heads={model.num_heads} gives heads of {model.head_dim}: "
-            "position='rotary' turns pairs of numbers, give an even width"
+            f"{given} gives heads of {model.head_width}{part if model.rotary_fraction != 1 else ''}: position='rotary' turns "
+            "pairs of numbers, give an even width"
+        )
+    if model.qk_norm_scale and not model.qk_norm:
+        problems.append(
+            "model.qk_norm_scale=true scales what model.qk_norm normalizes: set model.qk_norm=true"
+        )
+    if model.parallel_residual and not model.residual:
+        problems.append(
+            "model.parallel_residual=true adds to a residual stream: it needs model.residual=true"
         )
     if model.lora_rank and not model.lora_targets:
         problems.append(
@@ -57,6 +72,11 @@ def _model(config: Config) -> list[str]:
             "write with a cache; set train.sample_tokens=0"
         )
     return problems
+
+
+def _odd_turns(model: ModelConfig) -> bool:
+    """Whether rotary positions have no pairs to turn, or half a pair."""
+    return 0 < model.rotary_fraction <= 1 and (model.rotary_width == 0 or model.rotary_width % 2 == 1)
 
 
 def _data(config: Config) -> list[str]:

@@ -30,7 +30,10 @@ class ModelConfig:
     context_length: int = field(256, "T: tokens that the model sees at once", at_least=1, at_most=1 << 24, same_in_source=False)
     d_model: int = field(384, "D: width of the residual stream", at_least=1, at_most=1 << 20)
     num_layers: int = field(6, "number of transformer blocks", at_least=1, at_most=10_000)
-    num_heads: int = field(6, "H: heads of attention, each of d_model / num_heads numbers", at_least=1, at_most=1 << 16)
+    num_heads: int = field(6, "H: heads of attention", at_least=1, at_most=1 << 16)
+    head_dim: int | None = field(
+        None, "K: numbers in a head; None: d_model / num_heads", at_least=1, at_most=1 << 16, same_in_source=False,
+    )
     num_kv_heads: int | None = field(
         None, "heads of keys and values, each shared by a group of query heads; None: num_heads",
         at_least=1, at_most=1 << 16, same_in_source=False,
@@ -50,10 +53,20 @@ class ModelConfig:
     rotary_base: float = field(
         10_000.0, "rotary positions only: the slowest pair turns by 1 / rotary_base per token", above=1,
     )
+    rotary_fraction: float = field(
+        1.0, "rotary positions only: the part of each head, its first numbers, that is rotated (GPT-NeoX, 2022)",
+        above=0, at_most=1,
+    )
     norm: Literal["layernorm", "rmsnorm", "rmsnorm_plain"] = field(
         "layernorm", "normalization; rmsnorm_plain has no scale",
     )
+    norm_epsilon: float = field(
+        1e-5, "added to the mean square in every norm, so that small vectors are not blown up", above=0, at_most=1,
+    )
     qk_norm: bool = field(False, "normalize queries and keys of each head to a root mean square of 1")
+    qk_norm_scale: bool = field(
+        False, "qk_norm has learned scales: K numbers for the queries and K for the keys of a layer (Qwen3, 2025)",
+    )
     attention_scale: float | None = field(None, "factor of the attention scores; None: 1 / sqrt(head width)", above=0)
     attention_softcap: float = field(0.0, "limit attention scores to +- this with a tanh; 0: off", at_least=0)
     attention_window: int | None = field(
@@ -72,10 +85,16 @@ class ModelConfig:
         "generated",
     )
     residual: bool = field(True, "x + f(x) for attention and MLP; false: f(x) alone")
+    parallel_residual: bool = field(
+        False, "attention and MLP of a block read the same stream: x + attention(norm(x)) + mlp(norm(x)) (GPT-J, 2021)",
+    )
     value_residual: bool = field(False, "later layers mix the first layer's values into theirs")
     embedding_residual: bool = field(False, "each layer mixes the embedding into the stream that it reads")
     logit_softcap: float = field(0.0, "limit logits to +- this with a tanh; 0: off", at_least=0)
     use_bias: bool = field(True, "biases in linear layers and norms")
+    attention_bias: bool | None = field(
+        None, "biases in the linear layers of attention; None: use_bias", same_in_source=False,
+    )
     tie_embeddings: bool = field(True, "the output head is the transposed token table")
     embedding_dim: int | None = field(
         None, "E: width of the token table; a learned projection takes it to d_model and back (Lan et al. 2020, "
@@ -116,9 +135,14 @@ class ModelConfig:
         return self.table_width != self.d_model
 
     @property
-    def head_dim(self) -> int:
+    def head_width(self) -> int:
         """K: the width of one head."""
-        return self.d_model // self.num_heads
+        return self.head_dim or self.d_model // self.num_heads
+
+    @property
+    def rotary_width(self) -> int:
+        """The numbers of a head that rotary positions turn."""
+        return int(self.head_width * self.rotary_fraction)
 
     @property
     def kv_heads(self) -> int:
@@ -142,8 +166,8 @@ class ModelConfig:
         """Why cuDNN's fused attention can't compute this model; empty where it can, given the GPU."""
         if self.dtype != "bfloat16":
             return f"it computes in bfloat16, not in model.dtype={self.dtype!r}"
-        if self.head_dim % 8 or self.head_dim > 128:
-            return f"it takes head widths that are multiples of 8 up to 128, not {self.head_dim}"
+        if self.head_width % 8 or self.head_width > 128:
+            return f"it takes head widths that are multiples of 8 up to 128, not {self.head_width}"
         if self.attention_softcap:
             return "it has no model.attention_softcap"
         if not is_off(self.dropout_rate):

@@ -35,7 +35,7 @@ def head_figures(subject: Subject, probe_T: np.ndarray, cut: list[str], missing:
 
 
 def _scale(model: GPT) -> float | None:
-    return plain(model.cfg.attention_scale or 1 / math.sqrt(model.cfg.head_dim))
+    return plain(model.cfg.attention_scale or 1 / math.sqrt(model.cfg.head_width))
 
 
 def attention_tables(seen: Capture, cut: list[str]) -> dict[str, Any]:

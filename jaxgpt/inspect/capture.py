@@ -21,7 +21,7 @@ from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.layers import EPSILON, NORMS, Norm
+from jaxgpt.model.layers import NORMS, Norm
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.runs.load import Run
 from jaxgpt.training.steps import token_losses
@@ -45,8 +45,8 @@ class Layer:
     heads_THK: np.ndarray  # each head's weighted mean of the values
     head_changes_HTD: np.ndarray  # each head's output through its part of W_O
     attention_bias_D: np.ndarray  # W_O's bias, or 0
-    between_TD: np.ndarray  # the stream after attention
-    mlp_input_TD: np.ndarray  # normed
+    between_TD: np.ndarray  # the stream with attention's change
+    mlp_input_TD: np.ndarray  # normed; of before_TD where model.parallel_residual
     hidden_TF: np.ndarray  # after the activation (and, gated, after the product)
     mlp_change_TD: np.ndarray
     after_TD: np.ndarray  # the stream after the block
@@ -61,6 +61,7 @@ class Layer:
 class Readout:
     """The computation of logits from the residual stream: the final norm and the output table."""
 
+    epsilon: float  # of the final norm
     centered: bool  # LayerNorm subtracts the mean
     scale_D: np.ndarray
     bias_D: np.ndarray
@@ -76,7 +77,7 @@ class Readout:
     def norm_scale(self, x_TD: np.ndarray) -> np.ndarray:
         """The factor [T, 1] of the final norm: 1 / root mean square (1 / standard deviation if centred)."""
         x_TD = x_TD - x_TD.mean(-1, keepdims=True) if self.centered else x_TD
-        return 1 / np.sqrt(np.square(x_TD).mean(-1, keepdims=True) + EPSILON)
+        return 1 / np.sqrt(np.square(x_TD).mean(-1, keepdims=True) + self.epsilon)
 
     def linear(self, x_TD: np.ndarray, norm_scale_T1: np.ndarray) -> np.ndarray:
         """The final norm [..., T, D] with a fixed scale and without bias: a linear function."""
@@ -208,6 +209,7 @@ def _readout(cfg: config.ModelConfig, params: dict) -> Readout:
     table_VE = params["token_embedding"]["embedding"] if cfg.tie_embeddings else params["head"]["kernel"].T
     projected = cfg.factorised and cfg.tie_embeddings
     return Readout(
+        epsilon=kind.epsilon,
         centered=kind.centered,
         scale_D=norm.get("scale", np.ones(cfg.d_model, np.float32)),
         bias_D=norm.get("bias", np.zeros(cfg.d_model, np.float32)),

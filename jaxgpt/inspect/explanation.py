@@ -15,6 +15,7 @@ from jaxgpt.data import tokenizers
 from jaxgpt.inspect import analysis
 from jaxgpt.inspect.capture import Capture, names_of
 from jaxgpt.inspect.explained import Explained, count
+from jaxgpt.model.linear import LINEAR
 
 LABEL = 11  # characters of a row's name
 CELL = 8  # characters of a number
@@ -77,7 +78,8 @@ def explain(subject: Explained, seen: Capture, i: int, h: int, width: int) -> It
     yield from _embedding(subject, seen, tokens, width)
     yield from _attention(cfg, seen, i, h, tokens, width)
     bias = " + b" if cfg.use_bias else ""
-    yield from ("", f"9. MLP: input is {cfg.norm} of the stream {_shape(layer.mlp_input_TD)}")
+    read = "x, which attention read too" if cfg.parallel_residual else "the stream"
+    yield from ("", f"9. MLP: input is {cfg.norm} of {read} {_shape(layer.mlp_input_TD)}")
     yield from table(layer.mlp_input_TD, tokens, width)
     act = cfg.activation
     inactive = f", {np.mean(layer.hidden_TF == 0):.0%} are 0" * act.startswith("relu")
@@ -120,7 +122,7 @@ def _embedding(subject: Explained, seen: Capture, tokens: list[str], width: int)
 def _attention(
     cfg: config.ModelConfig, seen: Capture, i: int, h: int, tokens: list[str], width: int
 ) -> Iterator[str]:
-    layer, bias = seen.layers[i], " + b" if cfg.use_bias else ""
+    layer, bias = seen.layers[i], " + b" if LINEAR["out"].has_bias(cfg) else ""
     q_TK, k_SK, v_SK = layer.q_THK[:, h], layer.k_SHK[:, h], layer.v_SHK[:, h]
     yield ""
     if i or cfg.embedding_residual:
@@ -131,19 +133,22 @@ def _attention(
     else:
         yield f"4. Layer {i} reads the stream: {cfg.norm} of x {_shape(layer.attention_input_TD)}"
     yield from table(layer.attention_input_TD, tokens, width)
-    yield from ("", f"5. Head {h} of {cfg.num_heads}, head_dim {cfg.head_dim}")
-    changes = ", root mean square 1" * cfg.qk_norm + ", rotated by position" * (cfg.position == "rotary")
+    yield from ("", f"5. Head {h} of {cfg.num_heads}, head_dim {cfg.head_width}")
+    changes = (", root mean square 1" + " times a scale" * cfg.qk_norm_scale) * cfg.qk_norm
+    if cfg.position == "rotary":
+        part = "" if cfg.rotary_width == cfg.head_width else f"the first {cfg.rotary_width} "
+        changes += f", {part}rotated by position"
     mixed = ", mixed with layer 0's" * (cfg.value_residual and i > 0)
     for name, values, after in (("query", q_TK, changes), ("key", k_SK, changes), ("value", v_SK, mixed)):
         yield f"   {name[0]} = norm(x) W_{name}{bias}{after} {_shape(values)}"
         yield from table(values, tokens, width)
-    scale = cfg.attention_scale or 1 / math.sqrt(cfg.head_dim)
-    what = f"{scale:.3f}" + ("" if cfg.attention_scale else f" (1 / sqrt({cfg.head_dim}))")
+    scale = cfg.attention_scale or 1 / math.sqrt(cfg.head_width)
+    what = f"{scale:.3f}" + ("" if cfg.attention_scale else f" (1 / sqrt({cfg.head_width}))")
     cap = f", soft-capped to +-{cfg.attention_softcap:g}" if cfg.attention_softcap else ""
     scores_TS = layer.scores_HTS[h]
     yield from ("", f"6. Scores q k^T x {what}{cap} {_shape(scores_TS)}: rows are queries, columns are keys")
     yield from table(scores_TS, tokens, width, tokens)
-    if cfg.head_dim <= 4 and not cfg.attention_softcap:
+    if cfg.head_width <= 4 and not cfg.attention_softcap:
         t = min(2, len(tokens) - 1)
         products = " + ".join(f"{a:.3f} x {b:.3f}" for a, b in zip(q_TK[t], k_SK[0], strict=True))
         pair = f"{_fit(tokens[t], LABEL)} with {_fit(tokens[0], LABEL)}"
@@ -163,13 +168,13 @@ def _attention(
     t = min(2, len(tokens) - 1)
     terms = " + ".join(f"{weights_TS[t, s]:.3f} v[{s}]" for s in range(t + 1))
     yield f"   row {t}, {_fit(tokens[t], 24)}: {terms}"
-    out = [cfg.head_dim, cfg.d_model]
+    out = [cfg.head_width, cfg.d_model]
     for head, change_TD in enumerate(layer.head_changes_HTD[:width]):
         yield f"   head {head}'s output: times its part of W_O {out} -> {_shape(change_TD)}"
         yield from table(change_TD, tokens, width)
     if cfg.num_heads > width:
         yield f"   ... ({cfg.num_heads} heads)"
-    terms = "x + all heads' outputs" + (" + the bias of W_O" if cfg.use_bias else "")
+    terms = "x + all heads' outputs" + (" + the bias of W_O" if bias else "")
     yield f"   the stream: {terms} {_shape(layer.between_TD)}"
     yield from table(layer.between_TD, tokens, width)
 

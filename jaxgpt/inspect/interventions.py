@@ -169,7 +169,7 @@ def ablate_heads(model: GPT, params: dict, windows_BT: np.ndarray, kind: str = "
     """
     if kind not in ABLATIONS:
         raise UserError(f"ablation {kind!r}: choose one of {', '.join(ABLATIONS)}")
-    L, H, K = model.cfg.num_layers, model.cfg.num_heads, model.cfg.head_dim
+    L, H, K = model.cfg.num_layers, model.cfg.num_heads, model.cfg.head_width
     keep_NLH = np.ones((L * H + 1, L, H), np.float32)
     keep_NLH[np.arange(L * H), np.repeat(np.arange(L), H), np.tile(np.arange(H), L)] = 0
     with jax.default_matmul_precision("highest"):

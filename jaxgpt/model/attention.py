@@ -15,7 +15,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.model.initial import initializer
-from jaxgpt.model.layers import Dense, Dropout, normalize, record, rotate, soft_cap
+from jaxgpt.model.layers import Dense, Dropout, Norm, normalize, record, rotate, soft_cap
 
 
 def causal_mask(positions_BT: jax.Array | np.ndarray, num_keys: int, window: int | None = None) -> jax.Array:
@@ -156,10 +156,15 @@ class Attention(nn.Module):
         v_BTGK = own_values = Dense(cfg, name="value")(x_BTD)
         if cfg.qk_norm:
             # Henry et al. 2020. Without it, large learning rates make scores grow until the softmax saturates.
-            q_BTHK, k_BTGK = normalize(q_BTHK, False), normalize(k_BTGK, False)
+            if cfg.qk_norm_scale:
+                q_BTHK = Norm(cfg.norm_epsilon, name="query_norm")(q_BTHK)
+                k_BTGK = Norm(cfg.norm_epsilon, name="key_norm")(k_BTGK)
+            else:
+                q_BTHK, k_BTGK = (normalize(x, False, cfg.norm_epsilon) for x in (q_BTHK, k_BTGK))
         if cfg.position == "rotary":
             q_BTHK, k_BTGK = (
-                rotate(x, positions_BT, cfg.rotary_base, cfg.context_length) for x in (q_BTHK, k_BTGK)
+                rotate(x, positions_BT, cfg.rotary_base, cfg.context_length, cfg.rotary_width)
+                for x in (q_BTHK, k_BTGK)
             )
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
             mix = self.param("value_mix", initializer("value_mix"), (2,)).astype(v_BTGK.dtype)

@@ -2,7 +2,7 @@
 
 Legend of shapes, in suffixes of names and in einsum strings:
 
-    B batch   T query position   S key position   D d_model   H heads   K head width (D / H)
+    B batch   T query position   S key position   D d_model   H heads   K head width (head_dim, or D / H)
     G heads of keys and values (num_kv_heads, or H)   F width of the MLP's hidden layer
     V vocabulary; of the tables, rounded up to vocab_multiple
     E width of the token table (embedding_dim, or D)   r rank of a low-rank change
@@ -16,6 +16,7 @@ Parameter paths:
     block_<i>/attention/query/kernel               [D, H, K], bias [H, K]
     block_<i>/attention/{key,value}/kernel         [D, G, K], bias [G, K]
     block_<i>/attention/out/kernel                 [H, K, D], bias [D]
+    block_<i>/attention/{query,key}_norm/scale     [K]                   qk_norm_scale
     block_<i>/attention/value_mix                  [2]                   value_residual; not in block_0
     block_<i>/embedding_mix                        [2]                   embedding_residual
     block_<i>/mlp_norm/{scale,bias}                [D]                   not with d_ff=0, nor the MLP
@@ -25,7 +26,8 @@ Parameter paths:
     head/kernel                                    [D, V]                tie_embeddings=False
 
 With a lora_rank the layers of lora_targets also have lora_a [in..., r] and lora_b [r, out...].
-Biases exist with use_bias=True (rmsnorm has none); rmsnorm_plain has no parameters.
+Biases exist with use_bias=True, in attention's linear layers with attention_bias=True where it is given (rmsnorm has
+none); rmsnorm_plain has no parameters.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class KVCache(NamedTuple):
         heads = (batch_size, cfg.kv_heads)
         keys, values = (
             tuple(jnp.zeros((*heads, *shape), cfg.dtype) for _ in range(cfg.num_layers))
-            for shape in ((slots, cfg.head_dim), (cfg.head_dim, slots))
+            for shape in ((slots, cfg.head_width), (cfg.head_width, slots))
         )
         starts_BS = jnp.zeros((batch_size, slots), jnp.int32) if cfg.document_mask else None
         return cls(keys, values, jnp.zeros((batch_size,), jnp.int32), starts_BS)
@@ -110,7 +112,8 @@ class KVCache(NamedTuple):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): each layer learns a change only.
 
-    With residual=False, x is not added: attention(norm(x)), then mlp(norm(x)).
+    With parallel_residual both read the same x: x + attention(norm(x)) + mlp(norm(x)). With residual=False, x is not
+    added: attention(norm(x)), then mlp(norm(x)).
     """
 
     cfg: config.ModelConfig
@@ -128,7 +131,8 @@ class Block(nn.Module):
             mix = self.param("embedding_mix", initializer("embedding_mix"), (2,)).astype(x_BTD.dtype)
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
         drop = functools.partial(Dropout(cfg.dropout_rate), deterministic=not train)
-        normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(x_BTD)
+        read_BTD = x_BTD
+        normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(read_BTD)
         record(self, before=x_BTD, attention_input=normed_BTD)
         change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
             normed_BTD, positions_BT, starts_BT, past, first_values, train
@@ -136,7 +140,7 @@ class Block(nn.Module):
         x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)
         record(self, between=x_BTD)
         if cfg.mlp_width:
-            normed_BTD = NORMS[cfg.norm](cfg, name="mlp_norm")(x_BTD)
+            normed_BTD = NORMS[cfg.norm](cfg, name="mlp_norm")(read_BTD if cfg.parallel_residual else x_BTD)
             record(self, mlp_input=normed_BTD)
             change_BTD = MLP(cfg, name="mlp")(normed_BTD)
             x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)

@@ -15,8 +15,6 @@ from jaxgpt.config import is_off
 from jaxgpt.model.initial import GPT2_STD, initializer
 from jaxgpt.model.linear import LINEAR
 
-EPSILON = 1e-5  # in every norm
-
 
 def record(module: nn.Module, **values: jax.Array) -> None:
     """Record values of a forward pass by name in the collection "intermediates", for inspect/capture.py.
@@ -74,27 +72,27 @@ def soft_cap(x: jax.Array, cap: float) -> jax.Array:
 # --- norms ----------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def normalize(x: jax.Array, centered: bool) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def normalize(x: jax.Array, centered: bool, epsilon: float) -> jax.Array:
     """x divided by its root mean square along the last axis, minus its mean first where `centered`; in x's dtype.
 
-    Computed in float32. The derivative is written by hand: with JAX's own, a step on a CPU takes a tenth longer.
+    `epsilon` is added to the mean square. Computed in float32. The derivative is written by hand: with JAX's own, a step on a CPU takes a tenth longer.
     """
-    return _standardized(x, centered)[0].astype(x.dtype)
+    return _standardized(x, centered, epsilon)[0].astype(x.dtype)
 
 
-def _standardized(x: jax.Array, centered: bool) -> tuple[jax.Array, jax.Array]:
+def _standardized(x: jax.Array, centered: bool, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """The result in float32, and 1 / the root mean square."""
     wide = x.astype(jnp.float32)
     mean = wide.mean(axis=-1, keepdims=True) if centered else 0.0
-    scale = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + EPSILON)
+    scale = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + epsilon)
     return (wide - mean) * scale, scale
 
 
 @normalize.defjvp
-def _normalize_jvp(centered: bool, primals, tangents):
+def _normalize_jvp(centered: bool, epsilon: float, primals, tangents):
     (x,), (dx,) = primals, tangents
-    y, scale = _standardized(x, centered)
+    y, scale = _standardized(x, centered, epsilon)
     step = scale * dx.astype(jnp.float32)
     # In this order, and with these signs, the transposed rule is the textbook's gradient to the last bit.
     mean = (-step).mean(axis=-1, keepdims=True) if centered else 0.0
@@ -107,13 +105,14 @@ def _normalize_jvp(centered: bool, primals, tangents):
 class Norm(nn.Module):
     """`normalize`, then times `scale` [D] and plus `bias` [D] if the norm has them."""
 
+    epsilon: float
     centered: bool = False
     use_scale: bool = True
     use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = normalize(x, self.centered)
+        y = normalize(x, self.centered, self.epsilon)
         if self.use_scale:
             y = y * self.param("scale", initializer("scale"), x.shape[-1:]).astype(x.dtype)
         if self.use_bias:
@@ -123,17 +122,17 @@ class Norm(nn.Module):
 
 def layernorm(cfg: config.ModelConfig, name: str | None = None) -> Norm:
     """Ba et al. 2016: subtract the mean, divide by the standard deviation, scale (and shift)."""
-    return Norm(centered=True, use_bias=cfg.use_bias, name=name)
+    return Norm(cfg.norm_epsilon, centered=True, use_bias=cfg.use_bias, name=name)
 
 
 def rmsnorm(cfg: config.ModelConfig, name: str | None = None) -> Norm:
     """Zhang and Sennrich 2019: divide by the root mean square, scale."""
-    return Norm(name=name)
+    return Norm(cfg.norm_epsilon, name=name)
 
 
 def rmsnorm_plain(cfg: config.ModelConfig, name: str | None = None) -> Norm:
     """Without parameters: the matrix that follows can scale."""
-    return Norm(use_scale=False, name=name)
+    return Norm(cfg.norm_epsilon, use_scale=False, name=name)
 
 
 # The choices of model.norm: (cfg, name) -> module.
@@ -174,13 +173,15 @@ POSITIONS: dict[str, Callable[[config.ModelConfig], Callable[[jax.Array | np.nda
 }
 
 
-def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float, slots: int) -> jax.Array:
-    """Rotary positions: rotate the pairs (x_i, x_{i + K/2}) by position * base^(-2i/K).
+def rotate(
+    x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float, slots: int, width: int
+) -> jax.Array:
+    """Rotary positions: rotate the pairs (x_i, x_{i + R/2}) by position * base^(-2i/R), for R = width, K or less.
 
     The product of a query and a key then depends on their distance only. Su et al. 2021, section 3.2.2, with the
-    halves of a head as pairs. All positions are below `slots`.
+    halves of a head as pairs. The numbers of a head after the first `width` stay. All positions are below `slots`.
     """
-    half = x_BTHK.shape[-1] // 2
+    half = width // 2
     # A table of constants: XLA would otherwise compute sines in every loop that they are fused into. With NumPy
     # positions (no cache) the rows that are read are constants too.
     angles = np.arange(slots)[:, None] * base ** (-np.arange(half) / half)
@@ -191,8 +192,9 @@ def rotate(x_BTHK: jax.Array, positions_BT: jax.Array | np.ndarray, base: float,
         for table in (np.cos(angles), np.sin(angles))
     )
     cos_BTHK, sin_BTHK = cos_BTK[:, :, None], sin_BTK[:, :, None]
-    a, b = x_BTHK[..., :half], x_BTHK[..., half:]
-    turned = jnp.concatenate([a * cos_BTHK - b * sin_BTHK, b * cos_BTHK + a * sin_BTHK], axis=-1)
+    a, b, rest = x_BTHK[..., :half], x_BTHK[..., half:width], x_BTHK[..., width:]
+    parts = [a * cos_BTHK - b * sin_BTHK, b * cos_BTHK + a * sin_BTHK]
+    turned = jnp.concatenate([*parts, rest] if rest.shape[-1] else parts, axis=-1)
     return turned.astype(x_BTHK.dtype)
 
 
@@ -224,7 +226,7 @@ class Dense(nn.Module):
         if rank := layer.rank(cfg):
             a, b = param("lora_a", *in_shape, rank), param("lora_b", rank, *out_shape)
             y = y + cfg.lora_alpha / rank * (x @ a.reshape(fan_in, -1)) @ b.reshape(-1, fan_out)
-        if cfg.use_bias and layer.bias:
+        if layer.has_bias(cfg):
             y = y + param("bias", *out_shape).reshape(-1)
         return y.reshape(*rest, *out_shape)
 

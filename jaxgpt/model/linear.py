@@ -19,7 +19,7 @@ LETTERS: dict[str, tuple[Callable[[ModelConfig], int], str | None]] = {
     "D": (lambda cfg: cfg.d_model, "fsdp"),
     "H": (lambda cfg: cfg.num_heads, "tensor"),
     "G": (lambda cfg: cfg.kv_heads, "tensor"),
-    "K": (lambda cfg: cfg.head_dim, None),
+    "K": (lambda cfg: cfg.head_width, None),
     "F": (lambda cfg: cfg.mlp_width, "tensor"),
     "V": (lambda cfg: cfg.table_rows, "tensor"),
     "E": (lambda cfg: cfg.table_width, None),
@@ -36,7 +36,7 @@ class Linear:
     outputs: str
     exists: Callable[[ModelConfig], bool] = lambda cfg: True
     to_stream: bool = False  # its output is added to the residual stream
-    bias: bool = True  # where model.use_bias
+    bias: bool = True  # it can have one: see has_bias
     muon: bool = True  # Muon makes its updates orthogonal
     lora: bool = True  # model.lora_targets may name it
 
@@ -49,6 +49,11 @@ class Linear:
     def grows(self) -> bool:
         """Whether the number of its inputs grows with d_model (see `optim.rate_multipliers`)."""
         return self.inputs != "E"
+
+    def has_bias(self, cfg: ModelConfig) -> bool:
+        """Whether it has a bias in this model."""
+        own = cfg.attention_bias if self.module == "attention" else None
+        return self.bias and (cfg.use_bias if own is None else own)
 
     def shapes(self, cfg: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The sizes of the input axes and of the output axes."""

@@ -33,6 +33,8 @@ SPECS: dict[str, P] = {
     "token_embedding/embedding": P("tensor", "fsdp"),  # [V, E]
     "position_embedding/embedding": P(None, "fsdp"),  # [T, D]
     "attention/value_mix": P(),
+    "attention/query_norm/scale": P(),
+    "attention/key_norm/scale": P(),
     "embedding_mix": P(),
 } | {path: spec for layer in LINEAR.values() for path, spec in layer.specs().items()}
 NORMS = ("attention_norm", "mlp_norm", "final_norm")  # all their parameters are on every device

@@ -23,7 +23,7 @@ from jaxgpt.common.files import read_json
 from jaxgpt.config import UserError
 from jaxgpt.model import linear
 from jaxgpt.model.initial import GPT2_STD
-from jaxgpt.model.layers import EPSILON, sinusoids
+from jaxgpt.model.layers import sinusoids
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.tensor_files import TensorFiles
@@ -108,6 +108,7 @@ def read_config(path: Path) -> tuple[config.ModelConfig, list[str]]:
         dropout_rate=float(given["resid_pdrop"]),
         activation=ACTIVATIONS[given["activation_function"]],
         attention_scale=None if given["scale_attn_weights"] else 1.0,
+        norm_epsilon=float(given["layer_norm_epsilon"]),
         tie_embeddings=given["tie_word_embeddings"],
     )
     return cfg, assumed
@@ -151,11 +152,8 @@ def _config_problems(values: dict[str, Any]) -> list[str]:
         problems.append(
             f"activation_function={given['activation_function']!r} is not one of {', '.join(ACTIVATIONS)}"
         )
-    if given["layer_norm_epsilon"] != EPSILON:
-        problems.append(
-            f"layer_norm_epsilon={given['layer_norm_epsilon']}, every norm here uses {EPSILON:g} "
-            "(the logits would differ)"
-        )
+    if not given["layer_norm_epsilon"]:
+        problems.append("layer_norm_epsilon=0, and it is above 0 here")
     if given["scale_attn_by_inverse_layer_idx"]:
         problems.append(
             "scale_attn_by_inverse_layer_idx=true, but all layers here scale their scores in the same way"
@@ -186,7 +184,7 @@ def write_config(cfg: config.ModelConfig, eos_id: int | None) -> dict[str, Any]:
         "resid_pdrop": cfg.dropout_rate,
         "embd_pdrop": cfg.dropout_rate,
         "attn_pdrop": cfg.dropout_rate,
-        "layer_norm_epsilon": EPSILON,
+        "layer_norm_epsilon": cfg.norm_epsilon,
         "initializer_range": GPT2_STD,
         "scale_attn_weights": _scaled(cfg),
         "scale_attn_by_inverse_layer_idx": False,
@@ -201,15 +199,17 @@ def write_config(cfg: config.ModelConfig, eos_id: int | None) -> dict[str, Any]:
 
 def _scaled(cfg: config.ModelConfig) -> bool:
     """Whether the scores are q k / sqrt(K), not q k."""
-    return cfg.attention_scale is None or math.isclose(cfg.attention_scale, cfg.head_dim**-0.5, rel_tol=1e-7)
+    return cfg.attention_scale is None or math.isclose(
+        cfg.attention_scale, cfg.head_width**-0.5, rel_tol=1e-7
+    )
 
 
 # The fields that GPT-2 can express, at least in part, or that change no result. All others must have their default:
 # a field that is added later is then reported, not ignored.
 _EXPRESSED = frozenset(
     "vocab_size vocab_multiple context_length d_model num_layers num_heads num_kv_heads d_ff dropout_rate activation "
-    "position rotary_base norm attention_scale attention_window use_bias tie_embeddings init zero_init dtype "
-    "document_end".split()
+    "position rotary_base rotary_fraction norm norm_epsilon attention_scale attention_window use_bias attention_bias "
+    "tie_embeddings init zero_init dtype document_end".split()
 )
 
 
@@ -243,7 +243,7 @@ def obstacles(cfg: config.ModelConfig) -> list[str]:
 def notes(cfg: config.ModelConfig) -> list[str]:
     """What an export expresses differently, with the same result."""
     said = []
-    if not cfg.use_bias:
+    if not (cfg.use_bias and linear.LINEAR["query"].has_bias(cfg)):
         said.append("biases, which this model lacks, are written as zeros")
     if cfg.kv_heads != cfg.num_heads:
         said.append(

@@ -70,7 +70,7 @@ def forward_flops(cfg: config.ModelConfig) -> ForwardFlops:
     projected = flops["embedding_projection"]
     return ForwardFlops(
         projections=L * flops["attention"],
-        attention=L * 4 * cfg.num_heads * cfg.head_dim * cfg.context_length,
+        attention=L * 4 * cfg.num_heads * cfg.head_width * cfg.context_length,
         mlp=L * flops["mlp"],
         head=2 * E * cfg.table_rows + projected if cfg.tie_embeddings else flops["head"],
         embedding=projected,
@@ -100,7 +100,7 @@ def decode_bytes(cfg: config.ModelConfig, batch_size: int) -> tuple[int, int]:
     stored in float32 for any model.dtype.
     """
     itemsize = jnp.dtype(cfg.dtype).itemsize
-    per_row = 2 * cfg.num_layers * cfg.context_length * cfg.kv_heads * cfg.head_dim * itemsize
+    per_row = 2 * cfg.num_layers * cfg.context_length * cfg.kv_heads * cfg.head_width * itemsize
     return 4 * matmul_params(cfg), batch_size * per_row
 
 

@@ -65,7 +65,7 @@ def _function_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
     """The fields that make the two compute different functions of equal parameters."""
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.metadata["meaning"].same_in_source]
     if here.position != "rotary":
-        names.remove("rotary_base")
+        names = [name for name in names if not name.startswith("rotary_")]
     return [
         f"model.{name} is {getattr(there, name)!r} in the source and {getattr(here, name)!r} here"
         for name in names

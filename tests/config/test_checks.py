@@ -19,6 +19,13 @@ WRONG = {
         {"d_model": 10, "num_heads": 4},
         {"d_model": 9, "num_heads": 3, "position": "sinusoidal"},
         {"d_model": 9, "num_heads": 3, "position": "rotary"},
+        {"head_dim": 0},
+        {"head_dim": 5, "position": "rotary"},
+        {"head_dim": 16, "position": "rotary", "rotary_fraction": 0.1},
+        *({"rotary_fraction": part} for part in (0.0, 1.5, math.nan)),
+        *({"norm_epsilon": epsilon} for epsilon in (0.0, 2.0, math.nan)),
+        {"qk_norm_scale": True},
+        {"parallel_residual": True, "residual": False},
         *({name: 0} for name in "vocab_multiple num_kv_heads attention_window".split()),
         {"num_kv_heads": 4},  # of 6
         *({"rotary_base": base} for base in (1.0, math.inf, math.nan)),

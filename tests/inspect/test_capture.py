@@ -53,7 +53,7 @@ def test_all_numbers_are_those_of_a_numpy_forward_pass():
     params = random_params(TINY)
     got = capture(TINY, params, TOKENS)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    T, K = len(TOKENS), TINY.head_dim
+    T, K = len(TOKENS), TINY.head_width
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
     norm = lambda x, w: (  # noqa: E731
         (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w["scale"] + w["bias"]
@@ -118,7 +118,7 @@ def test_logits_and_losses_are_the_models_own(subject):
 def test_scores_weights_and_heads_follow_from_the_queries_keys_and_values_shown(seen):
     """Also with grouped heads: head h has the keys and values of its group."""
 
-    cfg, scale = seen.config, seen.config.attention_scale or 1 / np.sqrt(seen.config.head_dim)
+    cfg, scale = seen.config, seen.config.attention_scale or 1 / np.sqrt(seen.config.head_width)
     for layer in seen.layers:
         scores_HTS = np.einsum("THK,SHK->HTS", layer.q_THK, layer.k_SHK) * scale
         if cfg.attention_softcap:
@@ -268,7 +268,7 @@ def test_values_are_shown_on_request_only():
 
 def test_a_new_norm_says_itself_whether_it_subtracts_the_mean(monkeypatch):
     """Whatever the norm's name, the logits computed from the stream are the model's."""
-    centered = lambda cfg, name=None: layers.Norm(centered=True, use_scale=False, name=name)  # noqa: E731
+    centered = lambda cfg, name=None: layers.Norm(cfg.norm_epsilon, centered=True, use_scale=False, name=name)  # noqa: E731
     monkeypatch.setitem(layers.NORMS, "throwaway", centered)
     cfg = dataclasses.replace(TINY, norm="throwaway", num_layers=1)
     shown = capture(cfg, random_params(cfg), TOKENS)

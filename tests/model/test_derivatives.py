@@ -61,8 +61,8 @@ def test_the_hessian_of_a_norm_and_of_softmax_is_symmetric_and_that_of_differenc
     weights_D = jnp.arange(1.0, 7.0)
     mask = np.arange(6)[None, None] < 5
     for function in (
-        lambda x: layers.normalize(x, True) @ weights_D,
-        lambda x: layers.normalize(x, False) @ weights_D,
+        lambda x: layers.normalize(x, True, 1e-5) @ weights_D,
+        lambda x: layers.normalize(x, False, 1e-5) @ weights_D,
         lambda x: attention.attention_weights(x[None, None, None], mask)[0, 0, 0] @ weights_D,
     ):
         hessian = jax.hessian(function)(x_D)

@@ -167,14 +167,14 @@ def textbook_positions(cfg: config.ModelConfig, params: dict[str, np.ndarray], l
 def textbook_logits(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> np.ndarray:
     """[T, V] in float64 by NumPy: one text, one head, one position at a time."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in named_leaves(params)}
-    K = cfg.head_dim
+    K = cfg.head_width
 
     def over_rms(x):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_epsilon)
 
     def norm(x, path):
         if cfg.norm == "layernorm":
-            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + cfg.norm_epsilon)
         else:
             x = over_rms(x)
         return x * p.get(f"{path}/scale", 1.0) + p.get(f"{path}/bias", 0.0)
@@ -194,10 +194,11 @@ def textbook_logits(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray)
         return cap * np.tanh(x / cap) if cap else x
 
     def turned(x_K, t):
-        """Each pair (x_i, x_{i + K/2}) as a complex number, times e^{i t base^(-2i/K)}."""
-        pairs = x_K[: K // 2] + 1j * x_K[K // 2 :]
-        pairs = pairs * np.exp(1j * t * cfg.rotary_base ** (-2 * np.arange(K // 2) / K))
-        return np.concatenate([pairs.real, pairs.imag])
+        """Each pair (x_i, x_{i + R/2}) of the first R as a complex number, times e^{i t base^(-2i/R)}."""
+        R = int(K * cfg.rotary_fraction)
+        pairs = x_K[: R // 2] + 1j * x_K[R // 2 : R]
+        pairs = pairs * np.exp(1j * t * cfg.rotary_base ** (-2 * np.arange(R // 2) / R))
+        return np.concatenate([pairs.real, pairs.imag, x_K[R:]])
 
     def attention(x, path, first_values):
         change = np.zeros_like(x) + p.get(f"{path}/out/bias", 0.0)
@@ -213,7 +214,8 @@ def textbook_logits(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray)
                 own, first = p[f"{path}/value_mix"]
                 v = own * v + first * first_values[g]
             if cfg.qk_norm:
-                q, k = over_rms(q), over_rms(k)
+                q = over_rms(q) * p.get(f"{path}/query_norm/scale", 1.0)
+                k = over_rms(k) * p.get(f"{path}/key_norm/scale", 1.0)
             if cfg.position == "rotary":
                 q, k = (np.stack([turned(row, t) for t, row in enumerate(rows)]) for rows in (q, k))
             for t in range(len(x)):
@@ -242,9 +244,10 @@ def textbook_logits(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray)
         )
         first_values = first_values or own_values
         kept = 1.0 if cfg.residual else 0.0
-        x = kept * x + change
+        before, x = x, kept * x + change
         if cfg.d_ff != 0:
-            x = kept * x + mlp(norm(x, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
+            read = before if cfg.parallel_residual else x
+            x = kept * x + mlp(norm(read, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
     x = norm(x, "final_norm")
     logits = x @ (p["token_embedding/embedding"].T if cfg.tie_embeddings else p["head/kernel"])
     return capped(logits, cfg.logit_softcap)[:, : cfg.vocab_size]
@@ -258,6 +261,11 @@ DEFINITIONS = [
     {"position": "rotary", "rotary_base": 100.0},
     {"qk_norm": True, "attention_scale": 0.7},
     {"num_kv_heads": 1},
+    {"num_heads": 3, "head_dim": 6},
+    {"norm_epsilon": 0.3, "qk_norm": True, "qk_norm_scale": True},
+    {"position": "rotary", "rotary_fraction": 0.5, "rotary_base": 100.0},
+    {"parallel_residual": True, "attention_bias": False},
+    {"use_bias": False, "attention_bias": True},
     {"attention_softcap": 0.5},
     {"attention_window": 3},
     {"value_residual": True},

@@ -21,7 +21,7 @@ from tests.models import TINY, TOKENS, VARIANTS
 
 def documented_parameters(cfg: config.ModelConfig) -> dict[str, tuple[int, ...]]:
     """The paths and shapes that the legend at the top of model.py promises for a config with everything."""
-    sizes = {"V": cfg.table_rows, "D": cfg.d_model, "H": cfg.num_heads, "K": cfg.head_dim, "F": cfg.d_ff}
+    sizes = {"V": cfg.table_rows, "D": cfg.d_model, "H": cfg.num_heads, "K": cfg.head_width, "F": cfg.d_ff}
     sizes |= {"G": cfg.kv_heads, "2": 2, "E": cfg.table_width}
     sizes["context_length"] = cfg.context_length
     shape_of = lambda letters: tuple(sizes[letter] for letter in letters.split(", "))  # noqa: E731
@@ -46,7 +46,7 @@ def shapes(cfg: config.ModelConfig) -> dict[str, tuple[int, ...]]:
 def test_parameter_paths_and_shapes_are_those_documented():
     full = dataclasses.replace(
         TINY, tie_embeddings=False, activation="geglu", num_kv_heads=1, value_residual=True,
-        embedding_residual=True, embedding_dim=6,
+        embedding_residual=True, embedding_dim=6, qk_norm=True, qk_norm_scale=True, head_dim=6,
     )  # fmt: skip
     documented = documented_parameters(full)
     del documented["block_0/attention/value_mix"]
@@ -54,8 +54,14 @@ def test_parameter_paths_and_shapes_are_those_documented():
     no_bias = {path: shape for path, shape in documented.items() if not path.endswith("/bias")}
     assert shapes(dataclasses.replace(full, use_bias=False)) == no_bias
     no_norm_bias = {path: shape for path, shape in documented.items() if not path.endswith("norm/bias")}
+    own_bias = {path: shape for path, shape in documented.items() if not re.search("(mlp.*|norm)/bias", path)}
+    assert shapes(dataclasses.replace(full, use_bias=False, attention_bias=True)) == own_bias
     assert shapes(dataclasses.replace(full, norm="rmsnorm")) == no_norm_bias
-    no_norm = {path: shape for path, shape in documented.items() if "norm/" not in path}
+    no_norm = {
+        path: shape
+        for path, shape in documented.items()
+        if not re.search("(attention|mlp|final)_norm/", path)
+    }
     assert shapes(dataclasses.replace(full, norm="rmsnorm_plain")) == no_norm
     padded = dataclasses.replace(full, vocab_multiple=8)
     assert shapes(padded) == {
@@ -67,7 +73,7 @@ def test_parameter_paths_and_shapes_are_those_documented():
     del tied["position_embedding/embedding"]
     for position in ("sinusoidal", "rotary", "none"):
         assert shapes(dataclasses.replace(full, tie_embeddings=True, position=position)) == tied
-    plain = {path for path in tied if not re.search("gate|_mix|projection", path)}
+    plain = {path for path in tied if not re.search("gate|_mix|projection|(query|key)_norm", path)}
     assert set(shapes(TINY)) == plain | {"position_embedding/embedding"}
 
 
@@ -120,7 +126,7 @@ def test_fan_in_parameters_keep_sizes_and_zero_init_makes_every_layer_the_identi
             assert abs(leaf.std() / std - 1) < 5 / math.sqrt(2 * leaf.size), path
     start = GPT(cfg).apply({"params": params}, TOKENS, np.arange(8)[None], method="embed")
     x_BTD, _ = GPT(cfg).apply({"params": params}, TOKENS, method="features")
-    np.testing.assert_allclose(x_BTD, layers.normalize(start, False), rtol=1e-6)
+    np.testing.assert_allclose(x_BTD, layers.normalize(start, False, 1e-5), rtol=1e-6)
     assert (GPT(cfg).apply({"params": params}, TOKENS) == 0.0).all()  # the loss is log V exactly
 
 

@@ -560,7 +560,7 @@ BAD_FOLDERS = {
     "heads": (set_config(n_head=3), "n_embd=8 is not a multiple of n_head=3"),
     "activation": (set_config(activation_function="silu"), "'silu' is not one of gelu_new"),
     "activation is a list": (set_config(activation_function=[]), "activation_function=[]"),
-    "epsilon": (set_config(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06", "1e-05"),
+    "epsilon": (set_config(layer_norm_epsilon=0), "layer_norm_epsilon=0"),
     "inverse layer": (set_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
     "cross attention": (set_config(add_cross_attention=True), "add_cross_attention=true"),
     "switch is text": (set_config(scale_attn_weights="yes"), "scale_attn_weights='yes' is not true or false"),

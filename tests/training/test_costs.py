@@ -16,7 +16,7 @@ TOY = ModelConfig(
 )
 MODERN = ModelConfig(
     vocab_size=65, vocab_multiple=128, context_length=64, d_model=96, num_layers=3, num_heads=6, num_kv_heads=2,
-    activation="swiglu", position="rotary", norm="rmsnorm_plain", qk_norm=True, use_bias=False,
+    activation="swiglu", position="rotary", norm="rmsnorm_plain", qk_norm=True, qk_norm_scale=True, head_dim=24, parallel_residual=True, use_bias=False,
     tie_embeddings=False, value_residual=True, embedding_residual=True, logit_softcap=15.0,
 )  # fmt: skip
 SHALLOW = dataclasses.replace(TOY, num_layers=1)
