@@ -29,7 +29,7 @@ TURNS = {
 CFG = config.Config(
     model=config.ModelConfig(
         vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1,
-        tie_embeddings=False, position="rotary", qk_norm=True, qk_norm_scale=True, head_dim=16, rotary_fraction=0.5, activation="swiglu", use_bias=False, norm="rmsnorm_plain",
+        tie_embeddings=False, position="rotary", qk_norm=True, qk_norm_scale=True, rotary_fraction=0.5, activation="swiglu", use_bias=False, norm="rmsnorm_plain",
     ),
     data=config.DataConfig(batch_size=16),
     optim=config.OptimConfig(name="muon", learning_rate=3e-3, warmup_steps=5, ema_decay=0.9),

@@ -196,7 +196,7 @@ def test_decoding_reads_parameters_once_and_every_rows_cache():
     (params, one_row), (same_params, rows) = costs.decode_bytes(MODERN, 1), costs.decode_bytes(MODERN, 64)
     assert params == same_params == 4 * costs.matmul_params(MODERN)
     # Two (keys, values) x layers x slots x kv heads x head width x 4 bytes.
-    assert one_row == 2 * 3 * 64 * 2 * 16 * 4
+    assert one_row == 2 * 3 * 64 * 2 * 24 * 4
     assert rows == 64 * one_row
 
 
