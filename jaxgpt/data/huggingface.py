@@ -32,6 +32,7 @@ END_OF_TEXT = (
     "<|im_end|>",
     "<EOT>",
     "[SEP]",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",  # DeepSeek's
 )
 # Parts that change no character next to a space, so that text may be cut before one.
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
@@ -227,7 +228,7 @@ def _keeps_bytes(document: dict[str, Any]) -> bool:
     cutters = _steps(document.get("pre_tokenizer"), "pretokenizers")
     byte_level = [step for step in cutters if step["type"] == "ByteLevel"]
     return (
-        document.get("normalizer") is None
+        not _steps(document.get("normalizer"), "normalizers")
         and bool(byte_level)
         and not any(step.get("add_prefix_space") for step in byte_level)
         and {step["type"] for step in cutters} <= {"ByteLevel", "Digits", "Split"}
