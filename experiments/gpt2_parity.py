@@ -32,7 +32,7 @@ from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainCon
 from jaxgpt.data import corpora, tokenizers
 from jaxgpt.model.generation import Sampler, generate_ids
 from jaxgpt.model.parameters import count_params
-from jaxgpt.runs import gpt2
+from jaxgpt.runs import published
 from jaxgpt.runs.tensor_files import open_tensors
 from jaxgpt.training import loop
 from jaxgpt.training.steps import token_losses
@@ -117,11 +117,11 @@ class Report:
         print(f"  {name:<34} {value!s:<28} {'ok' if held else 'DIFFERS'}", flush=True)
 
 
-def logits_of(run: gpt2.Run, tokens_BT: np.ndarray) -> jnp.ndarray:
+def logits_of(run: published.Run, tokens_BT: np.ndarray) -> jnp.ndarray:
     return run.model.apply({"params": run.params}, jnp.asarray(tokens_BT))
 
 
-def greedy(run: gpt2.Run, prompt: list[int], count: int) -> list[int]:
+def greedy(run: published.Run, prompt: list[int], count: int) -> list[int]:
     pieces = generate_ids(run.model, run.params, [prompt], count, sampler=Sampler(temperature=0))
     return np.concatenate(list(pieces), axis=1)[0].tolist()
 
@@ -134,7 +134,7 @@ def importing(report: Report, python: str, shapes: dict[str, dict[str, Any]]) ->
             rows = 1 if "n_embd" not in values else 3
             other_side(python, "make", config=values, folder=folder, rows=rows, prompt=prompt, new=new)
             expected = np.load(Path(folder, "expected.npz"))
-            gpt2.import_folder(Path(folder, "whole"), Path(folder, "run"))
+            published.import_folder(Path(folder, "whole"), Path(folder, "run"))
             run = jaxgpt.load(Path(folder, "run"))
             print(
                 f"import: {name}, {count_params(run.params):,} parameters, vocabulary {run.config.model.vocab_size:,}"
@@ -158,7 +158,7 @@ def importing(report: Report, python: str, shapes: dict[str, dict[str, Any]]) ->
             what = f"greedy, {new} tokens" + ("" if new == NEW_TOKENS else ", all that fit")
             report.line(what, "the same" if same else "other tokens", same)
             count = len(list(Path(folder, "sharded").glob("*.safetensors")))
-            sharded = gpt2.load(Path(folder, "sharded"))
+            sharded = published.load(Path(folder, "sharded"))
             equal = all(
                 np.array_equal(np.asarray(a), np.asarray(b))
                 for a, b in zip(jax.tree.leaves(run.params), jax.tree.leaves(sharded.params), strict=True)
@@ -169,7 +169,7 @@ def importing(report: Report, python: str, shapes: dict[str, dict[str, Any]]) ->
                 equal and count > 1,
             )
             del sharded
-            gpt2.export_run(run, Path(folder, "out"))
+            published.export_run(run, Path(folder, "out"))
             ours, theirs = open_tensors(Path(folder, "out")), open_tensors(Path(folder, "whole"))
             equal = ours.names() == theirs.names() and all(
                 ours.read(n).tobytes() == theirs.read(n).tobytes() for n in ours.names()
@@ -207,7 +207,7 @@ def exporting(report: Report, python: str) -> None:
             print(f"export: {name}, after {steps} steps", flush=True)
             loop.train(cfg, Path(folder, "run"))
             run = jaxgpt.load(Path(folder, "run"))
-            for note in gpt2.export_run(run, Path(folder, "out")):
+            for note in published.export_run(run, Path(folder, "out")):
                 print(f"  note: {note}")
             said = text[-20_000:] + "\n\ttabs, café, 中文\r\n" * (run.tokenizer.kind != "char")
             ids = run.tokenizer.encode(said).tolist()
@@ -228,7 +228,7 @@ def exporting(report: Report, python: str) -> None:
             report.line(f"greedy text, {NEW_TOKENS} tokens", repr(found["greedy_text"][:24]), same)
             report.line(f"ids of {len(said):,} characters", f"{len(ids):,} ids", found["ids"] == ids)
             report.line("text of these ids", "the same", found["text"] == run.tokenizer.decode(ids))
-            again = gpt2.load(Path(folder, "out"))
+            again = published.load(Path(folder, "out"))
             same = tokenizers.fingerprint(again.tokenizer) == tokenizers.fingerprint(run.tokenizer)
             report.line("imported again", "the same tokenizer", same)
 

@@ -1,82 +1,18 @@
-"""Import and export GPT-2's weights as Hugging Face folders.
+"""Import and export GPT-2's weights: jaxgpt.convert for this family alone.
 
-    python -m jaxgpt.gpt2 import --from_dir gpt2 --workdir runs/gpt2
-    python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported
-
-See jaxgpt.runs.gpt2 for the files of a folder.
+python -m jaxgpt.gpt2 import --from_dir gpt2 --workdir runs/gpt2
+python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported
 """
 
 from __future__ import annotations
 
-import argparse
-import shlex
-from pathlib import Path
-
+from jaxgpt import convert
 from jaxgpt.common import cli
-from jaxgpt.config import UserError
-
-
-def _import(args: argparse.Namespace) -> None:
-    if bool(args.from_dir) == bool(args.from_hub):
-        raise UserError("give one of --from_dir and --from_hub (see --help)")
-    from jaxgpt.model.parameters import count_params
-    from jaxgpt.runs.gpt2 import check_empty, download, import_folder
-
-    check_empty(Path(args.workdir), "--workdir", "the run")  # before a download
-    source = download(args.from_hub) if args.from_hub else args.from_dir
-    run = import_folder(source, args.workdir, tell=lambda note: print(f"note: {note}"))
-    model, tokenizer = run.config.model, run.tokenizer
-    print(
-        f"{count_params(run.params):,} parameters: {model.num_layers} layers, {model.num_heads} heads, d_model "
-        f"{model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}, "
-        f"dropout {model.dropout_rate} in training"
-    )
-    if tokenizer.kind == "ids":
-        print(
-            "no tokenizer: prompts and texts are token ids between spaces; for text add vocab.json and merges.txt"
-        )
-    else:
-        print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
-    print(
-        f"written to {run.workdir}: use it with generate or evaluate, or train from it with "
-        f"{shlex.quote(f'--config.init_from={run.workdir}')}"
-    )
-
-
-def _export(args: argparse.Namespace) -> None:
-    from jaxgpt.runs.gpt2 import export_run
-    from jaxgpt.runs.load import load
-
-    run = load(args.workdir, step=args.step)
-    for note in export_run(run, args.to_dir):
-        print(f"note: {note}")
-    print(
-        f"step {run.step} of {args.workdir} written to {args.to_dir}: load it with from_pretrained({str(args.to_dir)!r})"
-    )
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
-    parser = cli.Parser("gpt2", description="Import and export GPT-2 weights.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
-    importing = commands.add_parser(
-        "import", help="a GPT-2 folder -> a run folder", description="Write a GPT-2 folder as a run folder."
-    )
-    importing.add_argument("--from_dir", type=cli.path, help="config.json, model.safetensors (or shards with their "
-                           "index), and for text vocab.json and merges.txt, or tokenizer.json")  # fmt: skip
-    importing.add_argument("--from_hub", default="", help="the name of a model on the Hugging Face hub: "
-                           "openai-community/gpt2")  # fmt: skip
-    importing.add_argument("--workdir", required=True, type=cli.path, help="the run's folder, new or empty")
-    importing.set_defaults(run=_import)
-    exporting = commands.add_parser(
-        "export", help="a run folder -> a transformers folder", description="Write a run as a GPT-2 folder."
-    )
-    cli.add_run_flags(exporting)
-    exporting.add_argument("--to_dir", required=True, type=cli.path, help="the folder to write, new or empty")
-    exporting.set_defaults(run=_export)
-    args = parser.parse_args(argv)
-    cli.set_up_process()
-    args.run(args)
+    convert.command("gpt2", argv, family="gpt2")
 
 
 if __name__ == "__main__":

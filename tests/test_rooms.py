@@ -34,7 +34,7 @@ def test_every_folder_is_a_room():
 def test_a_room_imports_only_from_rooms_below_it():
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.parent.name if path.parent != PACKAGE else None
+        room = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else None
         allowed = set(ROOMS[: ROOMS.index(room) + 1] if room else ROOMS)
         wrong += [f"{path.relative_to(PACKAGE)} imports {other}" for other in imported(path) - allowed]
     assert not wrong

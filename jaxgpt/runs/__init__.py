@@ -9,8 +9,8 @@ load             open a run folder for use; write one for an imported model
 records          config.json, run.json, samples, embedding tables
 metrics_log      metrics.jsonl
 curves           compare the losses of two runs
-gpt2             GPT-2 folders of the Hugging Face libraries, in and out
-gpt2_layout      their config.json and tensors
+published        folders of published models (the Hugging Face libraries), in and out
+families/        their architectures: config.json and tensors
 tensor_files     their safetensors files
 tokenizer_files  their tokenizers
 orbax_paths      paths that Orbax can use

@@ -1,6 +1,7 @@
 """Initial parameters from a source: another run, a folder of another tool, or word vectors.
 
-init_from copies the parameters of a run's latest checkpoint, or of a folder with GPT-2's weights, by path and shape.
+init_from copies the parameters of a run's latest checkpoint, or of the folder of a published model (see
+runs/families/), by path and shape.
 Where the tokenizers differ, rows of the token table (and columns of an untied head) are matched by token; new tokens
 get rows drawn with the mean and covariance of the matched rows (Hewitt 2021). A shorter context_length takes the first
 rows of the position table. New LoRA matrices start as in any new model. Everything else that does not fit is refused.
@@ -24,7 +25,7 @@ from jaxgpt.model.initial import initial_std
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.runs import gpt2
+from jaxgpt.runs import published
 from jaxgpt.runs.checksums import jit_checksums
 from jaxgpt.runs.load import Run, load
 from jaxgpt.training.starting import Start
@@ -33,16 +34,16 @@ from jaxgpt.vectors import word_vectors
 
 
 def open_source(folder: str) -> Run:
-    """The run, or GPT-2 folder, that init_from names. Raises UserError."""
+    """The run, or the folder of a published model, that init_from names. Raises UserError."""
     if not processes.is_alone():
         raise UserError(
             f"init_from={folder!r}: several processes can't start from it: start with one, and resume with more"
         )
     try:
-        return gpt2.load(folder) if gpt2.is_gpt2_folder(folder) else load(folder)
+        return published.load(folder) if published.is_published(folder) else load(folder)
     except UserError as error:
         raise UserError(
-            f"init_from={folder!r}: {error} (give the folder of a run, or one with GPT-2's config.json and weights)"
+            f"init_from={folder!r}: {error} (give the folder of a run, or one with the config.json and weights of a published model)"
         ) from error
 
 

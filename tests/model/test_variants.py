@@ -13,7 +13,7 @@ from jaxgpt.inspect.capture import capture
 from jaxgpt.model import attention, generation, parameters
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.runs import gpt2_layout
+from jaxgpt.runs.families import FAMILIES
 from jaxgpt.training import costs, loop
 from tests import small_runs
 from tests.models import TINY, TOKENS, random_params
@@ -107,7 +107,7 @@ def test_costs_without_an_mlp_are_those_of_the_rest():
 def test_gpt2_has_no_such_model(cfg):
     changed = next(f for f in ("causal", "residual", "d_ff") if getattr(cfg, f) != getattr(TINY, f))
     with pytest.raises(UserError, match=f"can't be exported as GPT-2, which has .*model.{changed}="):
-        gpt2_layout.write_config(cfg, None)
+        FAMILIES["gpt2"].check(cfg)
 
 
 @pytest.mark.parametrize("cfg", [PLAIN_SUM, NO_MLP], ids=["residual", "d_ff"])

@@ -23,8 +23,9 @@ from jaxgpt.common import cli
 from jaxgpt.data import byte_pairs, tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import param_shapes
-from jaxgpt.runs import checkpoint, gpt2
-from jaxgpt.runs.gpt2_layout import obstacles
+from jaxgpt.runs import checkpoint
+from jaxgpt.runs import published as folders
+from jaxgpt.runs.families import FAMILIES
 from jaxgpt.runs.state import TrainState
 from jaxgpt.runs.tensor_files import FILE, INDEX, open_tensors, write_tensors
 from tests.small_runs import write_text
@@ -126,7 +127,7 @@ SHAPES = {
 def test_imported_logits_are_the_architectures(tmp_path, name):
     values = SHAPES[name]
     tensors = random_tensors(values)
-    run = gpt2.load(write_folder(tmp_path / "folder", values, tensors))
+    run = folders.load(write_folder(tmp_path / "folder", values, tensors))
     tokens_T = np.random.default_rng(1).integers(0, values["vocab_size"], values["n_positions"])
     expected = reference_logits(values, tensors, tokens_T)
     assert np.abs(logits_of(run, tokens_T) - expected).max() < 2e-5 * np.abs(expected).max()
@@ -137,8 +138,8 @@ def test_imported_logits_are_the_architectures(tmp_path, name):
 def test_export_after_import_is_the_identity(tmp_path, name, prefix):
     values = SHAPES[name]
     tensors = random_tensors(values, prefix=prefix)
-    gpt2.import_folder(write_folder(tmp_path / "folder", values, tensors), tmp_path / "run")
-    gpt2.export_run(jaxgpt.load(tmp_path / "run"), tmp_path / "out")
+    folders.import_folder(write_folder(tmp_path / "folder", values, tensors), tmp_path / "run")
+    export_run(jaxgpt.load(tmp_path / "run"), tmp_path / "out")
     files = open_tensors(tmp_path / "out")
     assert len(files.names()) == len(tensors)
     for tensor_name, array in tensors.items():
@@ -152,7 +153,7 @@ def test_export_after_import_is_the_identity(tmp_path, name, prefix):
 def test_shards_buffers_and_a_tied_head_that_is_stored_make_no_difference(tmp_path):
     values = sizes()
     tensors = random_tensors(values)
-    plain = gpt2.load(write_folder(tmp_path / "plain", values, tensors))
+    plain = folders.load(write_folder(tmp_path / "plain", values, tensors))
     more = tensors | {"lm_head.weight": tensors["transformer.wte.weight"]}
     for i in range(2):
         more[f"transformer.h.{i}.attn.bias"] = np.tri(12, dtype=np.uint8)
@@ -165,13 +166,13 @@ def test_shards_buffers_and_a_tied_head_that_is_stored_make_no_difference(tmp_pa
         write_tensors(folder / shard, {name: more[name] for name in names})
     places = {name: shard for shard, names in shards.items() for name in names}
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    jax.tree.map(np.testing.assert_array_equal, plain.params, gpt2.load(folder).params)
+    jax.tree.map(np.testing.assert_array_equal, plain.params, folders.load(folder).params)
 
 
 def test_half_precision_is_widened_exactly(tmp_path):
     values = sizes()
     half = {name: array.astype(np.float16) for name, array in random_tensors(values).items()}
-    run = gpt2.load(write_folder(tmp_path / "folder", values, half))
+    run = folders.load(write_folder(tmp_path / "folder", values, half))
     table = np.asarray(run.params["token_embedding"]["embedding"])
     np.testing.assert_array_equal(table, half["transformer.wte.weight"].astype(np.float32))
 
@@ -196,13 +197,17 @@ def test_an_imported_run_generates_evaluates_and_says_where_it_comes_from(tmp_pa
     facts = json.loads(Path("run/run.json").read_text())
     assert facts["imported"]["name"] == "folder" and len(facts["imported"]["sha256"][FILE]) == 64
     assert facts["starts"][0]["versions"]["jax"] and jaxgpt.load("run").step == 0
-    assert gpt2.is_gpt2_folder("folder") and not gpt2.is_gpt2_folder("run")
+    assert folders.is_published("folder") and not folders.is_published("run")
 
 
 # --- exporting ------------------------------------------------------------------------------------------
 
 
-def our_run(tokenizer=None, **fields) -> gpt2.Run:
+def export_run(run, folder) -> list[str]:
+    return folders.export_run(run, folder, "gpt2")
+
+
+def our_run(tokenizer=None, **fields) -> folders.Run:
     """A run of ours with random parameters, biases and scales included."""
     tokenizer = tokenizer or tokenizers.CharTokenizer("abcdefghijk")
     base = {"context_length": 12, "d_model": 16, "num_layers": 2, "num_heads": 4, "activation": "gelu_tanh"}
@@ -211,7 +216,7 @@ def our_run(tokenizer=None, **fields) -> gpt2.Run:
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), param_shapes(cfg)
     )
-    return gpt2.Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("runs/ours"))
+    return folders.Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("runs/ours"))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def our_run(tokenizer=None, **fields) -> gpt2.Run:
 )
 def test_exported_logits_are_ours(tmp_path, fields):
     run = our_run(**fields)
-    gpt2.export_run(run, tmp_path / "out")
+    export_run(run, tmp_path / "out")
     files = open_tensors(tmp_path / "out")
     values = json.loads((tmp_path / "out" / "config.json").read_text())
     tokens_T = np.random.default_rng(1).integers(0, 11, 12)
@@ -257,7 +262,7 @@ def test_exported_logits_are_ours(tmp_path, fields):
 )
 def test_each_thing_that_gpt2_lacks_is_refused(tmp_path, fields, words):
     with pytest.raises(config.UserError) as error:
-        gpt2.export_run(our_run(**fields), tmp_path / "out")
+        export_run(our_run(**fields), tmp_path / "out")
     assert words in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
@@ -265,12 +270,12 @@ def test_all_obstacles_are_told_at_once():
     cfg = config.ModelConfig(
         position="rotary", norm="rmsnorm", qk_norm=True, activation="geglu", logit_softcap=9.0
     )
-    assert len(obstacles(cfg)) == 5
+    assert len(FAMILIES["gpt2"].obstacles(cfg)) == 5
 
 
 def test_what_is_written_otherwise_is_said(tmp_path):
     run = our_run(use_bias=False, num_kv_heads=2, position="none", vocab_multiple=4, dtype="bfloat16")
-    notes = gpt2.export_run(run, tmp_path / "out")
+    notes = export_run(run, tmp_path / "out")
     for words in (
         "zeros",
         "2 heads of keys and values is written 2 times",
@@ -279,7 +284,7 @@ def test_what_is_written_otherwise_is_said(tmp_path):
         "bfloat16",
     ):
         assert any(words in note for note in notes), words
-    assert json.loads((tmp_path / "out" / gpt2.EXPORT).read_text())["notes"] == notes
+    assert json.loads((tmp_path / "out" / folders.EXPORT).read_text())["notes"] == notes
 
 
 # --- tokenizers -----------------------------------------------------------------------------------------
@@ -303,7 +308,7 @@ def test_an_exported_tokenizer_gives_the_same_ids_and_comes_back(tmp_path, kind)
 
     tokenizer = tokenizer_of(kind)
     run = our_run(tokenizer, num_layers=1)
-    gpt2.export_run(run, tmp_path / "out")
+    export_run(run, tmp_path / "out")
     built = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert built.get_vocab_size() == tokenizer.vocab_size
     rng = np.random.default_rng(0)
@@ -312,12 +317,12 @@ def test_an_exported_tokenizer_gives_the_same_ids_and_comes_back(tmp_path, kind)
         ids = tokenizer.encode(text).tolist()
         assert built.encode(text).ids == ids
         assert built.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
-    back = gpt2.load(tmp_path / "out").tokenizer
+    back = folders.load(tmp_path / "out").tokenizer
     assert tokenizers.fingerprint(back) == tokenizers.fingerprint(tokenizer)
     (tmp_path / "out" / "jaxgpt_tokenizer.json").unlink()
     if kind in ("bpe", "gpt2"):  # from the files that others write, too
         for names in (["vocab.json", "merges.txt"], []):
-            back = gpt2.load(tmp_path / "out").tokenizer
+            back = folders.load(tmp_path / "out").tokenizer
             assert tokenizers.fingerprint(back) == tokenizers.fingerprint(tokenizer)
             for name in names:
                 (tmp_path / "out" / name).unlink()
@@ -343,7 +348,7 @@ def test_a_word_tokenizer_cuts_alike_at_characters_of_every_kind():
 def test_a_character_that_is_not_there_is_refused_there_too(tmp_path):
     from tokenizers import Tokenizer
 
-    gpt2.export_run(our_run(), tmp_path / "out")
+    export_run(our_run(), tmp_path / "out")
     with pytest.raises(Exception, match="UNK"):
         Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("Z")
 
@@ -389,7 +394,7 @@ def test_folders_whose_tokenizer_is_not_gpt2s_own_give_the_same_ids_and_logits(t
         tensors = random_tensors(values)
         folder = write_folder(tmp_path / name, values, tensors)
         (folder / "tokenizer.json").write_text(json.dumps(document))
-        run, _, notes = gpt2._load(folder)
+        run, _, _, notes = folders._load(folder, "gpt2")
         assert (run.tokenizer.kind, run.tokenizer.eos_id) == (kind, eos), name
         assert words in "; ".join(notes) and bool(words) == bool(notes), name
         built = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -413,10 +418,10 @@ def test_added_tokens_next_to_the_two_files_and_names_in_a_wrapper(tmp_path):
     folder = write_folder(tmp_path / "folder", values, wrapped)
     write_tokenizer(tokenizer.vocab, tokenizer.merges)(folder)
     (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": size, tokenizers.END_OF_TEXT: size + 1}))
-    run = gpt2.load(folder)
+    run = folders.load(folder)
     assert run.tokenizer.vocab_size == size + 2 and run.tokenizer.eos_id == size + 1
     np.testing.assert_array_equal(run.tokenizer.encode(TEXT), tokenizer.encode(TEXT))
-    plain = gpt2.load(write_folder(tmp_path / "plain", sizes(vocab_size=size + 2), tensors))
+    plain = folders.load(write_folder(tmp_path / "plain", sizes(vocab_size=size + 2), tensors))
     jax.tree.map(np.testing.assert_array_equal, run.params, plain.params)
 
 
@@ -439,7 +444,7 @@ def test_padding_rows_are_never_generated_and_a_padded_model_is_trained_from(tmp
     command("gpt2 export --workdir run --to_dir out")
     assert json.loads(Path("out/tokenizer.json").read_text()) == document
     Path("out/jaxgpt_tokenizer.json").unlink()
-    assert gpt2.load("out").tokenizer.encode(TEXT).tolist() == run.tokenizer.encode(TEXT).tolist()
+    assert folders.load("out").tokenizer.encode(TEXT).tolist() == run.tokenizer.encode(TEXT).tolist()
     Path("text.txt").write_text(TEXT * 40)
     figures = json.loads(command("evaluate --workdir run --text text.txt --json"))
     assert 0 < figures["loss"] < 20 and run.config.model.table_rows == 320
@@ -556,7 +561,7 @@ BAD_FOLDERS = {
     "size is absurd": (set_config(vocab_size=10**30), "vocab_size=1000000"),
     "layers are many": (set_config(n_layer=2**31 - 1), "holds 2 layers", "n_layer=2147483647"),
     "vocabulary is large": (set_config(vocab_size=2**31 - 1), "wte.weight is [23, 8], not [2147483647, 8]"),
-    "width is large": (set_config(n_embd=2**31 - 2), "is [23, 8], not [23, 2147483646] (and"),
+    "width is large": (set_config(n_embd=2**31 - 2), "is [23, 8], not [23, 2147483646]"),
     "heads": (set_config(n_head=3), "n_embd=8 is not a multiple of n_head=3"),
     "activation": (set_config(activation_function="silu"), "'silu' is not one of gelu_new"),
     "activation is a list": (set_config(activation_function=[]), "activation_function=[]"),
@@ -672,5 +677,5 @@ def test_a_run_of_ours_is_exported_and_comes_back(tmp_path, monkeypatch):
     assert dataclasses.replace(back.config.model, vocab_multiple=8) == run.config.model
     table = np.asarray(run.params["token_embedding"]["embedding"])
     np.testing.assert_array_equal(back.params["token_embedding"]["embedding"], 3 * table[:11])
-    gpt2.export_run(back, "again")
+    export_run(back, "again")
     assert Path("again", FILE).read_bytes() == Path("out", FILE).read_bytes()

@@ -1,9 +1,9 @@
-"""Import GPT-2 folders of the Hugging Face libraries as runs, and export runs as such folders.
+"""Import folders of published models, in the format of the Hugging Face libraries, as runs; export runs as such folders.
 
-    python -m jaxgpt.gpt2 import --from_dir gpt2 --workdir runs/gpt2
-    python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported
+    python -m jaxgpt.convert import --from_dir SmolLM2-135M --workdir runs/smollm2
+    python -m jaxgpt.convert export --workdir runs/char --to_dir exported
 
-A GPT-2 folder has config.json, the weights (model.safetensors, or shards with their index) and, for text, the
+The architectures are those of `families`. A folder has config.json, the weights (model.safetensors, or shards with their index) and, for text, the
 tokenizer files (vocab.json and merges.txt, or tokenizer.json). An import writes a run folder with one checkpoint,
 step 0; it works with generate, evaluate, jaxgpt.load and init_from. An export can be loaded with from_pretrained.
 No code from a folder is executed, and pickles are refused.
@@ -15,53 +15,88 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxgpt import config
 from jaxgpt.common.files import expand, new_folder, read_json, write_json
 from jaxgpt.config import UserError, first_line
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
-from jaxgpt.runs import checkpoint, gpt2_layout, records, tensor_files, tokenizer_files
+from jaxgpt.runs import checkpoint, records, tensor_files, tokenizer_files
+from jaxgpt.runs.families import AUTO, FAMILIES, Family, for_export, with_padding
 from jaxgpt.runs.load import Run, write_run
 from jaxgpt.runs.tensor_files import TensorFiles
 
 CONFIG = "config.json"
+MAX_CONFIG_SIZE = 1 << 20  # bytes; GPT-2's config.json has 665
 EXPORT = "jaxgpt_export.json"  # the provenance of an export
 
 
-def is_gpt2_folder(folder: str | Path) -> bool:
+def is_published(folder: str | Path) -> bool:
     """Whether a folder is for this module's `load`: it has a config.json with model_type, and no checkpoints."""
     path = expand(folder)
     if (path / checkpoint.FOLDER).exists() or not (path / CONFIG).is_file():
         return False
     try:
-        values = read_json(path / CONFIG, gpt2_layout.MAX_CONFIG_SIZE)
+        values = read_json(path / CONFIG, MAX_CONFIG_SIZE)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and "model_type" in values
 
 
 def load(folder: str | Path) -> Run:
-    """Open a GPT-2 folder as a run at step 0.
+    """Open the folder of a published model as a run at step 0.
 
     Without tokenizer files the tokenizer is of kind `ids`. Raises UserError if a file is damaged, if files do not
     belong together, or for another architecture.
     """
-    return _load(expand(folder))[0]
+    return _load(expand(folder), AUTO).run
 
 
-def _load(folder: Path) -> tuple[Run, TensorFiles, list[str]]:
-    """The run, its files, and what a user must know about them."""
+class _Loaded(NamedTuple):
+    run: Run
+    family: Family
+    files: TensorFiles
+    notes: list[str]  # what a user must know
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json(path, MAX_CONFIG_SIZE)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): give a folder with a model's config.json"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): give a complete config.json") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object: give a model's config.json")
+    return values
+
+
+def _family(path: Path, kind: Any, name: str) -> Family:
+    """The family of a model_type, which must be that of the name unless it is auto."""
+    possible = FAMILIES if name == AUTO else {name: FAMILIES[name]}
+    if not isinstance(kind, str) or kind not in possible:
+        raise UserError(
+            f"{path} has model_type={kind!r}: only {', '.join(map(repr, possible))} can be imported"
+            + ("" if name == AUTO else " here (python -m jaxgpt.convert reads more)")
+        )
+    return FAMILIES[kind]
+
+
+def _load(folder: Path, name: str) -> _Loaded:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give one with {CONFIG} and {tensor_files.FILE}")
-    cfg, assumed = gpt2_layout.read_config(folder / CONFIG)
+    values = _read_config(folder / CONFIG)
+    family = _family(folder / CONFIG, values.get("model_type"), name)
+    cfg, assumed = family.read_config(values, str(folder / CONFIG))
     files = tensor_files.open_tensors(folder)
-    gpt2_layout.check_tensors(files, cfg, assumed)
+    family.check_tensors(files, cfg, assumed)
     rows = cfg.num_tokens
     tokenizer, notes = tokenizer_files.read(folder, rows)
     try:
-        cfg = gpt2_layout.with_padding(cfg, tokenizer.vocab_size)
+        cfg = with_padding(cfg, tokenizer.vocab_size)
     except UserError as error:
         raise tokenizer_files.unfit(folder, str(error)) from error
     if cfg.num_tokens < rows:
@@ -69,50 +104,60 @@ def _load(folder: Path) -> tuple[Run, TensorFiles, list[str]]:
             f"the tokenizer has {cfg.num_tokens:,} tokens, the model {rows:,} rows: the last {rows - cfg.num_tokens:,} are padding, "
             "which is never generated and has no probability"
         )
-    params = gpt2_layout.read_params(files, cfg)
+    params = family.read_params(files, cfg)
     # A config needs the size of a vocabulary other than GPT-2's.
     vocab_size = None if tokenizer.kind == "gpt2" else tokenizer.vocab_size
     kind: Any = tokenizer.kind  # one of the choices of data.tokenizer
     data = config.DataConfig(tokenizer=kind, vocab_size=vocab_size)
-    return Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder), files, notes
+    run = Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder)
+    return _Loaded(run, family, files, notes)
 
 
 def import_folder(
-    folder: str | Path, workdir: str | Path, tell: Callable[[str], None] = lambda note: None
+    folder: str | Path,
+    workdir: str | Path,
+    tell: Callable[[str], None] = lambda note: None,
+    family: str = AUTO,
 ) -> Run:
-    """Write a GPT-2 folder as a run folder with one checkpoint, step 0, and return the run.
+    """Write the folder of a published model as a run folder with one checkpoint, step 0, and return the run.
 
-    `tell` gets a line for each thing that a user must know: rows that pad the vocabulary, tokens that are left out.
+    `family` is the name of the only family that is read; auto: any. `tell` gets a line for each thing that a user must know: rows that pad the vocabulary, tokens that are left out.
 
     Writes the run folder completely or not at all. Raises UserError if `workdir` is not empty, and as `load`.
     """
     folder, workdir = expand(folder), expand(workdir)
     check_empty(workdir, "--workdir", "the run")
-    run, files, notes = _load(folder)
-    for note in notes:
+    loaded = _load(folder, family)
+    run = loaded.run
+    for note in loaded.notes:
         tell(note)
     # The run's own tokenizer, to encode other texts for it.
     data = dataclasses.replace(run.config.data, tokenizer_path=str(workdir / "tokenizer.json"))
     cfg = config.from_config_dict(config.to_json(dataclasses.replace(run.config, data=data)))
-    imported = {"name": folder.resolve().name, "format": "gpt2", "sha256": files.sha256()}
+    imported = {
+        "name": folder.resolve().name,
+        "format": loaded.family.model_type,
+        "sha256": loaded.files.sha256(),
+    }
     write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported})
     return dataclasses.replace(run, config=cfg, workdir=workdir)
 
 
-def export_run(run: Run, folder: str | Path) -> list[str]:
-    """Write a run as a GPT-2 folder for transformers. Returns notes on what the folder expresses differently.
+def export_run(run: Run, folder: str | Path, family: str = AUTO) -> list[str]:
+    """Write a run as a folder for transformers. Returns notes on what the folder expresses differently.
 
-    Writes the folder completely or not at all. Raises UserError if it is not empty, or if GPT-2's architecture can't
-    express the model; the error lists every obstacle.
+    `family` is a name in FAMILIES; auto: the first that expresses the model exactly. Writes the folder completely or not
+    at all. Raises UserError if it is not empty, or if the family can't express the model; the error lists every obstacle.
     """
     folder = expand(folder)
     cfg, params = merge_lora(run.config.model, run.params)
-    values = gpt2_layout.write_config(cfg, run.tokenizer.eos_id)
+    to = for_export(cfg, family)
+    values = to.config_json(cfg, run.tokenizer.eos_id)
     check_empty(folder, "--to_dir", "the export")
     records.make_folder(folder.parent)
-    notes = [*gpt2_layout.notes(cfg), *tokenizer_files.notes(run.tokenizer)]
+    notes = [*to.notes(cfg), *tokenizer_files.notes(run.tokenizer)]
     with new_folder(folder) as temporary:
-        tensors = gpt2_layout.write_params(cfg, params)
+        tensors = to.write_params(cfg, params)
         # transformers requires this metadata.
         tensor_files.write_tensors(temporary / tensor_files.FILE, tensors, {"format": "pt"})
         for name, content in tokenizer_files.files_of(run.tokenizer, cfg.context_length).items():
@@ -120,6 +165,7 @@ def export_run(run: Run, folder: str | Path) -> list[str]:
         provenance = {
             "run": run.workdir.resolve().name,
             "step": run.step,
+            "family": to.model_type,
             "sha256": tensor_files.open_tensors(temporary).sha256(),
             "notes": notes,
         }
