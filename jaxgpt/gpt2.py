@@ -6,12 +6,13 @@ python -m jaxgpt.gpt2 export --workdir runs/char --to_dir exported
 
 from __future__ import annotations
 
-from jaxgpt import convert
 from jaxgpt.common import cli
 
 
 def main(argv: list[str]) -> None:
     """The command line: see --help."""
+    from jaxgpt.runs import convert
+
     convert.command("gpt2", argv, family="gpt2")
 
 

@@ -10,6 +10,7 @@ records          config.json, run.json, samples, embedding tables
 metrics_log      metrics.jsonl
 curves           compare the losses of two runs
 published        folders of published models (the Hugging Face libraries), in and out
+convert          the command line for them
 families/        their architectures: config.json and tensors
 tensor_files     their safetensors files
 tokenizer_files  their tokenizers

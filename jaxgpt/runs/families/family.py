@@ -50,6 +50,8 @@ class Family:
     defaults: ClassVar[dict[str, Any]]  # of config.json's fields; a field that is not listed is ignored
     # Sizes that may be null.
     optional: ClassVar[frozenset[str]] = frozenset()
+    # Sizes that may be 0.
+    from_zero: ClassVar[frozenset[str]] = frozenset()
     # Numbers that are not from 0 to below 1.
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}
     aliases: ClassVar[dict[str, str]] = {}  # other names that transformers accepts
@@ -124,9 +126,10 @@ class Family:
                 if not isinstance(value, bool):
                     wrong.append(f"{name}={value!r} is not true or false")
             elif isinstance(default, int) or name in self.optional:
-                is_size = type(value) is int and 1 <= value <= MAX_SIZE
+                least = 0 if name in self.from_zero else 1
+                is_size = type(value) is int and least <= value <= MAX_SIZE
                 if not is_size and not (value is None and name in self.optional):
-                    wrong.append(f"{name}={value!r} is not a whole number from 1 to {MAX_SIZE}")
+                    wrong.append(f"{name}={value!r} is not a whole number from {least} to {MAX_SIZE}")
             elif isinstance(default, float):
                 low, high = self.ranges.get(name, (0.0, 1.0))
                 if type(value) not in (int, float) or not low <= value < high:

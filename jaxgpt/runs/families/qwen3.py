@@ -32,6 +32,7 @@ class Qwen3(Llama):
         "layer_types": (),  # not a size; null where it is not given
     }
     optional = Llama.optional | {"sliding_window"}
+    from_zero = frozenset({"max_window_layers"})
     expressed = Llama.expressed | {"qk_norm", "qk_norm_scale", "attention_window"}
     has_mlp_bias = False
 
