@@ -27,15 +27,14 @@ def run(
     restart: bool = False,
 ) -> Result:
     """Train, and write the report at the end where the config asks for one."""
-    from jaxgpt.common import processes
     from jaxgpt.training.loop import train
 
-    result = train(cfg, workdir, None, profile_steps, num_workers, restart)
-    if cfg.train.report and processes.is_alone() and int(result.state.step) == cfg.train.num_steps:
+    def report(folder: Path) -> None:
         from jaxgpt.inspect.write import write_or_warn
 
-        write_or_warn(Path(workdir))
-    return result
+        write_or_warn(folder)
+
+    return train(cfg, workdir, None, profile_steps, num_workers, restart, report)
 
 
 def main(argv: list[str]) -> int:

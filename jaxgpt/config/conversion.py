@@ -211,9 +211,14 @@ def _convert(dotted: str, value: Any) -> Any:
     if field.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if field.type is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
-            return tuple(value)  # JSON has lists only
-        raise UserError(f"{dotted}={value!r}: give a tuple of texts")
+        if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+            raise UserError(f"{dotted}={value!r}: give a tuple of texts")
+        for word in value if field.choices else ():
+            if word not in field.choices:
+                raise UserError(
+                    f"{dotted}: {word!r} is not possible: choose among {', '.join(field.choices)}"
+                )
+        return tuple(value)  # JSON has lists only
     if not isinstance(value, field.type) or (field.type is not bool and isinstance(value, bool)):
         raise UserError(f"{dotted}={value!r} is of type {type(value).__name__}: give {field.kind}")
     if field.choices and value not in field.choices:
@@ -230,8 +235,9 @@ def _parse(dotted: str, text: str) -> Any:
         if field.type is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         if field.type is tuple:
-            return tuple(word.strip() for word in text.split(",") if word.strip())
-        value = field.type(text.replace("_", "") if field.type is int else text)
+            value = tuple(word.strip() for word in text.split(",") if word.strip())
+        else:
+            value = field.type(text.replace("_", "") if field.type is int else text)
     except (KeyError, ValueError):
         raise UserError(f"{dotted}={text!r}: give {field.kind}") from None
     return _convert(dotted, value)

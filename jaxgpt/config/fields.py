@@ -196,6 +196,10 @@ class TrainConfig:
         at_least=0, at_most=100_000, resume="free",
     )
     tensorboard: bool = field(False, "write TensorBoard events too", resume="free")
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = field(
+        (), "experiment trackers that get the config, all metrics, the samples and the report (see docs/runs.md)",
+        resume="free",
+    )
     report: bool = field(False, "write RUN/report.html at the end", resume="free")
     seed: int = field(
         0, "seed of initial values, dropout and, unless data.seed is given, the order of the text",
@@ -222,6 +226,11 @@ class TrainConfig:
         "auto", "cudnn: fused, needs an NVIDIA GPU and bfloat16; auto: cudnn where possible, else explicit",
     )
     # fmt: on
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The trackers of the run, each once; train.tensorboard names one too."""
+        return tuple(dict.fromkeys((*(("tensorboard",) if self.tensorboard else ()), *self.trackers)))
 
 
 @dataclass(frozen=True)

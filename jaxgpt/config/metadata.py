@@ -78,8 +78,9 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The possible values of a field that has a fixed list of them; else empty."""
-        return typing.get_args(self.hint) if typing.get_origin(self.hint) is Literal else ()
+        """The possible values of a field, or of the texts in a tuple, where they are a fixed list; else empty."""
+        hint = typing.get_args(self.hint)[0] if self.type is tuple else self.hint
+        return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
     @property
     def kind(self) -> str:

@@ -36,6 +36,8 @@ def _entry(field: Field) -> str:
     possible = ", ".join(field.choices) or ": ".join(part for part in (field.kind, field.bounds) if part)
     if field.bounds.startswith("a number"):
         possible = field.bounds + (" or None" if field.optional else "")
+    if field.choices and field.type is tuple:
+        possible = f"any of {possible}"
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     tags = " [resume]" * (field.meaning.resume != "same") + " [sweep]" * (field.meaning.lane != "fixed")
     doc = textwrap.fill(field.meaning.doc + tags, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)

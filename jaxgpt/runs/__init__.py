@@ -8,6 +8,7 @@ checksums        of arrays
 load             open a run folder for use; write one for an imported model
 records          config.json, run.json, samples, embedding tables
 metrics_log      metrics.jsonl
+trackers         send the metrics to TensorBoard, Weights & Biases, Trackio, MLflow
 curves           compare the losses of two runs
 published        folders of published models (the Hugging Face libraries), in and out
 convert          the command line for them

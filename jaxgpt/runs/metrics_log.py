@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from jaxgpt.common import door
 from jaxgpt.common.files import errors_name, replaced_atomically
@@ -47,8 +47,8 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     return line
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file in parts of at most LONGEST_LINE + 1 bytes; an absent file has none."""
+def _raw_lines(path: Path, start: int = 0) -> Iterator[bytes]:
+    """The lines of a file in parts of at most LONGEST_LINE + 1 bytes, from a byte on; an absent file has none."""
     try:
         file = door.open_regular(path)
     except FileNotFoundError:
@@ -56,6 +56,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
     except ValueError as error:
         raise UserError(f"{path}: {error}; remove it") from None
     with errors_name(path), file:
+        file.seek(start)
         while text := file.readline(LONGEST_LINE + 1):
             yield text
 
@@ -72,6 +73,14 @@ def lines(workdir: Path) -> Iterator[dict[str, Any]]:
     if wrong:
         more = f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
         warn(f"{workdir / NAME}: line {wrong[0]:,}{more} is not a line of a run's log, and is left out")
+
+
+def lines_from(workdir: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """The lines from a byte on, each with the byte at which it ends. Other lines are left out without a warning."""
+    for text in _raw_lines(workdir / NAME, start):
+        start += len(text)
+        if (line := _parsed(text)) is not None:
+            yield line, start
 
 
 def read(workdir: Path, step: int, most: int = MOST_LINES) -> list[dict[str, Any]]:
@@ -99,20 +108,19 @@ def valid_losses(workdir: Path, step: int) -> dict[int, float]:
 
 
 class MetricsLog:
-    """Writes metrics.jsonl, and TensorBoard events on request. Holds no file open.
+    """Writes metrics.jsonl. Holds no file open.
 
     A run that resumes from step k continues after the lines of step k: these steps will be done again. Later lines, and
     lines that are not a run's, move to metrics.removed.jsonl.
     """
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool = False, writes: bool = True) -> None:
+    def __init__(self, workdir: Path, step: int, writes: bool = True) -> None:
         self._writes = writes
         self._path = workdir / NAME
         self._valid_losses = valid_losses(workdir, step)
         # Only the first of several processes writes; all read the same lines.
         if writes:
             self._continue_after(step)
-        self._events = _event_writer(workdir, step) if tensorboard and writes else None
 
     def _continue_after(self, step: int) -> None:
         def stays(text: bytes) -> bool:
@@ -151,11 +159,6 @@ class MetricsLog:
         if self._writes:
             with errors_name(self._path), self._path.open("ab", buffering=0) as file:
                 file.write(content)
-        if self._events is not None:
-            for split, values in lines:
-                for name, value in values.items():
-                    if name not in ("time", "skipped") and value is not None:
-                        self._events.add_scalar(f"{split}/{name}", value, step)
 
     def valid_losses(self) -> dict[int, float]:
         """Validation loss by step."""
@@ -166,31 +169,3 @@ class MetricsLog:
         if self._writes and self._path.exists():
             with errors_name(self._path), self._path.open("ab") as file:
                 os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Close the events."""
-        if self._events is not None:
-            self._events.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _event_writer(workdir: Path, step: int):
-    require_tensorboard()
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-
-
-def require_tensorboard() -> None:
-    """Raise UserError with the package to install if tensorboardX is missing."""
-    try:
-        import tensorboardX  # noqa: F401
-    except ImportError:
-        raise UserError(
-            'train.tensorboard=True needs tensorboardX: pip install "jaxgpt[tensorboard]"'
-        ) from None

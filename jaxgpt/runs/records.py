@@ -277,3 +277,9 @@ def write_sample(workdir: Path, step: int, text: str) -> None:
     folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
     write_atomically(folder / f"{step:08d}.txt", (text + "\n").encode("utf-8", errors="replace"))
+
+
+def read_sample(workdir: Path, step: int) -> str | None:
+    """The text that the model generated at a step; None if none is kept."""
+    path = workdir / "samples" / f"{step:08d}.txt"
+    return path.read_text("utf-8") if path.exists() else None

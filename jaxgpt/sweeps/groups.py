@@ -151,7 +151,8 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
             resolved = resolve(cfg, dataset.tokenizer)
             width = options.width or default_width(resolved, len(group))
             group = group[: options.group_size or most_lanes(resolved, width)]
-        trainer = Trainer([(member.cfg, member.workdir) for member in group], width=width)
+        runs = [(member.cfg, member.workdir) for member in group]
+        trainer = Trainer(runs, width=width, group=sweep.folder.resolve().name)
     except (UserError, OSError) as error:
         if len(group) == 1:
             sweep.end(group[0], "failed", first_line(error))
@@ -176,13 +177,16 @@ def _train_group(sweep: Sweep, group: list[Member], options: Options, stop_at: i
         for member in group:
             _train_group(sweep, [member], options, stop_at)
         return
-    for member, result in zip(group, results, strict=True):
-        if result.failed:
-            sweep.end(member, "failed", result.failed)
-        elif int(result.state.step) >= member.cfg.train.num_steps:
-            sweep.end(member, "done")
-            if member.cfg.train.report:
-                write_or_warn(member.workdir)
+    try:
+        for member, result in zip(group, results, strict=True):
+            if result.failed:
+                sweep.end(member, "failed", result.failed)
+            elif int(result.state.step) >= member.cfg.train.num_steps:
+                sweep.end(member, "done")
+                if member.cfg.train.report:
+                    write_or_warn(member.workdir)
+    finally:
+        trainer.finish()
     if any(result.signal is not None for result in results):
         raise KeyboardInterrupt(results[0].signal)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params
-from jaxgpt.runs import metrics_log, records
+from jaxgpt.runs import records
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.actions import ACTIONS, Action
@@ -55,7 +55,7 @@ class Trainer:
 
     `width` is how many lanes each device computes at once. Lanes share one `lanes.program_of` and start from one step. A
     lane that fails does not disturb the others. `num_workers` processes tokenize the text (0: this one). With
-    `restart`, runs that the folders hold are moved aside.
+    `restart`, runs that the folders hold are moved aside. `group` names the sweep of the runs, for trackers.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Trainer:
         width: int | None = None,
         num_workers: int = 0,
         restart: bool = False,
+        group: str = "",
     ) -> None:
         for _, workdir in runs:
             door.check(Path(workdir))
@@ -75,8 +76,10 @@ class Trainer:
             profile_steps if processes.is_first() else None, Path(workdir) / "profile"
         )
         # Refuse what can't be trained before any folder is made.
-        if cfg.train.tensorboard:
-            metrics_log.require_tensorboard()
+        if cfg.train.tracker_names:
+            from jaxgpt.runs.trackers import tracker
+
+            tracker.require(cfg.train.tracker_names)
         self.dataset = prepare_dataset(cfg.data, num_workers)
         check_windows(self.dataset, cfg.model.context_length)
         cfgs = [resolve(cfg, self.dataset.tokenizer) for cfg, _ in runs]
@@ -95,7 +98,7 @@ class Trainer:
         self.runs: list[RunFolder] = []
         with contextlib.ExitStack() as opened:  # all folders, or none
             for (_, workdir), own in zip(runs, cfgs, strict=True):
-                self.runs.append(RunFolder(own, workdir, self.dataset, alone, restart))
+                self.runs.append(RunFolder(own, workdir, self.dataset, alone, restart, group))
                 opened.callback(self.runs[-1].release)
             opened.pop_all()
 
@@ -113,11 +116,12 @@ class Trainer:
         return self.program.stack(restored) if restored else self.init(), steps[0]
 
     def run(self, stop_at: int | None = None) -> list[Result]:
-        """Train to the end, to `stop_at` steps or to a signal, then save. Returns how each run ended."""
+        """Train to the end, to `stop_at` steps or to a signal, then save. Returns how each run ended. `finish` comes after."""
         program, train = self.program, self.cfg.train
         end = min(run.cfg.train.num_steps for run in self.runs)  # lanes stop together
         until = end if stop_at is None else min(stop_at, end)
         with contextlib.ExitStack() as stack:  # closes everything, whatever one of them raises
+            stack.push(lambda error, *_: self.finish() if error else None)
             for run in self.runs:
                 stack.callback(run.close)
             interrupt = stack.enter_context(Interrupt())
@@ -176,6 +180,13 @@ class Trainer:
                 for run, own in zip(self.runs, states, strict=True)
             ]
 
+    def finish(self) -> None:
+        """End the trackers, which get the runs' reports. Waits for them, but not long."""
+        if feeds := [feed for run in self.runs for feed in run.feeds]:
+            from jaxgpt.runs.trackers import feed
+
+            feed.finish(feeds)
+
     @property
     def _going(self) -> list[RunFolder]:
         """The runs that have not failed."""
@@ -217,19 +228,33 @@ def train(
     profile_steps: str | None = None,
     num_workers: int = 0,
     restart: bool = False,
+    report: Callable[[Path], None] | None = None,
 ) -> Result:
-    """Train, or resume, the run in `workdir`, and print how it ended. Raises UserError for what the user can fix."""
+    """Train, or resume, the run in `workdir`, and print how it ended. Raises UserError for what the user can fix.
+
+    `report` writes the report of a run that is complete, where the config asks for one.
+    """
     trainer = Trainer([(cfg, workdir)], profile_steps, num_workers=num_workers, restart=restart)
-    (result,), (run,) = trainer.run(stop_at), trainer.runs
-    step = int(result.state.step)
-    if not processes.is_first():
-        return result
+    (result,) = trainer.run(stop_at)
+    try:
+        if processes.is_first():
+            _say_end(trainer, result)
+        complete = int(result.state.step) == cfg.train.num_steps
+        if report is not None and cfg.train.report and complete and processes.is_alone():
+            report(trainer.runs[0].workdir)
+    finally:
+        trainer.finish()
+    return result
+
+
+def _say_end(trainer: Trainer, result: Result) -> None:
+    """Print how a single run ended."""
+    (run,), step = trainer.runs, int(result.state.step)
     if result.signal is not None:
         say(stopped(result.signal, step, run.workdir))
-    elif step == cfg.train.num_steps and result.valid_loss is not None:
+    elif step == run.cfg.train.num_steps and result.valid_loss is not None:
         bigram = records.read_run_json(run.workdir)["baselines"]["bigram"]
         prompt = prompts.first_words(
             trainer.dataset.tokenizer, trainer.dataset.valid.ids, trainer.cfg.model.context_length
         )
         say(conclusion(run.log.valid_losses(), bigram, run.workdir, prompt))
-    return result

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -25,6 +25,9 @@ from jaxgpt.training import starting
 from jaxgpt.training.evaluation import Evaluation
 from jaxgpt.training.guard import Guard
 
+if TYPE_CHECKING:
+    from jaxgpt.runs.trackers.feed import Feed
+
 Lines = list[tuple[str, dict[str, float | None]]]
 
 
@@ -32,13 +35,20 @@ class RunFolder:
     """Takes a folder for one run. Raises UserError where the folder holds another run or can't be used.
 
     With `restart`, what the folder has is moved aside and the run starts at step 0. A run that is `alone` raises the
-    error that ends it early. One of several keeps it in `failed`, and the others continue.
+    error that ends it early. One of several keeps it in `failed`, and the others continue. `group` is the sweep that it is a
+    member of, for trackers.
     """
 
     def __init__(
-        self, cfg: Config, workdir: str | Path, dataset: Dataset, alone: bool = True, restart: bool = False
+        self,
+        cfg: Config,
+        workdir: str | Path,
+        dataset: Dataset,
+        alone: bool = True,
+        restart: bool = False,
+        group: str = "",
     ) -> None:
-        self.cfg, self.workdir = cfg, Path(workdir)
+        self.cfg, self.workdir, self._group = cfg, Path(workdir), group
         self._dataset, self._alone, self._restart = dataset, alone, restart
         door.check(self.workdir)
         # A run that resumes does not read its source again.
@@ -48,6 +58,7 @@ class RunFolder:
         self.failed = ""  # the error that ended it early
         self.improved_at: int | None = None  # the last step whose validation loss was the lowest so far
         self.log: metrics_log.MetricsLog  # from `open_log` on
+        self.feeds: list[Feed] = []  # one for each tracker, from `open_log` on
         self._lock: records.FolderLock | None = None
         self._writes = processes.is_first()
         try:
@@ -105,8 +116,6 @@ class RunFolder:
     def close(self) -> None:
         """Finish all saves and unlock the folder."""
         try:
-            if hasattr(self, "log"):
-                self.log.close()
             self.checkpoints.close()
         finally:
             self.release()
@@ -128,8 +137,19 @@ class RunFolder:
     # --- what is written --------------------------------------------------------------------------------
 
     def open_log(self, step: int) -> None:
-        """Open metrics.jsonl to append after a step."""
-        self.log = metrics_log.MetricsLog(self.workdir, step, self.cfg.train.tensorboard, self._writes)
+        """Open metrics.jsonl to append after a step, and start the trackers, which read it."""
+        self.log = metrics_log.MetricsLog(self.workdir, step, self._writes)
+        if self._writes and (names := self.cfg.train.tracker_names):
+            from jaxgpt.runs.trackers import tracker
+            from jaxgpt.runs.trackers.feed import Feed
+
+            run = tracker.describe(self.cfg, self.workdir, self._group, step)
+            self.feeds = [Feed(name, run) for name in names]
+
+    def step_is_logged(self, step: int) -> None:
+        """Everything up to a step is in the log: trackers may have it."""
+        for feed in self.feeds:
+            feed.written = step
 
     def write_facts(self, facts: dict[str, Any], step: int) -> None:
         """Write run.json. After that, the initial parameters from elsewhere need no memory."""

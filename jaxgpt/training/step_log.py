@@ -19,7 +19,7 @@ class StepLog:
     """Reads each dispatch's metrics once the next dispatch is under way, so that the device never waits.
 
     A metric is an entry of the dict that a train step returns. Every metric that is one number a step goes to every log of
-    its run (metrics.jsonl, TensorBoard) under its own name, at the steps that `train.log_every` chooses.
+    its run (metrics.jsonl, trackers) under its own name, at the steps that `train.log_every` chooses.
     """
 
     def __init__(
@@ -37,7 +37,9 @@ class StepLog:
         self.signal: int | None = None  # a signal that all processes of the run know of
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """The metrics of the dispatch that ended with this step; to be read later."""
+        """The metrics of the dispatch that ended with this step; to be read later. All before it is logged."""
+        for run in self._runs:
+            run.step_is_logged(step - run.cfg.train.steps_per_dispatch)
         self._unread = step, metrics
 
     def flush(self, state: TrainState) -> None:

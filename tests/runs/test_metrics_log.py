@@ -36,14 +36,14 @@ def test_a_resumed_run_keeps_what_it_removes(tmp_path, capsys):
     path, removed = tmp_path / "metrics.jsonl", tmp_path / "metrics.removed.jsonl"
     content = [line(1), b"foreign\n", line(2), line(2, "valid"), line(3), line(4), b'{"step": 5, "sp']
     path.write_bytes(b"".join(content))
-    with metrics_log.MetricsLog(tmp_path, 2) as log:
-        assert log.valid_losses() == {2: 2.0}
-        log.write(3, "train", loss=1.5)
+    log = metrics_log.MetricsLog(tmp_path, 2)
+    assert log.valid_losses() == {2: 2.0}
+    log.write(3, "train", loss=1.5)
     assert path.read_bytes() == line(1) + line(2) + line(2, "valid") + line(3, loss=1.5)
     assert removed.read_bytes() == b"".join([b"foreign\n", line(3), line(4), content[-1] + b"\n"])
     before = removed.read_bytes(), path.stat().st_ino
-    with metrics_log.MetricsLog(tmp_path, 3):  # nothing to remove: the file is not written again
-        assert (removed.read_bytes(), path.stat().st_ino) == before
+    metrics_log.MetricsLog(tmp_path, 3)  # nothing to remove: the file is not written again
+    assert (removed.read_bytes(), path.stat().st_ino) == before
 
 
 def test_a_long_log_is_read_as_a_stream(tmp_path):

@@ -73,11 +73,9 @@ def test_stopped_and_resumed_is_never_stopped(folder, done, tmp_path):
 
 
 def test_a_kill_leaves_all_lines_of_an_evaluation_or_none(tmp_path):
-    with metrics_log.MetricsLog(tmp_path, 0) as log:
-        log.write_lines(
-            0, [("valid", {"loss": 1.0}), ("valid/a", {"loss": 2.0}), ("valid/b", {"loss": None})]
-        )
-        assert log.valid_losses() == {0: 1.0}
+    log = metrics_log.MetricsLog(tmp_path, 0)
+    log.write_lines(0, [("valid", {"loss": 1.0}), ("valid/a", {"loss": 2.0}), ("valid/b", {"loss": None})])
+    assert log.valid_losses() == {0: 1.0}
     assert [x["split"] for x in metrics_log.read(tmp_path, 0)] == ["valid", "valid/a", "valid/b"]
 
 
