@@ -19,13 +19,16 @@ jaxgpt.training .actions .evaluation .guard .lanes .loop .muon .optim .profile_s
 """
 OTHER_PACKAGES = {
     "matplotlib",
+    "mlflow",
     "safetensors",
     "scipy",
     "starlette",
     "tensorboardX",
     "tokenizers",
     "tqdm",
+    "trackio",
     "uvicorn",
+    "wandb",
 }
 TRAIN = """
 import sys

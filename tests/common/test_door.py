@@ -16,7 +16,7 @@ from tests.commands import EVALUATE, GENERATE, RUN, execute
 PLACES = (
     ".lock", "config.json", "run.json", "metrics.jsonl", "metrics.removed.jsonl", "tokenizer.json", "samples", "embeddings",
     "checkpoints", "checkpoints/20", "damaged", "before", "embeddings/00000000.npz", "samples/00000010.txt", "report.html",
-    "report.json", "tensorboard", "profile",
+    "report.json", "tensorboard", "profile", "trackers.json",
 )  # fmt: skip
 COMMANDS = (
     RUN, f"{RUN} --restart", EVALUATE, f"{GENERATE} --prompt the", "report --workdir run", "explain --workdir run",
