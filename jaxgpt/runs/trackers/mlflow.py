@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,9 @@ class MLflow:
         with _one_at_a_time:
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param, RunTag
+
+            for name in ("mlflow", "urllib3.connectionpool"):  # each try, and each table that is made
+                logging.getLogger(name).setLevel(logging.ERROR)
 
             self._client, self._metric = MlflowClient(), Metric
             experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT)

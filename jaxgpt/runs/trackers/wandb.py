@@ -30,7 +30,9 @@ class WeightsAndBiases:
             mode=None if os.environ.get("WANDB_MODE") else "offline",
             resume="allow",
             reinit="create_new",  # members of a sweep are runs of one process
-            settings=wandb.Settings(console="off", silent=True, finish_timeout=LONGEST_WAIT),
+            settings=wandb.Settings(
+                console="off", silent=True, init_timeout=LONGEST_WAIT, finish_timeout=LONGEST_WAIT
+            ),
         )
         self._html = wandb.Html
         if not self._run.offline:
