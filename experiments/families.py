@@ -252,6 +252,7 @@ def exported(family: str, fields: dict[str, Any]) -> dict[str, Any]:
             "fields": fields,
             "family": written,
             "notes": notes,
+            "largest_logit": float(np.abs(theirs).max()),
             "logits": float(np.abs(logits_of(run, tokens) - theirs).max()),
             "greedy_equal": greedy(run, prompt) == their_greedy(model, prompt),
             "keys": {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys},
@@ -290,7 +291,7 @@ def main(argv: list[str]) -> int:
         for what, found in [*(("import", model) for model in [*models, *full]), ("export", ours)]:
             good &= held(found)
             print(
-                f"{family:<9} {what} {found['logits']:.1e} of {found.get('largest_logit', 0):.1f} {'ok' if held(found) else f'DIFFERS {found}'}"
+                f"{family:<9} {what} {found['logits']:.1e} of {found['largest_logit']:.1f} {'ok' if held(found) else f'DIFFERS {found}'}"
             )
         measured[family] = {"imports": models, "full": full, "export": ours}
     record = {

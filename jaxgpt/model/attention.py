@@ -162,9 +162,9 @@ class Attention(nn.Module):
             else:
                 q_BTHK, k_BTGK = (normalize(x, False, cfg.norm_epsilon) for x in (q_BTHK, k_BTGK))
         if cfg.position == "rotary":
+            slots = x_BTD.shape[1] if past is None else past[0].shape[1]
             q_BTHK, k_BTGK = (
-                rotate(x, positions_BT, cfg.rotary_base, cfg.context_length, cfg.rotary_width)
-                for x in (q_BTHK, k_BTGK)
+                rotate(x, positions_BT, cfg.rotary_base, slots, cfg.rotary_width) for x in (q_BTHK, k_BTGK)
             )
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
             mix = self.param("value_mix", initializer("value_mix"), (2,)).astype(v_BTGK.dtype)

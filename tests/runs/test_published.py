@@ -15,6 +15,7 @@ import pytest
 
 import jaxgpt
 from jaxgpt import convert
+from jaxgpt.common.cli import read_config
 from jaxgpt.config import Config, ModelConfig, UserError
 from jaxgpt.data.tokenizers import CharTokenizer, IdsTokenizer
 from jaxgpt.model.gpt import GPT
@@ -312,6 +313,15 @@ def test_auto_gives_the_reason_of_every_family():
         "model.logit_softcap=9.0; Qwen3 has query-key norm, not model.qk_norm=False; Arcee has an MLP of two matrices, not "
         "model.activation='swiglu'; GPT-NeoX has LayerNorm, not model.norm='rmsnorm'"
     )
+
+
+def test_the_fast_recipe_is_two_fields_away_from_two_families():
+    cfg = read_config("char_fast", {}).model
+    cfg = dataclasses.replace(cfg, vocab_size=71)
+    with pytest.raises(UserError, match="no family expresses this model"):
+        for_export(cfg)
+    assert for_export(dataclasses.replace(cfg, activation="swiglu")).title == "Qwen3"
+    assert for_export(dataclasses.replace(cfg, qk_norm=False)).title == "Arcee"
 
 
 # --- the command, and runs that start from a folder -----------------------------------------------------
