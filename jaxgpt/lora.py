@@ -2,8 +2,8 @@
 
     python -m jaxgpt.lora --workdir runs/lora --to_workdir runs/merged
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. Merged, W + lora_alpha / lora_rank * A B is one matrix, which costs no more
-than W. The result is a run folder with one checkpoint, for generate, evaluate, gpt2 export and init_from; training
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": y = x W + lora_alpha / lora_rank * x A B. Merged,
+W + lora_alpha / lora_rank * A B is one matrix, which costs no more than W. The result is a run folder with one checkpoint, for generate, evaluate, gpt2 export and init_from; training
 continues only in the original one.
 """
 

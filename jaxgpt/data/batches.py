@@ -54,8 +54,8 @@ def steps_per_epoch(num_ids: int, *, context_length: int, batch_size: int) -> fl
 class Batches:
     """The training batches of a run. A batch is a pure function of (seed, step): see `window_starts` for the order.
 
-    ids: [N] the training tokens. Those of a mixture are its sources' one after another, which `order` reads. `rows` of a method selects rows of the global batch, for a process that feeds only
-    those. Every method raises UserError where the ids are fewer than one window.
+    ids: [N] the training tokens. Those of a mixture are its sources' one after another, which `order` reads. `rows` of a
+    method selects rows of the global batch, for a process that feeds only those. Every method raises UserError where the ids are fewer than one window.
     """
 
     ids: Ids
@@ -237,8 +237,8 @@ def eval_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches that predict every id but the first once: (tokens [B, T + 1] int32, weights [B, T] float32).
 
-    Weights are 1 for a target that counts and 0 for others (see `shards.Marked`) and padding. All batches have one shape, for one compilation. If
-    `max_tokens` is not 0, only that many predictions count.
+    Weights are 1 for a target that counts and 0 for others (see `shards.Marked`) and padding. All batches have one shape,
+    for one compilation. If `max_tokens` is not 0, only that many predictions count.
     """
     last = len(ids) - 1  # the position of the last predicted id
     if max_tokens > 0:

@@ -174,12 +174,16 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
         small["data.vocab_size"] = "270"
     if file.stem == "mixture":
         small |= {"data.path": "", "data.mixture": f"a={text}:1, b={text}:0.5"}
-    if file.stem == "finetune":  # it goes on from another config's run
+    if file.stem in ("finetune", "chat"):  # it goes on from another config's run
         train(cli.read_config(str(CONFIGS / "char.py"), small), tmp_path / "char")
         small |= {
             "init_from": str(tmp_path / "char"),
             "data.tokenizer_path": str(tmp_path / "char/tokenizer.json"),
         }
+    if file.stem == "chat":
+        turns = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "the king"}]
+        (tmp_path / "chat.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 50)
+        small |= {"data.path": str(tmp_path / "chat.jsonl"), "data.add_tokens": "true"}
     result = train(cli.read_config(str(file), small), tmp_path / "run")
     assert int(result.state.step) == 2 and math.isfinite(result.valid_loss)
 
