@@ -1,7 +1,7 @@
 """The table of linear layers: one row has all facts about one layer.
 
 A new linear layer costs a call of `layers.Dense` in its module and one row here. Sharding, initial values, Muon, muP,
-LoRA, the cost formulas and the GPT-2 export read the row. Letters as in gpt.py.
+LoRA, the cost formulas and the exports read the row. Letters as in gpt.py.
 """
 
 from __future__ import annotations
