@@ -1,4 +1,4 @@
-"""Write the token ids of a text as shards that llm.c, modded-nanogpt and this package read, or a run's tokenizer as a file.
+"""Write the token ids of a text as shards of llm.c's format, or a run's tokenizer as a file.
 
     python -m jaxgpt.tokenize --config configs/gpt2.py --config.data.path=my_text/ --out FOLDER [--num_workers 8]
 
