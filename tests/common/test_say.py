@@ -80,14 +80,18 @@ def test_a_terminal_that_is_closed_saves(folder):
     process = subprocess.Popen(
         [*TRAIN[:-1], "closed", "--config.train.num_steps=1000000", "--config.train.sample_tokens=0"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where these tests run under nohup
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not saved_steps(folder / "closed") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.stdout.close()
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 128 + signal.SIGHUP
-    assert process.stderr.read() == ""
+    try:
+        deadline = time.monotonic() + 60
+        while not saved_steps(folder / "closed") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.stdout.close()
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
     assert jaxgpt.load(folder / "closed").step > 0
 
 
