@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from jaxgpt.common import cli
+from jaxgpt.common.say import say
 from jaxgpt.config import UserError
 
 
@@ -18,20 +19,20 @@ def _import(args: argparse.Namespace) -> None:
 
     check_empty(Path(args.workdir), "--workdir", "the run")  # before a download
     source = download(args.from_hub) if args.from_hub else args.from_dir
-    run = import_folder(source, args.workdir, lambda note: print(f"note: {note}"), args.family)
+    run = import_folder(source, args.workdir, lambda note: say(f"note: {note}"), args.family)
     model, tokenizer = run.config.model, run.tokenizer
-    print(
+    say(
         f"{count_params(run.params):,} parameters: {model.num_layers} layers, {model.num_heads} heads, d_model "
         f"{model.d_model}, context {model.context_length}, vocabulary {model.vocab_size:,}, "
         f"dropout {model.dropout_rate} in training"
     )
     if tokenizer.kind == "ids":
-        print(
+        say(
             "no tokenizer: prompts and texts are token ids between spaces; for text add vocab.json and merges.txt"
         )
     else:
-        print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
-    print(
+        say(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
+    say(
         f"written to {run.workdir}: use it with generate or evaluate, or train from it with "
         f"{shlex.quote(f'--config.init_from={run.workdir}')}"
     )
@@ -43,8 +44,8 @@ def _export(args: argparse.Namespace) -> None:
 
     run = load(args.workdir, step=args.step)
     for note in export_run(run, args.to_dir, args.family):
-        print(f"note: {note}")
-    print(
+        say(f"note: {note}")
+    say(
         f"step {run.step} of {args.workdir} written to {args.to_dir}: load it with from_pretrained({str(args.to_dir)!r})"
     )
 

@@ -141,7 +141,7 @@ def test_the_dry_run_shows_each_source_and_warns_of_one_that_is_repeated(folder)
         ({"data.path": "text.txt", "data.mixture": "a=text.txt:1"}, r"data\.mixture and data\.path='text\.txt' are both"),
         ({"data.mixture": "a=text.txt:1", "data.valid_paths": "a=text.txt"}, r"'a' is also a source of data\.mixture"),
         ({"data.mixture": "a=none.txt:1"}, r"data\.mixture: a='none\.txt' does not exist"),
-        ({"data.mixture": "a=text.txt:1, b=corpus:none:1"}, r"data\.mixture: b='corpus:none': choose one of kjv"),
+        ({"data.mixture": "a=text.txt:1, b=corpus:none:1"}, r"data\.mixture: b='corpus:none': choose one of dialogues, kjv"),
         ({"data.mixture": "a=text.txt:1, b=ids.npy:1"}, r"data\.mixture: b='ids\.npy' has token ids, which .*'char' can't"),
         ({"data.mixture": "a=text.txt:1, b=one.jsonl:1"}, r"the text of data\.mixture: b is a single document"),
         ({"data.mixture": "a=text.txt:1, b=short.txt:1"}, r"training split of 'b' has 10 tokens and needs 17"),
