@@ -100,16 +100,11 @@ def checked(messages: Any, template: str, where: str) -> list[tuple[str, str]]:
 
 def check_content(content: str, template: str, where: str) -> None:
     """Raise UserError for a turn with the text that ends one: a model would learn to stop within a turn."""
-    end = TEMPLATES[template].after
-    if (end.strip() or end) in content:
-        others = ", ".join(
-            name
-            for name in TEMPLATES
-            if (TEMPLATES[name].after.strip() or TEMPLATES[name].after) not in content
-        )
+    if stop(template) in content:
+        others = ", ".join(name for name in TEMPLATES if stop(name) not in content)
         instead = f", or choose another data.template: {others}" if others else ""
         raise UserError(
-            f"{where} has {end!r} in its text, which ends a turn of data.template={template!r}: change it{instead}"
+            f"{where} has {TEMPLATES[template].after!r} in its text, which ends a turn of data.template={template!r}: change it{instead}"
         )
 
 

@@ -30,13 +30,14 @@ class Split:
 
     ids: [N] uint16 or uint32, mapped from disk, read-only. num_chars, num_bytes: length of the encoded text in
     characters and in UTF-8 bytes; 0 where only its ids are known. counts: [N] uint8, 1 for an id that is to be predicted
-    (see conversations.py); None where all are.
+    (see conversations.py), and `counted` how many these are; None and 0 where all are.
     """
 
     ids: shards.Plain
     num_chars: int = 0
     num_bytes: int = 0
     counts: shards.Plain | None = None
+    counted: int = 0
 
     @property
     def targets(self) -> shards.Ids:
@@ -126,11 +127,7 @@ class Dataset:
             "vocab_size": self.tokenizer.vocab_size,
             "train_tokens": len(self.train.ids),
             "valid_tokens": len(self.valid.ids),
-            **(
-                {}
-                if self.train.counts is None
-                else {"train_targets": int(np.sum(self.train.counts[:], dtype=np.int64))}
-            ),
+            **({} if self.train.counts is None else {"train_targets": self.train.counted}),
             **more,
         }
 
@@ -232,10 +229,10 @@ def _open_split(
     path: Path, dtype: np.dtype, num_ids: int, num_chars: int, num_bytes: int, counted: int | None = None
 ) -> Split:
     ids = _mapped(path, dtype, num_ids)
-    counts = (
-        None if counted is None else _mapped(path.with_name(counts_name(path.stem)), np.dtype("u1"), num_ids)
-    )
-    return Split(ids, num_chars, num_bytes, counts)
+    if counted is None:
+        return Split(ids, num_chars, num_bytes)
+    counts = _mapped(path.with_name(counts_name(path.stem)), np.dtype("u1"), num_ids)
+    return Split(ids, num_chars, num_bytes, counts, counted)
 
 
 def counts_name(split: str) -> str:

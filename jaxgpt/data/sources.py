@@ -118,8 +118,11 @@ def _joined(splits: Sequence[Split]) -> Split:
     """Splits one after another."""
     known = all(split.num_bytes for split in splits if len(split.ids))
     chars, num_bytes = sum(s.num_chars for s in splits) * known, sum(s.num_bytes for s in splits) * known
-    counts = None if all(s.counts is None for s in splits) else shards.joined(map(_counts, splits))
-    return Split(shards.joined(split.ids for split in splits), chars, num_bytes, counts)
+    ids = shards.joined(split.ids for split in splits)
+    if all(split.counts is None for split in splits):
+        return Split(ids, chars, num_bytes)
+    counted = sum(len(split.ids) if split.counts is None else split.counted for split in splits)
+    return Split(ids, chars, num_bytes, shards.joined(map(_counts, splits)), counted)
 
 
 def _counts(split: Split) -> shards.Plain:

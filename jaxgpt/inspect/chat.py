@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxgpt.config import UserError
 from jaxgpt.data import conversations, encoding
+from jaxgpt.data.shards import unmarked
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.model.stopping import Stops
 
@@ -25,7 +26,7 @@ def prompt_ids(messages: Any, template: str, tokenizer: Tokenizer, stops: Stops)
     turns = conversations.checked(messages, template, "messages")
     nothing = np.zeros(0, np.int32)
     ids = np.concatenate(encoding.encode_segments(tokenizer, conversations.prompt(turns, template), nothing))
-    ids = np.where(ids < 0, ~ids, ids).astype(np.int32)
+    ids = unmarked(ids)
     end = conversations.stop(template)
     special = tokenizer.special_id(end)
     if special is not None:

@@ -85,7 +85,7 @@ class Evaluate(Action):
             if math.isfinite(own[""].loss):
                 bits = {name: found.total_bits / self._num_bytes[name] for name, found in own.items()}
                 run.log_evaluation(
-                    step, {name: (own[name], bits[name]) for name in own}, seconds, self._sources(run, step)
+                    step, {name: (own[name], bits[name]) for name in own}, seconds, self._sources(n, step)
                 )
                 evaluated.append((run.workdir.name, own))
             else:
@@ -105,12 +105,12 @@ class Evaluate(Action):
         )
         return self.program.evaluate(params, windows)
 
-    def _sources(self, run: RunFolder, step: int) -> Lines:
-        """A line for each source of a mixture: its share at this step, and its rows and epochs so far."""
-        data = self.dataset
-        order = batches.Batches.of(run.cfg, data.train.ids, data.lengths).order
-        if order is None:
+    def _sources(self, n: int, step: int) -> Lines:
+        """A line for each source of run n's mixture: its share at this step, and its rows and epochs so far."""
+        data, own = self.dataset, self.program.batches[n]
+        if not isinstance(own, batches.Batches) or own.order is None:
             return []
+        order = own.order
         figures = zip(order.shares(step), order.rows_before(step).tolist(), order.epochs(step), strict=True)
         return [
             (f"source/{source.name}", {"share": share, "rows": rows, "epochs": epochs})

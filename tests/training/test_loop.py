@@ -174,7 +174,7 @@ def test_every_config_takes_a_shrunken_step(file, text, tmp_path):
         small["data.vocab_size"] = "270"
     if file.stem == "mixture":
         small |= {"data.path": "", "data.mixture": f"a={text}:1, b={text}:0.5"}
-    if file.stem in ("finetune", "chat"):  # it goes on from another config's run
+    if file.stem in ("finetune", "chat"):  # it starts from another config's run
         train(cli.read_config(str(CONFIGS / "char.py"), small), tmp_path / "char")
         small |= {
             "init_from": str(tmp_path / "char"),
