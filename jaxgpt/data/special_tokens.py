@@ -64,7 +64,9 @@ class _Reader(Tokenizer):
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
-        raise NotImplementedError("made by `reader`")
+        from jaxgpt.data import tokenizers
+
+        return reader(tokenizers.from_json(fields))
 
 
 def left_out(pieces: Iterable[Piece]) -> Iterator[Piece]:

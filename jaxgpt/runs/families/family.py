@@ -6,6 +6,7 @@ the defaults of transformers, how they are ours and the reverse, its tensors, an
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 import re
@@ -34,13 +35,23 @@ ACTIVATIONS: dict[str, Any] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "ge
 # Of a gated MLP.
 GATES: dict[str, Any] = {"silu": "swiglu", "gelu": "geglu"}
 
+# Their fields of sizes -> ours, of the families after GPT-2.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "context_length",
+    "hidden_size": "d_model",
+    "intermediate_size": "d_ff",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+}
+
 # Fields that change no result of a trained model: how it started, how it is trained, and with which numbers it computes.
 _NO_RESULT = frozenset(
     "vocab_size vocab_multiple dropout_rate init init_scale zero_init dtype document_end".split()
 )
 
 
-class Family:
+class Family(abc.ABC):
     """One architecture of transformers. See the module's docstring."""
 
     title: ClassVar[str]
@@ -71,25 +82,25 @@ class Family:
 
     # --- config.json: each family's own -----------------------------------------------------------------
 
+    @abc.abstractmethod
     def read(self, given: dict[str, Any]) -> ModelConfig:
         """Our config from the fields of `defaults`, all of which are given and of the right type."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def problems(self, given: dict[str, Any]) -> list[str]:
         """What of these fields is not supported."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def write(self, cfg: ModelConfig) -> dict[str, Any]:
         """The fields of config.json of a model in the family's own terms (see `in_its_terms`)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def own_obstacles(self, cfg: ModelConfig) -> list[str]:
         """What the architecture can't express of the `expressed` fields."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def in_its_terms(self, cfg: ModelConfig) -> ModelConfig:
         """The config of the same function as the family writes it: what `read` gives of what `write` gives."""
-        raise NotImplementedError
 
     # --- config.json: the same for all ------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from jaxgpt.runs.families.family import (
     their_activation,
     unknown_activation,
 )
+from jaxgpt.runs.families.obstacles import no_epsilon, not_layernorm, other_head_width, uneven_heads
 from jaxgpt.runs.families.places import Row
 
 
@@ -110,12 +111,8 @@ class GPT2(Family):
         )
 
     def problems(self, given: dict[str, Any]) -> list[str]:
-        found = []
-        if given["n_embd"] % given["n_head"]:
-            found.append(f"n_embd={given['n_embd']} is not a multiple of n_head={given['n_head']}")
-        found += unknown_activation(given, "activation_function")
-        if not given["layer_norm_epsilon"]:
-            found.append("layer_norm_epsilon=0, and it is above 0 here")
+        found = uneven_heads(given, "n_embd", "n_head")
+        found += unknown_activation(given, "activation_function") + no_epsilon(given, "layer_norm_epsilon")
         if given["scale_attn_by_inverse_layer_idx"]:
             found.append(
                 "scale_attn_by_inverse_layer_idx=true, but all layers here scale their scores in the same way"
@@ -143,16 +140,12 @@ class GPT2(Family):
         found = []
         if cfg.position == "rotary":
             found.append("a table of positions, not model.position='rotary'")
-        if cfg.norm != "layernorm":
-            found.append(f"LayerNorm, not model.norm={cfg.norm!r}")
-        found += plain_activation(cfg)
+        found += not_layernorm(cfg) + plain_activation(cfg)
         if query_factor(cfg, self.in_its_terms(cfg)) != 1:
             found.append(
                 f"scores times 1 / sqrt(head width) or 1, not model.attention_scale={cfg.attention_scale}"
             )
-        if cfg.head_width * cfg.num_heads != cfg.d_model:
-            found.append(f"heads of d_model / num_heads numbers, not model.head_dim={cfg.head_dim}")
-        return found
+        return found + other_head_width(cfg)
 
     def in_its_terms(self, cfg: ModelConfig) -> ModelConfig:
         return dataclasses.replace(

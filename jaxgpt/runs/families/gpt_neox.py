@@ -16,12 +16,20 @@ from jaxgpt.model.linear import LINEAR
 from jaxgpt.runs.families.family import (
     ACTIVATIONS,
     ROTARY,
+    SIZES,
     Family,
     plain_activation,
     rotary,
     rotary_problems,
     their_activation,
     unknown_activation,
+)
+from jaxgpt.runs.families.obstacles import (
+    no_epsilon,
+    not_layernorm,
+    not_rotary,
+    other_head_width,
+    uneven_heads,
 )
 from jaxgpt.runs.families.places import Row
 
@@ -32,14 +40,7 @@ class GPTNeoX(Family):
     title = "GPT-NeoX"
     model_type = "gpt_neox"
     architecture = "GPTNeoXForCausalLM"
-    sizes: ClassVar[dict[str, str]] = {
-        "vocab_size": "vocab_size",
-        "max_position_embeddings": "context_length",
-        "hidden_size": "d_model",
-        "intermediate_size": "d_ff",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-    }
+    sizes: ClassVar[dict[str, str]] = SIZES
     defaults: ClassVar[dict[str, Any]] = {
         "vocab_size": 50_432,
         "max_position_embeddings": 2048,
@@ -105,13 +106,8 @@ class GPTNeoX(Family):
 
     def problems(self, given: dict[str, Any]) -> list[str]:
         found = unknown_activation(given, "hidden_act") + rotary_problems(given, fraction=True)
-        if given["hidden_size"] % given["num_attention_heads"]:
-            found.append(
-                f"hidden_size={given['hidden_size']} is not a multiple of num_attention_heads={given['num_attention_heads']}"
-            )
-        if not given["layer_norm_eps"]:
-            found.append("layer_norm_eps=0, and it is above 0 here")
-        return found
+        found += uneven_heads(given, "hidden_size", "num_attention_heads")
+        return found + no_epsilon(given, "layer_norm_eps")
 
     def write(self, cfg: ModelConfig) -> dict[str, Any]:
         return {
@@ -129,15 +125,7 @@ class GPTNeoX(Family):
         }
 
     def own_obstacles(self, cfg: ModelConfig) -> list[str]:
-        found = []
-        if cfg.position != "rotary":
-            found.append(f"rotary positions, not model.position={cfg.position!r}")
-        if cfg.norm != "layernorm":
-            found.append(f"LayerNorm, not model.norm={cfg.norm!r}")
-        found += plain_activation(cfg)
-        if cfg.head_width * cfg.num_heads != cfg.d_model:
-            found.append(f"heads of d_model / num_heads numbers, not model.head_dim={cfg.head_dim}")
-        return found
+        return not_rotary(cfg) + not_layernorm(cfg) + plain_activation(cfg) + other_head_width(cfg)
 
     def in_its_terms(self, cfg: ModelConfig) -> ModelConfig:
         return dataclasses.replace(

@@ -15,12 +15,14 @@ from jaxgpt.model.linear import LINEAR
 from jaxgpt.runs.families.family import (
     GATES,
     ROTARY,
+    SIZES,
     Family,
     rotary,
     rotary_problems,
     their_activation,
     unknown_activation,
 )
+from jaxgpt.runs.families.obstacles import no_epsilon, not_rotary
 from jaxgpt.runs.families.places import Row
 
 _ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
@@ -42,14 +44,7 @@ class Llama(Family):
     title = "Llama"
     model_type = "llama"
     architecture = "LlamaForCausalLM"
-    sizes: ClassVar[dict[str, str]] = {
-        "vocab_size": "vocab_size",
-        "max_position_embeddings": "context_length",
-        "hidden_size": "d_model",
-        "intermediate_size": "d_ff",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-    }
+    sizes: ClassVar[dict[str, str]] = SIZES
     defaults: ClassVar[dict[str, Any]] = {
         "vocab_size": 32_000,
         "max_position_embeddings": 2048,
@@ -110,9 +105,7 @@ class Llama(Family):
 
     def problems(self, given: dict[str, Any]) -> list[str]:
         found = unknown_activation(given, "hidden_act", self.activations) + rotary_problems(given)
-        if not given["rms_norm_eps"]:
-            found.append("rms_norm_eps=0, and it is above 0 here")
-        return found
+        return found + no_epsilon(given, "rms_norm_eps")
 
     def write(self, cfg: ModelConfig) -> dict[str, Any]:
         biases = {"attention_bias": LINEAR["query"].has_bias(cfg)}
@@ -132,9 +125,7 @@ class Llama(Family):
         }
 
     def own_obstacles(self, cfg: ModelConfig) -> list[str]:
-        found = []
-        if cfg.position != "rotary":
-            found.append(f"rotary positions, not model.position={cfg.position!r}")
+        found = not_rotary(cfg)
         if not cfg.norm.startswith("rmsnorm"):
             found.append(f"RMSNorm, not model.norm={cfg.norm!r}")
         if cfg.activation not in self.activations.values():
