@@ -182,6 +182,19 @@ def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
     }
 
 
+# What is read again of run.json, by anyone who may have been given the folder. A value may be absent or null.
+_FACTS = {"corpus": str, "tokenizer": str, "vocab_size": int, "train_tokens": int, "valid_tokens": int}
+_START = {"time": str, "command": str, "commit": str, "device": str, "machine": str, "versions": dict}
+
+
+def _check_types(values: dict[str, Any], types: dict[str, type], where: str) -> None:
+    """Raises ValueError for a value of another type."""
+    for name, of_type in types.items():
+        value = values.get(name)
+        if value is not None and type(value) is not of_type:
+            raise ValueError(f"{where}{name} is of type {type(value).__name__}, not {of_type.__name__}")
+
+
 def read_run_json(workdir: Path) -> dict[str, Any]:
     """The content of run.json, or only an empty `starts` if it does not exist. Raises UserError if it is damaged."""
     path = workdir / "run.json"
@@ -191,6 +204,11 @@ def read_run_json(workdir: Path) -> dict[str, Any]:
         facts = read_json(path)
         if not isinstance(facts, dict) or not isinstance(facts.get("starts"), list):
             raise ValueError('it is not an object with a list "starts"')
+        _check_types(facts, _FACTS, "")
+        for number, start in enumerate(facts["starts"]):
+            if not isinstance(start, dict):
+                raise ValueError(f"starts.{number} is of type {type(start).__name__}, not an object")
+            _check_types(start, _START, f"starts.{number}.")
         return facts
     except ValueError as error:
         raise UserError(f"{path} can't be read ({error}): give another --workdir") from None

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.config import UserError
 from jaxgpt.runs import records
+from tests.errors import one_line
 
 SHOW = "from jaxgpt.runs import records; print(records.command_line())"
 
@@ -53,3 +55,21 @@ def test_each_start_of_a_run_records_its_command(trained):
     """The run was trained in this process."""
     starts = json.loads((trained / "run/run.json").read_text())["starts"]
     assert starts[0]["command"] == records.command_line()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"starts": [{"commit": 0.5}]}, "starts.0.commit is of type float, not str"),
+        ({"starts": [{}, 1]}, "starts.1 is of type int, not an object"),
+        ({"starts": [], "train_tokens": "many"}, "train_tokens is of type str, not int"),
+        ({"starts": [], "vocab_size": True}, "vocab_size is of type bool, not int"),
+        ({"starts": [], "corpus": ["x"]}, "corpus is of type list, not str"),
+        ({"starts": [{"versions": []}]}, "starts.0.versions is of type list, not dict"),
+    ],
+)
+def test_a_value_of_another_type_in_run_json_is_one_line(facts, words, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=words) as error:
+        records.read_run_json(tmp_path)
+    one_line(error)
