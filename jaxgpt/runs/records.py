@@ -183,8 +183,21 @@ def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
 
 
 # What is read again of run.json, by anyone who may have been given the folder. A value may be absent or null.
-_FACTS = {"corpus": str, "tokenizer": str, "vocab_size": int, "train_tokens": int, "valid_tokens": int}
-_START = {"time": str, "command": str, "commit": str, "device": str, "machine": str, "versions": dict}
+_FACTS: dict[str, type] = {
+    "corpus": str,
+    "tokenizer": str,
+    "vocab_size": int,
+    "train_tokens": int,
+    "valid_tokens": int,
+}
+_START: dict[str, type] = {
+    "time": str,
+    "command": str,
+    "commit": str,
+    "device": str,
+    "machine": str,
+    "versions": dict,
+}
 
 
 def _check_types(values: dict[str, Any], types: dict[str, type], where: str) -> None:
