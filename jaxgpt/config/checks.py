@@ -101,11 +101,6 @@ def _data(config: Config) -> list[str]:
             "data.add_tokens adds to a char or word tokenizer: give its file as data.tokenizer_path "
             "(RUN/tokenizer.json); a bpe tokenizer has all bytes and needs none"
         )
-    if data.windows == "documents" and data.mixture:
-        problems.append(
-            "data.windows='documents' packs the documents of one text, and data.mixture has several: set data.windows='flat' "
-            "(model.document_mask works with both)"
-        )
     if data.windows == "documents" and not (config.model.causal or config.model.document_mask):
         problems.append(
             "data.windows='documents' has padding, which a model without a causal mask (model.causal=false) would see: set "

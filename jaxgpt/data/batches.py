@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxgpt.config import Config, UserError, sources
+from jaxgpt.config import Config, UserError
 from jaxgpt.data import shards
 from jaxgpt.data.shards import Ids
 
@@ -54,8 +54,9 @@ def steps_per_epoch(num_ids: int, *, context_length: int, batch_size: int) -> fl
 class Batches:
     """The training batches of a run. A batch is a pure function of (seed, step): see `window_starts` for the order.
 
-    ids: [N] the training tokens. Those of a mixture are its sources' one after another, which `order` reads. `rows` of a
-    method selects rows of the global batch, for a process that feeds only those. Every method raises UserError where the ids are fewer than one window.
+    ids: [N] the training tokens. Those of a mixture are its sources' one after another, `lengths` ids each, which `order`
+    reads. `rows` of a method selects rows of the global batch, for a process that feeds only those. Every method raises
+    UserError where the ids are fewer than one window.
     """
 
     ids: Ids
@@ -63,6 +64,7 @@ class Batches:
     batch_size: int
     context_length: int
     order: Order | None = None
+    lengths: tuple[int, ...] = ()
 
     @functools.cached_property
     def _files(self) -> list[tuple[str, int]]:
@@ -74,10 +76,10 @@ class Batches:
         numbers = cfg.order_seed, cfg.data.batch_size, cfg.model.context_length
         if not cfg.data.mixture:
             return cls(ids, *numbers)
-        from jaxgpt.data.mixtures import Order
+        from jaxgpt.data.mixtures import order_of
 
-        schedules = tuple(source.schedule for source in sources.mixture(cfg.data.mixture))
-        return cls(ids, *numbers, Order(schedules, tuple(lengths), *numbers))
+        sizes = [num_windows(length, cfg.model.context_length) for length in lengths]
+        return cls(ids, *numbers, order_of(cfg, sizes), tuple(lengths))
 
     def at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The batch of a step: [B, T + 1] int32; inputs are [:, :-1] and targets are [:, 1:]."""
@@ -85,16 +87,15 @@ class Batches:
 
     def starts_at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The first positions of a step's windows: [B] int64."""
-        if self.order is not None:
-            return self.order.starts(np.arange(self.batch_size)[rows or slice(None)] + step * self.batch_size)
-        return window_starts(
-            len(self.ids),
-            step,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            context_length=self.context_length,
-            rows=rows,
-        )
+        if self.order is None:
+            numbers = {"batch_size": self.batch_size, "context_length": self.context_length}
+            return window_starts(len(self.ids), step, seed=self.seed, rows=rows, **numbers)
+        sources_B, windows_B, keys_B = self.order.windows_of(samples_of(step, self.batch_size, rows))
+        lengths_B = np.array(self.lengths)[sources_B]
+        num_phases_B = lengths_B - np.array(self.order.sizes)[sources_B] * self.context_length
+        first_B = (np.cumsum(self.lengths) - self.lengths)[sources_B]
+        phases_B = (keys_B % num_phases_B.astype(np.uint64)).astype(np.int64)
+        return first_B + phases_B + windows_B.astype(np.int64) * self.context_length
 
     def stack(
         self, step: int, count: int, *, starts_only: bool = False, rows: slice | None = None
@@ -133,24 +134,18 @@ def window_starts(
     (seed, epoch), so that an id is not always at the same position; phases use all the room that the windows leave,
     so that in the long run every id is trained on. Time and memory are O(batch) for any text length and step.
     """
-    samples = samples_of(step, batch_size, rows)
-    return starts_of(num_ids, samples, seed=seed, context_length=context_length)
+    size = num_windows(num_ids, context_length)
+    num_phases = num_ids - size * context_length  # the last window fits with each of them
+    windows, keys = epoch_order(size, samples_of(step, batch_size, rows), seed)
+    phases = keys % np.array(num_phases, np.uint64)
+    starts = phases + windows * np.array(context_length, np.uint64)
+    return starts.astype(np.int64)
 
 
 def samples_of(step: int, batch_size: int, rows: slice | None = None) -> np.ndarray:
     """The numbers of a step's samples, counted over the run: [B] uint64."""
     first_sample = np.array(int(step) * batch_size, np.uint64)
     return np.arange(batch_size, dtype=np.uint64)[rows or slice(None)] + first_sample
-
-
-def starts_of(num_ids: int, samples: np.ndarray, *, seed: int, context_length: int) -> np.ndarray:
-    """The first positions of the windows of these samples of the run: [B] -> [B] int64; see `window_starts`."""
-    size = num_windows(num_ids, context_length)
-    num_phases = num_ids - size * context_length  # the last window fits with each of them
-    windows, keys = epoch_order(size, samples, seed)
-    phases = keys % np.array(num_phases, np.uint64)
-    starts = phases + windows * np.array(context_length, np.uint64)
-    return starts.astype(np.int64)
 
 
 def epoch_order(size: int, samples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -347,11 +347,14 @@ def check_windows(dataset: Dataset, context_length: int) -> None:
 
 
 def check_documents(dataset: Dataset, end_id: int, block: int = 1 << 24) -> None:
-    """Raises UserError where no training token is the one that ends a document."""
-    ids = dataset.train.ids
-    if any((ids[i : i + block] == end_id).any() for i in range(0, len(ids), block)):
-        return
-    raise UserError(
-        f"the training split of {dataset.corpus_name!r} has no token {end_id}, which ends a document (model.document_end): "
-        "cut the text into documents with data.documents, or set model.document_mask=false and data.windows='flat'"
-    )
+    """Raises UserError where no training token of a text is the one that ends a document."""
+    ids, first = dataset.train.ids, 0
+    texts = [(source.name, source.num_ids) for source in dataset.sources] or [(dataset.corpus_name, len(ids))]
+    for name, num_ids in texts:
+        last = first + num_ids
+        if not any((ids[i : min(i + block, last)] == end_id).any() for i in range(first, last, block)):
+            raise UserError(
+                f"the training split of {name!r} has no token {end_id}, which ends a document (model.document_end): "
+                "cut the text into documents with data.documents, or set model.document_mask=false and data.windows='flat'"
+            )
+        first = last

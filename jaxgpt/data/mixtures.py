@@ -12,18 +12,20 @@ The order of values is the same in all blocks and spreads every source evenly. W
 sequence, wherever they start, have a source to within 1 row (1 + 1/64 where it is between two others) of its share.
 
 Row number n of a source, counted over the run, reads the window that sample n of a run on this source alone would: all
-windows once in each of its epochs (`batches.starts_of`).
+windows once in each of its epochs (`batches.epoch_order`).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from jaxgpt.config import Config, sources
 from jaxgpt.config.sources import Schedule, weight_at
-from jaxgpt.data.batches import key_of, num_windows, starts_of
+from jaxgpt.data.batches import epoch_order, key_of
 
 BLOCK = 1_000
 STRIDE = 633  # of those without a common divisor with BLOCK, one that spreads every part of [0, 1000] best
@@ -32,29 +34,25 @@ PERIOD = 128  # blocks after which u repeats
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The order of a mixture of K sources, whose training ids are stored one after another.
+    """The order of a mixture of K sources.
 
-    lengths: the number of ids of each source. Arrays of all sources are [K].
+    sizes: the number of windows of each source. Arrays of all sources are [K].
     """
 
     schedules: tuple[Schedule, ...]
-    lengths: tuple[int, ...]
+    sizes: tuple[int, ...]
     seed: int
     batch_size: int
-    context_length: int
 
-    def starts(self, rows: np.ndarray) -> np.ndarray:
-        """The first positions of the windows of these rows of the run: [B] -> [B] int64."""
+    def windows_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The source of these rows of the run, the window of that source, and a key of its epoch: [B] int64, [B] and [B] uint64."""
         sources, numbers = self.sources_of(rows)
-        starts, offset = np.empty(len(rows), np.int64), 0
-        for i, length in enumerate(self.lengths):
+        windows, keys = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
+        for i, size in enumerate(self.sizes):
             own = sources == i
             if own.any():
-                starts[own] = offset + starts_of(
-                    length, numbers[own], seed=key_of(self.seed, i), context_length=self.context_length
-                )
-            offset += length
-        return starts
+                windows[own], keys[own] = epoch_order(size, numbers[own], key_of(self.seed, i))
+        return sources, windows, keys
 
     def sources_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row, and how many rows of this source are before it: [B] and [B] int64."""
@@ -71,12 +69,11 @@ class Order:
         """The rows of each source in the steps before a step: [K]."""
         block, place = divmod(step * self.batch_size, BLOCK)
         source_P, _ = self._block(block)
-        return self._before(block) + np.bincount(source_P[:place], minlength=len(self.lengths))
+        return self._before(block) + np.bincount(source_P[:place], minlength=len(self.sizes))
 
     def epochs(self, step: int) -> list[float]:
         """How often each source was read in the steps before a step."""
-        windows = [num_windows(length, self.context_length) for length in self.lengths]
-        return [rows / size for rows, size in zip(self.rows_before(step).tolist(), windows, strict=True)]
+        return [rows / size for rows, size in zip(self.rows_before(step).tolist(), self.sizes, strict=True)]
 
     def shares(self, step: int) -> list[float]:
         """The share of each source at a step."""
@@ -100,7 +97,7 @@ class Order:
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row of a block, and how many rows of it are before in the block: [BLOCK] each."""
         (bounds,) = self._bounds(np.array([block]))
-        values = (STRIDE * np.arange(BLOCK) + key_of(self.seed, len(self.lengths))) % BLOCK
+        values = (STRIDE * np.arange(BLOCK) + key_of(self.seed, len(self.sizes))) % BLOCK
         source = np.searchsorted(bounds[1:], values, side="right")
         rank = np.empty(BLOCK, np.int64)
         order = np.argsort(source, kind="stable")
@@ -128,6 +125,12 @@ class Order:
             return self._table[block]
         periods, rest = divmod(block - first, PERIOD)
         return self._table[first + rest] + periods * (self._table[first + PERIOD] - self._table[first])
+
+
+def order_of(cfg: Config, sizes: Sequence[int]) -> Order:
+    """The order of a config's mixture, of sources with `sizes` windows."""
+    schedules = tuple(source.schedule for source in sources.mixture(cfg.data.mixture))
+    return Order(schedules, tuple(sizes), cfg.order_seed, cfg.data.batch_size)
 
 
 def _weights(schedule: Schedule, steps: np.ndarray) -> np.ndarray:

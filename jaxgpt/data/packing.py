@@ -11,6 +11,7 @@ import bisect
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +20,20 @@ from jaxgpt.data import shards
 from jaxgpt.data.batches import Batches, epoch_order, marked, samples_of
 from jaxgpt.data.shards import Ids
 
+if TYPE_CHECKING:
+    from jaxgpt.data.mixtures import Order
 
-def document_ends(ids: Ids, end_id: int, block: int = 1 << 24) -> np.ndarray:
-    """The positions after each document: [N] int64. The last one is len(ids), also where no `end_id` stands there."""
-    found = [np.flatnonzero(ids[i : i + block] == end_id) + (i + 1) for i in range(0, len(ids), block)]
+
+def document_ends(
+    ids: Ids, end_id: int, first: int = 0, last: int | None = None, block: int = 1 << 24
+) -> np.ndarray:
+    """The positions after each document of ids[first:last]: [N] int64. The last one is `last`, also where no `end_id` stands there."""
+    last = len(ids) if last is None else last
+    found = [
+        np.flatnonzero(ids[i : min(i + block, last)] == end_id) + (i + 1) for i in range(first, last, block)
+    ]
     ends = np.concatenate([*found, np.zeros(0, np.int64)])
-    return ends if len(ends) and ends[-1] == len(ids) else np.append(ends, len(ids))
+    return ends if len(ends) and ends[-1] == last else np.append(ends, last)
 
 
 def best_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, int]:
@@ -83,24 +92,54 @@ def best_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, int]:
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Documents, and pieces of those that are longer than a window, in windows. A pure function of (ids, size)."""
+    """Documents, and pieces of those that are longer than a window, in windows. A pure function of (ids, size, lengths).
+
+    The documents of a mixture's source share windows among themselves; the windows of its sources are one after another.
+    """
 
     size: int  # places of a window
     end_id: int
-    first_W: (
-        np.ndarray
-    )  # [W + 1] int64: pieces first_W[w] to first_W[w + 1] are in window w, in the order of the text
+    # [W + 1] int64: pieces first_W[w] to first_W[w + 1] are in window w, in the order of the text
+    first_W: np.ndarray
     starts: np.ndarray  # [P] int64, of each piece in the ids
     lengths: np.ndarray  # [P] int32
+    continues: np.ndarray  # [P] bool: the piece is not the first of its document
     num_documents: int
     num_cut: int  # documents that are longer than a window
+    sizes: tuple[int, ...]  # the windows of each source of a mixture; W without one
 
     @classmethod
-    def of(cls, ids: Ids, end_id: int, size: int) -> Packing:
-        """Pack ids. Time and memory are O(N) for N documents and one pass over the ids."""
+    def of(cls, ids: Ids, end_id: int, size: int, lengths: Sequence[int] = ()) -> Packing:
+        """Pack ids, which are `lengths` of each source of a mixture one after another.
+
+        Time and memory are O(N) for N documents and one pass over the ids.
+        """
         ids = ids.ids if isinstance(ids, shards.Marked) else ids
-        ends = document_ends(ids, end_id)
-        starts = np.concatenate([[0], ends[:-1]])
+        lasts = np.cumsum(lengths or [len(ids)]).tolist()
+        parts = [
+            cls._of_source(ids, end_id, size, *ends) for ends in zip([0, *lasts[:-1]], lasts, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        pieces = np.cumsum([0, *(len(part.starts) for part in parts)])
+        first_W = [part.first_W[:-1] + before for part, before in zip(parts, pieces, strict=False)]
+        return cls(
+            size,
+            end_id,
+            np.concatenate([*first_W, pieces[-1:]]),
+            starts=np.concatenate([part.starts for part in parts]),
+            lengths=np.concatenate([part.lengths for part in parts]),
+            continues=np.concatenate([part.continues for part in parts]),
+            num_documents=sum(part.num_documents for part in parts),
+            num_cut=sum(part.num_cut for part in parts),
+            sizes=tuple(len(part) for part in parts),
+        )
+
+    @classmethod
+    def _of_source(cls, ids: Ids, end_id: int, size: int, first: int, last: int) -> Packing:
+        """The packing of ids[first:last]; its starts are positions in `ids`."""
+        ends = document_ends(ids, end_id, first, last)
+        starts = np.concatenate([[first], ends[:-1]])
         pieces = -(-(ends - starts) // size)  # of each document
         nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         starts = np.repeat(starts, pieces) + nth * size
@@ -109,7 +148,9 @@ class Packing:
         order = np.argsort(window_of, kind="stable")
         first_W = np.concatenate([[0], np.cumsum(np.bincount(window_of, minlength=count))])
         cut = int((pieces > 1).sum())
-        return cls(size, end_id, first_W, starts[order], lengths[order], len(pieces), cut)
+        return cls(
+            size, end_id, first_W, starts[order], lengths[order], (nth > 0)[order], len(pieces), cut, (count,)
+        )
 
     def __len__(self) -> int:
         """W: the number of windows."""
@@ -151,8 +192,7 @@ class Packing:
         found[places] = ids[_ranges(starts, lengths)]
         counts = np.zeros(found.shape, bool)
         counts[places] = True
-        continues = (starts > 0) & (shards.unmarked(ids[np.maximum(starts - 1, 0)]) != self.end_id)
-        counts[places[(np.cumsum(lengths) - lengths)[continues]]] = False
+        counts[places[(np.cumsum(lengths) - lengths)[self.continues[pieces]]]] = False
         return marked(found, counts).reshape(-1, self.size)
 
 
@@ -166,13 +206,25 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 class PackedBatches:
     """The training batches of windows that hold complete documents; the methods are those of `Batches`.
 
-    An epoch visits every window once, in an order drawn from (seed, epoch). The windows are those of every epoch.
+    An epoch visits every window once, in an order drawn from (seed, epoch); `order` says it for a mixture. The windows are
+    those of every epoch.
     """
 
     ids: Ids
     packing: Packing
     seed: int
     batch_size: int
+    order: Order | None = None  # of a mixture
+
+    @classmethod
+    def of(cls, cfg: Config, ids: Ids, packing: Packing) -> PackedBatches:
+        """The batches that a config draws from a packing of ids."""
+        numbers = cfg.order_seed, cfg.data.batch_size
+        if not cfg.data.mixture:
+            return cls(ids, packing, *numbers)
+        from jaxgpt.data.mixtures import order_of
+
+        return cls(ids, packing, *numbers, order_of(cfg, packing.sizes))
 
     @functools.cached_property
     def _files(self) -> list[tuple[str, int]]:
@@ -180,7 +232,11 @@ class PackedBatches:
 
     def _windows_at(self, step: int, rows: slice | None) -> np.ndarray:
         samples = samples_of(step, self.batch_size, rows)
-        return epoch_order(len(self.packing), samples, self.seed)[0].astype(np.int64)
+        if self.order is None:
+            return epoch_order(len(self.packing), samples, self.seed)[0].astype(np.int64)
+        sources_B, windows_B, _ = self.order.windows_of(samples)
+        sizes = np.array(self.packing.sizes)
+        return (np.cumsum(sizes) - sizes)[sources_B] + windows_B.astype(np.int64)
 
     def at(self, step: int, rows: slice | None = None) -> np.ndarray:
         """The batch of a step: [B, T + 1] int32, marked."""
@@ -217,5 +273,5 @@ def training_batches(
     cfg = cfgs[0]
     if cfg.data.windows == "flat":
         return [Batches.of(cfg, ids, lengths) for cfg in cfgs]
-    packing = Packing.of(ids, cfg.model.end_id, cfg.model.context_length + 1)
-    return [PackedBatches(ids, packing, cfg.order_seed, cfg.data.batch_size) for cfg in cfgs]
+    packing = Packing.of(ids, cfg.model.end_id, cfg.model.context_length + 1, lengths)
+    return [PackedBatches.of(cfg, ids, packing) for cfg in cfgs]

@@ -107,10 +107,9 @@ class Evaluate(Action):
 
     def _sources(self, n: int, step: int) -> Lines:
         """A line for each source of run n's mixture: its share at this step, and its rows and epochs so far."""
-        data, own = self.dataset, self.program.batches[n]
-        if not isinstance(own, batches.Batches) or own.order is None:
+        data, order = self.dataset, self.program.batches[n].order
+        if order is None:
             return []
-        order = own.order
         figures = zip(order.shares(step), order.rows_before(step).tolist(), order.epochs(step), strict=True)
         return [
             (f"source/{source.name}", {"share": share, "rows": rows, "epochs": epochs})

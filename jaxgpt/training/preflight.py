@@ -7,7 +7,6 @@ Only one matrix product is compiled, to measure the speed of the device.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -24,7 +23,7 @@ from jaxgpt.config import Config
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
 from jaxgpt.data.id_files import Dataset
-from jaxgpt.data.packing import Packing
+from jaxgpt.data.packing import PackedBatches, Packing, training_batches
 from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
@@ -60,18 +59,21 @@ class DataSizes:
 
     @classmethod
     def of(cls, cfg: Config, dataset: Dataset) -> DataSizes:
-        """The sizes of a dataset, and what a run takes of it."""
-        ids, steps = dataset.train.ids, cfg.train.num_steps
-        order = batches.Batches.of(cfg, ids, dataset.lengths).order
-        uses = []
-        if order is not None:
+        """The sizes of a dataset, and what a run takes of it. The config is resolved: see `starting.resolve`."""
+        steps, uses = cfg.train.num_steps, []
+        if dataset.sources:
             check_windows(dataset, cfg.model.context_length)
-            rows, epochs = order.rows_before(steps), order.epochs(steps)
-            uses = [
-                SourceUse(source.name, source.num_ids, float(n / rows.sum()), times)
-                for source, n, times in zip(dataset.sources, rows, epochs, strict=True)
-            ]
-        return cls(len(ids), len(dataset.valid.ids), tuple(uses))
+        packing = None
+        if dataset.sources or cfg.data.windows == "documents":
+            (read,) = training_batches([cfg], dataset.train.ids, dataset.lengths)
+            packing = read.packing if isinstance(read, PackedBatches) else None
+            if read.order is not None:
+                rows, epochs = read.order.rows_before(steps), read.order.epochs(steps)
+                uses = [
+                    SourceUse(source.name, source.num_ids, float(n / rows.sum()), times)
+                    for source, n, times in zip(dataset.sources, rows, epochs, strict=True)
+                ]
+        return cls(len(dataset.train.ids), len(dataset.valid.ids), tuple(uses), packing)
 
 
 @dataclass(frozen=True)
@@ -239,13 +241,10 @@ def warnings(
 def dry_run(cfg: Config) -> str:
     """The report on a run, as text. Only the token ids in the cache are written."""
     dataset = prepare_dataset(cfg.data)
-    data = DataSizes.of(cfg, dataset)
     cfg = starting.resolve(cfg, dataset.tokenizer)
     if cfg.finds_documents:
         check_documents(dataset, cfg.model.end_id)
-    if cfg.data.windows == "documents":
-        packing = Packing.of(dataset.train.ids, cfg.model.end_id, cfg.model.context_length + 1)
-        data = dataclasses.replace(data, packing=packing)
+    data = DataSizes.of(cfg, dataset)
     start = starting.prepare(cfg, dataset.tokenizer)
     text = as_text(Preflight(cfg, data))
     return text if start is None else f"{start.text}\n\n{text}"

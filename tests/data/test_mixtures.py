@@ -25,10 +25,16 @@ from tests.errors import one_line
 exhaustively = settings(derandomize=True, deadline=None, max_examples=25)
 
 
-def order_of(text, lengths=None, seed=0, batch_size=8, context_length=4):
+def order_of(text, sizes=None, seed=0, batch_size=8):
     schedules = tuple(source.schedule for source in sources.mixture(text))
-    lengths = lengths or tuple(200 + 37 * i for i in range(len(schedules)))
-    return Order(schedules, tuple(lengths), seed, batch_size, context_length)
+    sizes = sizes or tuple(50 + 9 * i for i in range(len(schedules)))
+    return Order(schedules, tuple(sizes), seed, batch_size)
+
+
+def batches_of(text, lengths, seed, batch_size, context_length):
+    data = DataConfig(mixture=text, batch_size=batch_size, seed=seed)
+    cfg = Config(data=data, model=ModelConfig(context_length=context_length))
+    return Batches.of(cfg, np.zeros(sum(lengths), "<u2"), lengths)
 
 
 def constant(*weights):
@@ -40,7 +46,7 @@ def counts_of_windows(order, num_rows, size=1_000):
     source = np.concatenate(
         [order.sources_of(np.arange(row, row + 1_000))[0] for row in range(0, num_rows, 1_000)]
     )
-    sums = np.concatenate([np.zeros((1, len(order.lengths)), int), np.cumsum(np.eye(len(order.lengths), dtype=int)[source], axis=0)])  # fmt: skip
+    sums = np.concatenate([np.zeros((1, len(order.sizes)), int), np.cumsum(np.eye(len(order.sizes), dtype=int)[source], axis=0)])  # fmt: skip
     return sums[size:] - sums[:-size]
 
 
@@ -88,25 +94,22 @@ def test_a_schedule_is_followed(batch_size):
 
 def test_a_row_is_a_pure_function_at_any_step():
     text = "a=p:0.6@0 0.2@50, b=q:0.4"
-    order = order_of(text, lengths=(5_000, 900), seed=9, batch_size=64)
+    train = batches_of(text, (5_000, 900), 9, 64, 4)
     steps = [0, 3, 10**9, 2, 3, 77]
-    found = [order.starts(step * 64 + np.arange(64)) for step in steps]
+    found = [train.starts_at(step) for step in steps]
     for step, starts in zip(steps, found, strict=True):
-        again = order_of(text, lengths=(5_000, 900), seed=9, batch_size=64)
-        np.testing.assert_array_equal(again.starts(step * 64 + np.arange(64)), starts)
-    assert not np.array_equal(
-        found[0], order_of(text, lengths=(5_000, 900), seed=8, batch_size=64).starts(np.arange(64))
-    )
-    before, after = order.rows_before(10**9), order.rows_before(10**9 + 1)
+        again = batches_of(text, (5_000, 900), 9, 64, 4)
+        np.testing.assert_array_equal(again.starts_at(step), starts)
+    assert not np.array_equal(found[0], batches_of(text, (5_000, 900), 8, 64, 4).starts_at(0))
+    before, after = train.order.rows_before(10**9), train.order.rows_before(10**9 + 1)
     assert (after - before).sum() == 64
 
 
 def test_every_window_of_a_source_is_read_once_in_each_of_its_epochs():
     lengths, T = (407, 1_210, 98), 8
-    order = order_of(constant(0.5, 0.3, 0.2), lengths, seed=5, context_length=T)
-    rows = np.arange(6_000)
-    starts = order.starts(rows)
-    source, _ = order.sources_of(rows)
+    train = batches_of(constant(0.5, 0.3, 0.2), lengths, 5, 6_000, T)
+    order, starts = train.order, train.starts_at(0)
+    source, _ = order.sources_of(np.arange(6_000))
     first = 0
     for i, length in enumerate(lengths):
         own, size = starts[source == i] - first, batches.num_windows(length, T)
@@ -114,7 +117,7 @@ def test_every_window_of_a_source_is_read_once_in_each_of_its_epochs():
         for at in range(0, len(own) - size, size):
             epoch = sorted(own[at : at + size].tolist())
             assert epoch == [epoch[0] + T * window for window in range(size)]
-        assert len(own) / size == pytest.approx(order.epochs(6_000 // 8)[i])
+        assert len(own) / size == pytest.approx(order.epochs(1)[i])
         first += length
 
 
@@ -137,10 +140,11 @@ def test_batches_are_cut_from_the_sources_and_rows_are_parts_of_them():
 
 # If these change, runs that are resumed will see some windows twice and others never: do not just update.
 def test_the_order_is_the_one_that_earlier_versions_had():
-    order = order_of("a=p:0.6@0 0.2@500, b=q:1, c=r:0.333", (100_003, 7_001, 50_000), 1337, 16, 64)
-    assert order.sources_of(np.arange(12))[0].tolist() == ORDER[0]
-    assert order.starts(np.arange(5)).tolist() == ORDER[1]
-    assert order.starts(np.arange(10**11, 10**11 + 5)).tolist() == ORDER[2]
+    text = "a=p:0.6@0 0.2@500, b=q:1, c=r:0.333"
+    train = batches_of(text, (100_003, 7_001, 50_000), 1337, 16, 64)
+    assert train.order.sources_of(np.arange(12))[0].tolist() == ORDER[0]
+    assert train.starts_at(0)[:5].tolist() == ORDER[1]
+    assert train.starts_at(10**11 // 16)[:5].tolist() == ORDER[2]
 
 
 ORDER = (

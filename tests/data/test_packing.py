@@ -100,7 +100,9 @@ def test_the_packing_is_a_function_of_ids_and_size_in_any_blocks_and_shards():
         np.testing.assert_array_equal(getattr(whole, name), getattr(again, name))
     np.testing.assert_array_equal(whole.at(ids, np.arange(9)), whole.at(parts, np.arange(9)))
     for block in (1, 7, 1000):
-        np.testing.assert_array_equal(packing.document_ends(ids, END, block), packing.document_ends(ids, END))
+        np.testing.assert_array_equal(
+            packing.document_ends(ids, END, block=block), packing.document_ends(ids, END)
+        )
 
 
 def test_a_rest_of_a_long_document_is_not_predicted_from_what_stands_before_it():
@@ -156,9 +158,34 @@ def test_lanes_share_one_packing():
     assert one.packing is other.packing and (one.seed, other.seed) == (1, 2)
 
 
+def test_the_sources_of_a_mixture_are_packed_by_themselves_and_read_in_its_shares():
+    rng = np.random.default_rng(1)
+    parts = [text_of(rng.integers(1, 40, count).tolist(), last_ends=False) for count in (300, 90)]
+    parts[1] = np.where(parts[1] == END, END, parts[1] + len(parts[0]))  # ids of the first are below
+    ids, lengths = np.concatenate(parts), [len(part) for part in parts]
+    cfg = Config(
+        data=DataConfig(mixture="a=p:0.7, b=q:0.3", batch_size=10, seed=3, windows="documents"),
+        model=ModelConfig(context_length=32, document_end=END),
+    )
+    (train,) = packing.training_batches([cfg], ids, lengths)
+    alone = [Packing.of(part, END, 33) for part in parts]
+    assert train.packing.sizes == tuple(map(len, alone)) and train.packing.num_documents == 390
+    windows = train.packing.at(ids, np.arange(len(train.packing)))
+    expected = [own.at(part, np.arange(len(own))) for own, part in zip(alone, parts, strict=True)]
+    np.testing.assert_array_equal(windows, np.concatenate(expected))
+    seen = np.concatenate([train.starts_at(step) // 33 for step in range(1_000)])
+    of_b = seen >= len(alone[0])
+    assert of_b[:1_000].sum() == 300
+    for source, size in ((seen[~of_b], len(alone[0])), (seen[of_b] - len(alone[0]), len(alone[1]))):
+        for first in range(0, len(source) - size, size):
+            assert sorted(source[first : first + size]) == list(range(size))
+    np.testing.assert_array_equal(train.at(7)[2:6], train.at(7, slice(2, 6)))
+
+
 def test_windows_beyond_32_bit_positions_are_refused_on_a_device():
     first_W = np.broadcast_to(np.int64(0), 2**21 + 1)
-    found = Packing(1024, END, first_W, np.zeros(0, np.int64), np.zeros(0, np.int32), 0, 0)
+    none = np.zeros(0, np.int64)
+    found = Packing(1024, END, first_W, none, none.astype(np.int32), none.astype(bool), 0, 0, (2**21,))
     with pytest.raises(UserError, match=r"2,147,483,648 places.*data\.on_device=false") as error:
         PackedBatches(np.zeros(1), found, 0, 2).for_device()
     one_line(error)

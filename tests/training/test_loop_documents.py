@@ -92,8 +92,6 @@ def test_what_does_not_fit_together_is_refused(lines):
     ) as error:
         preflight.dry_run(small_config(lines, data__windows="documents"))
     one_line(error)
-    with pytest.raises(UserError, match=r"packs the documents of one text, and data\.mixture has several"):
-        small_config("", data__windows="documents", data__mixture=f"a={lines}:1")
     with pytest.raises(UserError, match="flat") as error:
         small_config(lines, data__windows="bins")
     one_line(error)

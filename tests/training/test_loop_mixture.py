@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from jaxgpt import tokenize
 from jaxgpt.config import UserError
 from jaxgpt.data.batches import Batches
 from jaxgpt.data.dataset import prepare_dataset
+from jaxgpt.data.packing import Packing
 from jaxgpt.training import evaluation, preflight
 from jaxgpt.training.loop import Trainer, train
 from tests.errors import one_line
@@ -96,6 +98,30 @@ def test_on_the_device_and_in_lanes_the_batches_are_the_same(folder, done, tmp_p
         assert found == pytest.approx(losses, abs=1e-5)
     sources = [[x for x in metrics(tmp_path / name) if x["split"].startswith("source/")] for name in "ab"]
     assert sources[0] == sources[1] == [x for x in metrics(done) if x["split"].startswith("source/")]
+
+
+def test_a_mixture_of_packed_documents_is_planned_counted_and_resumed(folder, tmp_path):
+    packed = {"data__documents": "line", "data__windows": "documents", "model__document_mask": True}
+    cfg = config_of(folder, **packed)
+    train(cfg, tmp_path / "one")
+    train(cfg, tmp_path / "two", stop_at=7)
+    train(cfg, tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    data = prepare_dataset(cfg.data)
+    size = cfg.model.context_length + 1
+    packing = Packing.of(data.train.ids, data.tokenizer.eos_id, size, data.lengths)
+    last = {x["split"]: x for x in metrics(tmp_path / "one") if x["step"] == 24}
+    for name, windows in zip(("low", "high"), packing.sizes, strict=True):
+        found = last[f"source/{name}"]
+        assert found["epochs"] == pytest.approx(found["rows"] / windows)
+    plan = preflight.dry_run(cfg)
+    assert packing.as_text() in plan
+    for name in ("low", "high"):
+        (said,) = re.findall(rf" {name} .* ([\d.]+) epochs", plan)
+        assert float(said) == pytest.approx(last[f"source/{name}"]["epochs"], rel=1e-2)
+    with pytest.raises(UserError, match=r"training split of 'low' has no token .*data\.documents") as error:
+        preflight.dry_run(config_of(folder, **packed | {"data__documents": "auto"}))
+    one_line(error)
 
 
 def test_texts_may_move_but_weights_and_texts_may_not_change(folder, done, tmp_path):
