@@ -18,6 +18,8 @@ def get_config():
     config.model.num_layers = 6
     config.model.num_heads = 6
     config.model.dropout_rate = 0.2
+    config.model.attention_dropout_rate = 0.0  # so that attention is fused
+    config.model.dropout_bits = 8
     config.model.activation = "relu_squared"
     config.model.position = "rotary"
     config.model.rotary_base = 1_000.0

@@ -28,7 +28,7 @@ TURNS = {
 }
 CFG = config.Config(
     model=config.ModelConfig(
-        vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1,
+        vocab_size=61, vocab_multiple=8, context_length=16, d_model=64, num_layers=2, num_heads=8, dropout_rate=0.1, dropout_bits=8,
         tie_embeddings=False, position="rotary", qk_norm=True, qk_norm_scale=True, rotary_fraction=0.5, activation="swiglu", use_bias=False, norm="rmsnorm_plain",
     ),
     data=config.DataConfig(batch_size=16),

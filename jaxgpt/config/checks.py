@@ -58,6 +58,15 @@ def _model(config: Config) -> list[str]:
         problems.append(
             "model.parallel_residual=true adds to a residual stream: it needs model.residual=true"
         )
+    if model.dropout_bits not in (8, 32):
+        problems.append(f"model.dropout_bits={model.dropout_bits}: choose 8 or 32")
+    for name in ("dropout_rate", "attention_dropout_rate"):
+        rate = getattr(model, name) or 0.0
+        if model.dropout_bits == 8 and 0 < rate < 1 and not 0 < round(256 * rate) < 256:
+            problems.append(
+                f"model.{name}={rate:g} rounds to {round(256 * rate) / 256:g} with model.dropout_bits=8: "
+                "set model.dropout_bits=32"
+            )
     if model.lora_rank and not model.lora_targets:
         problems.append(
             "model.lora_rank is given and model.lora_targets is empty: name layers, such as query,value"

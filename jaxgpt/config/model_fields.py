@@ -46,6 +46,15 @@ class ModelConfig:
         0.0, "dropout of embeddings, attention weights and what each layer adds, in training only; 0: off",
         at_least=0, below=1, lane="argument", switch=True, same_in_source=False,
     )
+    attention_dropout_rate: float | None = field(
+        None, "dropout of attention weights; 0 lets a GPU fuse attention; None: dropout_rate",
+        at_least=0, below=1, same_in_source=False,
+    )
+    dropout_bits: int = field(
+        32, "random bits for each number that dropout may drop: 32, or 8, which costs a quarter and rounds the rates to "
+        "multiples of 1 / 256",
+        at_least=8, at_most=32, same_in_source=False,
+    )
     activation: Literal["relu", "gelu", "gelu_tanh", "relu_squared", "swiglu", "geglu"] = field(
         "gelu", "activation of the MLP; swiglu and geglu are gated",
     )
@@ -140,6 +149,16 @@ class ModelConfig:
         return self.head_dim or self.d_model // self.num_heads
 
     @property
+    def attention_dropout(self) -> float:
+        """The rate of dropout of attention weights."""
+        return self.dropout_rate if self.attention_dropout_rate is None else self.attention_dropout_rate
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws dropout masks."""
+        return not (is_off(self.dropout_rate) and is_off(self.attention_dropout))
+
+    @property
     def rotary_width(self) -> int:
         """The numbers of a head that rotary positions turn."""
         return int(self.head_width * self.rotary_fraction)
@@ -170,8 +189,8 @@ class ModelConfig:
             return f"it takes head widths that are multiples of 8 up to 128, not {self.head_width}"
         if self.attention_softcap:
             return "it has no model.attention_softcap"
-        if not is_off(self.dropout_rate):
-            return "it has no dropout of attention weights (model.dropout_rate)"
+        if not is_off(self.attention_dropout):
+            return "it has no dropout of attention weights (set model.attention_dropout_rate=0)"
         if self.context_length % 2:  # JAX has no gradient of it then
             return f"it trains with an even model.context_length, not {self.context_length}"
         return ""

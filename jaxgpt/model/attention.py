@@ -195,7 +195,9 @@ class Attention(nn.Module):
                 )
             weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
             record(self, scores=scores_BHTS, mask=mask_BTS, weights=weights_BHTS)
-            weights_BHTS = Dropout(cfg.dropout_rate)(weights_BHTS, deterministic=not train)
+            weights_BHTS = Dropout(cfg.attention_dropout, cfg.dropout_bits)(
+                weights_BHTS, deterministic=not train
+            )
             heads_BTHK = weighted_values(weights_BHTS[..., -T:], v_BTGK)
             if past is not None:
                 heads_BTHK += weighted_values(weights_BHTS[..., :-T], values_BSGK)

@@ -130,7 +130,7 @@ class Block(nn.Module):
         if cfg.embedding_residual:  # modded-nanogpt's record of November 2024; no change at the start
             mix = self.param("embedding_mix", initializer("embedding_mix"), (2,)).astype(x_BTD.dtype)
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
-        drop = functools.partial(Dropout(cfg.dropout_rate), deterministic=not train)
+        drop = functools.partial(Dropout(cfg.dropout_rate, cfg.dropout_bits), deterministic=not train)
         read_BTD = x_BTD
         normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(read_BTD)
         record(self, before=x_BTD, attention_input=normed_BTD)
@@ -188,7 +188,7 @@ class GPT(nn.Module):
         if cfg.factorised:
             self.embedding_projection = Kernel(cfg)
         self.position_embedding = POSITIONS[cfg.position](cfg)
-        self.embedding_dropout = Dropout(cfg.dropout_rate)
+        self.embedding_dropout = Dropout(cfg.dropout_rate, cfg.dropout_bits)
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(7,))  # train

@@ -26,19 +26,36 @@ def record(module: nn.Module, **values: jax.Array) -> None:
 
 
 class Dropout(nn.Module):
-    """Set a fraction of x to 0 and scale up the rest (Srivastava et al. 2014); bit-equal to flax.linen.Dropout.
+    """Set a fraction of x to 0 and scale up the rest (Srivastava et al. 2014).
 
-    Flax's version compares the rate while tracing, so the rate can't be an argument of the program (see lanes.py).
+    With `bits` 32 it is bit-equal to flax.linen.Dropout, which compares the rate while tracing, so that the rate can't be
+    an argument of the program (see lanes.py). With 8, one random word makes the masks of four numbers: most of a mask's
+    cost is the generator. The rate is then a multiple of 1 / 256, and the rest is scaled up by exactly that.
     """
 
     rate: float
+    bits: int = 32
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or is_off(self.rate):
             return x
+        if self.bits == 8:
+            number, rate = jnp if isinstance(self.rate, jax.Array) else np, self.rate
+            dropped = number.round(256 * rate)  # of 256 equally likely bytes
+            keep = _random_bytes(self.make_rng("dropout"), x.shape) >= dropped.astype(jnp.uint8)
+            scaled = x.astype(jnp.float32) * (256 / (256 - dropped)).astype(jnp.float32)
+            return jnp.where(keep, scaled.astype(x.dtype), jnp.zeros_like(x))
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def _random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random bytes of this shape, each four along the last axis from one word."""
+    *rest, width = shape
+    words = jax.random.bits(key, (*rest, -(-width // 4)), jnp.uint32)
+    words = jax.lax.optimization_barrier(words)  # fused with its use, a word is computed once for each byte
+    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*rest, -1)[..., :width]
 
 
 # --- activations ----------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ class VmappedRuns:
         self.shapes = state_shapes(parts.model, parts.optimizer)
         train = self._cfg.train
         # Evaluation does not use dropout, in which the runs may differ.
-        without_dropout = dataclasses.replace(self._cfg.model, dropout_rate=0.0)
+        without_dropout = dataclasses.replace(self._cfg.model, dropout_rate=0.0, attention_dropout_rate=0.0)
         self.model = GPT(without_dropout, attention=train.attention, remat=train.remat)
         eval_step = make_eval_step(self.model, train.loss_chunk)
         self._losses = jax.jit(lanes.map_lanes(eval_step, self.mesh, width))

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt import config
-from jaxgpt.config import is_off
 from jaxgpt.model.gpt import GPT, logits, output_side
 from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.sharding import constrain_like, replicate
@@ -170,7 +169,7 @@ def make_train_step(
     marked = cfg.data.marks_targets
 
     def loss_and_grads(params, batch, key, count):
-        key = None if is_off(model.cfg.dropout_rate) else key
+        key = key if model.cfg.drops else None
 
         def loss(part):
             return mean_loss(model, trainable.merge(params, part), batch, key, train.loss_chunk, count)

@@ -31,7 +31,13 @@ WRONG = {
         *({"rotary_base": base} for base in (1.0, math.inf, math.nan)),
         *({"attention_scale": scale} for scale in (0.0, -1.0, math.inf)),
         *({name: cap} for name in ("attention_softcap", "logit_softcap") for cap in (-1.0, math.nan)),
-        *({"dropout_rate": rate} for rate in (-0.1, 1.0, math.nan)),
+        *(
+            {name: rate}
+            for name in ("dropout_rate", "attention_dropout_rate")
+            for rate in (-0.1, 1.0, math.nan)
+        ),
+        {"dropout_rate": 0.001, "dropout_bits": 8},  # rounds to 0
+        {"dropout_bits": 16},
     ],
     "data": [
         {"batch_size": 0},

@@ -1,6 +1,7 @@
 """The model against its definitions: causality, the cache, a second forward pass. (Its parameters: test_parameters.py.)"""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -340,6 +341,50 @@ def test_dropout_acts_on_embeddings():
     )
     zeros = (np.asarray(x_BTD) == 0.0).mean()
     assert zeros == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / x_BTD.size))
+
+
+@pytest.mark.parametrize("width", [64, 63])
+def test_eight_bits_drop_at_the_rate_rounded_and_keep_the_mean(width):
+    x = jnp.ones((1000, width))
+    apply = functools.partial(layers.Dropout(0.2, bits=8).apply, {}, x, deterministic=False)
+    out = np.asarray(apply(rngs={"dropout": jax.random.key(0)}))
+    rate = 51 / 256
+    np.testing.assert_array_equal(np.unique(out), np.float32([0, 1 / (1 - rate)]))
+    sigma = math.sqrt(rate * (1 - rate) / out.size)
+    assert (out == 0).mean() == pytest.approx(rate, abs=4 * sigma)
+    # The four masks of a word are independent: of neighbours, rate squared are both dropped.
+    both = (out[:, :-1] == 0) & (out[:, 1:] == 0)
+    assert both.mean() == pytest.approx(rate**2, abs=6 * math.sqrt(rate**2 / both.size))
+    # A rate that is an argument of the program gives the same masks.
+    traced = jax.jit(
+        lambda rate: layers.Dropout(rate, 8).apply({}, x, False, rngs={"dropout": jax.random.key(0)})
+    )
+    np.testing.assert_allclose(traced(0.2), out, rtol=1e-6)
+
+
+def test_thirty_two_bits_drop_as_flax_does():
+    x, rngs = jnp.ones((8, 64)), {"dropout": jax.random.key(0)}
+    ours = layers.Dropout(0.2, bits=32).apply({}, x, deterministic=False, rngs=rngs)
+    np.testing.assert_array_equal(ours, flax.linen.Dropout(0.2).apply({}, x, deterministic=False, rngs=rngs))
+
+
+def test_attention_has_a_dropout_rate_of_its_own():
+    """Without dropout elsewhere, only attention draws masks; and the other way round, which a GPU fuses."""
+    params = random_params(TINY)
+
+    def out(**rates):
+        model, rngs = GPT(dataclasses.replace(TINY, **rates)), {"dropout": jax.random.key(0)}
+        return np.asarray(model.apply({"params": params}, TOKENS, train=True, rngs=rngs))
+
+    off, same = out(), out(dropout_rate=0.5)
+    own, others = out(attention_dropout_rate=0.5), out(dropout_rate=0.5, attention_dropout_rate=0.0)
+    np.testing.assert_array_equal(same, out(dropout_rate=0.5, attention_dropout_rate=0.5))
+    for a, b in itertools.combinations((off, same, own, others), 2):
+        assert (a != b).any()
+    np.testing.assert_array_equal(own[:, 0] == off[:, 0], False)  # one weight, 1: dropped or doubled
+    fused = dataclasses.replace(TINY, d_model=64, dtype="bfloat16", dropout_rate=0.5)
+    assert "attention_dropout_rate=0" in fused.cudnn_obstacle
+    assert not dataclasses.replace(fused, attention_dropout_rate=0.0).cudnn_obstacle
 
 
 def test_dropout_acts_on_attention_weights():

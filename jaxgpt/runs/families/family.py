@@ -47,7 +47,8 @@ SIZES = {
 
 # Fields that change no result of a trained model: how it started, how it is trained, and with which numbers it computes.
 _NO_RESULT = frozenset(
-    "vocab_size vocab_multiple dropout_rate init init_scale zero_init dtype document_end".split()
+    "vocab_size vocab_multiple dropout_rate attention_dropout_rate dropout_bits init init_scale zero_init dtype "
+    "document_end".split()
 )
 
 

@@ -128,7 +128,7 @@ class GPT2(Family):
             "activation_function": their_activation(cfg.activation),
             "resid_pdrop": cfg.dropout_rate,
             "embd_pdrop": cfg.dropout_rate,
-            "attn_pdrop": cfg.dropout_rate,
+            "attn_pdrop": cfg.attention_dropout,
             "layer_norm_epsilon": cfg.norm_epsilon,
             "initializer_range": GPT2_STD,
             "scale_attn_weights": cfg.attention_scale is None,

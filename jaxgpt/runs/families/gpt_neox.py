@@ -115,7 +115,7 @@ class GPTNeoX(Family):
             "intermediate_size": cfg.mlp_width,
             "hidden_act": their_activation(cfg.activation),
             "hidden_dropout": cfg.dropout_rate,
-            "attention_dropout": cfg.dropout_rate,
+            "attention_dropout": cfg.attention_dropout,
             "layer_norm_eps": cfg.norm_epsilon,
             "rotary_emb_base": cfg.rotary_base,  # transformers 5 reads both too
             "rotary_pct": cfg.rotary_fraction,
