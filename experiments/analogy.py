@@ -16,7 +16,10 @@ from experiments.claim import Effect, Result, Setting
 from jaxgpt.vectors import tables, word_tests, word_vectors
 from jaxgpt.vectors.nearest import rank_of
 
+NOTE = 'If embeddings are trained well, they can perform "vector arithmetic." For instance, taking the vector for King, adding Woman, and subtracting Man results in a vector very close to Queen.'
 CLAIM = "In a well trained table king - man + woman is near queen."
+PREDICTION = "In tables of published models most answers are among the ten nearest words, and the arithmetic finds more of them than c alone."
+REFUTED_BY = "Fewer than half of the answers near, or no more than without the arithmetic."
 DESIGN = (
     "Questions a - b + c = d from every two pairs of one kind (king queen, man woman, ...; day days, hand hands, ...). An "
     "answer is near if d is among the ten nearest words, a, b and c left out. In real tables (GloVe 6B, 50 dimensions; "
@@ -25,6 +28,7 @@ DESIGN = (
     "king and queen are neighbours even without arithmetic. Intervals are over the pairs asked about. Our own tables (word "
     "models of Shakespeare, one per seed) are compared with chance: a place of 0.5 between nearest (0) and farthest (1)."
 )
+MARGINS = {"share": 0.02, "place": 0.02}
 KINDS = {
     "woman of man": "man woman, king queen, father mother, brother sister, son daughter, husband wife, lord lady, "
     "prince princess, uncle aunt, he she, boy girl",
@@ -111,12 +115,17 @@ def conclude(measurements: dict[str, Any]) -> Result:
         alone = list(row["c alone"]["first_by_pair"].values())
         what = f"{row['source']}, {row['questions']} questions: share of"
         parts.append(
-            Effect(f"{what} near answers, minus one half", claim.difference(near, [0.5] * len(near)))
+            Effect(
+                f"{what} near answers, minus one half",
+                claim.difference(near, [0.5] * len(near)),
+                margin=MARGINS["share"],
+            )
         )
         parts.append(
             Effect(
                 f"{what} answers that are the nearest word, minus that of c alone",
                 claim.difference(first, alone),
+                margin=MARGINS["share"],
             )
         )
 
@@ -126,7 +135,11 @@ def conclude(measurements: dict[str, Any]) -> Result:
     asked = own[0]["questions"]
     chance = claim.difference([0.5] * len(own), of(own, "arithmetic", "place"))
     parts.append(
-        Effect("our tables: how much nearer than chance (0.5) the answer's relative place is", chance)
+        Effect(
+            "our tables: how much nearer than chance (0.5) the answer's relative place is",
+            chance,
+            margin=MARGINS["place"],
+        )
     )
     says = "".join(
         f"{row['source']}: queen is number {row.get('queen', 0):,} of {row['rows']:,} ({row.get('queen_all_words', 0):,} if king, "

@@ -23,16 +23,20 @@ from jaxgpt.model.parameters import init_params
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.training import steps
 
+NOTE = "The embedding matrix's weights get updated like everything else; they're just like W_q, W_k, etc."
 CLAIM = (
     "Backpropagation updates embeddings like any weight; if the table is not tied to the head, it updates only the rows that "
     "occur in the batch."
 )
+PREDICTION = "With a separate head, exactly the rows that occur in the batch get a gradient."
+REFUTED_BY = "A row that occurs and gets none, or one that does not occur and gets one."
 DESIGN = (
     "Untrained word models of Shakespeare, with a separate head and with a tied head, on the first batches of training, one per seed. "
     "Measured: the gradient of each row of the token table; the table's gradient against a finite difference of the loss "
     "along it; the rows that the first step of AdamW changes, with and without weight decay of the table, and those that a later step changes "
     "(Adam's averages keep moving a row after its gradient is 0). A row occurs if its token is an input of the batch; being a target is not enough."
 )
+MARGINS = {}
 TABLE = "token_embedding/embedding"
 
 

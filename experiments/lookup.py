@@ -21,7 +21,10 @@ import numpy as np
 from experiments import claim
 from experiments.claim import Check, Effect, Result, Setting
 
+NOTE = "In practice, the embedding layer acts as a lookup table. [...] This is computationally more efficient than performing matrix multiplication on one-hot encoded vectors."
 CLAIM = "Looking up rows of the embedding table gives the same result as multiplying one-hot vectors by it, and is cheaper."
+PREDICTION = "The rows are equal bit for bit, and the product takes longer, forward and backward."
+REFUTED_BY = "A row that differs; or a product that is not slower at the vocabulary of GPT-2."
 DESIGN = (
     "1,024 random tokens and a table of V x 64, with V up to GPT-2's 50,257. Both methods are compiled programs that start "
     "from the ids. Forward: the rows. Backward: the gradient of a weighted sum of the rows with respect to the table, for "
@@ -29,6 +32,7 @@ DESIGN = (
     "another order: equal up to rounding). The methods are timed in turns, and the time ratio at the largest V decides, forward and "
     "backward. Memory: what XLA allocates besides inputs and outputs, and how much the peak memory of a separate process rises."
 )
+MARGINS = {"time": 0.05}
 
 
 def by_lookup(table_VD: jax.Array, ids_B: jax.Array) -> jax.Array:
@@ -171,10 +175,18 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         Check("largest relative difference between the gradients, random tokens", gradient_differs, 1e-5),
         Effect(
-            f"time of the product / the lookup, forward, V = {V}", ratios["forward"][-1], "times", above=1.0
+            f"time of the product / the lookup, forward, V = {V}",
+            ratios["forward"][-1],
+            "times",
+            above=1.0,
+            margin=MARGINS["time"],
         ),
         Effect(
-            f"time of the product / the lookup, backward, V = {V}", ratios["backward"][-1], "times", above=1.0
+            f"time of the product / the lookup, backward, V = {V}",
+            ratios["backward"][-1],
+            "times",
+            above=1.0,
+            margin=MARGINS["time"],
         ),
     )
     return Result(parts, says)

@@ -12,12 +12,16 @@ from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.config import Config
 from jaxgpt.model.parameters import count_params, param_shapes
 
+NOTE = "In practice, you want the embedding_dim to match the hidden size of your transformer layers for compatibility."
 CLAIM = "The width of the embedding should match the hidden size of the transformer."
+PREDICTION = "At equal parameters, rows as wide as the residual stream give the lowest loss."
+REFUTED_BY = "Narrower or wider rows whose loss is not higher by 0.01 nats a word."
 DESIGN = (
     "Word models of Shakespeare with the same number of parameters, divided differently between the token table and the "
     "blocks: rows as wide as the residual stream; narrower rows (projected) and a wider stream; wider rows and a narrower "
     "stream. MLPs have about 4 x d_model neurons, adjusted to make the parameters equal. The matched model must have a lower loss than each of the others."
 )
+MARGINS = {"loss": 0.01}
 
 
 def with_width(base: Config, embedding_dim: int, target: int) -> int:
@@ -68,7 +72,12 @@ def conclude(measurements: dict[str, Any]) -> Result:
     return Result(
         parts=(
             *(
-                Effect(f"loss at rows / stream {label} minus loss at {own}", found, "nats a word")
+                Effect(
+                    f"loss at rows / stream {label} minus loss at {own}",
+                    found,
+                    "nats a word",
+                    margin=MARGINS["loss"],
+                )
                 for label, found in above.items()
             ),
             Check("largest relative difference in parameters", differs, 0.005),

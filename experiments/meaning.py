@@ -16,13 +16,17 @@ from experiments.claim import Effect, Result, Setting
 from jaxgpt.vectors import tables, word_tests
 from jaxgpt.vectors.nearest import unit
 
+NOTE = "These numbers start random and are learned during training so that similar words get similar vectors. [...] Words used in similar contexts get similar vectors."
 CLAIM = "Embeddings start random, and training makes tokens with similar uses similar."
+PREDICTION = "At step 0 the AUC of related pairs is 0.5; training raises it."
+REFUTED_BY = "An AUC at step 0 that is not 0.5 (a control), or one that does not rise by 0.02."
 DESIGN = (
     "The token tables of word models and character models of Shakespeare, kept at log-spaced steps. AUC: how often is the "
     "cosine of a related pair higher than that of an unrelated pair (0.5 is chance)? Words: 73 pairs such as king and queen, "
     "against the same words paired differently. Characters: two vowels or two consonants against one of each; a capital and "
     "its small letter against two different letters. Control: at step 0 the words must be at chance."
 )
+MARGINS = {"AUC": 0.02}
 VOWELS = "aeiou"
 
 
@@ -85,6 +89,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
             Effect(
                 f"rise of the AUC for {kind} in {found[0][-1][0]:,} steps",
                 claim.difference(ends[kind], starts[kind]),
+                margin=MARGINS["AUC"],
             )
             for kind, found in curves.items()
         ),

@@ -11,11 +11,15 @@ from typing import Any
 from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
 
+NOTE = "Input (d_model=512), Linear layer: 512 -> 2048 (4x expansion), ReLU activation (non-linearity), Linear layer: 2048 -> 512 (back to original)."
 CLAIM = "A block needs an MLP besides attention, and an MLP of 4 x d_model is better than a narrow one."
+PREDICTION = "No MLP is worst; each doubling up to 4 x d_model lowers the loss."
+REFUTED_BY = "A narrower MLP, or none, that is not worse than 4 x d_model by 0.01 nats."
 DESIGN = (
     "Character models of Shakespeare with ReLU MLPs of 0 (none), 1, 2, 4 and 8 times d_model. For comparison, attention alone "
     "in three times as many blocks, which has about as many parameters as MLPs of 4 x d_model."
 )
+MARGINS = {"loss": 0.01}
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -45,9 +49,9 @@ def conclude(measurements: dict[str, Any]) -> Result:
     )
     return Result(
         parts=(
-            Effect("loss without an MLP minus loss with 4 x d_model", above["0"], unit),
-            Effect("loss with 1 x d_model minus loss with 4 x d_model", above["1"], unit),
-            Effect("loss of attention alone in three times as many blocks minus loss with 4 x d_model", above["0, deep"], unit),
+            Effect("loss without an MLP minus loss with 4 x d_model", above["0"], unit, margin=MARGINS["loss"]),
+            Effect("loss with 1 x d_model minus loss with 4 x d_model", above["1"], unit, margin=MARGINS["loss"]),
+            Effect("loss of attention alone in three times as many blocks minus loss with 4 x d_model", above["0, deep"], unit, margin=MARGINS["loss"]),
         ),
         says=(
             f"Compared with 4 x d_model ({claim.show(claim.mean(losses['4']), unit)}), the loss is higher by {others} (below 0: "

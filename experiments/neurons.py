@@ -19,7 +19,14 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 from jaxgpt.runs.load import Run
 
+NOTE = "In ReLu activation the thinking happens, neuron get's activated if the model recognizes the pattern else not."
 CLAIM = "The MLP's ReLU neurons recognize patterns: a neuron fires in some contexts and not in others."
+PREDICTION = (
+    "Trained neurons fire in a few contexts far more often than chance, and more so than untrained ones."
+)
+REFUTED_BY = (
+    "Neurons as selective as those of an untrained model, or that fire as often on shuffled characters."
+)
 DESIGN = (
     "Character models of Shakespeare, one per seed. A neuron fires if its activation is among its highest 1 % on the first half "
     "of some validation text. From that half: the five three-character contexts in which it fires most often. Selectivity, on "
@@ -28,6 +35,7 @@ DESIGN = (
     "often a neuron fires on the other half, divided by how often it fires on the same characters shuffled (1 for a neuron that responds to "
     "single characters, above 1 for one that responds to sequences)."
 )
+MARGINS = {"selectivity": 0.05, "firing": 0.05}
 SPAN, PATTERNS, STRONG = 3, 5, 0.01
 FEWEST = 5  # firings on the second half that a neuron needs to have a selectivity
 
@@ -143,9 +151,19 @@ def conclude(measurements: dict[str, Any]) -> Result:
         f"(layer {best['layer']}, selectivity {best['selectivity']:.2f}) fires after {', '.join(map(repr, best['contexts']))}."
     )
     parts = (
-        Effect("selectivity, trained", claim.mean(own), margin=0.05),
-        Effect("selectivity, trained minus untrained", claim.difference(own, fresh)),
-        Effect("firing on text / on shuffled characters, trained", firing, "times", above=1.0),
+        Effect("selectivity, trained", claim.mean(own), margin=MARGINS["selectivity"]),
+        Effect(
+            "selectivity, trained minus untrained",
+            claim.difference(own, fresh),
+            margin=MARGINS["selectivity"],
+        ),
+        Effect(
+            "firing on text / on shuffled characters, trained",
+            firing,
+            "times",
+            above=1.0,
+            margin=MARGINS["firing"],
+        ),
     )
     return Result(parts, says, seeds=len(found))
 

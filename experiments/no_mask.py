@@ -21,13 +21,17 @@ from jaxgpt.runs.load import load
 from jaxgpt.training.evaluation import window_losses
 from jaxgpt.training.steps import token_losses
 
+NOTE = "We don't want later words to influence earlier words cause it would give away the answer. [...] This is like cheating - it knows what comes next!"
 CLAIM = "Without the causal mask a model cheats: it reads the answer, and has learned nothing that it could write with."
+PREDICTION = "Without a mask the loss in training is far lower, and the loss of a character that cannot be seen is far higher."
+REFUTED_BY = "A model without a mask that predicts unseen characters as well as one with a mask."
 DESIGN = (
     "Character models of Shakespeare with and without a causal mask, otherwise trained alike. First the apparent loss on the validation text, "
     "computed as in training (the last answer of each window is not visible). Then the true loss: each character is predicted from the "
     "characters before it alone, one prefix after another; and the true loss of the unmasked model's parameters used with a mask. Then both write, "
     "one character at a time, and a masked model of another seed scores what they wrote."
 )
+MARGINS = {"loss": 0.02}
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -115,11 +119,11 @@ def conclude(measurements: dict[str, Any]) -> Result:
     unit = "nats a character"
     return Result(
         parts=(
-            Effect("apparent loss with the mask minus without", claim.difference(apparent["mask"], apparent["no mask"]), unit),
-            Effect("true loss without the mask minus with", claim.difference(true["no mask"], true["mask"]), unit),
+            Effect("apparent loss with the mask minus without", claim.difference(apparent["mask"], apparent["no mask"]), unit, margin=MARGINS["loss"]),
+            Effect("true loss without the mask minus with", claim.difference(true["no mask"], true["mask"]), unit, margin=MARGINS["loss"]),
             Effect(
                 "loss of the text written without the mask minus with, scored by a masked model of another seed",
-                claim.difference(judged["no mask"], judged["mask"]), unit,
+                claim.difference(judged["no mask"], judged["mask"]), unit, margin=MARGINS["loss"],
             ),
         ),
         says=(

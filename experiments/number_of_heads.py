@@ -11,11 +11,15 @@ from typing import Any
 from experiments import claim, comparing, trained
 from experiments.claim import Effect, Result, Setting
 
+NOTE = "Input dimension is 512: we want to split those into 8 x 64 dim; it's going to process that head in parallel."
 CLAIM = "Attention with several parallel heads does better than with one head of the same total width."
+PREDICTION = "Two, four and eight heads have a lower loss than one."
+REFUTED_BY = "A number of heads whose loss is not lower than that of one by 0.01 nats."
 DESIGN = (
     "Character models of Shakespeare that differ in the number of heads that d_model is split into; parameters and matrix "
     "products are the same. The loss with one head minus that with each other number, paired by seed."
 )
+MARGINS = {"loss": 0.01}
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -40,7 +44,9 @@ def conclude(measurements: dict[str, Any]) -> Result:
     most = list(losses)[-1]
     return Result(
         parts=tuple(
-            Effect(f"loss with 1 head minus loss with {label}", found, "nats a character")
+            Effect(
+                f"loss with 1 head minus loss with {label}", found, "nats a character", margin=MARGINS["loss"]
+            )
             for label, found in better.items()
         ),
         says=(

@@ -13,13 +13,17 @@ from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.runs.load import load
 
+NOTE = "Higher embedding_dim [...] increases: [...] Risk of overfitting (if too high and data is limited)."
 CLAIM = "With too large a d_model, a model overfits a small text."
+PREDICTION = "On a small text, the widest model has the largest gap between unseen and training text, and the highest loss on unseen text."
+REFUTED_BY = "A widest model whose loss on unseen text is not higher than that of a narrower one."
 DESIGN = (
     "Character models of three widths, trained on the first characters of Shakespeare, in three amounts, for equally many steps with "
     "learning rates that suit every width (muP). The gap is the loss on text from elsewhere in the corpus, the same for all, minus the "
     "loss on the training text. On the smallest text the widest model must have a larger gap than the narrowest, by more than "
     "on the largest text, and a higher loss on unseen text."
 )
+MARGINS = {"gap": 0.02, "loss": 0.02}
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -77,9 +81,9 @@ def conclude(measurements: dict[str, Any]) -> Result:
     unit = "nats a character"
     return Result(
         parts=(
-            Effect(f"gap at d_model {wide} minus gap at {narrow}, {little:,} characters", wider_gap, unit),
-            Effect(f"the same minus its value at {much:,} characters", more, unit),
-            Effect(f"unseen loss at d_model {wide} minus that at {narrow}, {little:,} characters", worse, unit),
+            Effect(f"gap at d_model {wide} minus gap at {narrow}, {little:,} characters", wider_gap, unit, margin=MARGINS["gap"]),
+            Effect(f"the same minus its value at {much:,} characters", more, unit, margin=MARGINS["gap"]),
+            Effect(f"unseen loss at d_model {wide} minus that at {narrow}, {little:,} characters", worse, unit, margin=MARGINS["loss"]),
         ),
         says=(
             f"On {little:,} characters, the gap between unseen and training text is {claim.show(wider_gap, unit)} larger at d_model "

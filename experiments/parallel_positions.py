@@ -19,13 +19,17 @@ from jaxgpt import config
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.parameters import init_params
 
+NOTE = "Position 0 -> vector1, Position 1 -> vector2, Position 2 -> vector3: why? because transformers process all tokens in parallel."
 CLAIM = "All positions of a text are processed in parallel: one pass gives the same as a step for each token, and is faster."
+PREDICTION = "One pass gives the logits of T steps, and takes less time at every T."
+REFUTED_BY = "Other logits, or a length at which one pass is not faster by 5 %."
 DESIGN = (
     "An untrained model (four layers, d_model 128) and random texts of T tokens, one at a time. One pass over all positions is compared with "
     "T steps of one token each, which keep earlier keys and values in a cache and run in one compiled loop on the "
     "device. The logits of all positions are compared. Both are timed in turns; of every three times the fastest counts, and "
     "their ratio at the largest T decides."
 )
+MARGINS = {"time": 0.05}
 AMONG = 3  # of every so many times the fastest counts
 
 
@@ -96,7 +100,13 @@ def conclude(measurements: dict[str, Any]) -> Result:
     )
     parts = (
         Check("largest relative difference between the logits, all T", worst, 1e-4),
-        Effect(f"time of T steps / one pass, T = {rows[-1]['T']:,}", ratios[-1], "times", above=1.0),
+        Effect(
+            f"time of T steps / one pass, T = {rows[-1]['T']:,}",
+            ratios[-1],
+            "times",
+            above=1.0,
+            margin=MARGINS["time"],
+        ),
     )
     return Result(
         parts,

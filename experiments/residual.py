@@ -24,7 +24,10 @@ from jaxgpt.model.parameters import init_params
 from jaxgpt.runs.load import load
 from jaxgpt.training.steps import mean_loss
 
+NOTE = 'Without residual: x_new = f(x): must learn everything from scratch. With residual: x_new = x + f(x): only needs to learn the "delta" (change).'
 CLAIM = "With a residual, x + f(x), a layer only has to learn a change; without one, f(x), a deep model hardly learns."
+PREDICTION = "Without residuals the loss is higher, the more so the deeper; the gradient of the first block fades; with residuals a block adds a small change."
+REFUTED_BY = "A deep model without residuals that learns as well at its own best rate."
 DESIGN = (
     "Character models of Shakespeare of several depths, with and without the residual connections around attention and MLP. Initial "
     "matrices keep the scale of signals (fan_in). Each model is trained at two learning rates, and the better one counts. Measured: losses; the "
@@ -32,6 +35,7 @@ DESIGN = (
     "as seeds, as it varies by a factor of ten) and at the end; and, in the deepest model, the size of a block's change "
     "relative to the stream that it is added to."
 )
+MARGINS = {"loss": 0.02, "gradient": 0.1, "change": 0.1}
 RATES = (1e-3, 4e-3)
 DRAWS = 8  # initial parameters per seed
 
@@ -124,15 +128,15 @@ def conclude(measurements: dict[str, Any]) -> Result:
     unit = "nats a character"
     return Result(
         parts=(
-            Effect(f"loss without residuals minus loss with, {deep} layers", worse[deep], unit),
-            Effect(f"the same minus its value with {shallow} layers", grows, unit),
+            Effect(f"loss without residuals minus loss with, {deep} layers", worse[deep], unit, margin=MARGINS["loss"]),
+            Effect(f"the same minus its value with {shallow} layers", grows, unit, margin=MARGINS["loss"]),
             Effect(
                 f"gradient of the first block / of the last at the start, {deep} layers: with residuals / without",
-                reaches, "times", above=1.0,
+                reaches, "times", above=1.0, margin=MARGINS["gradient"],
             ),
             Effect(
                 "1 minus the size of a block's change relative to the stream, all blocks but the first",
-                claim.mean([1 - size for size in changes]),
+                claim.mean([1 - size for size in changes]), margin=MARGINS["change"],
             ),
         ),
         says=(

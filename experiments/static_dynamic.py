@@ -18,7 +18,10 @@ from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
 
+NOTE = 'But they\'re static: "I" always gets the same vector regardless of context. [...] Now, "love" is not just "love", it\'s: "love in the context of I and AI".'
 CLAIM = "A word's embedding is the same in every sentence; attention turns it into a vector that depends on the sentence."
+PREDICTION = "The cosine of one word in two sentences is 1 at the embedding and falls from block to block."
+REFUTED_BY = "Rows that differ, or a cosine after the last block that is not below 1 by 0.05."
 DESIGN = (
     "Word models of Shakespeare, one per seed, and the same models untrained. Words with several senses (bank, if it is in "
     "the vocabulary), each at up to 24 places in the text, always as the last word of a window, so that its position is the "
@@ -26,6 +29,7 @@ DESIGN = (
     "the embedding and after each block. For comparison: the cosine between different words, as all vectors of a layer "
     "have much in common, and the cosine within words after subtracting the mean over words."
 )
+MARGINS = {"cosine": 0.05, "fall": 0.02}
 WORDS = "bank light right still fair present state rest lie mine like well kind blood fall part bear sound may will".split()
 
 
@@ -135,9 +139,9 @@ def conclude(measurements: dict[str, Any]) -> Result:
     parts = (
         Check("largest difference between a word's rows of the table", difference, 0.0),
         Check("largest distance from cosine 1 at the embedding, same position", start, 1e-6),
-        Effect("1 minus the cosine after the last block, trained", claim.difference([1.0] * len(last), last), margin=0.05),
-        Effect("cosine after the first block minus that after the last, trained", claim.difference(first, last)),
-        Effect("cosine after the last block, untrained minus trained", claim.difference(fresh, last)),
+        Effect("1 minus the cosine after the last block, trained", claim.difference([1.0] * len(last), last), margin=MARGINS["cosine"]),
+        Effect("cosine after the first block minus that after the last, trained", claim.difference(first, last), margin=MARGINS["fall"]),
+        Effect("cosine after the last block, untrained minus trained", claim.difference(fresh, last), margin=MARGINS["fall"]),
     )  # fmt: skip
     return Result(parts, says, seeds=len(last))
 

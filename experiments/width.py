@@ -13,13 +13,17 @@ import numpy as np
 from experiments import claim, comparing, trained
 from experiments.claim import Check, Effect, Result, Setting
 
+NOTE = "Small (e.g., 64): fast, low memory; less accurate, loses context. Large (e.g., 1024+): high accuracy, deep context; needs powerful GPU/TPU."
 CLAIM = "A small d_model is fast, needs little memory and is less accurate; a large d_model is the reverse."
+PREDICTION = "Each wider model has a lower loss, more parameters, more memory and slower steps."
+REFUTED_BY = "A wider model whose loss is not lower by 0.01 nats, or whose step is not slower."
 DESIGN = (
     "Two-layer character models of Shakespeare that differ in d_model, trained on the same windows with learning rates that "
     "suit every width (muP; constant after a warm-up). Compared: the loss after equally many steps; the number of parameters and the "
     "predicted memory of a training step; the time of a step, measured in turns. Narrow models train for more steps, so that "
     "losses can also be compared after equal time: that of the shortest run, interpolated linearly between evaluations."
 )
+MARGINS = {"loss": 0.01, "time": 0.05}
 
 
 def plan(setting: Setting) -> dict[int, int]:
@@ -80,8 +84,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
     )
     return Result(
         parts=(
-            Effect(f"loss at d_model {narrow} minus loss at {wide}, after {steps} steps", gained, "nats a character"),
-            Effect(f"time of a step at d_model {wide} / at {narrow}", slower, "times", above=1.0),
+            Effect(f"loss at d_model {narrow} minus loss at {wide}, after {steps} steps", gained, "nats a character", margin=MARGINS["loss"]),
+            Effect(f"time of a step at d_model {wide} / at {narrow}", slower, "times", above=1.0, margin=MARGINS["time"]),
             Check("widths with fewer parameters or less memory than the width before", shrinks, 0),
         ),
         says=(

@@ -1,10 +1,9 @@
-"""Claims: intervals and verdicts against known cases, the table of results, and each claim at its smallest."""
+"""Claims: the page of results, what does not follow from the measurements, and each claim at its smallest."""
 
 import importlib
 import json
 import math
 import re
-import statistics
 import sys
 from types import SimpleNamespace
 
@@ -12,109 +11,46 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as every
-from experiments import analogy, claim, heads_add_up, neurons, static_dynamic
-from experiments.claim import FAILS, HOLDS, NOISE, UNTOLD, Check, Effect, Result, Setting
+from experiments import analogy, claim, heads_add_up, neurons, page, recompute, static_dynamic
+from experiments.claim import Check, Effect, Outdated, Result, Setting
 from jaxgpt.config import UserError
 from jaxgpt.vectors import tables
 from jaxgpt.vectors.word_tests import Estimate
 from jaxgpt.vectors.word_vectors import Vectors
 
-# --- intervals ------------------------------------------------------------------------------------------
-
-
-# Student's table for a two-sided 95 %, in any book.
-@pytest.mark.parametrize(
-    ("df", "t"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (10, 2.2281), (120, 1.9799)],
-)
-def test_quantiles_of_students_t(df, t):
-    assert claim.t_quantile(df) == pytest.approx(t, abs=5e-5)
-
-
-def test_an_interval_of_five_seeds_covers_the_truth_19_times_in_20():
-    draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 5))
-    covered = statistics.fmean(found.low <= 3.0 <= found.high for found in map(claim.mean, draws))
-    assert covered == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 4000))
-
-
-def test_differences_are_paired_and_ratios_geometric():
-    base = [1.0, 5.0, 9.0]
-    found = claim.difference([b + x for b, x in zip(base, (0.9, 1.0, 1.1), strict=True)], base)
-    assert (found.value, found.count) == (pytest.approx(1.0), 3)
-    assert found.high - found.value == pytest.approx(4.3027 * 0.1 / math.sqrt(3), abs=1e-5)
-    found = claim.ratio([2.0, 8.0], [1.0, 1.0])
-    assert found.value == pytest.approx(4.0)
-    assert found.low * found.high == pytest.approx(16.0)
-
-
-def test_the_fastest_of_each_group_counts():
-    assert claim.fastest([3.0, 1.0, 2.0, 5.0, 4.0], 2) == [1.0, 2.0]
-
-
-def test_one_value_and_nan_have_no_interval():
-    assert math.isnan(claim.mean([1.0]).low)
-    assert math.isnan(claim.mean([1.0, math.nan]).value)
-
-
-# --- verdicts -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("low", "value", "high", "margin", "verdict"),
-    [
-        (0.1, 0.2, 0.3, 0.0, HOLDS),
-        (-0.1, 0.2, 0.5, 0.0, NOISE),
-        (-0.3, -0.2, -0.1, 0.0, FAILS),
-        (0.1, 0.2, 0.3, 0.15, HOLDS),
-        (0.1, 0.2, 0.3, 0.5, FAILS),  # surely there, surely too small to matter
-        (-0.1, 0.0, 0.1, 0.5, FAILS),
-        (0.1, 0.4, 0.7, 0.5, NOISE),
-        (-0.1, 0.4, 0.9, 0.5, NOISE),
-        (-0.9, 0.0, 0.9, 0.5, UNTOLD),  # may be as large either way
-        (math.nan, 0.2, math.nan, 0.0, UNTOLD),
-    ],
-)
-def test_the_rule_of_verdicts(low, value, high, margin, verdict):
-    assert Effect("", Estimate(value, low, high, 5), margin=margin).verdict == verdict
-    ratio = Estimate(1 + value, 1 + low, 1 + high, 5)
-    assert Effect("", ratio, margin=margin, above=1.0).verdict == verdict
-
-
-def test_a_claim_is_as_good_as_its_worst_part():
-    good, bad = Check("", 0.0, 0.0), Check("", 1.0, 0.5)
-    noise = Effect("", Estimate(0.1, -1.0, 1.0, 5))
-    assert Result((good,), "").verdict == HOLDS
-    assert Result((good, noise), "").verdict == NOISE
-    assert Result((good, noise, bad), "").verdict == FAILS
-    assert Result((good,), "", untold="the control failed").verdict == UNTOLD
-    assert Check("", math.nan, 1.0).verdict == UNTOLD
-
-
-def test_numbers_are_shown_with_the_decimals_that_their_interval_justifies():
-    assert claim.show(Estimate(0.12345, 0.1, 0.15, 5), "nats") == "0.123 [0.100, 0.150] nats"
-    assert claim.show(Estimate(168.4, 98.2, 290.1, 5)) == "168 [98, 290]"
-    assert claim.show(Estimate(0.5, math.nan, math.nan, 1)) == "0.50"
-
-
 # --- the table ------------------------------------------------------------------------------------------
 
+MODULE = {
+    "NOTE": "Rows | and columns.",
+    "PREDICTION": "As said.",
+    "REFUTED_BY": "The contrary.",
+    "DESIGN": "As designed.",
+}
 
-def record(name: str, **fields) -> dict:
+
+def module_of(name: str, **changes) -> SimpleNamespace:
     def conclude(measurements: dict) -> Result:
+        if "loss" not in measurements:
+            raise Outdated("the loss")
         loss = claim.estimate(measurements["loss"])
-        parts = (Effect("loss", loss, "nats", 0.1), Check("error", 0.0, 1e-6))
-        return Result(parts, f"It is {loss.value}.")
+        parts = (Effect("loss", loss, "nats", margin=0.05), Check("error", 0.0, 1e-6))
+        return Result(parts, f"It is {loss.value}.", headline=f"{name} is {loss.value}.")
 
-    module = SimpleNamespace(
-        CLAIM=f"{name} | is so.", DESIGN="As designed.", __file__=f"{name}.py", conclude=conclude
-    )
-    return claim.record_of(module, {"loss": Estimate(0.2, 0.1, 0.3, 5)}, Setting(), 12.0) | fields
+    fields = MODULE | {"CLAIM": f"{name} is so.", "MARGINS": {"loss": 0.05}, "__file__": f"{name}.py"}
+    return SimpleNamespace(**fields | {"conclude": conclude} | changes)
+
+
+def record(name: str, value: float = 0.2, **changes) -> dict:
+    module = module_of(name, **changes)
+    before = claim.registered(module)
+    measured = {"loss": Estimate(value, value - 0.1, value + 0.1, 5)}
+    return claim.record_of(module, before, measured, Setting(), 12.0)
 
 
 def test_the_table_has_every_claim_its_verdict_and_its_plot(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
-    first, second, *rest = every.CLAIMS
+    first, second, third, old, *rest = every.CLAIMS
     (results / f"{first}.json").write_text(json.dumps(record(first)))
     failed = {
         "name": second,
@@ -124,17 +60,22 @@ def test_the_table_has_every_claim_its_verdict_and_its_plot(tmp_path):
         "command": f"python -m experiments.{second}",
     }
     (results / f"{second}.json").write_text(json.dumps(failed))
-    text = every.write_table(results).read_text()
-    assert (
-        f"| {first} \\| is so. | It is 0.2. | **holds** | [plot](#{first}) | 12 s | `python -m experiments.{first}` |"
-        in text
-    )
-    assert "| loss | 0.20 [0.10, 0.30] nats (n = 5) | above 0 by 0.1 | holds |" in text
-    assert f"![{first}](results/{first}.png)" in text
+    (results / f"{third}.json").write_text(json.dumps(record(third, -0.4)))
+    before = record(old) | {"measurements": {}}
+    del before["registered"]
+    (results / f"{old}.json").write_text(json.dumps(claim.concluded(module_of(old), before)))
+    text = page.write(results, every.CLAIMS).read_text()
+    assert f"| Rows \\| and columns. | loss: 0.20 [0.10, 0.30] nats | [**holds**](#{first}) |" in text
+    assert "| loss | 0.20 [0.10, 0.30] nats (n = 5) | above 0.05 | 0.014 | 0.014 | holds |" in text
+    assert "| does not hold: the opposite |" in text
+    assert text.index(f"- {third} is -0.4.") < text.index(f"- {first} is 0.2.")  # surprises first
+    assert f"![{first}](results/{first}.png)" in text and f"![{old}]" not in text
     assert f"| {second} | no space | **failed** |" in text
+    assert f"[**measure again**](#{old})" in text and "which needs the loss." in text
     for name in rest:
-        assert f"| {name} | | not measured yet |" in text
-    assert "2 of" in text and "JAX" in text and "commit" in text
+        assert f"| {name} | not measured yet: `python -m experiments.{name}` | |" in text
+    assert "3 of" in text and "JAX" in text and "commit" in text and "2 effects; 2 are" in text
+    assert (results / "forest.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_claim_that_fails_leaves_its_reason_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -142,7 +83,8 @@ def test_a_claim_that_fails_leaves_its_reason_and_the_others_go_on(tmp_path, mon
     assert every.main(["--quick", "--runs", str(tmp_path), "--results", str(tmp_path / "results")]) == 1
     text = (tmp_path / "README.md").read_text()
     assert "No module named experiments.no_such_claim" in text
-    assert json.loads((tmp_path / "results" / "lookup.json").read_text())["verdict"] in claim.VERDICTS
+    found = json.loads((tmp_path / "results" / "lookup.json").read_text())
+    assert found["kind"] in claim.KINDS and found["registered"]["margins"]
 
 
 def test_without_matplotlib_a_line_says_so_before_anything_is_measured(tmp_path, monkeypatch):
@@ -159,23 +101,38 @@ def test_wrong_names_and_seeds_get_one_line(tmp_path):
         every.main(["--seeds", "0"])
 
 
-def test_stored_sentences_and_verdicts_follow_from_the_stored_measurements():
-    for name in every.CLAIMS:
-        stored = every.read(claim.RESULTS, name)
-        found = claim.concluded(importlib.import_module(f"experiments.{name}"), stored)
-        assert found.keys() == stored.keys(), name
-        for key in found.keys() - {"parts"}:
-            assert found[key] == stored[key], (name, key)
-        for part, old in zip(found["parts"], stored["parts"], strict=True):
-            assert part.keys() == old.keys()
-            for key, value in part.items():
-                same = pytest.approx(old[key], rel=1e-9) if isinstance(value, float) else old[key]
-                assert value == same, (name, part["what"], key)
+def test_every_number_of_the_page_follows_from_the_stored_measurements(capsys):
+    assert every.main(["--check"]) == 0, capsys.readouterr().out
 
 
-def test_the_stored_table_is_the_one_of_the_stored_results():
-    readme = claim.RESULTS.parent / "README.md"
-    assert readme.read_text("utf-8") == every.table(claim.RESULTS, "results")
+def test_what_does_not_follow_is_one_line_each(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    results.mkdir()
+    stored = json.loads((claim.RESULTS / "character_loss.json").read_text())
+    stored["parts"][1]["low"] += 0.001
+    stored["verdict"] = "holds everywhere"
+    stored["registered"] = {"margins": {"loss": 0.5}}
+    (results / "character_loss.json").write_text(json.dumps(stored))
+    page.write(results, ["character_loss"])
+    found = list(recompute.differences(results, ["character_loss"], ["character_loss"]))
+    assert len(found) == 3, found
+    assert "margin of 'loss': 0.5 before measuring, 0.02 now, and no amendment says so" in found[0]
+    assert "character_loss: verdict: the file has 'holds everywhere'" in found[1]
+    assert "character_loss: parts[1].low: the file has" in found[2]
+    readme = tmp_path / "README.md"
+    readme.write_text(readme.read_text().replace("1 of 1 measured", "2 of 1 measured"))
+    *_, before, now = recompute.differences(results, ["character_loss"], ["character_loss"])
+    assert "the file has '2 of 1" in before and "the records give '1 of 1" in now
+
+
+def test_an_amendment_says_what_a_margin_was():
+    stored = record("some")
+    changed = module_of("some", MARGINS={"loss": 0.1})
+    assert len(list(recompute.changed_margins(changed, stored))) == 1
+    changed.AMENDMENTS = (claim.Amendment("today", "A margin.", "Too small.", "holds", {"loss": 0.01}),)
+    assert len(list(recompute.changed_margins(changed, stored))) == 1  # not what it was
+    changed.AMENDMENTS = (claim.Amendment("today", "A margin.", "Too small.", "holds", {"loss": 0.05}),)
+    assert not list(recompute.changed_margins(changed, stored))
 
 
 # --- the claims -----------------------------------------------------------------------------------------
@@ -211,7 +168,7 @@ def test_every_claim_gives_a_result_and_a_plot(name, quick):
     module = importlib.import_module(f"experiments.{name}")
     found = claim.measure(module, quick, quick.folder / "results")
     assert found == json.loads((quick.folder / "results" / f"{name}.json").read_text())
-    assert found["verdict"] in claim.VERDICTS
+    assert found["kind"] in claim.KINDS and found["verdict"].startswith(found["kind"])
     assert found["parts"] and found["says"].endswith(".") and found["claim"].endswith(".")
     assert not re.search(r"\bnan\b", found["says"])
     assert any("at_most" in part or part["low"] is not None for part in found["parts"])
