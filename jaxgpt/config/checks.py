@@ -67,6 +67,11 @@ def _model(config: Config) -> list[str]:
                 f"model.{name}={rate:g} rounds to {round(256 * rate) / 256:g} with model.dropout_bits=8: "
                 "set model.dropout_bits=32"
             )
+    if model.post_norm and (model.parallel_residual or not model.residual):
+        problems.append(
+            "model.post_norm=true normalizes the sum of the stream and one layer's change: it needs model.residual=true and "
+            "model.parallel_residual=false"
+        )
     if model.lora_rank and not model.lora_targets:
         problems.append(
             "model.lora_rank is given and model.lora_targets is empty: name layers, such as query,value"

@@ -105,7 +105,7 @@ class OptimConfig:
     """How parameters are updated."""
 
     # fmt: off
-    name: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = field("adamw", "the optimizer")
+    name: Literal["adamw", "muon", "sgd", "lion", "adafactor", "schedule_free"] = field("adamw", "the optimizer")
     learning_rate: float = field(1e-3, "peak learning rate", above=0, lane="argument")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = field(
         "cosine", "shape of the learning rate after the warm-up; wsd: constant, then linear decay",

@@ -97,6 +97,10 @@ class ModelConfig:
     parallel_residual: bool = field(
         False, "attention and MLP of a block read the same stream: x + attention(norm(x)) + mlp(norm(x)) (GPT-J, 2021)",
     )
+    post_norm: bool = field(
+        False, "normalize the stream after each sum, norm(x + f(x)), as the first transformer (Vaswani et al. 2017); false: "
+        "what a layer reads, x + f(norm(x)) (Xiong et al. 2020 compare them)",
+    )
     value_residual: bool = field(False, "later layers mix the first layer's values into theirs")
     embedding_residual: bool = field(False, "each layer mixes the embedding into the stream that it reads")
     logit_softcap: float = field(0.0, "limit logits to +- this with a tanh; 0: off", at_least=0)

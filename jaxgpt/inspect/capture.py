@@ -129,10 +129,11 @@ def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capt
         raise UserError(f"{len(tokens_T)} tokens: give 1 to model.context_length={cfg.context_length}")
     if tokens_T.min() < 0 or tokens_T.max() >= cfg.num_tokens:
         raise UserError(f"invalid token ids: give 0 to {cfg.num_tokens - 1}")
-    if not cfg.residual or not cfg.mlp_width:
+    if not cfg.residual or cfg.post_norm or not cfg.mlp_width:
         raise UserError(
-            "a report needs a residual stream and MLPs, but this model has "
-            f"model.residual={str(cfg.residual).lower()} and model.d_ff={cfg.mlp_width}: choose another run"
+            "a report needs a residual stream that layers only add to, and MLPs, but this model has "
+            f"model.residual={str(cfg.residual).lower()}, model.post_norm={str(cfg.post_norm).lower()} and "
+            f"model.d_ff={cfg.mlp_width}: choose another run"
         )
     cfg, params = merge_lora(dataclasses.replace(cfg, dtype="float32"), params)
     with jax.default_matmul_precision("highest"):  # a GPU's default has fewer bits

@@ -22,7 +22,7 @@ Parameter paths:
     block_<i>/mlp_norm/{scale,bias}                [D]                   not with d_ff=0, nor the MLP
     block_<i>/mlp/{up,gate}/kernel                 [D, F], bias [F]      gate: swiglu and geglu only
     block_<i>/mlp/down/kernel                      [F, D], bias [D]
-    final_norm/{scale,bias}                        [D]
+    final_norm/{scale,bias}                        [D]                   not with post_norm
     head/kernel                                    [D, V]                tie_embeddings=False
 
 With a lora_rank the layers of lora_targets also have lora_a [in..., r] and lora_b [r, out...].
@@ -33,6 +33,7 @@ none); rmsnorm_plain has no parameters.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -113,7 +114,8 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): each layer learns a change only.
 
     With parallel_residual both read the same x: x + attention(norm(x)) + mlp(norm(x)). With residual=False, x is not
-    added: attention(norm(x)), then mlp(norm(x)).
+    added: attention(norm(x)), then mlp(norm(x)). With post_norm the sum is normalized: norm(x + attention(x)), then
+    norm(x + mlp(x)).
     """
 
     cfg: config.ModelConfig
@@ -131,22 +133,30 @@ class Block(nn.Module):
             mix = self.param("embedding_mix", initializer("embedding_mix"), (2,)).astype(x_BTD.dtype)
             x_BTD = mix[0] * x_BTD + mix[1] * start_BTD
         drop = functools.partial(Dropout(cfg.dropout_rate, cfg.dropout_bits), deterministic=not train)
+        before, after = (_same, NORMS[cfg.norm]) if cfg.post_norm else (NORMS[cfg.norm], _same)
         read_BTD = x_BTD
-        normed_BTD = NORMS[cfg.norm](cfg, name="attention_norm")(read_BTD)
+        normed_BTD = before(cfg, name="attention_norm")(read_BTD)
         record(self, before=x_BTD, attention_input=normed_BTD)
         change_BTD, new, own_values = Attention(cfg, self.attention, name="attention")(
             normed_BTD, positions_BT, starts_BT, past, first_values, train
         )
         x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)
+        x_BTD = after(cfg, name="attention_norm")(x_BTD)
         record(self, between=x_BTD)
         if cfg.mlp_width:
-            normed_BTD = NORMS[cfg.norm](cfg, name="mlp_norm")(read_BTD if cfg.parallel_residual else x_BTD)
+            normed_BTD = before(cfg, name="mlp_norm")(read_BTD if cfg.parallel_residual else x_BTD)
             record(self, mlp_input=normed_BTD)
             change_BTD = MLP(cfg, name="mlp")(normed_BTD)
             x_BTD = x_BTD + drop(change_BTD) if cfg.residual else drop(change_BTD)
+            x_BTD = after(cfg, name="mlp_norm")(x_BTD)
             record(self, mlp_change=change_BTD)
         record(self, after=x_BTD)
         return x_BTD, new, own_values
+
+
+def _same(cfg: config.ModelConfig, name: str) -> Callable[[jax.Array], jax.Array]:
+    """In place of a norm that is elsewhere."""
+    return lambda x: x
 
 
 # The values kept for the backward pass, which recomputes the others (Chen et al. 2016).
@@ -193,7 +203,8 @@ class GPT(nn.Module):
         if self.remat != "none":
             block = nn.remat(Block, policy=REMATS[self.remat], static_argnums=(7,))  # train
         self.block = [block(cfg, self.attention) for _ in range(cfg.num_layers)]
-        self.final_norm = NORMS[cfg.norm](cfg)
+        if not cfg.post_norm:  # there the last block ends with a norm
+            self.final_norm = NORMS[cfg.norm](cfg)
         if not cfg.tie_embeddings:
             self.head = Kernel(cfg)
 
@@ -267,7 +278,7 @@ class GPT(nn.Module):
             x_BTD = constrain(x_BTD, BATCH)
             first_values = own_values if i == 0 else first_values
             news.append(new)
-        features_BTD = self.final_norm(x_BTD)
+        features_BTD = x_BTD if self.cfg.post_norm else self.final_norm(x_BTD)
         record(self, start=start_BTD, features=features_BTD)
         return features_BTD, cache.append(news, next_BT) if cache else None
 

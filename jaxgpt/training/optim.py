@@ -131,6 +131,18 @@ def _muon(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransfor
     )
 
 
+def _sgd(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum `b1` (Polyak 1964) and decoupled weight decay.
+
+    Nothing divides by the size of gradients, so good rates are 100 to 1,000 times Adam's. `b2` and `eps` are not used.
+    """
+    return optax.chain(
+        optax.trace(cfg.b1),
+        optax.add_decayed_weights(cfg.weight_decay, functools.partial(decay_mask, cfg)),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
 def _lion(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
     """Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms": the sign of a momentum.
 
@@ -203,6 +215,7 @@ def _own_rates(cfg: config.OptimConfig) -> list[optax.GradientTransformation]:
 OPTIMIZERS: dict[str, Callable[[config.OptimConfig, Schedule], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "muon": _muon,
+    "sgd": _sgd,
     "lion": _lion,
     "adafactor": _adafactor,
     "schedule_free": _schedule_free,

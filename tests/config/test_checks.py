@@ -26,6 +26,8 @@ WRONG = {
         *({"norm_epsilon": epsilon} for epsilon in (0.0, 2.0, math.nan)),
         {"qk_norm_scale": True},
         {"parallel_residual": True, "residual": False},
+        {"post_norm": True, "residual": False},
+        {"post_norm": True, "parallel_residual": True},
         *({name: 0} for name in "vocab_multiple num_kv_heads attention_window".split()),
         {"num_kv_heads": 4},  # of 6
         *({"rotary_base": base} for base in (1.0, math.inf, math.nan)),

@@ -240,6 +240,13 @@ def textbook_logits(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray)
         if cfg.embedding_residual:
             own, first = p[f"block_{i}/embedding_mix"]
             x = own * x + first * start
+        if cfg.post_norm:
+            change, own_values = attention(x, f"block_{i}/attention", first_values)
+            first_values = first_values or own_values
+            x = norm(x + change, f"block_{i}/attention_norm")
+            if cfg.d_ff != 0:
+                x = norm(x + mlp(x, f"block_{i}/mlp"), f"block_{i}/mlp_norm")
+            continue
         change, own_values = attention(
             norm(x, f"block_{i}/attention_norm"), f"block_{i}/attention", first_values
         )
@@ -249,7 +256,7 @@ def textbook_logits(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray)
         if cfg.d_ff != 0:
             read = before if cfg.parallel_residual else x
             x = kept * x + mlp(norm(read, f"block_{i}/mlp_norm"), f"block_{i}/mlp")
-    x = norm(x, "final_norm")
+    x = x if cfg.post_norm else norm(x, "final_norm")
     logits = x @ (p["token_embedding/embedding"].T if cfg.tie_embeddings else p["head/kernel"])
     return capped(logits, cfg.logit_softcap)[:, : cfg.vocab_size]
 
@@ -276,6 +283,8 @@ DEFINITIONS = [
     EVERYTHING,
     {"causal": False},
     {"residual": False},
+    {"post_norm": True},
+    {"post_norm": True, "d_ff": 0, "norm": "rmsnorm"},
     {"d_ff": 0},
     {"d_ff": 0, "residual": False, "causal": False, "position": "rotary"},
 ]

@@ -159,7 +159,7 @@ def test_every_parameter_has_one_place():
 
 
 def test_an_optimizers_moments_lie_with_their_parameters_and_factored_ones_everywhere():
-    for name in ("adamw", "muon", "lion", "adafactor", "schedule_free"):
+    for name in ("adamw", "muon", "sgd", "lion", "adafactor", "schedule_free"):
         optim = config.OptimConfig(name=name, schedule="constant")
         cfg = Config(model=dataclasses.replace(PRESETS["gpt2"], num_layers=1), optim=optim)
         parts = steps.build(cfg)

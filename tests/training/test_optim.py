@@ -265,6 +265,24 @@ def test_training_fits_a_regression_in_one_trace_with_donated_state(variant):
     assert float(value) < 0.2 * losses[0]
 
 
+def test_two_steps_of_sgd_by_hand():
+    """The momentum is a sum of gradients, each old one times b1; a matrix also moves by its own decay."""
+    cfg = config.OptimConfig(name="sgd", b1=0.9, weight_decay=0.2, grad_clip_norm=0.0)
+    optimizer = optim.make_optimizer(cfg, lambda step: 0.5)
+    params = {"mlp": {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([1.0, 1.0])}}
+    state = optimizer.init(params)
+    for gradient in (jnp.array([1.0, -3.0]), jnp.array([2.0, 0.0])):
+        grads = {"mlp": {"kernel": gradient[None], "bias": gradient}}
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    first = np.array([2.0, -1.0]) - 0.5 * (np.array([1.0, -3.0]) + 0.2 * np.array([2.0, -1.0]))
+    second = first - 0.5 * (0.9 * np.array([1.0, -3.0]) + np.array([2.0, 0.0]) + 0.2 * first)
+    np.testing.assert_allclose(params["mlp"]["kernel"][0], second, rtol=1e-6)
+    np.testing.assert_allclose(
+        params["mlp"]["bias"], [1 - 0.5 * 1.0 - 0.5 * 2.9, 1 + 1.5 + 0.5 * 2.7], rtol=1e-6
+    )
+
+
 def test_two_steps_of_lion_by_hand():
     """Chen et al. 2023, algorithm 2: the sign of b1 m + (1 - b1) g; then m = b2 m + (1 - b2) g."""
     cfg = config.OptimConfig(name="lion", b1=0.9, b2=0.5, weight_decay=0.2, grad_clip_norm=0.0)
