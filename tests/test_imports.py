@@ -10,7 +10,7 @@ from tests.small_runs import write_text
 CORE = """
 jaxgpt jaxgpt.train
 jaxgpt.config .checks .conversion .errors .fields .metadata .model_fields .reference .sources
-jaxgpt.common .causes .cli .config_files .door .files .jax_settings .machine .processes .progress .say
+jaxgpt.common .backend .causes .cli .config_files .door .files .jax_settings .machine .processes .progress .say
 jaxgpt.model .attention .generation .gpt .initial .layers .linear .parameters .paths .sharding .stopping
 jaxgpt.data .baselines .batches .byte_pairs .corpora .dataset .documents .encoding .encodings .id_files .long_pieces .measures .packages .packing .position .prompts .shards .special_tokens .text_files .text_pieces .tokenizer .tokenizers
 jaxgpt.runs .checkpoint .checksums .damage .metrics_log .orbax_log .orbax_paths .records .state .stored_steps

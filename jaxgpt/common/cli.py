@@ -199,12 +199,12 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", type=int, help="which of them this one is, from 0")
 
 
-def set_up_process(joins: bool = False) -> None:
+def set_up_process(joins: bool = False, compiles: bool = False) -> None:
     """Prepare the process of a command, before JAX starts. Raises UserError for settings of JAX that do not work.
 
-    joins: `processes.join` follows, which has to come before the devices.
+    joins: `processes.join` follows, which has to come before the devices. compiles: see `jax_settings.check`.
     """
-    jax_settings.check()
+    jax_settings.check(compiles)
     keep_freed_memory()
     _enable_compilation_cache()
     if not joins:

@@ -6,7 +6,10 @@ included (JAX_DEBUG_NANS, JAX_CHECK_TRACER_LEAKS, JAX_LOG_COMPILES, ...).
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+import types
 
 from jaxgpt.config import UserError, first_line
 
@@ -29,8 +32,11 @@ _ALLOWED: dict[str, tuple[tuple, str]] = {
 }
 
 
-def check() -> None:
-    """Import JAX and check its settings. Raises UserError with the name of one that does not work."""
+def check(compiles: bool = False) -> None:
+    """Import JAX and check its settings. Raises UserError with the name of one that does not work.
+
+    compiles: the process compiles for devices that are not here (training/target/).
+    """
     try:
         import jax
     except (ValueError, TypeError) as error:
@@ -42,6 +48,43 @@ def check() -> None:
         if value not in allowed:
             choice = f"unset it, or set it to {' or '.join(_text(x) for x in allowed if x is not None)}"
             raise UserError(f"{name.upper()}={_text(value)} is not possible here, because {why}: {choice}")
+    (keep_compilers if compiles else skip_compilers)()
+
+
+# JAX's packages for GPUs: the compiler, and what else a device needs. The extra gpu-compile has the first alone.
+_PLUGINS = {
+    "jax_plugins.xla_cuda12": ("jax_cuda12_plugin", "jaxlib.cuda"),
+    "jax_plugins.xla_cuda13": ("jax_cuda13_plugin", "jaxlib.cuda"),
+}
+
+
+def _alone() -> list[str]:
+    """The compilers for GPUs that are installed without what else a device needs."""
+    return [name for name, others in _PLUGINS.items() if _found(name) and not any(map(_found, others))]
+
+
+def skip_compilers() -> None:
+    """Keep JAX from starting a compiler as a device: it would print a traceback and continue on the CPU."""
+    for name in _alone():
+        if name not in sys.modules:
+            stub = types.ModuleType(name)
+            vars(stub)["initialize"] = lambda: None
+            sys.modules[name] = stub
+
+
+def keep_compilers() -> None:
+    """Let JAX load a compiler for a device that is not here, and compute on the CPU."""
+    import jax
+
+    if _alone() and not jax.config.values["jax_platforms"]:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor its package
+        return False
 
 
 def check_platform() -> None:

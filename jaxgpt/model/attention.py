@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.common.backend import backend
 from jaxgpt.config import UserError
 from jaxgpt.model.initial import initializer
 from jaxgpt.model.layers import Dense, Dropout, Norm, normalize, record, rotate, soft_cap
@@ -115,10 +116,10 @@ def fused_attention(
 
 def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
     """Whether attention is computed by the fused kernel. Raises UserError for 'cudnn' without a GPU."""
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = backend() == "gpu"
     if attention == "cudnn" and not on_gpu:
         raise UserError(
-            f"train.attention='cudnn' needs an NVIDIA GPU, JAX's backend here is {jax.default_backend()!r}: "
+            f"train.attention='cudnn' needs an NVIDIA GPU, JAX's backend here is {backend()!r}: "
             "choose 'auto' or 'explicit'"
         )
     return attention == "cudnn" or (attention == "auto" and on_gpu and not cfg.cudnn_obstacle)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt import config
+from jaxgpt.common.backend import backend as traced_for
 from jaxgpt.config import Config
 from jaxgpt.model import linear
 from jaxgpt.model.attention import uses_fused_attention
@@ -182,7 +183,7 @@ def step_cost(cfg: Config, backend: str | None = None) -> StepCost:
     A model of more than four layers is traced with two and with three: every layer after the first adds the same.
     Accumulation counts as one part of the batch and a second set of gradients.
     """
-    backend = backend or jax.default_backend()
+    backend = backend or traced_for()
     parts = cfg.train.grad_accumulation_steps
     part = {"data.batch_size": cfg.data.batch_size // parts, "train.grad_accumulation_steps": 1}
     layers = cfg.model.num_layers
