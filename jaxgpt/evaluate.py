@@ -9,6 +9,7 @@ import json
 import math
 
 from jaxgpt.common import cli
+from jaxgpt.common.say import count
 from jaxgpt.config import UserError
 
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     ids = split.targets
     if len(ids) < 2:
         raise UserError(
-            f"{source} has {len(ids)} tokens: 2 or more are needed, because the first is not predicted"
+            f"{source} has {count(len(ids), 'token')}: 2 or more are needed, because the first is not predicted"
         )
 
     context_length = run.config.model.context_length

@@ -249,7 +249,7 @@ CASES = [
     ),
     case(
         "validation too short", f"{NEW} --config.data.path=a.txt --config.data.valid_fraction=0.01",
-        "validation split of 'a.txt' has 1 tokens", "needs 2", "data.valid_fraction",
+        "validation split of 'a.txt' has 1 token", "needs 2", "data.valid_fraction",
         prepare=write("a.txt", "abc" * 33),
     ),
     case(

@@ -62,3 +62,8 @@ def silence(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def count(number: int, what: str) -> str:
+    """A number and a noun, as in "1 token" or "2,000 tokens"."""
+    return f"{number:,} {what}" + "s" * (number != 1)

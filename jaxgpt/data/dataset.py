@@ -18,6 +18,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.common.files import cache_dir, expand, write_atomically, write_json
 from jaxgpt.common.progress import reported
+from jaxgpt.common.say import count
 from jaxgpt.config import UserError
 from jaxgpt.config.sources import CORPUS
 from jaxgpt.data import corpora, documents, encoding, shards, special_tokens, tokenizers
@@ -340,7 +341,7 @@ def check_windows(dataset: Dataset, context_length: int) -> None:
     for name, found, needed, reason in splits:
         if found < needed:
             raise UserError(
-                f"the {name} has {found} tokens and needs {needed} "
+                f"the {name} has {count(found, 'token')} and needs {needed} "
                 f"({reason}): use a longer text, a smaller model.context_length={context_length} or another "
                 f"data.valid_fraction"
             )

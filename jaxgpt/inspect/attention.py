@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.common.say import count
 from jaxgpt.inspect import forward, heads, interventions
 from jaxgpt.inspect.capture import Capture
 from jaxgpt.inspect.heads import Heads
@@ -53,7 +54,7 @@ def attention_tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
         return figures
     shown = T if numbers <= ALL_NUMBERS else int(math.sqrt(2 * ALL_NUMBERS / (L * H)))
     cut.append(
-        f"{L * H} heads x {T} tokens are many: attention is stored as weights with 3 decimals, without scores"
+        f"{count(L * H, 'head')} x {T} tokens: attention is stored as weights with 3 decimals, without scores"
         + (f", for the first {shown} tokens." if shown < T else ".")
     )
     weights = [
@@ -71,11 +72,11 @@ def _texts(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray) -> t
     if tokens < FEWEST * length:
         length, number = min(length, SHORT), 1
         tokens = affordable_tokens(params, 4)
-    count = max(2, min(TEXTS, heads.most_texts(model, length), tokens // length))
-    texts_BT = windows(subject.dataset.valid.ids, count, length)
+    most = max(2, min(TEXTS, heads.most_texts(model, length), tokens // length))
+    texts_BT = windows(subject.dataset.valid.ids, most, length)
     return (
         texts_BT,
-        f"{len(texts_BT)} windows of {length} tokens, evenly spaced over the validation split",
+        f"{count(len(texts_BT), 'window')}, {length} tokens long, evenly spaced over the validation split",
         number,
     )
 
@@ -131,19 +132,21 @@ def _ablation(
         return {"ablation": None}
     passes = model.cfg.num_layers * model.cfg.num_heads + 1
     kinds: tuple[str, ...] = ("mean", "zero")
-    count = affordable_tokens(params, passes * len(kinds)) // length
-    if count < FEWEST:
+    most = affordable_tokens(params, passes * len(kinds)) // length
+    if most < FEWEST:
         kinds, length = ("mean",), min(length, SHORT)
-        count = affordable_tokens(params, passes) * PATIENCE // length
-        if count < 2:
+        most = affordable_tokens(params, passes) * PATIENCE // length
+        if most < 2:
             missing.append(
                 f"No head ablation: {passes - 1:,} heads in a model of {count_params(params):,} parameters take too long on "
                 "this machine (jaxgpt.inspect.interventions.ablate_heads computes it)."
             )
             return {"ablation": None}
-        count = min(count, FEWEST)
-        cut.append(f"Head ablation uses only {count} windows of {length} tokens, and only mean ablation.")
-    text_BT = windows(subject.dataset.valid.ids, min(count, ABLATED), length + 1)
+        most = min(most, FEWEST)
+        cut.append(
+            f"Head ablation uses only {count(most, 'window')} of {length} tokens, and only mean ablation."
+        )
+    text_BT = windows(subject.dataset.valid.ids, min(most, ABLATED), length + 1)
     found = {kind: interventions.ablate_heads(model, params, text_BT, kind) for kind in kinds}
     one = found["mean"]
     figures = {
@@ -154,5 +157,5 @@ def _ablation(
         }
         for kind, of in found.items()
     }
-    on = f"{len(text_BT)} windows of {length} tokens, evenly spaced over the validation split"
+    on = f"{count(len(text_BT), 'window')}, {length} tokens long, evenly spaced over the validation split"
     return {"ablation": {"loss": plain(one.loss), "tokens": one.tokens, "on": on, "zero": None, **figures}}

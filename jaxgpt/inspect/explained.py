@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common import cli
+from jaxgpt.common.say import count
 from jaxgpt.config import UserError
 from jaxgpt.data import prompts, tokenizers
 from jaxgpt.inspect.subject import check_sees_two_tokens, encode_known
@@ -83,8 +84,3 @@ def ids_of(subject: Explained, text: str) -> np.ndarray:
             + (f", to {subject.tokenizer.decode(ids[:most])!r}" if most < 16 else "")
         )
     return ids
-
-
-def count(number: int, what: str) -> str:
-    """A number and a noun, as in "1 token" or "2 tokens"."""
-    return f"{number} {what}" + "s" * (number != 1)

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.common.say import count
 from jaxgpt.data import tokenizers
 from jaxgpt.inspect import analysis
 from jaxgpt.inspect.capture import Capture, names_of
-from jaxgpt.inspect.explained import Explained, count
+from jaxgpt.inspect.explained import Explained
 from jaxgpt.model.linear import LINEAR
 
 LABEL = 11  # characters of a row's name
@@ -71,7 +72,7 @@ def explain(subject: Explained, seen: Capture, i: int, h: int, width: int) -> It
     )
     if cfg.dtype != "float32":
         yield f"(shown in float32; the model computes in {cfg.dtype})"
-    yield from ("", f"1. Text -> {T} tokens -> ids")
+    yield from ("", f"1. Text -> {count(T, 'token')} -> ids")
     for name, cells in (("position", range(T)), ("token", tokens), ("id", seen.tokens_T)):
         shown = "".join(_fit(str(cell), CELL - 1).rjust(CELL) for cell in list(cells)[:width])
         yield f"   {name:<{LABEL}}{shown}{' ...' if width < T else ''}"
@@ -153,7 +154,7 @@ def _attention(
         products = " + ".join(f"{a:.3f} x {b:.3f}" for a, b in zip(q_TK[t], k_SK[0], strict=True))
         pair = f"{_fit(tokens[t], LABEL)} with {_fit(tokens[0], LABEL)}"
         yield f"   {pair}: ({products}) x {scale:.3f} = {scores_TS[t, 0]:.3f}"
-    window = f", at most {cfg.attention_window} tokens" if cfg.attention_window else ""
+    window = f", at most {count(cfg.attention_window, 'token')}" if cfg.attention_window else ""
     yield from ("", f"7. Causal mask: -inf at later tokens; a token sees itself and earlier tokens{window}")
     yield from table(layer.masked_scores[h], tokens, width, tokens)
     weights_TS, mixed_TK = layer.weights_HTS[h], layer.heads_THK[:, h]
@@ -173,7 +174,7 @@ def _attention(
         yield f"   head {head}'s output: times its part of W_O {out} -> {_shape(change_TD)}"
         yield from table(change_TD, tokens, width)
     if cfg.num_heads > width:
-        yield f"   ... ({cfg.num_heads} heads)"
+        yield f"   ... ({count(cfg.num_heads, 'head')})"
     terms = "x + all heads' outputs" + (" + the bias of W_O" if bias else "")
     yield f"   the stream: {terms} {_shape(layer.between_TD)}"
     yield from table(layer.between_TD, tokens, width)
@@ -193,7 +194,7 @@ def _output(
     best_Tk = analysis.most_probable(p_TV, LIKELIEST)
     yield from ("", f"11. Softmax: the probabilities of the next token {_shape(p_TV)}")
     yield from table(p_TV, tokens, width, vocabulary)
-    yield from ("", f"12. Loss: -log p(next token), of {len(tokens) - 1} tokens")
+    yield from ("", f"12. Loss: -log p(next token), of {count(len(tokens) - 1, 'token')}")
     yield f"   {'after':<{LABEL}}{'next':<{LABEL}}{'p':>7}{'-log p':>8}{'bits':>8}   most probable"
     loss = analysis.losses(seen)
     for t in range(min(len(tokens), width)):

@@ -14,7 +14,7 @@ LEAST = 0.02  # weaker findings are omitted
 
 
 def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
-    """The `COUNT` strongest findings of a payload, strongest first: {text, view, strength, what to select}.
+    """The `COUNT` strongest findings of a payload, strongest first: {text, view, at, strength, what to select}.
 
     Each kind gives at most its strongest finding, and none if a baseline explains the number.
     """
@@ -32,13 +32,13 @@ def _predicts(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]
     if loss["model"] is None or not loss["bigram"]:
         return
     gained = loss["bigram"] - loss["model"]
-    how = "below" if gained > 0 else "above"
+    how = "better" if gained > 0 else "worse"
     text = (
-        f"The validation loss is {loss['model']:.3f} nats per token, {abs(gained):.3f} {how} the bigram baseline "
-        f"({loss['bigram']:.3f}); a uniform guess has {loss['uniform']:.3f}."
+        f"It predicts new text {how} than a table of token pairs: the loss is {loss['model']:.3f} nats per token, that of "
+        f"the table (bigram) {loss['bigram']:.3f}, that of a uniform guess {loss['uniform']:.3f}."
     )
     yield {
-        "text": text, "view": "tokens", "strength": min(1.0, abs(gained) / loss["bigram"]), "kind": "loss",
+        "text": text, "view": "summary", "at": "measures", "strength": min(1.0, abs(gained) / loss["bigram"]), "kind": "loss",
         "value": loss["model"],
     }  # fmt: skip
 
@@ -52,10 +52,10 @@ def _looking(figures: dict[str, Any], name: str, sentence: str) -> Iterator[dict
                 continue
             untrained = scores["untrained"][layer][head]
             text = (
-                f"Layer {layer}, head {head} {sentence}: mean weight {value:.2f} (untrained {untrained:.2f})."
+                f"Layer {layer}, head {head} {sentence}: mean weight {value:.3f} (untrained {untrained:.3f})."
             )
             yield {
-                "text": text, "view": "attention", "strength": value - scores["high"],
+                "text": text, "view": "attention", "at": "heads", "strength": value - scores["high"], "statistic": name,
                 "layer": layer, "head": head, "kind": name, "value": value, "untrained": untrained,
             }  # fmt: skip
 
@@ -89,7 +89,7 @@ def _needed(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
                 f"nats per token (+{cost:.3f}, standard error {error:.3f})."
             )
             yield {
-                "text": text, "view": "attention", "strength": min(1.0, cost / room),
+                "text": text, "view": "attention", "at": "heads", "strength": min(1.0, cost / room), "statistic": "mean",
                 "layer": layer, "head": head, "kind": "ablation", "value": cost,
             }  # fmt: skip
 
@@ -101,14 +101,14 @@ def _surprising(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any
     t = int(np.argmax(tokens["nats"]))
     likely = float(np.exp(ahead["logits"][t][0] - ahead["logsumexp"][t][one]))
     bigram = tokens["bigram_nats"]
-    baseline = "" if bigram is None else f", bigram baseline {np.exp(-bigram[t]):.2g}"
+    baseline = "" if bigram is None else f", bigram {np.exp(-bigram[t]):.3f}"
     text = (
-        f"The most surprising token is {names.text(ids[t + 1])} at {t + 1}, after {names.text(ids[t])}: it had probability "
-        f"{tokens['probability'][t]:.2g} (rank {tokens['rank'][t]:,}{baseline}). The most likely token was "
-        f"{names.text(ahead['ids'][t][0])} with {likely:.2f}."
+        f"The largest surprise comes after {names.text(ids[t])} at {t}: the next token is {names.text(ids[t + 1])}, which had "
+        f"probability {tokens['probability'][t]:.3f} (rank {tokens['rank'][t]:,}{baseline}). The most likely token was "
+        f"{names.text(ahead['ids'][t][0])} with {likely:.3f}."
     )
     yield {
-        "text": text, "view": "tokens", "strength": likely - tokens["probability"][t], "position": t + 1,
+        "text": text, "view": "tokens", "at": "probe", "strength": likely - tokens["probability"][t], "position": t,
         "kind": "surprise", "value": tokens["nats"][t],
     }  # fmt: skip
 
@@ -120,12 +120,12 @@ def _sorted(figures: dict[str, Any], _names: Names) -> Iterator[dict[str, Any]]:
         if end["low"] is None or end["low"] <= 0.5:
             continue
         text = (
-            f"The token embeddings pass the test “{test['name']}” ({test['what']}): AUC {end['auc']:.2f} [{end['low']:.2f}, "
-            f"{end['high']:.2f}] at the end, {start['auc']:.2f} [{start['low']:.2f}, {start['high']:.2f}] at the start; chance is 0.5."
+            f"Its token vectors know “{test['name']}” ({test['what']}): AUC {end['auc']:.2f} [{end['low']:.2f}, "
+            f"{end['high']:.2f}] at the end, {start['auc']:.2f} [{start['low']:.2f}, {start['high']:.2f}] at the start; chance is 0.50."
         )
         # The lower bound counts, so that a small test needs a clearer result.
         yield {
-            "text": text, "view": "embeddings", "strength": 2 * (end["low"] - 0.5),
+            "text": text, "view": "embeddings", "at": "meanings", "strength": 2 * (end["low"] - 0.5),
             "kind": "pairs", "value": end["auc"], "untrained": start["auc"],
         }  # fmt: skip
 
@@ -147,8 +147,8 @@ def _moved(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any]]:
         if gained < 0.1:  # the nearest of many random rows also has a cosine above 0
             continue
         yield {
-            "text": text, "view": "embeddings", "strength": max(0.0, gained), "id": row["id"],
-            "kind": "neighbours", "value": cosine,
+            "text": text, "view": "embeddings", "at": "neighbours", "strength": max(0.0, gained), "id": row["id"],
+            "kind": "neighbours", "value": cosine, "centring": "centred",
         }  # fmt: skip
 
 

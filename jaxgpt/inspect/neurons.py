@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt.common.say import count
 from jaxgpt.inspect.plain import Names, plain
 from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
 from jaxgpt.model.gpt import GPT
@@ -78,7 +79,7 @@ def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
                 ],
             }
         )
-    on = f"{len(texts_BT)} windows of {length} tokens, evenly spaced over the validation split"
+    on = f"{count(len(texts_BT), 'window')}, {length} tokens long, evenly spaced over the validation split"
     kind = {"activation": cfg.activation, "gated": cfg.gated}
     return {"on": on, "tokens": int(texts_BT.size), **kind, "layers": layers}
 

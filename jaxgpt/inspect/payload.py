@@ -16,8 +16,8 @@ summary      title, workdir, step, saved_steps, num_steps, corpus, tokenizer, vo
              measures: [{name, unit, model, uniform, unigram, bigram}], on the same tokens of the validation split;
              texts: [{name, step, loss, standard_error, bits_per_byte, tokens}]: other validation texts, at the last evaluation;
              curves: {train: {step [], loss []}, valid: {step [], loss [], standard_error []}};
-             findings: at most three of [{text, view (attention, tokens or embeddings), kind, strength, value, and what to
-             select: layer and head, position, or id}]
+             findings: at most three of [{text, view (a key of this payload), at (the element of the page with the evidence), kind,
+             strength, value, and what to select: layer, head and statistic, position, or id and centring}]
 probe        text, source (a sentence), ids [T]
 tokens       nats, bits, probability, rank (1 is the most probable) [T - 1]; entropy [T] nats; bigram_nats and difference
              (nats minus bigram_nats: negative if the model is better) [T - 1] or null; mean {nats, bits, bigram_nats}

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from jaxgpt.common.say import count
+
+UNITS = ("loss",)  # measures whose name does not say their unit
 SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
@@ -68,15 +71,20 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 
 def grid(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table. Cells are text or numbers; the first cell of a row is its header."""
+    """A table. Cells are text or numbers; the first cell of a row is its header.
+
+    A column has one style: where one number has decimals, all have.
+    """
+    rows = [list(row) for row in rows]
     numeric: set[int] = set()
+    exact = {c for row in rows for c, cell in enumerate(row) if isinstance(cell, float)}
     lines = []
     for row in rows:
         cells = []
         for c, cell in enumerate(row):
             if not isinstance(cell, str):
                 numeric.add(c)
-                cell = number(cell)
+                cell = number(float(cell) if c in exact and cell is not None else cell)
             kind = ' class="r"' if c in numeric else ""
             cells.append(
                 f'<th scope="row"{kind}>{escape(cell)}</th>' if c == 0 else f"<td{kind}>{escape(cell)}</td>"
@@ -101,11 +109,11 @@ def summary(payload: dict[str, Any]) -> str:
     model = figures["model"]
     facts = {
         "text": figures["corpus"],
-        "tokenizer": f"{figures['tokenizer']}, {figures['vocab_size']:,} tokens",
-        "model": f"{model['num_layers']} layers, {model['num_heads']} heads, d_model {model['d_model']}",
-        "context": f"{model['context_length']:,} tokens",
+        "tokenizer": f"{figures['tokenizer']}, {count(figures['vocab_size'], 'token')}",
+        "model": f"{count(model['num_layers'], 'layer')}, {count(model['num_heads'], 'head')}, d_model {model['d_model']:,}",
+        "context": count(model["context_length"], "token"),
         "parameters": number(figures["num_params"]),
-        "trained on": figures["train_tokens"] and f"{figures['train_tokens']:,} tokens of text",
+        "trained on": figures["train_tokens"] and count(figures["train_tokens"], "token"),
         "step": f"{figures['step']:,} of {figures['num_steps']:,}",
         "seed": number(figures["seed"]),
         "commit": (figures["commit"] or "")[:12],
@@ -118,11 +126,12 @@ def summary(payload: dict[str, Any]) -> str:
 def measures(payload: dict[str, Any]) -> str:
     """The model's loss in every unit, next to the bigram, unigram and uniform baselines."""
     rows = [
-        [row["name"], *(row.get(who) for who in ("model", "bigram", "unigram", "uniform")), row["unit"]]
+        [f"{row['name']} ({row['unit']})" if row["name"] in UNITS else row["name"]]
+        + [row.get(who) for who in ("model", "bigram", "unigram", "uniform")]
         for row in payload["summary"]["measures"]
     ]
-    columns = ["on the validation text", "this model", "bigram", "unigram", "uniform", "unit"]
-    return grid("prediction of the validation text", columns, rows)
+    columns = ["on the validation text", "this model", "bigram", "unigram", "uniform"]
+    return f'<div id="measures">{grid("prediction of the validation text", columns, rows)}</div>'
 
 
 def validation_texts(payload: dict[str, Any]) -> str:
@@ -281,4 +290,4 @@ def compare(payload: dict[str, Any]) -> str:
 def methods(payload: dict[str, Any]) -> str:
     """The formula, function and source of every number."""
     rows = [[one[name] for name in ("name", "formula", "function", "source")] for one in payload["methods"]]
-    return grid("how each number is computed", ["number", "formula", "function", "source"], rows)
+    return table("formula and function of every number", ["number", "formula", "function", "source"], rows)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxgpt import config
+from jaxgpt.common.say import count
 from jaxgpt.config import UserError
 from jaxgpt.data.baselines import MOST_IDS
 from jaxgpt.data.dataset import Dataset
@@ -111,7 +112,7 @@ def probe_of(subject: Subject, text: str | None) -> Probe:
     ids = encode_known(tokenizer, text)
     if len(ids) < 2:
         raise UserError(
-            f"the text {text[:40]!r} has {len(ids)} tokens: give at least 2, so that there is a next token"
+            f"the text {text[:40]!r} has {count(len(ids), 'token')}: give at least 2, so that there is a next token"
         )
     if len(ids) > most:
         why = "the model's context holds" if most < MOST_TOKENS else "a report shows"
@@ -147,7 +148,7 @@ def probe_of_ids(subject: Subject, ids: list[int]) -> Probe:
     """A probe of given token ids. Raises UserError for invalid ids, or too few or too many."""
     most, V = min(subject.cfg.context_length, MOST_TOKENS), subject.cfg.vocab_size
     if not 2 <= len(ids) <= most:
-        raise UserError(f"{len(ids)} ids: give 2 to {most}")
+        raise UserError(f"{count(len(ids), 'id')}: give 2 to {most}")
     if not all(type(i) is int and 0 <= i < V for i in ids):
         raise UserError(f"invalid token ids: give integers from 0 to {V - 1}")
     ids_T = np.array(ids, np.int32)

@@ -183,7 +183,7 @@ def test_text_shorter_than_a_window_is_refused_with_the_numbers(text_file):
         check_windows(dataset, 90)
     one_line(error)
     dataset = prepare_dataset(DataConfig(path=str(text_file), valid_fraction=0.01))
-    with pytest.raises(UserError, match=r"validation split .* 1 tokens and needs 2"):
+    with pytest.raises(UserError, match=r"validation split .* 1 token and needs 2"):
         check_windows(dataset, 8)
 
 

@@ -74,7 +74,7 @@ def test_shards_for_validation_are_not_trained_on(tmp_path):
         ({"valid_paths": "v=none.txt"}, r"data\.valid_paths: v='none\.txt' does not exist"),
         ({"valid_paths": "v=corpus:none"}, r"corpus:none.*choose one of"),
         ({"valid_paths": "v=two.txt"}, r"data\.valid_paths: v='two\.txt': character 'a' .* not one of"),
-        ({"valid_path": "one.txt", "tokenizer": "char", "valid_paths": "v=short.txt"}, r"'v' has 1 tokens and needs 2"),
+        ({"valid_path": "one.txt", "tokenizer": "char", "valid_paths": "v=short.txt"}, r"'v' has 1 token and needs 2"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_text_is_one_line(texts, monkeypatch, fields, message):

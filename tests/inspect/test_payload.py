@@ -193,7 +193,7 @@ def test_an_untrained_model_has_nothing_found_in_its_heads_and_tables(opened):
     kinds = {finding["kind"] for finding in got["summary"]["findings"]}
     assert kinds <= {"loss", "surprise"} and not got["attention"]["named"]
     (loss,) = (finding for finding in got["summary"]["findings"] if finding["kind"] == "loss")
-    assert " above the bigram baseline" in loss["text"]
+    assert "worse than a table of token pairs" in loss["text"]
 
 
 def test_a_step_that_was_not_evaluated_is_evaluated_now(folder, opened):
@@ -252,7 +252,7 @@ def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
     [
         ("--text é", "'é' (U+00E9) at position 0 is not one of"),
         ("--text ''", "has 0 tokens: give at least 2"),
-        ("--text t", "has 1 tokens: give at least 2"),
+        ("--text t", "has 1 token: give at least 2"),
         ("--step 5", "no checkpoint of step 5: the steps are"),
         ("--step last", "give a saved step's number or 'best'"),
         ("--compare nowhere", "no run folder nowhere"),

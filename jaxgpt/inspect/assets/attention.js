@@ -125,8 +125,8 @@ function headSentences({ key, name, meaning, values, errors, low, high }) {
   }
   const sentences = [
     first,
-    `The largest value is ${format(flat[i])}, of ${where}.`,
-    `Untrained heads have ${format(low)} to ${format(high)} (${count(attention.untrained_models, "model")} with fresh parameters).`,
+    `The largest value is ${fixed(flat[i], 3)}, of ${where}.`,
+    `Untrained heads have ${fixed(low, 3)} to ${fixed(high, 3)} (${count(attention.untrained_models, "model")} with fresh parameters).`,
   ];
   if (key === "induction") {
     const { first: once, second: again } = attention.repeated;
@@ -141,7 +141,7 @@ function headSentences({ key, name, meaning, values, errors, low, high }) {
 
 function drawHeads(root) {
   const [layers, heads] = [attention.layers, attention.heads];
-  const grid = el("table", { class: "heads", role: "grid", "aria-label": "Layers by heads" });
+  const grid = el("table", { id: "heads", class: "heads", role: "grid", "aria-label": "Layers by heads" });
   grid.append(
     el(
       "thead",
@@ -174,6 +174,7 @@ function drawHeads(root) {
   roving(grid, items, heads, (i) => select({ layer: Math.floor(i / heads), head: i % heads, key: null }));
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
   const about = el("div", { class: "about" });
+  const choice = chooser("Number shown", names, state.statistic, (statistic) => select({ statistic }));
   const named = attention.named.flatMap(({ layer, head, kind, value }, i) => [
     i ? ", " : "",
     el(
@@ -196,15 +197,19 @@ function drawHeads(root) {
     el(
       "div",
       { class: "controls" },
-      chooser("Number shown", names, state.statistic, (statistic) => select({ statistic })),
+      choice,
     ),
     el("div", { class: "pair" }, el("div", { class: "scroll" }, grid), about),
   );
+  root.append(
+    legend("much", "weight 0", "1 (square root scale); rows are queries, columns are keys"),
+  );
   view(root, ["statistic"], () => {
+    choice.querySelector("select").value = state.statistic;
     const one = HEAD_NUMBERS.find(({ key }) => key === state.statistic);
     const colour = colours("much", 0, 1);
     const faint = (x) => colour(Math.sqrt(x)); // the square root makes small weights visible
-    const said = (l, h) => (one.signs ? signed : format)(one.values[l][h]);
+    const said = (l, h) => `${one.signs && one.values[l][h] > 0 ? "+" : ""}${fixed(one.values[l][h], 3)}`;
     items.forEach((item, i) => {
       const [l, h] = [Math.floor(i / heads), i % heads];
       pixels(item.firstChild, weightsOf(l, h), faint);
@@ -231,12 +236,15 @@ function drawSteps(root) {
         colour,
         say,
         readout,
+        axes: ["query", "key"],
         chosen: () => [query(), keyOf()],
         choose: (t, s) => select({ token: t, key: s, word: null }),
       }),
     );
     row.replaceChildren(
-      ...steps.map(({ title, text }, i) => figure([el("b", {}, title), ` ${text}`], frames[i])),
+      ...steps.map(({ title, text, scale }, i) =>
+        figure([el("b", {}, title), ` ${text}`], frames[i], legend(...scale)),
+      ),
     );
   });
   view(readout, ["token", "key", "layer", "head"], () => frames.forEach((frame) => frame.mark()));
@@ -251,7 +259,8 @@ function stepsOf(l, h) {
     text: "exp(score) divided by the sum of its row: each row sums to 1.",
     values: weights,
     colour: colours("much", 0, 1),
-    say: (t, s) => `${name(t, s)}: weight ${format(weights[t][s])}.`,
+    scale: ["much", "weight 0", "1"],
+    say: (t, s) => `${name(t, s)}: weight ${fixed(weights[t][s], 3)}.`,
   };
   const scores = scoresOf(l, h);
   if (!scores) return [{ ...last, title: "Weights." }];
@@ -266,9 +275,10 @@ function stepsOf(l, h) {
   return [
     {
       title: "1. Scores.",
-      text: `q·k × ${format(attention.scale)}: how well each query matches each key. Blue: positive; orange: negative.`,
+      text: `q·k × ${format(attention.scale)}: how well each query matches each key.`,
       values: all,
       colour,
+      scale: ["signed", `score ${fixed(-far, 1)}`, fixed(far, 1)],
       say: (t, s) => `${name(t, s)}: ${score(t, s)}.`,
     },
     {
@@ -276,6 +286,7 @@ function stepsOf(l, h) {
       text: "−∞ (grey) at keys that the query may not see. The other scores are unchanged.",
       values: scores,
       colour: (x) => (x === null ? hidden : colour(x)),
+      scale: ["signed", fixed(-far, 1), `${fixed(far, 1)}; grey: −∞`],
       say: (t, s) => `${name(t, s)}: ${visibleKey(t, s) ? `score ${format(scores[t][s])}, unchanged` : "−∞"}.`,
     },
     last,

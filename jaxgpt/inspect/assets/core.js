@@ -61,7 +61,7 @@ const state = {
   each: true,
   word: null,
   centring: "raw",
-  scaling: "same",
+  scaling: "own",
   row: 1,
   column: 0,
   neurons: 0,
@@ -97,6 +97,7 @@ function refresh(all = false) {
     if (one.due && (one.near || all)) {
       one.due = false;
       one.draw(one.root);
+      reach(one.root);
     }
   }
 }
@@ -107,6 +108,7 @@ function drawRest() {
   if (!one) return;
   one.due = false;
   one.draw(one.root);
+  reach(one.root);
   later(drawRest);
 }
 
@@ -149,11 +151,6 @@ function quoted(t) {
 /** The quoted token with its position. */
 function placed(t) {
   return `${quoted(t)} at ${t}`;
-}
-
-/** A word with a number: "1 token", "3 tokens". */
-function count(n, what) {
-  return `${format(n)} ${what}${n === 1 ? "" : "s"}`;
 }
 
 /** 0, 1, ..., n - 1. */

@@ -30,7 +30,7 @@ function drawNeighbours(root) {
   const said = el("p", { class: "said" });
   const place = el("div", { class: "row" });
   root.append(
-    el("h3", {}, "Neighbours"),
+    el("h3", { id: "neighbours" }, "Neighbours"),
     el("div", { class: "controls" }, el("label", {}, "Nearest to", list), kind),
     said,
     place,
@@ -39,6 +39,7 @@ function drawNeighbours(root) {
     const i = chosenWord();
     const one = table0.neighbours[i];
     list.value = i;
+    kind.querySelector("select").value = state.centring;
     const lists = ["start", "end"].map((name) => one[name][state.centring]);
     const [before, after] = lists.map((pairs) => pairs.map(([id]) => id));
     const stayed = after.filter((id) => before.includes(id));
@@ -59,7 +60,7 @@ function drawNeighbours(root) {
           ["token", ["cosine", "r"], "bar", ["count in the text", "r"], "change"],
           lists[side].map(([id, score]) => [
             tokenOf(id),
-            format(score),
+            fixed(score, 3),
             bar(Math.max(score, 0), 0, top),
             format(data.vocabulary[id].count),
             others.includes(id) ? "kept" : side ? "new" : "lost",
@@ -108,10 +109,10 @@ function drawMap(root) {
       chooser(
         "Scale",
         [
+          ["own", "each map fills its frame"],
           ["same", "the same for both"],
-          ["own", "each its own"],
         ],
-        "same",
+        state.scaling,
         (scaling) => select({ scaling }),
       ),
     ),
@@ -126,7 +127,7 @@ function drawMap(root) {
     pictures = ["start", "end"].map((name, side) => {
       const share = map.variance[name];
       const picture = scatter(boxes[side], {
-        title: `Map of ${map.ids.length} tokens at ${when(name)}`,
+        title: `Map of ${count(map.ids.length, "token")} at ${when(name)}`,
         frame: state.scaling === "own" ? around(map[name]) : both,
         points: map.ids.map((id, i) => ({ x: map[name][i][0], y: map[name][i][1], name: id })),
         choose: (i) => select({ word: map.ids[i] }),
@@ -171,12 +172,12 @@ function drawMap(root) {
 }
 
 function interval({ auc, low, high }) {
-  return auc === null ? "–" : `${format(auc, 2)} [${format(low, 2)}, ${format(high, 2)}]`;
+  return auc === null ? "–" : `${fixed(auc)} [${fixed(low)}, ${fixed(high)}]`;
 }
 
 function drawMeanings(root) {
   const { pairs, analogies, analogy_families: families } = table0;
-  root.append(el("h3", {}, "Do the vectors capture meaning?"));
+  root.append(el("h3", { id: "meanings" }, "Do the vectors know something about the tokens?"));
   if (!pairs.length && !analogies.length) {
     root.append(
       el("p", { class: "empty" }, "The vocabulary has none of the words of the tests."),
@@ -329,7 +330,7 @@ function drawDrift(root) {
       { class: "said" },
       "Moved least: ",
       listing(drift.moved_least),
-      drift.still ? `; ${format(drift.still)} rows never moved` : "",
+      drift.still ? `; ${count(drift.still, "row")} never moved` : "",
     ),
     tableBehind("Table: drift by step", () =>
       table(
@@ -353,7 +354,7 @@ function drawDrift(root) {
             drift.kept_end,
           ].map((values) => format(values[i])),
         ]),
-        { caption: `Drift of the token table (neighbours of ${format(drift.followed)} rows)` },
+        { caption: `Drift of the token table (neighbours of ${count(drift.followed, "row")})` },
       ),
     ),
   );

@@ -26,9 +26,9 @@ function colours(ramp, low, high) {
 
 /**
  * A matrix whose cells can be read with the pointer or the arrow keys. `say(y, x)` returns the text of a cell;
- * `choose(y, x)` is called on a click or an arrow key.
+ * `choose(y, x)` is called on a click or an arrow key. `axes`: the names of the rows and of the columns.
  */
-function matrix({ title, values, colour, chosen, say, choose, readout }) {
+function matrix({ title, values, colour, chosen, say, choose, readout, axes }) {
   const canvas = el("canvas", { "aria-hidden": "true" });
   pixels(canvas, values, colour);
   const frame = el(
@@ -45,6 +45,14 @@ function matrix({ title, values, colour, chosen, say, choose, readout }) {
   const outline = el("span", { class: "outline", "aria-hidden": "true" });
   frame.append(outline);
   const [height, width] = [values.length, values[0]?.length ?? 0];
+  const names = axes ?? ["row", "column"];
+  const drawn = el(
+    "div",
+    { class: "axes" },
+    el("span", { class: "down", "aria-hidden": "true" }, `${names[0]} 0 to ${height - 1} →`),
+    frame,
+    el("span", { class: "across", "aria-hidden": "true" }, `${names[1]} 0 to ${width - 1} →`),
+  );
   const show = (y, x) => {
     readout.textContent = say(y, x);
   };
@@ -72,10 +80,10 @@ function matrix({ title, values, colour, chosen, say, choose, readout }) {
     const [toY, toX] = [y + move[0], x + move[1]];
     if (toY >= 0 && toY < height && toX >= 0 && toX < width) choose(toY, toX);
   });
-  frame.mark = () => {
+  drawn.mark = () => {
     place(...chosen());
     show(...chosen());
   };
-  frame.mark();
-  return frame;
+  drawn.mark();
+  return drawn;
 }

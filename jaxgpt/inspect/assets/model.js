@@ -90,6 +90,7 @@ function drawPositions(root) {
         values,
         colour: colours("signed", -1, 1),
         readout,
+        axes: ["position", "position"],
         chosen: () => [state.row, state.column],
         choose: (row, column) => select({ row, column }),
         say: (a, b) =>
@@ -142,7 +143,7 @@ function drawNeurons(root) {
         "p",
         { class: "said" },
         `Layer ${one.layer} has ${count(one.width, "neuron")} (${activation}). On average a neuron is above 0 at ` +
-          `${percent(one.share)} of the tokens. ${one.dead ? format(one.dead) : "None"} of them ${one.dead > 1 ? "are" : "is"} dead (never active).`,
+          `${percent(one.share)} of the tokens. ${one.dead ? `${count(one.dead, "neuron")} never fired here: dead.` : "Every neuron fired at some token: none is dead."}`,
       ),
       el(
         "div",
@@ -173,7 +174,7 @@ function drawNeurons(root) {
     el(
       "p",
       { class: "note" },
-      `Measured on ${format(tokens)} tokens: ${on}. The neurons with the largest output are shown.`,
+      `Measured on ${count(tokens, "token")}: ${on}. The neurons with the largest output are shown.`,
     ),
   );
 }

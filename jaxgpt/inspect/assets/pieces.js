@@ -19,9 +19,10 @@ function table(columns, rows, { caption, dress, hidden = [] } = {}) {
       hidden.includes(c) ? el("span", { class: "unseen" }, name) : name,
     );
   });
+  const styles = columns.map((_, c) => decimalsOf(rows.map((row) => row[c])));
   const body = rows.map((row, i) => {
     const cells = row.map((cell, c) => {
-      const shown = typeof cell === "number" ? format(cell) : cell;
+      const shown = alike(typeof cell === "number" ? format(cell) : cell, styles[c]);
       return c === 0
         ? el("th", { scope: "row", class: kinds[c] || null }, shown)
         : el("td", { class: kinds[c] || null }, shown ?? "–");
@@ -46,9 +47,26 @@ function table(columns, rows, { caption, dress, hidden = [] } = {}) {
 function tableBehind(title, make) {
   const details = el("details", {}, el("summary", {}, title));
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(make());
+    if (!details.open || details.children.length > 1) return;
+    details.append(make());
+    reach(details);
   });
   return details;
+}
+
+const NUMBER = /^[+−]?\d+(\.\d+)?$/;
+
+/** The most decimals of a column's numbers, which may be numbers or their text. */
+function decimalsOf(cells) {
+  const texts = cells.map((cell) => (typeof cell === "number" ? format(cell) : cell));
+  return Math.max(0, ...texts.map((text) => (NUMBER.test(text) ? (text.split(".")[1] ?? "").length : 0)));
+}
+
+/** A number's text with decimals where the others of its column have some: 1 next to 0.25 is 1.00. */
+function alike(text, decimals) {
+  return decimals && typeof text === "string" && NUMBER.test(text) && !text.includes(".")
+    ? `${text}.${"0".repeat(decimals)}`
+    : text;
 }
 
 /** A bar from 0 to `value` on a scale from `low` <= 0 to `high` >= 0. */

@@ -125,8 +125,8 @@ function drawSurprises(root) {
           { type: "button", class: "link", onclick: () => selectToken(t) },
           `${quoted(t + 1)} after ${placed(t)}`,
         ),
-        `: ${format(nats[t], 2)} nats, rank ${format(data.tokens.rank[t])}; most likely was ‘${word(first)}’ with p ${format(p, 2)}`,
-        data.tokens.bigram_nats ? ` (bigram: ${format(data.tokens.bigram_nats[t], 2)} nats)` : "",
+        `: ${fixed(nats[t])} nats, rank ${format(data.tokens.rank[t])}; most likely was ‘${word(first)}’ with p ${chance(p)}`,
+        data.tokens.bigram_nats ? ` (bigram: ${fixed(data.tokens.bigram_nats[t])} nats)` : "",
       ),
     );
   }
@@ -158,7 +158,7 @@ function drawSelection(root) {
       known ? " → " : ", the last token",
       known ? el("span", { class: "true" }, "‘", tokenOf(ids[t + 1]), "’") : "",
       known
-        ? ` p ${format(data.tokens.probability[t])}, rank ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats`
+        ? ` p ${chance(data.tokens.probability[t])}, rank ${format(data.tokens.rank[t])}, ${fixed(data.tokens.nats[t])} nats`
         : "",
     );
   };

@@ -1,13 +1,16 @@
 // Draw all views. A section without numbers keeps the sentence that says why.
-// `options`: {token: the token selected first, stop: an AbortSignal that ends all views}.
+// `options`: {token: the token selected first, temperature: that of "The next token", stop: an AbortSignal that ends
+// all views}.
 
 const listening = { signal: options.stop };
 
-/** Let Tab reach only the boxes that can scroll. */
+/** Let Tab reach only the boxes that can scroll, and show that they can. */
 function reach(root) {
   for (const box of root.querySelectorAll(".scroll")) {
-    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    const scrolls = box.scrollWidth > box.clientWidth + 1;
+    if (scrolls) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
+    box.classList.toggle("more", scrolls);
   }
 }
 
@@ -30,14 +33,15 @@ function followReading() {
   options.stop?.addEventListener("abort", () => watch.disconnect());
 }
 
-/** A finding's link selects the head, token or word of the finding. */
+/** A finding's link leads to its evidence, and selects its head, token or word. */
 function linkFindings() {
   for (const link of document.querySelectorAll("a[data-finding]")) {
-    const { layer, head, position, id } = data.summary.findings[link.dataset.finding];
+    const { at, layer, head, statistic, position, id, centring } = data.summary.findings[link.dataset.finding];
+    if (document.getElementById(at)) link.hash = at;
     link.addEventListener("click", () => {
-      if (layer !== undefined) select({ layer, head, key: null });
-      if (position !== undefined) selectToken(position - 1); // the position that predicts it
-      if (id !== undefined) select({ word: id });
+      if (position !== undefined) selectToken(position);
+      if (layer !== undefined) select({ layer, head, key: null, statistic });
+      if (id !== undefined) select({ word: id, centring });
     });
   }
 }
@@ -46,6 +50,13 @@ function begin() {
   // Fold the static tables, which are for readers without JavaScript.
   for (const details of document.querySelectorAll(".tables > details")) details.open = false;
   // Start at the token with the highest loss, and at the head with the highest previous-token score.
+  const { temperatures } = data.next;
+  const asked = options.temperature ?? 1;
+  const [nearest] = largest(
+    temperatures.map((x) => -Math.abs(x - asked)),
+    1,
+  );
+  state.temperature = temperatures[nearest];
   state.token = options.token ?? largest(data.tokens.nats, 1)[0] ?? 0;
   const previous = data.attention.statistics.previous_token.value.flat();
   const [i] = largest(previous, 1);

@@ -18,7 +18,7 @@ function drawNext(root) {
     min: 0,
     max: temperatures.length - 1,
     step: 1,
-    value: temperatures.indexOf(1),
+    value: temperatures.indexOf(state.temperature),
     "aria-label": "Temperature",
     oninput: (event) => select({ temperature: temperatures[event.target.value] }),
   });
@@ -48,13 +48,13 @@ function drawNext(root) {
           : ` at temperature ${s.toFixed(1)}`;
       said.textContent =
         `The token after ${quoted(t)} is ‘${word(truth)}’: rank ${format(rank[t])} of ${format(vocabSize)}, ` +
-        `p ${format(rows[where][2])}${means}.`;
+        `p ${chance(rows[where][2])}${means}.`;
     }
     const most = Math.max(...rows.map((row) => row[2]));
     place.replaceChildren(
       table(
         [["rank", "r"], "token", ["probability", "r"], "bar"],
-        rows.map((row) => [...row, bar(row[2], 0, most)]),
+        rows.map(([rank, token, p]) => [rank, token, chance(p), bar(p, 0, most)]),
         {
           caption: `The ${ten.length} most probable tokens after ${quoted(t)}${truth === undefined ? "" : "; the actual next token is marked"}`,
           hidden: [3],
@@ -182,33 +182,33 @@ function drawLens(root) {
       const [r] = largest(jumps, 1);
       const step = jumps[r] > 0 ? `; the largest increase is ${signed(jumps[r])} at ${rows[r]}` : "";
       said.textContent =
-        `p(‘${word(truth)}’) is ${format(trueP[0][t])} at the embedding and ` +
-        `${format(trueP[rows.length - 1][t])} at the output${step}.`;
+        `p(‘${word(truth)}’) is ${chance(trueP[0][t])} at the embedding and ` +
+        `${chance(trueP[rows.length - 1][t])} at the output${step}.`;
     }
     const width = data.lens.ids[0][t].length;
     const columns = [
       "after",
       ["p(true)", "r"],
       ["p(true), bar", "extra"],
-      ...range0(width).map((k) => (k ? `guess ${k + 1}` : "first guess")),
+      `guesses, most likely first`,
     ];
     place.replaceChildren(
       table(
         columns,
         rows.map((name, r) => [
           r === rows.length - 1 ? `${name} = output` : name,
-          truth === undefined ? "–" : format(trueP[r][t]),
+          truth === undefined ? "–" : chance(trueP[r][t]),
           truth === undefined ? "" : bar(trueP[r][t], 0, 1),
-          ...data.lens.ids[r][t].map((id, k) => {
+          el("span", { class: "guesses" }, data.lens.ids[r][t].map((id, k) => {
             const cell = el(
               "span",
               { class: id === truth ? "guess true" : "guess" },
               tokenOf(id),
-              el("span", { class: "number" }, fixed(p[r][t][k], 3)),
+              el("span", { class: "number" }, chance(p[r][t][k])),
             );
             paint(cell, shade("much", p[r][t][k]));
             return cell;
-          }),
+          })),
         ]),
         {
           caption: `The ${width} most probable tokens after ${quoted(t)}, read out after each block`,

@@ -36,6 +36,17 @@ function fixed(x, digits = 2) {
   return x === null || x === undefined ? "–" : minus(x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
 }
 
+/** A probability with 3 decimals; one too small for them is "<0.001". */
+function chance(p) {
+  if (p === null || p === undefined) return "–";
+  return p > 0 && p < 0.0005 ? "<0.001" : p.toFixed(3);
+}
+
+/** A word with a number: "1 token", "3 tokens". */
+function count(n, what) {
+  return `${format(n)} ${what}${n === 1 ? "" : "s"}`;
+}
+
 /** Like `format`, with a plus sign for positive numbers. */
 function signed(x, digits = 3) {
   return x > 0 ? `+${format(x, digits)}` : format(x, digits);
