@@ -30,5 +30,6 @@ def get_config():
     config.train.eval_every = 250
     config.train.eval_tokens = 65_536
     config.train.checkpoint_every = 250
+    config.train.snapshots = "log:24"  # parameters of 24 steps, 3 MB each: how it learned
     config.train.report = True  # runs/char/report.html: what it learned
     return config

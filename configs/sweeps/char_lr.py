@@ -18,6 +18,7 @@ def get_config():
     config.train.keep_checkpoints = 1
     config.train.sample_tokens = 0
     config.train.embedding_snapshots = 0
+    config.train.snapshots = ""
     config.train.steps_per_dispatch = 10
     config.train.report = False
     config.optim.warmup_steps = 50

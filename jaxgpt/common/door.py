@@ -17,6 +17,7 @@ from jaxgpt.config import UserError
 # The folders in a run or a sweep whose entries commands open.
 _INNER = (
     "checkpoints",
+    "snapshots",
     "samples",
     "embeddings",
     "damaged",

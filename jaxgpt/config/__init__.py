@@ -3,6 +3,7 @@
 metadata    what a field says of itself
 fields      every field, its default, bounds and meaning
 checks      what several fields must satisfy together
+snapshots   the steps at which parameters are kept
 sources     several texts in one field: named texts, and the weights of a mixture
 conversion  ConfigDicts, command lines and JSON <-> Config
 reference   all fields as a text, for --help_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxgpt.config import sources
+from jaxgpt.config import snapshots, sources
 from jaxgpt.config.errors import UserError
 from jaxgpt.config.fields import FIELDS, Config, DataConfig, ModelConfig, value_of
 
@@ -28,7 +28,9 @@ def find_problems(config: Config) -> list[str]:
             problems.append(f"{name}={value} is not a multiple of {divisor}={by}{why}")
     if config.train.attention == "cudnn" and (obstacle := config.model.cudnn_obstacle):
         problems.append(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
-    return problems + _model(config) + _data(config) + _optim(config) + _start_and_mesh(config)
+    return [
+        *problems, *_model(config), *_data(config), *_optim(config), *_train(config), *_start_and_mesh(config)
+    ]  # fmt: skip
 
 
 def _model(config: Config) -> list[str]:
@@ -185,6 +187,18 @@ def _optim(config: Config) -> list[str]:
                 "(to train nothing there, use optim.trainable)"
             )
     return problems
+
+
+def _train(config: Config) -> list[str]:
+    """What is kept of a run."""
+    train = config.train
+    if train.num_steps < 1 or train.steps_per_dispatch < 1:
+        return []  # is a problem already
+    try:
+        snapshots.steps(train.snapshots, train.num_steps, train.steps_per_dispatch)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _start_and_mesh(config: Config) -> list[str]:

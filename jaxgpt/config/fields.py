@@ -195,6 +195,11 @@ class TrainConfig:
         8, "save the embedding tables at step 0 and at so many log-spaced steps from 1 to num_steps; 0: never",
         at_least=0, at_most=100_000, resume="free",
     )
+    snapshots: str = field(
+        "", "keep the parameters, for load and --step, at step 0 and at log:NUMBER steps, at pythia's, or at every:STEPS; "
+        "empty: none (see config/snapshots.py)",
+        resume="free",
+    )
     tensorboard: bool = field(False, "write TensorBoard events too", resume="free")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = field(
         (), "experiment trackers that get the config, all metrics, the samples and the report (see docs/runs.md)",

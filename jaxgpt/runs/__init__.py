@@ -7,6 +7,7 @@ damage           which errors prove that a checkpoint is damaged
 checksums        of arrays
 load             open a run folder for use; write one for an imported model
 records          config.json, run.json, samples, embedding tables
+snapshots        the parameters alone, at many steps
 metrics_log      metrics.jsonl
 trackers         send the metrics to TensorBoard, Weights & Biases, Trackio, MLflow
 curves           compare the losses of two runs

@@ -15,8 +15,8 @@ from jaxgpt.config import Config, UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, param_shapes
-from jaxgpt.runs import records
-from jaxgpt.runs.checkpoint import FOLDER, Checkpoints, warn
+from jaxgpt.runs import records, snapshots
+from jaxgpt.runs.checkpoint import FOLDER, Checkpoints, saved_steps, warn
 from jaxgpt.runs.damage import DamagedCheckpoint
 from jaxgpt.runs.state import TrainState
 
@@ -39,6 +39,8 @@ class Run:
 def load(workdir: str | Path, step: int | str | None = None) -> Run:
     """Open a run folder: its latest valid checkpoint, a given step, or `step="best"`.
 
+    A given step is one with a checkpoint or a snapshot (train.snapshots; `snapshots.saved_steps` lists them).
+
     Needs no config and no flags of the training, and works on any device. If the latest checkpoint is damaged, a
     warning is printed and the previous one is used. Raises UserError if the folder or the step does not exist, if the
     requested step is damaged, or if a checkpoint can't be read for another reason, such as missing rights.
@@ -49,6 +51,8 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
     door.check(folder)
     if not (folder / FOLDER).is_dir():
         raise UserError(f"{folder} is not a run folder: it has no {FOLDER}/")
+    if isinstance(step, int) and step not in saved_steps(folder) and step in snapshots.saved_steps(folder):
+        return _load_snapshot(folder, step)
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
@@ -59,7 +63,7 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
                 raise UserError(f"{folder} has no checkpoint with a validation loss: the steps are {steps}")
         if step is not None:
             if step not in steps:
-                raise UserError(f"{folder} has no checkpoint of step {step}: the steps are {steps}")
+                raise UserError(f"{folder} has no step {step}: {_known(folder)}")
             return _load_step(folder, checkpoints, int(step))
         for candidate in reversed(steps):
             try:
@@ -67,6 +71,16 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
             except DamagedCheckpoint as error:
                 warn(f"{error}; trying the one before")
     raise UserError(f"every checkpoint of {folder} is damaged: {steps}")
+
+
+def _load_snapshot(folder: Path, step: int) -> Run:
+    cfg, tokenizer, params = snapshots.read(folder, step)
+    return Run(cfg, GPT(cfg.model), params, tokenizer, step, folder)
+
+
+def _known(folder: Path) -> str:
+    kept = sorted({*saved_steps(folder), *snapshots.saved_steps(folder)})
+    return f"the steps are {kept}"
 
 
 def _load_step(folder: Path, checkpoints: Checkpoints, step: int) -> Run:

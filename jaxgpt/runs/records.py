@@ -275,15 +275,6 @@ def check_same_source(workdir: Path, started_from: dict[str, Any]) -> None:
         )
 
 
-def snapshot_steps(num_steps: int, count: int) -> list[int]:
-    """Step 0 and `count` log-spaced steps from 1 to num_steps, without duplicates. Empty if count is 0."""
-    if count == 0:
-        return []
-    return sorted(
-        {0, *np.unique(np.round(np.geomspace(1, num_steps, count)).astype(int)).tolist(), num_steps}
-    )
-
-
 def embedding_tables(params: dict) -> dict[str, jax.Array]:
     """The token table [rows, D] and, for learned positions, the position table [T, D]."""
     names = {"token": "token_embedding", "position": "position_embedding"}

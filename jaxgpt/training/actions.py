@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from jaxgpt.common.progress import Progress, describe_evaluation
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, UserError, snapshots
 from jaxgpt.data import batches, prompts
 from jaxgpt.data.id_files import Dataset, Split
 from jaxgpt.model import generation, sharding
 from jaxgpt.model.stopping import Stops, TextUntil
 from jaxgpt.runs import records
+from jaxgpt.runs.snapshots import planned
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import optim
 from jaxgpt.training.evaluation import Evaluation, Lengths
@@ -160,7 +161,7 @@ class KeepTables(Action):
 
     @functools.cached_property
     def _steps(self) -> list[set[int]]:
-        return [_snapshot_steps(run.cfg) for run in self.runs]
+        return [_table_steps(run.cfg) for run in self.runs]
 
     def due(self, step: int) -> list[RunFolder]:
         return [
@@ -174,11 +175,32 @@ class KeepTables(Action):
             run.keep_tables(step, own)
 
 
-def _snapshot_steps(cfg: Config) -> set[int]:
+def _table_steps(cfg: Config) -> set[int]:
     """Rounded up to the ends of dispatches."""
     count = cfg.train.steps_per_dispatch
-    steps = records.snapshot_steps(cfg.train.num_steps, cfg.train.embedding_snapshots)
+    steps = snapshots.log_spaced(cfg.train.num_steps, cfg.train.embedding_snapshots)
     return {-(-step // count) * count for step in steps}
+
+
+class KeepParams(Action):
+    """The parameters at the steps of `train.snapshots`, as evaluated: the average, where the run keeps one."""
+
+    name = "snapshot"
+
+    @functools.cached_property
+    def _steps(self) -> list[set[int]]:
+        return [set(planned(run.cfg)) for run in self.runs]
+
+    def due(self, step: int) -> list[RunFolder]:
+        return [
+            run for run, steps in zip(self.runs, self._steps, strict=True) if step in steps and not run.failed
+        ]
+
+    def run(self, state: TrainState, step: int, due: Sequence[RunFolder]) -> None:
+        if step > 0:
+            self.dataset.check_verified()
+        for run, own in self.with_parts(self.program.evaluation_params(state), due):
+            run.keep_params(step, own)
 
 
 class Save(Action):
@@ -204,4 +226,4 @@ class Save(Action):
 
 
 # In the order in which the loop runs them: a step's evaluation comes before its checkpoint. `Save` is the last.
-ACTIONS: tuple[type[Action], ...] = (Evaluate, KeepTables, Save)
+ACTIONS: tuple[type[Action], ...] = (Evaluate, KeepTables, KeepParams, Save)

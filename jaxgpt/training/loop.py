@@ -23,7 +23,7 @@ from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params
-from jaxgpt.runs import records
+from jaxgpt.runs import records, snapshots
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.actions import ACTIONS, Action
@@ -87,6 +87,7 @@ class Trainer:
         if cfg.finds_documents:
             check_documents(self.dataset, cfg.model.end_id)
         check_memory(cfg)
+        snapshots.check_room([(own, Path(workdir)) for own, (_, workdir) in zip(cfgs, runs, strict=True)])
         uses_fused_attention(cfg.model, cfg.train.attention)
         if cfg.train.sample_tokens:
             prompts.sample_ids(self.dataset.tokenizer, cfg.train.sample_prompt, cfg.model.context_length)
@@ -173,7 +174,7 @@ class Trainer:
                 act(save, unsaved)
             watchdog.doing("the end of saving")
             for run in self.runs:
-                run.checkpoints.wait()
+                run.wait_for_saves()
             states = program.take(state, range(len(self.runs)))
             return [
                 Result(own, run.last_valid_loss(), signal, run.failed)
@@ -207,6 +208,8 @@ class Trainer:
             lines.append(f"{self.program.mesh.size} devices: {sharding.as_text(self.program.mesh.shape)}")
         if len(self.runs) == 1 and self.runs[0].start is not None:
             lines.append(self.runs[0].start.text)
+        if text := snapshots.describe(cfg):
+            lines.append(f"snapshots: {text}" + (", of each run" if len(self.runs) > 1 else ""))
         if processes.is_first():
             say("\n".join(lines))
         return facts

@@ -28,6 +28,7 @@ from jaxgpt.model import sharding
 from jaxgpt.model.attention import uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
+from jaxgpt.runs import snapshots
 from jaxgpt.training import costs, starting, traffic, trainable
 
 # Assumed speed of a training step, as a fraction of the measured speed of matrix products. On 2 CPU cores it was 0.45
@@ -317,6 +318,8 @@ def as_text(found: Preflight) -> str:
             f"traffic of a step      {_bytes(sent.total)} sent by each device: data {_bytes(sent.data)}, fsdp {_bytes(sent.fsdp)}, "
             f"tensor {_bytes(sent.tensor)} (see jaxgpt/training/traffic.py)",
         ]
+    if kept := snapshots.describe(cfg):
+        lines += ["", f"snapshots              {kept}, on disk"]
     speed, seconds = found.matmul_flops_per_second, found.seconds_per_step
     lines += [
         "",

@@ -19,7 +19,7 @@ from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
-from jaxgpt.runs import checkpoint, metrics_log, records
+from jaxgpt.runs import checkpoint, metrics_log, records, snapshots
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import starting
 from jaxgpt.training.evaluation import Evaluation
@@ -58,6 +58,7 @@ class RunFolder:
         self.failed = ""  # the error that ended it early
         self.improved_at: int | None = None  # the last step whose validation loss was the lowest so far
         self.log: metrics_log.MetricsLog  # from `open_log` on
+        self.snapshots: snapshots.Snapshots | None = None  # from `open_log` on
         self.feeds: list[Feed] = []  # one for each tracker, from `open_log` on
         self._lock: records.FolderLock | None = None
         self._writes = processes.is_first()
@@ -116,9 +117,13 @@ class RunFolder:
     def close(self) -> None:
         """Finish all saves and unlock the folder."""
         try:
-            self.checkpoints.close()
+            if self.snapshots is not None:
+                self.snapshots.wait()
         finally:
-            self.release()
+            try:
+                self.checkpoints.close()
+            finally:
+                self.release()
 
     def first_params(self, model: GPT) -> dict:
         """The parameters at step 0."""
@@ -137,7 +142,8 @@ class RunFolder:
     # --- what is written --------------------------------------------------------------------------------
 
     def open_log(self, step: int) -> None:
-        """Open metrics.jsonl to append after a step, and start the trackers, which read it."""
+        """Open metrics.jsonl and the snapshots to append after a step, and start the trackers, which read the log."""
+        self.snapshots = snapshots.Snapshots(self.workdir, step)
         self.log = metrics_log.MetricsLog(self.workdir, step, self._writes)
         if self._writes and (names := self.cfg.train.tracker_names):
             from jaxgpt.runs.trackers import tracker
@@ -239,7 +245,26 @@ class RunFolder:
         state, averaged = jax.tree.map(
             lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), (state, averaged)
         )
-        self.checkpoints.save(state, self.cfg, self._dataset.tokenizer, loss, averaged, before=self.log.sync)
+        earlier = [] if self.snapshots is None else self.snapshots.pending()
+
+        def before() -> None:
+            """No checkpoint is ahead of its metrics and snapshots."""
+            self.log.sync()
+            for saving in earlier:
+                saving.result()
+
+        self.checkpoints.save(state, self.cfg, self._dataset.tokenizer, loss, averaged, before=before)
+
+    def keep_params(self, step: int, params: dict) -> None:
+        """Keep the parameters of a step as a snapshot, in the background."""
+        if self.snapshots is not None:
+            self.snapshots.save(step, params, self.cfg, self._dataset.tokenizer)
+
+    def wait_for_saves(self) -> None:
+        """Wait until everything that was saved is complete and read back."""
+        if self.snapshots is not None:
+            self.snapshots.wait()
+        self.checkpoints.wait()
 
     def last_valid_loss(self) -> float | None:
         """The validation loss of the last evaluation, in nats per token."""

@@ -83,6 +83,7 @@ WRONG = {
             for name in "eval_every checkpoint_every eval_tokens sample_tokens embedding_snapshots seed".split()
         ),
         {"num_steps": TOO_MANY},
+        {"snapshots": "often"},
         {"seed": TOO_MANY},
         {"grad_accumulation_steps": 3},  # of a batch of 64
     ],

@@ -10,10 +10,10 @@ import pytest
 
 import jaxgpt
 from jaxgpt.common import cli
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, snapshots
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params
-from jaxgpt.runs import checkpoint, checksums, records
+from jaxgpt.runs import checkpoint, checksums
 from jaxgpt.train import main
 from jaxgpt.training.loop import Trainer, train
 from tests.small_runs import metrics, small_config, write_text
@@ -100,7 +100,7 @@ def test_best_survives_when_the_loss_rises_again(text, tmp_path):
 
 def test_embedding_tables_are_kept_at_log_spaced_steps(run_folder):
     files = sorted((run_folder / "embeddings").glob("*.npz"))
-    assert [int(file.stem) for file in files] == records.snapshot_steps(60, 8)
+    assert [int(file.stem) for file in files] == snapshots.log_spaced(60, 8)
     first, last = np.load(files[0]), np.load(files[-1])
     run = jaxgpt.load(run_folder)
     np.testing.assert_array_equal(last["token"], run.params["token_embedding"]["embedding"])
@@ -109,10 +109,10 @@ def test_embedding_tables_are_kept_at_log_spaced_steps(run_folder):
 
 
 def test_snapshot_steps_are_log_spaced():
-    assert records.snapshot_steps(1000, 4) == [0, 1, 10, 100, 1000]
-    assert records.snapshot_steps(3, 8) == [0, 1, 2, 3]
-    assert records.snapshot_steps(1000, 0) == []
-    assert records.snapshot_steps(7, 1) == [0, 1, 7]
+    assert snapshots.log_spaced(1000, 4) == [0, 1, 10, 100, 1000]
+    assert snapshots.log_spaced(3, 8) == [0, 1, 2, 3]
+    assert snapshots.log_spaced(1000, 0) == []
+    assert snapshots.log_spaced(7, 1) == [0, 1, 7]
 
 
 def test_samples_and_tensorboard_events_are_written(run_folder):

@@ -18,7 +18,7 @@ import jaxgpt
 from experiments import torture
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.runs import records
+from jaxgpt.runs import records, snapshots
 from jaxgpt.training import optim
 from jaxgpt.training.loop import train
 from tests.small_runs import assert_same_run, metrics, small_config
@@ -163,11 +163,12 @@ def test_stopped_at_any_step_and_resumed(text, uninterrupted, tmp_path, override
 
 def test_what_is_kept_for_use_is_the_average(text, tmp_path):
     """Evaluated, sampled from, saved for `load`; training goes on with the params that it has."""
-    cfg = small_config(text, optim__ema_decay=0.9)
+    cfg = small_config(text, optim__ema_decay=0.9, train__snapshots="every:24")
     state = train(cfg, tmp_path / "run").state
     average = state.opt_state[-1].average
     run = jaxgpt.load(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, run.params, average)
+    jax.tree.map(np.testing.assert_array_equal, snapshots.read(tmp_path / "run", 24)[2], average)
     table = "token_embedding"
     assert (run.params[table]["embedding"] != state.params[table]["embedding"]).any()
     last = max((tmp_path / "run/embeddings").glob("*.npz"))
