@@ -204,19 +204,19 @@ def end_of_text(document: dict[str, Any], settings: Path) -> str | None:
 # --- parts of a tokenizer.json --------------------------------------------------------------------------
 
 
-def _steps(part: Any, name: str) -> list[dict[str, Any]]:
+def steps(part: Any, name: str) -> list[dict[str, Any]]:
     """The steps of a normalizer, pre-tokenizer or decoder: a sequence is its members, none is no step."""
     if part is None:
         return []
     if part.get("type") == "Sequence":
-        return [step for inner in part[name] for step in _steps(inner, name)]
+        return [step for inner in part[name] for step in steps(inner, name)]
     return [part]
 
 
 def _cuts_before_spaces(document: dict[str, Any]) -> bool:
     """Whether text may be cut before a space that follows another character: GPT-2's pattern, and what it leaves alone."""
-    normalizers = {step["type"] for step in _steps(document.get("normalizer"), "normalizers")}
-    cutters = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    normalizers = {step["type"] for step in steps(document.get("normalizer"), "normalizers")}
+    cutters = steps(document.get("pre_tokenizer"), "pretokenizers")
     gpt2 = [step for step in cutters if step["type"] == "ByteLevel" and step.get("use_regex", True)]
     others = {step["type"] for step in cutters} - {"ByteLevel", "Digits"}
     prefixed = any(step.get("add_prefix_space") for step in cutters)
@@ -225,10 +225,10 @@ def _cuts_before_spaces(document: dict[str, Any]) -> bool:
 
 def _keeps_bytes(document: dict[str, Any]) -> bool:
     """Whether the bytes of the tokens are those of the text: byte pairs of every byte, and nothing that changes text."""
-    cutters = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    cutters = steps(document.get("pre_tokenizer"), "pretokenizers")
     byte_level = [step for step in cutters if step["type"] == "ByteLevel"]
     return (
-        not _steps(document.get("normalizer"), "normalizers")
+        not steps(document.get("normalizer"), "normalizers")
         and bool(byte_level)
         and not any(step.get("add_prefix_space") for step in byte_level)
         and {step["type"] for step in cutters} <= {"ByteLevel", "Digits", "Split"}
@@ -241,7 +241,7 @@ def _keeps_bytes(document: dict[str, Any]) -> bool:
 def _bytes_of(document: dict[str, Any]) -> Callable[[str], bytes]:
     """The bytes that a token stands for within a text, by the steps of the decoder."""
     added = {t["content"] for t in document.get("added_tokens") or []}
-    decoders = _steps(document.get("decoder"), "decoders")
+    decoders = steps(document.get("decoder"), "decoders")
     kinds = [step["type"] for step in decoders]
     alphabet = set(byte_pairs.BYTE_ALPHABET)
 

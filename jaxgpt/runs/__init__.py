@@ -14,6 +14,7 @@ curves           compare the losses of two runs
 published        folders of published models (the Hugging Face libraries), in and out
 convert          the command line for them
 families/        their architectures: config.json and tensors
+gguf/            their GGUF files, in and out
 tensor_files     their safetensors files
 tokenizer_files  their tokenizers
 orbax_paths      paths that Orbax can use

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -97,11 +99,12 @@ def write_run(
     tokenizer: tokenizers.Tokenizer,
     step: int,
     facts: dict[str, Any],
+    more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Write a run folder with one checkpoint, of a model that was not trained there: completely or not at all.
 
     `facts["imported"]` tells run.json where the model comes from. Such a folder can be used and trained from (init_from),
-    but not trained in. `workdir` must be absent or empty.
+    but not trained in. `more` are files by name that are stored too. `workdir` must be absent or empty.
     """
     facts = facts | {
         "tokenizer": tokenizer.kind,
@@ -114,5 +117,7 @@ def write_run(
         write_json(temporary / "config.json", config.to_json(cfg))
         records.write_run_json(temporary, facts, step)
         tokenizers.save(tokenizer, temporary / "tokenizer.json")
+        for name, content in more.items():
+            (temporary / name).write_bytes(content)
         with Checkpoints(temporary) as checkpoints:
             checkpoints.save(TrainState(jnp.int32(step), params, None), cfg, tokenizer)

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 from jaxgpt import config
 from jaxgpt.common.files import expand, new_folder, read_json, write_json
 from jaxgpt.config import UserError, first_line
+from jaxgpt.data.tokenizers import Tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
 from jaxgpt.runs import checkpoint, records, tensor_files, tokenizer_files
 from jaxgpt.runs.families import AUTO, FAMILIES, Family, for_export, with_padding
 from jaxgpt.runs.load import Run, write_run
-from jaxgpt.runs.tensor_files import TensorFiles
+from jaxgpt.runs.tensor_files import Tensors
 
 CONFIG = "config.json"
 MAX_CONFIG_SIZE = 1 << 20  # bytes; GPT-2's config.json has 665
@@ -53,11 +54,14 @@ def load(folder: str | Path) -> Run:
     return _load(expand(folder), AUTO).run
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
+    """A published model as a run, and what an import records."""
+
     run: Run
     family: Family
-    files: TensorFiles
+    files: Tensors
     notes: list[str]  # what a user must know
+    template: str | None  # the chat template
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -85,20 +89,44 @@ def _family(path: Path, kind: Any, name: str) -> Family:
     return FAMILIES[kind]
 
 
-def _load(folder: Path, name: str) -> _Loaded:
+def _load(folder: Path, name: str) -> Loaded:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give one with {CONFIG} and {tensor_files.FILE}")
     values = _read_config(folder / CONFIG)
     family = _family(folder / CONFIG, values.get("model_type"), name)
-    cfg, assumed = family.read_config(values, str(folder / CONFIG))
     files = tensor_files.open_tensors(folder)
+
+    def read_tokenizer(num_rows: int) -> tuple[Tokenizer, list[str]]:
+        return tokenizer_files.read(folder, num_rows)
+
+    template = tokenizer_files.chat_template(folder)
+    return assemble(family, values, folder / CONFIG, files, read_tokenizer, template=template)
+
+
+def assemble(
+    family: Family,
+    values: dict[str, Any],
+    stated: Path,
+    files: Tensors,
+    read_tokenizer: Callable[[int], tuple[Tokenizer, list[str]]],
+    instead: str = tokenizer_files.WITHOUT,
+    template: str | None = None,
+) -> Loaded:
+    """A model of a family from its config.json, which `stated` has, its tensors and its tokenizer.
+
+    `read_tokenizer` takes the number of rows of the table, and `instead` says how to import without a tokenizer.
+    """
+    cfg, assumed = family.read_config(values, str(stated))
     family.check_tensors(files, cfg, assumed)
     rows = cfg.num_tokens
-    tokenizer, notes = tokenizer_files.read(folder, rows)
+    tokenizer, notes = read_tokenizer(rows)
+    if tokenizer.vocab_size > rows:
+        what = f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {rows:,}"
+        raise tokenizer_files.unfit(files.source, what, instead)
     try:
         cfg = with_padding(cfg, tokenizer.vocab_size)
     except UserError as error:
-        raise tokenizer_files.unfit(folder, str(error)) from error
+        raise tokenizer_files.unfit(files.source, str(error), instead) from error
     if cfg.num_tokens < rows:
         notes.append(
             f"the tokenizer has {cfg.num_tokens:,} tokens, the model {rows:,} rows: the last {rows - cfg.num_tokens:,} are padding, "
@@ -109,8 +137,8 @@ def _load(folder: Path, name: str) -> _Loaded:
     vocab_size = None if tokenizer.kind == "gpt2" else tokenizer.vocab_size
     kind: Any = tokenizer.kind  # one of the choices of data.tokenizer
     data = config.DataConfig(tokenizer=kind, vocab_size=vocab_size)
-    run = Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, folder)
-    return _Loaded(run, family, files, notes)
+    run = Run(config.Config(model=cfg, data=data), GPT(cfg), params, tokenizer, 0, files.source)
+    return Loaded(run, family, files, notes, template)
 
 
 def import_folder(
@@ -127,7 +155,11 @@ def import_folder(
     """
     folder, workdir = expand(folder), expand(workdir)
     check_empty(workdir, "--workdir", "the run")
-    loaded = _load(folder, family)
+    return write_import(_load(folder, family), workdir, tell)
+
+
+def write_import(loaded: Loaded, workdir: Path, tell: Callable[[str], None]) -> Run:
+    """Write a model as a run folder, completely or not at all, and return the run. See `import_folder`."""
     run = loaded.run
     for note in loaded.notes:
         tell(note)
@@ -135,11 +167,12 @@ def import_folder(
     data = dataclasses.replace(run.config.data, tokenizer_path=str(workdir / "tokenizer.json"))
     cfg = config.from_config_dict(config.to_json(dataclasses.replace(run.config, data=data)))
     imported = {
-        "name": folder.resolve().name,
+        "name": loaded.files.source.resolve().name,
         "format": loaded.family.model_type,
         "sha256": loaded.files.sha256(),
     }
-    write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported})
+    more = {} if loaded.template is None else {tokenizer_files.TEMPLATE: loaded.template.encode()}
+    write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported}, more)
     return dataclasses.replace(run, config=cfg, workdir=workdir)
 
 
@@ -162,6 +195,8 @@ def export_run(run: Run, folder: str | Path, family: str = AUTO) -> list[str]:
         tensor_files.write_tensors(temporary / tensor_files.FILE, tensors, {"format": "pt"})
         for name, content in tokenizer_files.files_of(run.tokenizer, cfg.context_length).items():
             (temporary / name).write_bytes(content)
+        if (template := tokenizer_files.chat_template(run.workdir)) is not None:
+            (temporary / tokenizer_files.TEMPLATE).write_text(template, encoding="utf-8")
         provenance = {
             "run": run.workdir.resolve().name,
             "step": run.step,
@@ -187,7 +222,13 @@ def download(name: str) -> Path:
         raise UserError('--from_hub needs huggingface-hub: pip install "jaxgpt[hub]", or give --from_dir')
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG, "model*.safetensors", tensor_files.INDEX, *tokenizer_files.NAMES]
+    wanted = [
+        CONFIG,
+        "model*.safetensors",
+        tensor_files.INDEX,
+        *tokenizer_files.NAMES,
+        *tokenizer_files.TEMPLATES,
+    ]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:

@@ -9,11 +9,13 @@ This module adds shards, float32 output and one-line errors. Memory is used for 
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import ml_dtypes  # noqa: F401  (part of JAX; it makes bfloat16 a NumPy dtype)
 import numpy as np
@@ -43,20 +45,77 @@ FOREIGN = {
 }
 
 
-class TensorFiles:
-    """The tensors of one file or of several shards. Each `read` reads the file again."""
+class Tensors(abc.ABC):
+    """Named arrays of a model on disk, in one file or in several. Each `read` reads the file again."""
 
-    def __init__(self, source: Path, tensors: dict[str, tuple[Path, safe_open]]):
+    described_by: ClassVar[str]  # what states the sizes of the model, for messages
+
+    def __init__(self, source: Path, files: Sequence[Path]):
         self.source = source  # the path that was asked for, for messages
-        self._tensors = tensors
-        self.files = sorted({path for path, _ in tensors.values()})
+        self.files = sorted(files)
 
+    @abc.abstractmethod
     def names(self) -> list[str]:
         """The names of the tensors, sorted."""
+
+    @abc.abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header. Raises UserError for an unknown name."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as float32. Raises UserError for NaN or infinity, and for an unknown name."""
+
+    def own_name(self, name: str) -> str:
+        """What the file itself calls a tensor, for messages."""
+        return name
+
+    def check_names(self, expected: Iterable[str], ignored: Callable[[str], bool] = lambda _: False) -> None:
+        """Raise UserError that lists missing and unexpected tensors, except those that are `ignored`."""
+        expected, found = set(expected), {name for name in self.names() if not ignored(name)}
+        problems = [
+            f"{verb} {len(names)} {adjective}tensor{'s' if len(names) > 1 else ''} ({_some(sorted(map(self.own_name, names)))})"
+            for verb, adjective, names in (
+                ("lacks", "", expected - found),
+                ("has", "unexpected ", found - expected),
+            )
+            if names
+        ]
+        if problems:
+            raise UserError(
+                f"{self.source} {' and '.join(problems)}: give a complete model of the right kind"
+            )
+
+    def sha256(self) -> dict[str, str]:
+        """The SHA-256 of every file in hexadecimal, by file name."""
+        digests = {}
+        for path in self.files:
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+    def unknown(self, name: str) -> UserError:
+        """The error for a name that the files do not have."""
+        near = nearest(name, self.names(), cutoff=0.5)
+        return UserError(
+            f"{self.source} has no tensor {name}"
+            + (f": the nearest is {near}" if near else f": it has {_some(self.names())}")
+        )
+
+
+class TensorFiles(Tensors):
+    """The tensors of one safetensors file or of several shards."""
+
+    described_by = "config.json"
+
+    def __init__(self, source: Path, tensors: dict[str, tuple[Path, safe_open]]):
+        super().__init__(source, list({path for path, _ in tensors.values()}))
+        self._tensors = tensors
+
+    def names(self) -> list[str]:
         return sorted(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, from the header."""
         return tuple(self._find(name)[1].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
@@ -84,46 +143,28 @@ class TensorFiles:
             raise UserError(
                 f"{path}: {name} can't be read ({first_line(error)}): give another file"
             ) from None
-        if not np.isfinite(array).all():
-            wrong = int((~np.isfinite(array)).sum())
-            raise UserError(
-                f"{path}: {wrong:,} of the {array.size:,} numbers of {name} are NaN or infinite: "
-                "give the weights of a run that did not diverge"
-            )
-        return array
-
-    def check_names(self, expected: Iterable[str], ignored: Callable[[str], bool] = lambda _: False) -> None:
-        """Raise UserError that lists missing and unexpected tensors, except those that are `ignored`."""
-        expected, found = set(expected), {name for name in self._tensors if not ignored(name)}
-        problems = [
-            f"{verb} {len(names)} {adjective}tensor{'s' if len(names) > 1 else ''} ({_some(sorted(names))})"
-            for verb, adjective, names in (
-                ("lacks", "", expected - found),
-                ("has", "unexpected ", found - expected),
-            )
-            if names
-        ]
-        if problems:
-            raise UserError(
-                f"{self.source} {' and '.join(problems)}: give a complete model of the right kind"
-            )
-
-    def sha256(self) -> dict[str, str]:
-        """The SHA-256 of every file in hexadecimal, by file name."""
-        digests = {}
-        for path in self.files:
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return digests
+        return finite(array, path, name)
 
     def _find(self, name: str) -> tuple[Path, safe_open]:
         if name not in self._tensors:
-            near = nearest(name, self._tensors, cutoff=0.5)
-            raise UserError(
-                f"{self.source} has no tensor {name}"
-                + (f": the nearest is {near}" if near else f": it has {_some(self.names())}")
-            )
+            raise self.unknown(name)
         return self._tensors[name]
+
+
+def finite(array: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """The array of a file. Raises UserError if it has NaN or infinity."""
+    if not np.isfinite(array).all():
+        wrong = int((~np.isfinite(array)).sum())
+        raise UserError(
+            f"{path}: {wrong:,} of the {array.size:,} numbers of {name} are NaN or infinite: "
+            "give the weights of a run that did not diverge"
+        )
+    return array
+
+
+def foreign(start: bytes) -> str:
+    """What the first bytes of a file say that it is; "" where they say nothing."""
+    return next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), "")
 
 
 def open_tensors(path: Path) -> TensorFiles:
@@ -154,9 +195,8 @@ def _open(path: Path) -> dict[str, tuple[Path, safe_open]]:
     except SafetensorError as error:
         with path.open("rb") as content:
             start = content.read(32)
-        kinds = [kind for magic, kind in FOREIGN.items() if start.startswith(magic) and start[8:9] != b"{"]
-        if kinds:
-            raise UserError(f"{path} is not a safetensors file but {kinds[0]}") from None
+        if (kind := foreign(start)) and start[8:9] != b"{":
+            raise UserError(f"{path} is not a safetensors file but {kind}") from None
         cause = first_line(error).removeprefix("Error while deserializing header: ")
         raise UserError(
             f"{path} is damaged or cut off ({cause[:200]}; {path.stat().st_size:,} bytes): download it again"

@@ -22,7 +22,12 @@ THEIRS = "tokenizer.json"
 VOCAB, MERGES = "vocab.json", "merges.txt"
 ADDED = "added_tokens.json"  # tokens after those of vocab.json, with their ids
 NAMES = (OURS, VOCAB, MERGES, THEIRS, ADDED)
-_IDS = f"remove the tokenizer files ({', '.join(NAMES)}) to import only token ids"
+TEMPLATE = (
+    "chat_template.jinja"  # how a model's conversations are written; a run keeps it next to its tokenizer
+)
+TEMPLATES = (TEMPLATE, SETTINGS)  # files that may have it
+LARGEST_TEMPLATE = 1 << 20  # bytes
+WITHOUT = f"remove the tokenizer files ({', '.join(NAMES)}) to import only token ids"
 # Settings of a BPE model that GPT-2's lacks.
 _OTHER_PAIRS = (
     "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk", "unk_token",
@@ -32,8 +37,7 @@ _OTHER_PAIRS = (
 def read(folder: Path, num_rows: int) -> tuple[Tokenizer, list[str]]:
     """The tokenizer of a model's folder, and what a user must know about it; of kind `ids` without tokenizer files.
 
-    It has at most `num_rows` tokens: added tokens beyond them are left out. Raises UserError if a file is damaged, has
-    more other tokens, or has a part with which the ids would not be those of the package tokenizers.
+    Added tokens beyond `num_rows` are left out. Raises UserError if a file is damaged, or has a part with which the ids would not be those of the package tokenizers.
     """
     for name in NAMES:
         if (folder / name).is_file() and (folder / name).stat().st_size > LARGEST_JSON:
@@ -42,7 +46,7 @@ def read(folder: Path, num_rows: int) -> tuple[Tokenizer, list[str]]:
     if (folder / OURS).is_file():
         tokenizer = tokenizers.load(folder / OURS)
     elif (folder / THEIRS).is_file():
-        tokenizer = _from_document(folder / THEIRS, _read_json(folder / THEIRS), num_rows, notes)
+        tokenizer = from_document(folder / THEIRS, _read_json(folder / THEIRS), num_rows, notes)
     elif (folder / VOCAB).is_file() or (folder / MERGES).is_file():
         vocab, merges = byte_pairs.read_gpt2_files(str(folder))
         added = _read_added(folder / ADDED)
@@ -51,17 +55,41 @@ def read(folder: Path, num_rows: int) -> tuple[Tokenizer, list[str]]:
         else:
             if END_OF_TEXT in vocab:
                 added = {END_OF_TEXT: vocab.index(END_OF_TEXT)} | added
-            tokenizer = _from_document(folder, _document(vocab, merges, added), num_rows, notes)
+            tokenizer = from_document(folder, bpe_document(vocab, merges, added), num_rows, notes)
     else:
         return IdsTokenizer(num_rows), notes
-    if tokenizer.vocab_size > num_rows:
-        raise unfit(folder, f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {num_rows:,}")
     return tokenizer, notes
 
 
-def unfit(folder: Path, what: str) -> UserError:
-    """The error for a tokenizer and a model that do not belong together."""
-    return UserError(f"{folder}: {what}: give files that belong together, or {_IDS}")
+def chat_template(folder: Path) -> str | None:
+    """The Jinja template of a folder's conversations: a file of its own, or a field of tokenizer_config.json.
+
+    Raises UserError if it can't be read. It is only kept and passed on here; nothing is executed.
+    """
+    file, settings = folder / TEMPLATE, folder / SETTINGS
+    if file.is_file():
+        if file.stat().st_size > LARGEST_TEMPLATE:
+            raise UserError(f"{file} is larger than {LARGEST_TEMPLATE >> 20} MiB: it is not a chat template")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{file} is not UTF-8: it is not a chat template") from None
+    if not settings.is_file():
+        return None
+    try:
+        values = read_json(settings)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings} can't be read ({first_line(error)}): give a complete one") from None
+    found = values.get("chat_template") if isinstance(values, dict) else None
+    if isinstance(found, list):  # several with names
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def unfit(source: Path, what: str, instead: str = WITHOUT) -> UserError:
+    """The error for a tokenizer and a model that do not belong together; `instead` says how to do without one."""
+    return UserError(f"{source}: {what}: give files that belong together, or {instead}")
 
 
 def _is_gpt2(vocab: list[str]) -> bool:
@@ -69,16 +97,16 @@ def _is_gpt2(vocab: list[str]) -> bool:
     return len(vocab) == GPT2Tokenizer.vocab_size and vocab[-1] == END_OF_TEXT
 
 
-def _byte_level(source: Path, vocab: list[str], merges: list[Any]) -> BPETokenizer:
+def _byte_level(source: Path, vocab: list[str], merges: list[Any], instead: str = WITHOUT) -> BPETokenizer:
     """GPT-2's tokenizer if the vocabulary ends with its special token, else plain byte pairs."""
     kind = GPT2Tokenizer if _is_gpt2(vocab) else BPETokenizer
     try:
         return kind.from_json({"kind": kind.kind, "vocab": vocab, "merges": merges})
     except UserError as error:
-        raise UserError(f"{source}: {error}; fix the tokenizer files, or {_IDS}") from error
+        raise UserError(f"{source}: {error}; fix the tokenizer files, or {instead}") from error
 
 
-def _document(vocab: list[str], merges: list[str], added: dict[str, int]) -> dict[str, Any]:
+def bpe_document(vocab: list[str], merges: list[str], added: dict[str, int]) -> dict[str, Any]:
     """A tokenizer.json of GPT-2's two files and added tokens."""
     ids = {token: i for i, token in enumerate(vocab)}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -110,7 +138,7 @@ def _read_added(path: Path) -> dict[str, int]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({first_line(error)}): give a complete one") from None
     if not isinstance(added, dict) or not all(type(i) is int and i >= 0 for i in added.values()):
-        raise UserError(f"{path} is not a dictionary token -> id: give a complete one, or {_IDS}")
+        raise UserError(f"{path} is not a dictionary token -> id: give a complete one, or {WITHOUT}")
     return added
 
 
@@ -122,18 +150,28 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a tokenizer.json of the package tokenizers ({type(error).__name__}: {first_line(error)}): "
-            f"give a complete one, or {_IDS}"
+            f"give a complete one, or {WITHOUT}"
         ) from None
     raise UserError(
-        f"{path} is not a tokenizer.json of the package tokenizers: give a complete one, or {_IDS}"
+        f"{path} is not a tokenizer.json of the package tokenizers: give a complete one, or {WITHOUT}"
     )
 
 
-def _from_document(source: Path, document: dict[str, Any], num_rows: int, notes: list[str]) -> Tokenizer:
-    """The tokenizer of a tokenizer.json's content: GPT-2's or plain byte pairs where it is one, else as published."""
+def from_document(
+    source: Path,
+    document: dict[str, Any],
+    num_rows: int,
+    notes: list[str],
+    end: str | None = None,
+    instead: str = WITHOUT,
+) -> Tokenizer:
+    """The tokenizer of a tokenizer.json's content: GPT-2's or plain byte pairs where it is one, else as published.
+
+    `end` is the text of the token that ends a document, where that is stated elsewhere; `instead` is as in `unfit`.
+    """
     try:
         if refused := _other_ids(document):
-            raise UserError(f"{source}: {refused}, or {_IDS}")
+            raise UserError(f"{source}: {refused}, or {instead}")
         added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
         ids = document["model"]["vocab"]
         gone = [token for token, i in added.items() if i >= num_rows and token not in ids]
@@ -154,19 +192,19 @@ def _from_document(source: Path, document: dict[str, Any], num_rows: int, notes:
                     f"the text of a special token ({shown}) is ordinary text here, and one token there"
                 )
         if (plain := _as_gpt2(document, added)) is not None:
-            return _byte_level(source, *plain)
+            return _byte_level(source, *plain, instead=instead)
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{source} is not a tokenizer.json of the package tokenizers ({type(error).__name__}: {first_line(error)}): "
-            f"give a complete one, or {_IDS}"
+            f"give a complete one, or {instead}"
         ) from None
     folder = source if source.is_dir() else source.parent
     try:
-        return HuggingFaceTokenizer(document, end_of_text(document, folder / SETTINGS))
+        return HuggingFaceTokenizer(document, end or end_of_text(document, folder / SETTINGS))
     except (UserError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{source}: {first_line(error)}; fix it, or {_IDS}") from error
+        raise UserError(f"{source}: {first_line(error)}; fix it, or {instead}") from error
 
 
 def _as_gpt2(document: dict[str, Any], added: dict[str, int]) -> tuple[list[str], list[str]] | None:

@@ -394,7 +394,8 @@ def test_folders_whose_tokenizer_is_not_gpt2s_own_give_the_same_ids_and_logits(t
         tensors = random_tensors(values)
         folder = write_folder(tmp_path / name, values, tensors)
         (folder / "tokenizer.json").write_text(json.dumps(document))
-        run, _, _, notes = folders._load(folder, "gpt2")
+        loaded = folders._load(folder, "gpt2")
+        run, notes = loaded.run, loaded.notes
         assert (run.tokenizer.kind, run.tokenizer.eos_id) == (kind, eos), name
         assert words in "; ".join(notes) and bool(words) == bool(notes), name
         built = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -23,7 +23,7 @@ from jaxgpt.model import linear
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs.families.places import Place, Row, place
-from jaxgpt.runs.tensor_files import TensorFiles
+from jaxgpt.runs.tensor_files import Tensors
 
 _MOST_PADDING = 1024  # rows after the tokens; more are those of another tokenizer
 MAX_SIZE = 2**31 - 1  # of a number in config.json
@@ -226,7 +226,7 @@ class Family(abc.ABC):
         return [found for found in [*rows, place(self.head, shapes)] if found is not None]
 
     def check_tensors(
-        self, files: TensorFiles, cfg: ModelConfig, assumed: Sequence[str] = ()
+        self, files: Tensors, cfg: ModelConfig, assumed: Sequence[str] = ()
     ) -> dict[str, Place]:
         """The place of every tensor of the model by its name in the files.
 
@@ -241,15 +241,18 @@ class Family(abc.ABC):
             field = next(theirs for theirs, ours in self.sizes.items() if ours == "num_layers")
             depth = f"{field}={cfg.num_layers}"
             said = f"lacks {field}, and {depth} is the default" if depth in assumed else f"says {depth}"
+            stated = files.described_by
             raise UserError(
-                f"{files.source} holds {len(layers)} layers, its config.json {said}: correct config.json"
+                f"{files.source} holds {len(layers)} layers, its {stated} {said}: correct {stated}"
             )
         prefix = self.prefix if any(name.startswith(wrapper + self.prefix) for name in names) else ""
-        does_not_fit = f"{files.source} does not fit its config.json{lacks}: "
+        does_not_fit = f"{files.source} does not fit its {files.described_by}{lacks}: "
         # The table first: no other shape is derived from a size that a model can't have.
         table, rows = wrapper + prefix + self.table.name, (cfg.table_rows, cfg.d_model)
         if table in names and files.shape(table) != rows:
-            raise UserError(f"{does_not_fit}{table} is {list(files.shape(table))}, not {list(rows)}")
+            raise UserError(
+                f"{does_not_fit}{files.own_name(table)} is {list(files.shape(table))}, not {list(rows)}"
+            )
         if problems := find_problems(config.Config(model=cfg)):
             raise UserError(f"{files.source} can't be imported: {'; '.join(problems)}")
         head = wrapper + self.head.name
@@ -264,7 +267,7 @@ class Family(abc.ABC):
             ),
         )
         wrong = [
-            f"{name} is {list(files.shape(name))}, not {list(p.shape)}"
+            f"{files.own_name(name)} is {list(files.shape(name))}, not {list(p.shape)}"
             for name, p in stored.items()
             if files.shape(name) != p.shape
         ]
@@ -273,7 +276,7 @@ class Family(abc.ABC):
             raise UserError(f"{does_not_fit}{wrong[0]}{more}")
         return stored
 
-    def read_params(self, files: TensorFiles, cfg: ModelConfig) -> dict:
+    def read_params(self, files: Tensors, cfg: ModelConfig) -> dict:
         """The params (float32) of a model from its files. Raises UserError, as `check_tensors`."""
         head = _wrapper(files) + self.head.name
         params: dict[str, Any] = {}
@@ -289,7 +292,7 @@ class Family(abc.ABC):
                 owner[leaf] = jnp.array(part)
         return params
 
-    def _check_tied(self, files: TensorFiles, head: str, table_VD: np.ndarray) -> None:
+    def _check_tied(self, files: Tensors, head: str, table_VD: np.ndarray) -> None:
         """Raise UserError if a tied head is stored and differs from the table: transformers uses the table."""
         if files.shape(head) != table_VD.shape or not np.array_equal(files.read(head), table_VD):
             raise UserError(
@@ -337,7 +340,7 @@ def query_factor(cfg: ModelConfig, to: ModelConfig) -> float:
     return 1.0 if math.isclose(*scales, rel_tol=1e-7) else scales[0] / scales[1]
 
 
-def _wrapper(files: TensorFiles) -> str:
+def _wrapper(files: Tensors) -> str:
     """What torch.compile and DistributedDataParallel put in front of every name, "" without them."""
     found = {(match and match[0]) or "" for match in map(_WRAPPER.match, files.names())}
     return found.pop() if len(found) == 1 else ""
