@@ -9,10 +9,12 @@ and other values of the fields that only observe or keep: --help_config lists th
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxgpt.common import cli, config_files
+from jaxgpt.config import UserError
 
 if TYPE_CHECKING:
     from jaxgpt.config import Config
@@ -37,6 +39,19 @@ def run(
     return train(cfg, workdir, None, profile_steps, num_workers, restart, report)
 
 
+def _check_target_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for flags of --target that say nothing alone."""
+    if args.target is not None and not args.dry_run:
+        raise UserError(
+            f"--target={args.target} compiles for a card that is not here, to report on it: add --dry_run, or leave it out"
+        )
+    for name, given in (("price_per_hour", args.price_per_hour is not None), ("json", args.json)):
+        if given and args.target is None:
+            raise UserError(f"--{name} belongs to a report on a card: add --dry_run --target=h100")
+    if args.price_per_hour is not None and not 0 <= args.price_per_hour < 1e9:
+        raise UserError(f"--price_per_hour={args.price_per_hour:g}: give a price of 0 or more")
+
+
 def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(
@@ -53,6 +68,18 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="say what the run would be: shapes, memory, time; train nothing",
     )
+    parser.add_argument(
+        "--target",
+        metavar="CARD",
+        help="with --dry_run: compile the step for a card that is not here, such as h100 or h100x8, and report on it",
+    )
+    parser.add_argument(
+        "--price_per_hour",
+        type=float,
+        metavar="PRICE",
+        help="with --target: the price of one card for an hour",
+    )
+    parser.add_argument("--json", action="store_true", help="with --target: print the report as JSON")
     parser.add_argument(
         "--show_batch",
         action="store_true",
@@ -74,11 +101,17 @@ def main(argv: list[str]) -> int:
     file, overrides, rest = cli.split_config_flags(argv)
     args = parser.parse_args(rest)
     cli.check_at_least(0, args, "num_workers")
+    _check_target_flags(args)
     cfg = cli.read_config(file, overrides)
-    cli.set_up_process(joins=True)
+    cli.set_up_process(joins=True, compiles=args.target is not None)
     from jaxgpt.common import processes
 
     processes.join(args)
+    if args.target is not None:
+        from jaxgpt.training.target import report
+
+        print(report.dry_run(cfg, args.target, args.price_per_hour, args.json))
+        return 0
     if args.dry_run:
         from jaxgpt.training import preflight
 

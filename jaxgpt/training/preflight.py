@@ -7,7 +7,6 @@ Only one matrix product is compiled, to measure the speed of the device.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import re
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.common.numbers import as_bytes, as_duration, as_flop
 from jaxgpt.config import Config
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
@@ -179,7 +179,7 @@ def warnings(
     found = []
     if memory.total > limit:
         found.append(
-            f"a step needs about {_bytes(memory.total)}, but the device has {_bytes(limit)}: raise "
+            f"a step needs about {as_bytes(memory.total)}, but the device has {as_bytes(limit)}: raise "
             "train.grad_accumulation_steps, lower data.batch_size or the size of the model"
             + ("" if backend == "cpu" else ", or set train.remat and train.loss_chunk")
         )
@@ -226,7 +226,7 @@ def warnings(
         found.append(f"attention is not fused: {model.cudnn_obstacle}")
     if model.num_tokens > LARGE_VOCABULARY and not train.loss_chunk and memory.logits > 0.1 * memory.total:
         found.append(
-            f"logits take {_bytes(memory.logits)}: set train.loss_chunk, a divisor of model.context_length"
+            f"logits take {as_bytes(memory.logits)}: set train.loss_chunk, a divisor of model.context_length"
         )
     if backend == "cpu" and train.remat != "none":
         found.append(
@@ -282,23 +282,23 @@ def as_text(found: Preflight) -> str:
     tied = " (the table is also the head)" if cfg.model.tie_embeddings else ""
     lines += [
         "",
-        f"work                   {_flop(cost.model_flops // found.tokens_per_step)} per trained token"
+        f"work                   {as_flop(cost.model_flops // found.tokens_per_step)} per trained token"
         + (
             f" = 6 x {costs.matmul_params(cfg.model):,} matrix parameters{tied} + 12 L H K T for attention"
             if all_move
             else ", without the gradients of frozen parameters"
         ),
-        f"  a step               {_flop(cost.model_flops)}"
-        + (f" + {_flop(cost.recomputed_flops)} recomputed (remat)" if cost.recomputed_flops else "")
-        + (f" + {_flop(cost.optimizer_flops)} of the optimizer" if cost.optimizer_flops else ""),
+        f"  a step               {as_flop(cost.model_flops)}"
+        + (f" + {as_flop(cost.recomputed_flops)} recomputed (remat)" if cost.recomputed_flops else "")
+        + (f" + {as_flop(cost.optimizer_flops)} of the optimizer" if cost.optimizer_flops else ""),
         f"  tokens               {found.tokens_per_step:,} per step x {cfg.train.num_steps:,} steps = "
         f"{tokens:,}" + ("" if found.epochs is None else f", {found.epochs:.3g} times the data"),
         *([f"  windows              {found.windows}"] if found.windows else []),
-        f"  the run              {_flop(cost.hardware_flops * cfg.train.num_steps)}",
+        f"  the run              {as_flop(cost.hardware_flops * cfg.train.num_steps)}",
         "",
-        f"memory of a step       {_bytes(found.memory_per_device.total)} predicted"
+        f"memory of a step       {as_bytes(found.memory_per_device.total)} predicted"
         + (f" on each of {devices} devices ({spread})" if devices > 1 else "")
-        + f", {found.device} has {_bytes(found.device_bytes)}",
+        + f", {found.device} has {as_bytes(found.device_bytes)}",
     ]
     names = {
         "params": "parameters",
@@ -310,39 +310,24 @@ def as_text(found: Preflight) -> str:
     }
     for name, words in names.items():
         total, part = getattr(cost.memory, name), getattr(found.memory_per_device, name)
-        lines.append(f"  {words:<20} {_bytes(part)}" + (f" of {_bytes(total)}" if devices > 1 else ""))
+        lines.append(f"  {words:<20} {as_bytes(part)}" + (f" of {as_bytes(total)}" if devices > 1 else ""))
     if devices > 1:
         sent = found.traffic
         lines += [
             "",
-            f"traffic of a step      {_bytes(sent.total)} sent by each device: data {_bytes(sent.data)}, fsdp {_bytes(sent.fsdp)}, "
-            f"tensor {_bytes(sent.tensor)} (see jaxgpt/training/traffic.py)",
+            f"traffic of a step      {as_bytes(sent.total)} sent by each device: data {as_bytes(sent.data)}, fsdp {as_bytes(sent.fsdp)}, "
+            f"tensor {as_bytes(sent.tensor)} (see jaxgpt/training/traffic.py)",
         ]
     if kept := snapshots.describe(cfg):
         lines += ["", f"snapshots              {kept}, on disk"]
     speed, seconds = found.matmul_flops_per_second, found.seconds_per_step
     lines += [
         "",
-        f"time                   {_duration(seconds * cfg.train.num_steps)} for the run, {_duration(seconds)} per "
+        f"time                   {as_duration(seconds * cfg.train.num_steps)} for the run, {as_duration(seconds)} per "
         "step, without compilation and evaluation",
-        f"  measured             {_flop(speed)}/s in a product of square {cfg.model.dtype} matrices",
+        f"  measured             {as_flop(speed)}/s in a product of square {cfg.model.dtype} matrices",
         f"  assumed              {found.utilisation:.0%} of that for a step; python -m jaxgpt.bench measures it",
         "",
     ]
     lines += [f"warning: {line}" for line in found.warnings] or ["nothing looks wrong"]
     return "\n".join(lines)
-
-
-def _scaled(count: float, units: dict[str, float], digits: int = 2) -> str:
-    """A count in the largest unit that it reaches: `3.20 TFLOP`."""
-    unit = next((unit for unit, size in units.items() if count >= size), list(units)[-1])
-    return f"{count / units[unit]:,.{digits}f} {unit}"
-
-
-_bytes = functools.partial(_scaled, units={"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10})
-_flop = functools.partial(
-    _scaled, units={"ZFLOP": 1e21, "EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
-)
-_duration = functools.partial(
-    _scaled, units={"years": 365 * 86_400, "days": 86_400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3}, digits=1
-)

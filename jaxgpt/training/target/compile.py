@@ -64,7 +64,7 @@ def compile_dispatch(cfg: Config, target: Target, tokens: int = ON_DEVICE_TOKENS
     """
     start = time.perf_counter()
     sizes = mesh_sizes(cfg, target)
-    with quiet(), backend.trace_for(target.card.backend), _as_on(target.card):
+    with quiet(), tracing(target.card):
         mesh = Mesh(
             np.array(devices(target)).reshape(tuple(sizes.values())), sharding.AXES,
             axis_types=(AxisType.Auto,) * len(sharding.AXES),
@@ -128,7 +128,7 @@ def feed_shapes(cfg: Config, mesh: Mesh, tokens: int) -> tuple[Any, Any, Any]:
 
 # The package of the compiler, and how to install it.
 _PACKAGES = {
-    False: (("jax-cuda12-pjrt", "jax-cuda13-pjrt"), 'pip install --no-deps "jax-cuda12-pjrt=={jaxlib}"'),
+    False: (("jax-cuda12-pjrt", "jax-cuda13-pjrt"), 'pip install "jax-cuda12-pjrt=={jaxlib}"'),
     True: (("libtpu",), "pip install libtpu"),
 }
 
@@ -151,9 +151,7 @@ def check_installed(card: Card) -> None:
         )
     if not card.is_tpu and jaxlib not in found.values():
         name, version = next(iter(found.items()))
-        raise UserError(
-            f"{name} {version} does not match jaxlib {jaxlib}: pip install --no-deps {name}=={jaxlib}"
-        )
+        raise UserError(f"{name} {version} does not match jaxlib {jaxlib}: pip install {name}=={jaxlib}")
 
 
 def devices(target: Target) -> list[Any]:
@@ -175,6 +173,13 @@ def devices(target: Target) -> list[Any]:
 
 def _tpu_devices(target: Target) -> list[Any]:
     raise UserError("no TPU yet")
+
+
+@contextlib.contextmanager
+def tracing(card: Card) -> Iterator[None]:
+    """Within this context programs are traced as they are on the card."""
+    with backend.trace_for(card.backend), _as_on(card):
+        yield
 
 
 @contextlib.contextmanager
