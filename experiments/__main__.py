@@ -43,6 +43,12 @@ CLAIMS = [
     "gradient_rows",
     "fine_tuning",
     "parallel_positions",
+    # Questions of the field.
+    "distribution",
+    "pseudowords",
+    "superposition",
+    "seed_lottery",
+    "induction",
 ]
 
 

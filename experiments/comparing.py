@@ -102,6 +102,12 @@ def curve(workdir: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if line["split"] == "valid"}
 
 
+def last(workdir: Path, name: str) -> float:
+    """A number of the last validation."""
+    lines = metrics_log.read(workdir, sys.maxsize)
+    return [line[name] for line in lines if line["split"] == "valid"][-1]
+
+
 def resolved(cfg: Config) -> Config:
     """The config with the vocabulary size of its text."""
     return starting.resolve(cfg, prepare_dataset(cfg.data).tokenizer)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from experiments.claim import Setting
 from jaxgpt import config
 from jaxgpt.config import Config, UserError
-from jaxgpt.data import corpora
+from jaxgpt.data import corpora, tokenizers
 from jaxgpt.runs import records
 from jaxgpt.runs.load import Run, load
 from jaxgpt.sweeps import groups
@@ -46,6 +47,17 @@ def text_slice(folder: Path, corpus: str, characters: int | None) -> str:
     if not path.exists():
         records.make_folder(path.parent)
         path.write_text("".join(corpora.open_corpus(corpus, "").read())[:characters], "utf-8")
+    return str(path)
+
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # the words of a word tokenizer
+
+
+def characters_of(folder: Path, text: Path) -> str:
+    """A file with the char tokenizer of a text."""
+    path = folder / f"{text.stem}_characters.json"
+    if not path.exists():
+        tokenizers.save(tokenizers.CharTokenizer("".join(sorted(set(text.read_text("utf-8"))))), path)
     return str(path)
 
 
@@ -85,9 +97,10 @@ def characters(setting: Setting) -> list[Run]:
     return seeds(setting, "characters", base)
 
 
-def words(setting: Setting) -> list[Run]:
-    """Word models of Shakespeare, one per seed (white space is tokens too)."""
+def words(setting: Setting, text: str = "") -> list[Run]:
+    """Word models of Shakespeare, one per seed (white space is tokens too); or of the file `text`."""
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
+    data = config.DataConfig(path=text) if text else data
     pick = setting.pick
     base = Config(
         model=config.ModelConfig(

@@ -155,6 +155,11 @@ LONG = {
     "mlp_width",
     "residual",
     "fine_tuning",
+    "distribution",
+    "pseudowords",
+    "superposition",
+    "seed_lottery",
+    "induction",
 }
 # Half as much, and run by .ci/run.
 MIDDLE = {"meaning", "gradient_rows", "powers_of_two"}
