@@ -60,6 +60,11 @@ def _model(config: Config) -> list[str]:
         problems.append(
             "model.parallel_residual=true adds to a residual stream: it needs model.residual=true"
         )
+    if config.train.logits_dtype == "bfloat16" and (model.dtype != "bfloat16" or not config.train.loss_chunk):
+        problems.append(
+            f"train.logits_dtype='bfloat16' needs train.loss_chunk (it is {config.train.loss_chunk}) and "
+            f"model.dtype='bfloat16' (it is {model.dtype!r})"
+        )
     if model.dropout_bits not in (8, 32):
         problems.append(f"model.dropout_bits={model.dropout_bits}: choose 8 or 32")
     for name in ("dropout_rate", "attention_dropout_rate"):

@@ -217,6 +217,13 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*kept))
 
 
+def parts_of_batch(rows: int) -> int:
+    """How many parts a batch of so many rows has on the mesh in use, each of equally many rows; 1 without a mesh."""
+    mesh = _mesh_in_use()
+    count = 1 if mesh is None else math.prod(mesh.shape[name] for name in BATCH)
+    return count if rows % count == 0 else 1
+
+
 def constrain_like(params: dict, tree: Any) -> Any:
     """A tree of arrays (gradients, new states), each split as `specs` says."""
     if _mesh_in_use() is None:

@@ -28,7 +28,9 @@ _VIEWS = set("reshape transpose squeeze expand_dims copy copy_p stop_gradient sh
 _TRANSCENDENTAL = set(
     "exp exp2 log log1p expm1 tanh erf erf_inv erfc logistic pow sqrt rsqrt cbrt sin cos div".split()
 )
-_REDUCTIONS = set("reduce_sum reduce_max reduce_min reduce_and reduce_or reduce_prod argmax argmin".split())
+_REDUCTIONS = set(
+    "reduce_sum reduce_max reduce_min reduce_and reduce_or reduce_prod argmax argmin reduce".split()
+)
 _ELEMENTWISE = set(
     "add sub mul neg sign floor ceil round max min abs integer_pow square select_n convert_element_type "
     "broadcast_in_dim iota eq ne lt le gt ge and or xor not is_finite clamp rem shift_left nextafter "
@@ -105,6 +107,11 @@ def read(closed: core.ClosedJaxpr) -> Program:
             view = name in _VIEWS or (name == "broadcast_in_dim" and same_size)
             if view and inputs:
                 names[eqn.outvars[0]] = inputs[0]
+                continue
+            if name == "optimization_barrier":
+                for out, atom in zip(eqn.outvars, eqn.invars, strict=True):
+                    n = number(atom)
+                    names[out] = new(out.aval) if n is None else n
                 continue
             op = Operation(name, inputs, [], here)
             same = None  # operations with equal `same` are merged by the compiler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.sharding import constrain_like, replicate
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
+from jaxgpt.training.losses import chunked_losses, chunked_mean_loss, losses, token_losses
 from jaxgpt.training.optim import Schedule, make_optimizer, make_schedule
 
 
@@ -34,80 +34,6 @@ def state_shapes(model: GPT, optimizer: optax.GradientTransformation) -> TrainSt
     return TrainState(step, params, jax.eval_shape(optimizer.init, params))
 
 
-def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """-log p(target) in nats at every position: [B, T] float32."""
-    logits_BTV = logits_BTV.astype(jnp.float32)
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
-
-
-def _losses(logits_BTV: jax.Array, targets_BT: jax.Array, marked: bool) -> jax.Array:
-    """`token_losses`, 0 for targets that are marked as none (see batches.marked)."""
-    if not marked:
-        return token_losses(logits_BTV, targets_BT)
-    return jnp.where(targets_BT >= 0, token_losses(logits_BTV, jnp.maximum(targets_BT, 0)), 0.0)
-
-
-def _in_chunks(x_BT: jax.Array, chunk: int) -> jax.Array:
-    """[B, T, ...] -> [T / chunk, B, chunk, ...]. Every chunk has all rows, so that devices share each chunk."""
-    B, T, *rest = x_BT.shape
-    return jnp.moveaxis(x_BT.reshape(B, T // chunk, chunk, *rest), 1, 0)
-
-
-def _of_chunks(parts: jax.Array) -> jax.Array:
-    """The inverse of `_in_chunks`."""
-    count, B, chunk, *rest = parts.shape
-    return jnp.moveaxis(parts, 0, 1).reshape(B, count * chunk, *rest)
-
-
-def _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int, marked: bool = False) -> jax.Array:
-    """`_losses` [B, T], from the logits of `chunk` positions per window at a time."""
-    parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
-    return _of_chunks(jax.lax.map(lambda p: _losses(logits(cfg, p[0], table_VD), p[1], marked), parts))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
-def chunked_mean_loss(
-    cfg: config.ModelConfig,
-    x_BTD: jax.Array,
-    table_VD: jax.Array,
-    targets_BT: jax.Array,
-    chunk: int,
-    count: jax.Array | None = None,
-) -> jax.Array:
-    """The mean of `token_losses`, from the logits of `chunk` positions per window at a time; `count` as in `mean_loss`.
-
-    Each chunk's gradient is computed in the forward pass, from the same logits (as Hsu et al. 2024, Liger Kernel,
-    section 3.2): exact, at no further cost.
-    """
-    losses_BT = _chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk, count is not None)
-    return losses_BT.mean() if count is None else losses_BT.sum() / count
-
-
-def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, count, chunk: int):
-    """The mean loss, and its gradients by x and by the table."""
-    divisor = targets_BT.size if count is None else count
-
-    def one(carry, part):
-        loss, dtable_VD = carry
-        x, targets = part
-        new, (dx, d) = jax.value_and_grad(
-            lambda x, table: _losses(logits(cfg, x, table), targets, count is not None).sum() / divisor,
-            (0, 1),
-        )(x, table_VD)
-        return (loss + new, dtable_VD + d), dx
-
-    parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
-    (loss, dtable_VD), dx = jax.lax.scan(one, (jnp.zeros(()), jnp.zeros_like(table_VD)), parts)
-    return loss, (_of_chunks(dx), dtable_VD)
-
-
-@chunked_mean_loss.defjvp
-def _chunked_jvp(cfg, chunk, primals, tangents):
-    loss, gradients = _chunked_gradients(cfg, *primals, chunk)
-    products = jax.tree.map(lambda g, t: (g * t).sum(dtype=jnp.float32), gradients, tuple(tangents[:2]))
-    return loss, sum(products)
-
-
 def mean_loss(
     model: GPT,
     params: dict,
@@ -115,10 +41,11 @@ def mean_loss(
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
     count: jax.Array | None = None,
+    logits_dtype: str = "float32",
 ) -> jax.Array:
     """Mean -log p(next token) in nats over a batch of windows [B, T + 1]. With a key, dropout is on.
 
-    `loss_chunk` (see TrainConfig) changes the memory used, not the result. With `count` some tokens are marked as no
+    `loss_chunk` (see TrainConfig) changes the memory used, not the result, and `logits_dtype` its precision. With `count` some tokens are marked as no
     targets (see batches.marked), and the sum over the others is divided by it: by `count_targets` of the complete batch,
     of which these windows may be a part.
     """
@@ -134,8 +61,8 @@ def mean_loss(
     )
     x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # D is E if a tied table is narrow
     if loss_chunk:
-        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk, count)
-    losses_BT = _losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:], count is not None)
+        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk, count, logits_dtype)
+    losses_BT = losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:], count is not None)
     return losses_BT.mean() if count is None else losses_BT.sum() / count
 
 
@@ -172,7 +99,9 @@ def make_train_step(
         key = key if model.cfg.drops else None
 
         def loss(part):
-            return mean_loss(model, trainable.merge(params, part), batch, key, train.loss_chunk, count)
+            return mean_loss(
+                model, trainable.merge(params, part), batch, key, train.loss_chunk, count, train.logits_dtype
+            )
 
         return jax.value_and_grad(loss)(trainable.select(moving, params))
 
@@ -291,7 +220,7 @@ def make_eval_step(model: GPT, loss_chunk: int = 0) -> Callable[[dict, jax.Array
         x_BTD, _ = model.apply({"params": params}, tokens[:, :-1], method=GPT.features)
         (x_BTD, table_VD), targets_BT = output_side(model.cfg, params, x_BTD), tokens[:, 1:]
         if loss_chunk:
-            losses_BT = _chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
+            losses_BT = chunked_losses(model.cfg, x_BTD, table_VD, targets_BT, loss_chunk)
         else:
             losses_BT = token_losses(logits(model.cfg, x_BTD, table_VD), targets_BT)
         return replicate(losses_BT)

@@ -77,6 +77,7 @@ WRONG = {
         {"loss_chunk": -1},
         {"loss_chunk": 100},  # of 256
         *({name: 15, "steps_per_dispatch": 10} for name in ("num_steps", "eval_every", "checkpoint_every")),
+        {"logits_dtype": "bfloat16"},  # without chunks
         {"attention": "cudnn"},  # in float32
         *(
             {name: -1}
