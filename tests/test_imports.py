@@ -14,7 +14,7 @@ jaxgpt.common .backend .causes .cli .config_files .door .files .jax_settings .ma
 jaxgpt.model .attention .generation .gpt .initial .layers .linear .parameters .paths .sharding .stopping
 jaxgpt.data .baselines .batches .byte_pairs .corpora .dataset .documents .encoding .encodings .id_files .long_pieces .measures .packages .packing .position .prompts .shards .special_tokens .text_files .text_pieces .tokenizer .tokenizers
 jaxgpt.runs .checkpoint .checksums .damage .metrics_log .orbax_log .orbax_paths .records .snapshots .state .stored_steps
-jaxgpt.training .actions .evaluation .guard .lanes .loop .muon .optim .profile_steps .programs .run_folder .starting
+jaxgpt.training .actions .evaluation .guard .lanes .loop .losses .muon .optim .profile_steps .programs .run_folder .starting
     .state_memory .step_log .steps .trainable
 """
 OTHER_PACKAGES = {
