@@ -49,6 +49,7 @@ CLAIMS = [
     "superposition",
     "seed_lottery",
     "induction",
+    "real_model",
 ]
 
 

@@ -160,6 +160,7 @@ LONG = {
     "superposition",
     "seed_lottery",
     "induction",
+    "real_model",
 }
 # Half as much, and run by .ci/run.
 MIDDLE = {"meaning", "gradient_rows", "powers_of_two"}
