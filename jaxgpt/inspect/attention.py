@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.common.say import count
-from jaxgpt.inspect import forward, heads, interventions
-from jaxgpt.inspect.capture import Capture
+from jaxgpt.config import ModelConfig
+from jaxgpt.inspect import forward, heads, interventions, token_kinds
+from jaxgpt.inspect.capture import Capture, capture
 from jaxgpt.inspect.heads import Heads
 from jaxgpt.inspect.plain import plain
 from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
@@ -20,6 +21,10 @@ UNTRAINED = 5  # models with fresh parameters, for comparison
 TEXTS = 16  # windows for the statistics
 LENGTH = 128  # maximum tokens of a window
 NAMED = 0.5  # minimum score of a previous-token or induction head
+COPIED = 4  # windows for the copying score
+SPECIFIC = 0.8  # of the weight on a kind is on its last occurrence
+GENERAL = ("previous_token", "induction")
+JOBS = (*GENERAL, *heads.PATTERNS)
 ABLATED = 256  # maximum windows for the ablation
 FEWEST, SHORT = 4, 64  # windows, and their tokens, for a large model
 PATIENCE = 5  # a large model's ablation may take this many times the budget
@@ -86,42 +91,97 @@ def _statistics(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray)
     texts_BT, on, number = _texts(subject, model, params, probe_T)
     half = min(cfg.context_length, max(texts_BT.shape[1], SHORT)) // 2
     repeated_BT = heads.repeated_tokens(cfg.vocab_size, half, len(texts_BT)) if half >= 2 else None
-    own = heads.measure(model, params, texts_BT, repeated_BT)
-    fresh = [heads.measure(*subject.untrained(i), texts_BT, repeated_BT) for i in range(number)]
+    kinds_KV = token_kinds.key_masks(subject.run.tokenizer, cfg.num_tokens)
+    own = heads.measure(model, params, texts_BT, repeated_BT, kinds_KV)
+    fresh = [heads.measure(*subject.untrained(i), texts_BT, repeated_BT, kinds_KV) for i in range(number)]
+    copying = [copying_scores(model.cfg, params, texts_BT), _copying_of(subject.untrained(0), texts_BT)]
     statistics = compare_with_untrained(own, fresh)
     return {
         "named": named(statistics),
         "statistics": statistics,
+        "copying": {"value": plain(copying[0], 4), "high": plain(copying[1].max(), 4)},
         "statistics_on": on,
         "untrained_models": number,
         "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
     }
 
 
+def _copying_of(untrained: tuple[GPT, dict], texts_BT: np.ndarray) -> np.ndarray:
+    model, params = untrained
+    return copying_scores(model.cfg, params, texts_BT)
+
+
+def copying_scores(cfg: ModelConfig, params: dict, texts_BT: np.ndarray) -> np.ndarray:
+    """How much each head copies [L, H]: the mean rank of the token that it attends to most among the text's tokens by what
+    the head adds to their logits, from 0 (the lowest) through 0.5 (chance) to 1 (the highest).
+
+    Source: Elhage et al. 2021, copying; here measured on text, after the head's real attention.
+    """
+    scores = []
+    for text_T in texts_BT[:COPIED]:
+        seen = capture(cfg, params, text_T)
+        ids_U, place_T = np.unique(seen.tokens_T, return_inverse=True)
+        directions_UD = seen.readout.directions(ids_U)
+        scale_T1 = seen.readout.norm_scale(seen.end)
+        layers = []
+        for layer in seen.layers:
+            logits_HTU = seen.readout.linear(layer.head_changes_HTD, scale_T1) @ directions_UD.T
+            most_HT = place_T[layer.weights_HTS.argmax(axis=-1)]
+            own_HT1 = np.take_along_axis(logits_HTU, most_HT[..., None], axis=-1)
+            lower_HT = (logits_HTU < own_HT1).sum(axis=-1) / max(len(ids_U) - 1, 1)
+            layers.append(lower_HT[:, 1:].mean(axis=-1))
+        scores.append(layers)
+    return np.mean(scores, axis=0)
+
+
 def compare_with_untrained(own: Heads, fresh: list[Heads]) -> dict[str, Any]:
     """Each statistic of a model and of the first untrained model, and the extremes over all untrained heads."""
     statistics = {}
-    for name in heads.STATISTICS:
+    for name in (*heads.STATISTICS, *own.patterns):
         of_all = np.stack([one.of(name) for one in fresh])
         statistics[name] = {
             "value": plain(own.of(name), 4),
             "untrained": plain(fresh[0].of(name), 4),
             "low": plain(of_all.min(), 4),
             "high": plain(of_all.max(), 4),
+            "share": plain(own.shares[name], 4) if name in own.shares else None,
         }
     return statistics
 
 
 def named(statistics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Previous-token and induction heads: a score above `NAMED` and above every untrained head."""
+    """The heads with a clear job: [{layer, head, kind, value, share}], at most one for each head.
+
+    A job is a score above `NAMED`, above every untrained head, and above twice what a head with equal weights has. Of several
+    jobs of a head the most specific one counts: the last newline, not any newline, if most of the weight is on the last.
+    """
     found = []
-    for name in ("previous_token", "induction"):
-        scores = statistics[name]
-        for layer, row in enumerate(scores["value"]):
-            for head, value in enumerate(row):
-                if value is not None and value > max(NAMED, scores["high"]):
-                    found.append({"layer": layer, "head": head, "kind": name, "value": value})
+    layers, per_layer = np.shape(statistics["previous_token"]["value"])
+    for layer in range(layers):
+        for head in range(per_layer):
+            of = {name: one["value"][layer][head] for name, one in statistics.items() if name in JOBS}
+            jobs = {name: value for name, value in of.items() if _is_job(value, statistics[name])}
+            for name in token_kinds.KEYS:
+                general, last = jobs.get(name), jobs.get(f"last_{name}")
+                if general is not None and last is not None:
+                    jobs.pop(name if last > SPECIFIC * general else f"last_{name}")
+            if jobs:
+                # What is said of every token counts before what is said of a kind of tokens.
+                kind = max(jobs, key=lambda name: (name in GENERAL, jobs[name]))
+                found.append(
+                    {
+                        "layer": layer,
+                        "head": head,
+                        "kind": kind,
+                        "value": jobs[kind],
+                        "share": statistics[kind].get("share"),
+                    }
+                )
     return found
+
+
+def _is_job(value: float | None, of: dict[str, Any]) -> bool:
+    return value is not None and value > max(NAMED, of["high"] or 0.0, 2 * (of.get("share") or 0.0))
 
 
 def _ablation(
