@@ -21,7 +21,8 @@ def small_payload(trained: Path) -> dict[str, Any]:
     """Of the run that all tests share."""
     with contextlib.chdir(trained):  # its text is there
         subject = open_subject("run")
-        return payload(subject, probe_of(subject, None))
+        watched = {0: subject.untrained()[1], 10: subject.untrained(1)[1], 20: subject.run.params}
+        return payload(subject, probe_of(subject, None), watched=watched)
 
 
 def nasty(figures: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def nasty(figures: dict[str, Any]) -> dict[str, Any]:
     entries = [{"text": text, "count": 1} for text in NASTY] + [LONE_BYTE]
     for name in ("title", "workdir", "corpus", "command", "tokenizer"):
         figures["summary"][name] = f"{name} {NASTY[0]} \u202e \0"
+    figures["learning"]["samples"] = [f"{text}\n{NASTY[0]}" for text in ("\u202e a", "\0", NASTY[1])]
     for token_id, entry in zip(tokens, entries, strict=False):
         figures["vocabulary"][str(token_id)] = entry
     return figures
@@ -59,7 +61,13 @@ def bare(figures: dict[str, Any]) -> dict[str, Any]:
     figures["embeddings"]["neighbours"] = figures["embeddings"]["neighbours"][:1]
     figures["tokens"] |= {"bigram_nats": None, "difference": None}
     figures["positions"] = {"kind": "rotary", "shown": [], "start": None, "end": None}
-    figures |= {"contextual": None, "neurons": None, "cut": ["Much was cut."], "missing": ["No text."]}
+    figures |= {
+        "learning": None,
+        "contextual": None,
+        "neurons": None,
+        "cut": ["Much was cut."],
+        "missing": ["No text."],
+    }
     figures["summary"] |= {
         "corpus": None,
         "commit": None,

@@ -94,21 +94,24 @@ def _statistics(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray)
     kinds_KV = token_kinds.key_masks(subject.run.tokenizer, cfg.num_tokens)
     own = heads.measure(model, params, texts_BT, repeated_BT, kinds_KV)
     fresh = [heads.measure(*subject.untrained(i), texts_BT, repeated_BT, kinds_KV) for i in range(number)]
-    copying = [copying_scores(model.cfg, params, texts_BT), _copying_of(subject.untrained(0), texts_BT)]
-    statistics = compare_with_untrained(own, fresh)
+    statistics = compare_with_untrained(own, fresh) | {"copying": _copying(subject, texts_BT)}
     return {
+        "patterns": heads.PATTERNS,
         "named": named(statistics),
         "statistics": statistics,
-        "copying": {"value": plain(copying[0], 4), "high": plain(copying[1].max(), 4)},
         "statistics_on": on,
         "untrained_models": number,
         "repeated": plain({"first": own.first_loss, "second": own.second_loss, "length": half}),
     }
 
 
-def _copying_of(untrained: tuple[GPT, dict], texts_BT: np.ndarray) -> np.ndarray:
-    model, params = untrained
-    return copying_scores(model.cfg, params, texts_BT)
+def _copying(subject: Subject, texts_BT: np.ndarray) -> dict[str, Any]:
+    own_LH, fresh_LH = (
+        copying_scores(model.cfg, params, texts_BT)
+        for model, params in (subject.plain(), subject.untrained())
+    )
+    ends = {"low": fresh_LH.min(), "high": fresh_LH.max(), "share": 0.5}
+    return plain({"value": own_LH, "untrained": fresh_LH, **ends}, 4)
 
 
 def copying_scores(cfg: ModelConfig, params: dict, texts_BT: np.ndarray) -> np.ndarray:

@@ -123,8 +123,8 @@ def _late(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
     when = span(figures["steps"], late)
     if when:
         text = (
-            "It learned to use the context {when}: tokens late in a window now have a loss "
-            f"{-late[-1]:.2f} below that of early ones."
+            "It learned to use the context {when}: late in a window it now gains "
+            f"{-late[-1]:.2f} nats per token more over a table of pairs than early in it."
         )
         yield _event("late", when, text, "uses the context", value=late[-1])
 

@@ -12,7 +12,16 @@ from jaxgpt.inspect.subject import Probe, Subject
 
 # The parts of the other run's payload that the page compares. Attention tables, ledger and neurons are omitted.
 KEYS = ("summary", "tokens", "next", "lens", "contextual", "positions", "cut", "missing")
-ATTENTION = ("layers", "heads", "statistics", "statistics_on", "untrained_models", "repeated", "ablation")
+ATTENTION = (
+    "layers",
+    "heads",
+    "statistics",
+    "patterns",
+    "statistics_on",
+    "untrained_models",
+    "repeated",
+    "ablation",
+)
 EMBEDDINGS = ("rows", "width", "steps", "pairs", "analogies", "analogy_families", "drift")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,8 @@ from jaxgpt.model import generation
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.model.stopping import Stops, TextUntil
+from jaxgpt.runs import snapshots
+from jaxgpt.runs.load import Run
 from jaxgpt.training.steps import token_losses
 from jaxgpt.vectors import word_tests, word_vectors
 from jaxgpt.vectors.word_vectors import Vectors
@@ -36,9 +38,27 @@ HEADS = 16  # of these windows for the heads' scores
 SAMPLES, SAMPLE_TOKENS, TEMPERATURE = 4, 160, 0.8
 MAPPED = 80  # tokens on the map
 RARE = 1e-5  # tokens with a smaller share of the text are not on the map
-POSITIONS = 32  # points of the loss by position
+POSITIONS = 16  # points of the loss by position
 FEWEST_TEXTS = 4
 SCORES = 150  # heads whose scores of every kind are kept
+
+
+class Saved(Mapping):
+    """A run's parameters by step, read when accessed: those in RUN/snapshots up to its step, and its own at its step."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        earlier = [step for step in snapshots.saved_steps(run.workdir) if step < run.step]
+        self._steps = [*earlier, run.step] if earlier else []
+
+    def __getitem__(self, step: int) -> dict:
+        return self._run.params if step == self._run.step else snapshots.read(self._run.workdir, step)[2]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ def chosen_steps(saved: Sequence[int], most: int) -> list[int]:
 
 
 def learning(
-    subject: Subject, snapshots: Mapping[int, dict], names: Names, bigram: Bigram | None, cut: list[str]
+    subject: Subject, params_by_step: Mapping[int, dict], names: Names, bigram: Bigram | None, cut: list[str]
 ) -> dict[str, Any] | None:
     """The part of a report about learning, of the parameters by step (see `payload.payload` for its keys).
 
@@ -103,15 +123,15 @@ def learning(
     """
     cfg = subject.cfg
     length = min(cfg.context_length, LENGTH)
-    if len(snapshots) < 2 or subject.dataset is None or len(subject.dataset.valid.ids) <= length:
+    if len(params_by_step) < 2 or subject.dataset is None or len(subject.dataset.valid.ids) <= length:
         return None
     per_step = affordable_tokens(
         subject.run.params, 2
     )  # for all steps together, twice the budget of another part
-    steps = chosen_steps(sorted(snapshots), max(2, 4 * per_step // (FEWEST_TEXTS * length)))
-    if len(steps) < len(snapshots):
+    steps = chosen_steps(sorted(params_by_step), max(2, 4 * per_step // (FEWEST_TEXTS * length)))
+    if len(steps) < len(params_by_step):
         cut.append(
-            f"“Watch it learn” shows {len(steps)} of the {len(snapshots)} saved steps, because the model is large."
+            f"“Watch it learn” shows {len(steps)} of the {len(params_by_step)} saved steps, because the model is large."
         )
     number = int(np.clip(4 * per_step // (len(steps) * length), FEWEST_TEXTS, TEXTS))
     windows_BT = windows(subject.dataset.valid.ids, number, length + 1)
@@ -122,7 +142,7 @@ def learning(
     measured: dict[int, Step] = {}
     first: dict[str, list[np.ndarray]] = {}
     for step in steps:
-        params = snapshots[step]
+        params = params_by_step[step]
         model, exact = in_float32(cfg, params)
         own = parts(params)
         first = first or own
@@ -141,7 +161,8 @@ def learning(
             },
         )
     fresh = heads.measure(*subject.untrained(1), texts_BT, repeated_BT, kinds_KV)
-    figures = figures_of(measured, fresh, levels(windows_BT, cfg.vocab_size, bigram))
+    pairs_BT = None if bigram is None else np.stack([bigram.nats(window_T) for window_T in windows_BT])
+    figures = figures_of(measured, fresh, levels(windows_BT, cfg.vocab_size, bigram), pairs_BT)
     figures["words"] = _known_words(subject, measured)
     figures["map"] = token_map({step: one.table_VD for step, one in measured.items()}, subject, names)
     figures["tests"] = _tests(measured, subject, names)
@@ -163,13 +184,21 @@ def levels(windows_BT: np.ndarray, vocab_size: int, bigram: Bigram | None) -> di
 
 
 def figures_of(
-    measured: Mapping[int, Step], fresh: heads.Heads, baselines: dict[str, float | None]
+    measured: Mapping[int, Step],
+    fresh: heads.Heads,
+    baselines: dict[str, float | None],
+    pairs_BT: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The measurements as curves over the steps."""
+    """The measurements as curves over the steps.
+
+    `pairs_BT` are the losses of a table of pairs on the same tokens. It can't use the context, so its difference between late
+    and early tokens is that of the texts, and is subtracted from the model's.
+    """
     losses_SBT = np.stack([one.loss_BT for one in measured.values()])
     S, B, T = losses_SBT.shape
     quarter = max(1, T // 4)
-    late_SB = losses_SBT[:, :, -quarter:].mean(axis=-1) - losses_SBT[:, :, :quarter].mean(axis=-1)
+    more_SBT = losses_SBT if pairs_BT is None else losses_SBT - pairs_BT
+    late_SB = more_SBT[:, :, -quarter:].mean(axis=-1) - more_SBT[:, :, :quarter].mean(axis=-1)
     ends = np.unique(np.linspace(0, T, min(T, POSITIONS) + 1).astype(int))
     by_position_SP = np.stack([losses_SBT[:, :, a:b].mean(axis=(1, 2)) for a, b in pairwise(ends)], axis=-1)  # fmt: skip
     scores = [one.scores for one in measured.values()]
@@ -196,9 +225,7 @@ def figures_of(
         "loss_error": error(losses_SBT.mean(axis=2)),
         "late": plain(late_SB.mean(axis=1)),
         "late_error": error(late_SB),
-        "positions": [
-            f"{a + 1}" if b == a + 1 else f"{a + 1} to {b}" for a, b in pairwise(ends)
-        ],  # fmt: skip
+        "positions": [f"{a + 1}" if b == a + 1 else f"{a + 1} to {b}" for a, b in pairwise(ends)],
         "by_position": plain(by_position_SP, 4),
         "patterns": patterns,
         "parts": names,

@@ -16,10 +16,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from jaxgpt.inspect import static_learning
 from jaxgpt.inspect import static_tables as tables
 
 # Concatenated in this order. Outside functions, a file uses only earlier files.
-SCRIPTS = ("text", "colour", "core", "pieces", "charts", "matrix", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
+SCRIPTS = ("text", "colour", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Section:
 
 
 SECTIONS = (
+    Section(
+        "learning", "Watch it learn",
+        "The same model at many steps of its training: press Play, or move the slider.",
+        "learning", (static_learning.learning,), optional=True,
+    ),
     Section(
         "summary", "What the model learned",
         "The validation loss measures how well the model predicts text that it was not trained on: the mean of −log p, where p "

@@ -27,10 +27,10 @@ attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row
              the mask and the softmax; or null, then weights, the same as multiples of weight_unit (of the first tokens
              only, if shorter); ahead [L][H][T (T - 1) / 2]: the masked scores above the diagonal, row by row as multiples
              of ahead_unit, or null; window (visible tokens, or null); scale;
-             statistics {relative_entropy, mean_distance, previous_token, induction: {value, untrained [L][H], low, high}}:
-             of the run, of the same heads with fresh parameters, and the extremes over all heads of `untrained_models`
-             models; statistics_on: the text; named [{layer, head, kind (previous_token or induction), value}]: heads with
-             most of their weight there; repeated {first, second, length}: nats per token on a random sequence and on its
+             statistics {relative_entropy, mean_distance, previous_token, induction, copying, and the names of heads.PATTERNS:
+             {value, untrained [L][H], low, high, share}}: of the run, of the same heads with fresh parameters, the extremes
+             over all heads of `untrained_models` models, and that of a head with equal weights (or null); statistics_on: the text; named [{layer, head, kind, value, share}]: heads with most of their weight
+             there; patterns {name: what its keys are}; repeated {first, second, length}: nats per token on a random sequence and on its
              repetition;
              ablation: {loss, tokens, on, mean, zero: {loss, difference, standard_error [L][H]} or null} or null
 ledger       entries [N], norms [N][T], contribution_entries [N + 1], contributions [N + 1][T - 1] to the true token's logit,
@@ -53,6 +53,14 @@ positions    kind; shown [P], start, end: cosines between rows, the lower triang
 neurons      on, tokens, activation, gated, layers: [{layer, width, dead, share (mean share of tokens above 0), histogram [10]
              (neurons by that share, 0 to 1), shown: [{neuron, active (its share), written (largest activation x norm of its
              output weights), contexts: [{ids, at (index of the token), value}]}]}]; or null
+learning     what the model was at each of `steps` [S] (ascending; the last is the report's), on the same texts: on (a sentence);
+             levels {uniform, unigram, bigram}; loss, loss_error [S] (nats per token, standard error); positions [P] (such as
+             "3 to 4"), by_position [S][P]: loss by position in the window; late, late_error [S]: loss of the last quarter of the
+             positions less that of the first, less the same of the bigram; patterns {name: {scores [S][L][H], high (of an
+             untrained model), share (of a head with equal weights)}}; parts [N], moved [S][N]: distance from the first
+             step relative to its norm, changed [S][N]; samples [S]; words [S]: share of the words in the samples that the training
+             text has; tests [{name, what, auc [S], low}]; map: {ids, kinds, kind (of each id), xy [S][P][2], variance [S]} or
+             null; events [{kind, text, short, from, to, ...}]: what happened between which steps; or null
 methods      [{name, formula, function (dotted), source}]
 compare      another run on the same text: title, config (differences, "model.d_model: 128 -> 256"), summary,
              tokens, next, lens, contextual, positions, cut, missing; attention without tables; embeddings: rows, width,
@@ -62,19 +70,34 @@ compare      another run on the same text: title, config (differences, "model.d_
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxgpt.data import baselines
-from jaxgpt.inspect import attention, compare, contexts, embeddings, findings, forward, methods, neurons
+from jaxgpt.inspect import (
+    attention,
+    compare,
+    contexts,
+    embeddings,
+    findings,
+    forward,
+    learning,
+    methods,
+    neurons,
+)
 from jaxgpt.inspect.capture import capture
 from jaxgpt.inspect.plain import Names
 from jaxgpt.inspect.subject import Probe, Subject
 from jaxgpt.inspect.summary import summary
 
 VERSION = 1
+WATCH = (
+    "No “Watch it learn”: this run kept the parameters of its end only. A run with train.snapshots=log:24 keeps those of 24 "
+    "steps."
+)
 
 
 @dataclass(frozen=True)
@@ -113,16 +136,20 @@ def payload(
     other: Probe | None = None,
     compared: Subject | None = None,
     known: RunFigures | None = None,
+    watched: Mapping[int, dict] | None = None,
 ) -> dict[str, Any]:
     """All numbers of a report; the module's docstring explains each key.
 
     `other` is a second text for the view of one token in two texts. `compared` is another run with the same tokenizer
-    and a context that holds the probe (see `compare`). `known` is this run's `run_figures`, if already computed.
+    and a context that holds the probe (see `compare`). `known` is this run's `run_figures`, if already computed. `watched` are the run's parameters by
+    step (`learning.Saved`), for the part about learning.
     """
     known = known or run_figures(subject, probe)
     names, bigram = known.names.copy(), known.bigram
     cut, missing = [*probe.cut, *known.cut], list(known.missing)
     seen = capture(subject.cfg, subject.run.params, probe.ids_T)
+    if watched is not None and not len(watched):
+        missing.append(WATCH)
     figures = {
         "version": VERSION,
         "generated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -137,6 +164,7 @@ def payload(
         "embeddings": embeddings.embeddings(subject, names, probe.ids_T, missing),
         "contextual": contexts.contextual(subject, seen, names, other),
         **known.parts,
+        "learning": learning.learning(subject, watched or {}, names, bigram, cut),
         "methods": methods.methods(),
         "compare": None,
     }

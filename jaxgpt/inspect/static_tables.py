@@ -182,7 +182,9 @@ def next_tokens(payload: dict[str, Any], count: int = 3) -> str:
 def attention(payload: dict[str, Any]) -> str:
     """The statistics of every head."""
     figures = payload["attention"]
-    names = list(figures["statistics"])
+    jobs = {(one["layer"], one["head"]): one["kind"].replace("_", " ") for one in figures["named"]}
+    names = [name for name in figures["statistics"] if name not in figures["patterns"]]
+    names += dict.fromkeys(one["kind"] for one in figures["named"] if one["kind"] in figures["patterns"])
     ablation = figures.get("ablation")
     rows = []
     for i in range(figures["layers"]):
@@ -190,8 +192,15 @@ def attention(payload: dict[str, Any]) -> str:
             values = []
             for name in names:
                 values += [figures["statistics"][name][who][i][h] for who in ("value", "untrained")]
-            rows.append([f"{i}.{h}", *values, *([ablation["mean"]["difference"][i][h]] if ablation else [])])
-    columns = ["layer.head"]
+            rows.append(
+                [
+                    f"{i}.{h}",
+                    jobs.get((i, h), ""),
+                    *values,
+                    *([ablation["mean"]["difference"][i][h]] if ablation else []),
+                ]
+            )
+    columns = ["layer.head", "job"]
     for name in names:
         columns += [name.replace("_", " "), "untrained"]
     return table("every head", [*columns, *(["loss increase without it"] if ablation else [])], rows)

@@ -10,7 +10,7 @@ from jaxgpt.common.cli import command_line
 from jaxgpt.common.files import write_atomically
 from jaxgpt.common.say import say, warn
 from jaxgpt.config import first_line
-from jaxgpt.inspect import compare, page
+from jaxgpt.inspect import compare, learning, page
 from jaxgpt.inspect.payload import payload
 from jaxgpt.inspect.subject import check_sees_two_tokens, open_subject, probe_of
 from jaxgpt.runs import records
@@ -33,7 +33,7 @@ def report(
         compared = open_subject(other)
         compare.check_comparable(subject, compared)
         probe = compare.common_probe(probe, compared)
-    return payload(subject, probe, second, compared)
+    return payload(subject, probe, second, compared, watched=learning.Saved(subject.run))
 
 
 def as_json(figures: dict[str, Any]) -> str:

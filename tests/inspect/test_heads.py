@@ -189,3 +189,56 @@ def test_wrong_interventions_are_refused_in_one_line():
         interventions.patched_logits(model, params, TEXTS[0], TEXTS[1][:5], "mlp", 0)
     with pytest.raises(UserError, match="zero, mean"):
         interventions.ablate_heads(model, params, TEXTS, "median")
+
+
+# --- jobs -----------------------------------------------------------------------------------------------
+
+
+def looking_at(wanted: int, vocab_size: int = 12, context_length: int = 16):
+    """One layer of two heads: head 0 looks at all earlier tokens of one id, weighted by their place; head 1 looks at all alike."""
+    cfg, params = induction_model(vocab_size, context_length)
+    params = jax.tree.map(np.array, params)
+    token, position = slice(0, vocab_size), slice(vocab_size, vocab_size + context_length)
+    one = params["block_0"]["attention"]
+    one["query"]["kernel"][:], one["key"]["kernel"][:] = 0, 0
+    one["query"]["kernel"][token, 0, 0] = 100.0
+    one["key"]["kernel"][token, 0, 0] = np.arange(vocab_size) == wanted
+    one["key"]["kernel"][position, 0, 0] = 0.05 * np.arange(context_length)  # the later the stronger
+    return cfg, params
+
+
+def test_a_head_that_looks_at_the_last_newline_is_named_so_and_an_idle_one_is_not():
+    cfg, params = looking_at(wanted=3)
+    masks = np.zeros((4, cfg.vocab_size), bool)
+    masks[1, 3] = True  # the newline is token 3
+    texts = np.random.default_rng(5).integers(0, cfg.vocab_size, (24, cfg.context_length)).astype(np.int32)
+    own = heads.measure(*plain(cfg, params), texts, None, masks)
+    fresh = [
+        heads.measure(*plain(cfg, init_params(GPT(cfg), jax.random.key(i))), texts, None, masks)
+        for i in range(3)
+    ]
+    compared = attention.compare_with_untrained(own, fresh)
+    of_layer_0 = [one for one in attention.named(compared) if one["layer"] == 0]
+    (found,) = of_layer_0  # head 0.1, with equal weights, has no job
+    assert (found["head"], found["kind"]) == (0, "last_newline")
+    assert found["value"] > 0.9 and found["share"] < 0.2
+    # Without positions it looks at any newline.
+    flat = jax.tree.map(np.array, params)
+    flat["block_0"]["attention"]["key"]["kernel"][cfg.vocab_size : cfg.vocab_size + cfg.context_length] = 0
+    texts[:, ::3] = 3
+    own = heads.measure(*plain(cfg, flat), texts, None, masks)
+    fresh = [
+        heads.measure(*plain(cfg, init_params(GPT(cfg), jax.random.key(i))), texts, None, masks)
+        for i in range(3)
+    ]
+    named = attention.named(attention.compare_with_untrained(own, fresh))
+    assert [one["kind"] for one in named if one["layer"] == 0] == ["newline"]
+
+
+def test_a_head_that_writes_what_it_reads_copies():
+    """Head 1.0 of the induction model adds the attended token's own row; an idle head writes nothing."""
+    cfg, params = induction_model()
+    repeated_BT = heads.repeated_tokens(cfg.vocab_size, 16, 2)
+    copying_LH = attention.copying_scores(cfg, params, repeated_BT)
+    assert copying_LH[INDUCTION] > 0.7  # in the first copy its weights are all alike
+    assert copying_LH[0, 1] == copying_LH[1, 1] == 0

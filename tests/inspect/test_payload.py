@@ -210,7 +210,12 @@ def test_a_run_compared_with_itself_has_no_differences(figures):
     compared = figures["compare"]
     assert compared["config"] == []
     for key in compare.KEYS:
-        assert compared[key] == figures[key]
+        own = (
+            [line for line in figures[key] if "Watch it learn" not in line]
+            if key == "missing"
+            else figures[key]
+        )
+        assert compared[key] == own
     assert compared["attention"].items() <= figures["attention"].items()
 
 

@@ -37,6 +37,17 @@ function allScoresOf(l, h) {
   );
 }
 
+/** A head as a sentence names it. */
+function headName(l, h) {
+  return `layer ${l}, head ${h}`;
+}
+
+/** What a head with a clear job looks at, in a few words; "" for the others. */
+function jobOf(l, h) {
+  const found = attention.named.find(({ layer, head }) => layer === l && head === h);
+  return found ? found.kind.replaceAll("_", " ") : "";
+}
+
 const softmaxes = new Map();
 
 /** A head's weights, one row per query. Computed at the first call. */
@@ -82,6 +93,12 @@ const HEAD_NUMBERS = [
   ],
   ["relative_entropy", "relative entropy", "0: all weight on one token; 1: equal weights"],
   ["mean_distance", "mean distance", "the weighted mean number of tokens back"],
+  [
+    "copying",
+    "copying score",
+    "how high the head puts the token that it looks at most among the text's tokens, by what it adds to their logits (0 to 1)",
+  ],
+  ...Object.entries(attention.patterns).map(([key, what]) => [key, `weight on ${what}`, `the mean weight on ${what}`]),
 ]
   .map(([key, name, meaning]) => ({
     key,
@@ -109,10 +126,10 @@ for (const [kind, name, by] of [
 }
 
 /** The meaning of a statistic, the head with the largest value, and the range of untrained models. */
-function headSentences({ key, name, meaning, values, errors, low, high }) {
+function headSentences({ key, name, meaning, values, errors, low, high, share }) {
   const flat = values.flat();
   const [i] = largest(flat, 1);
-  const where = `layer ${Math.floor(i / attention.heads)}, head ${i % attention.heads}`;
+  const where = headName(Math.floor(i / attention.heads), i % attention.heads);
   const first = `${name[0].toUpperCase()}${name.slice(1)}: ${meaning}.`;
   if (errors) {
     const { loss, on } = attention.ablation;
@@ -136,8 +153,14 @@ function headSentences({ key, name, meaning, values, errors, low, high }) {
         `the model ${again < once - 0.1 ? "uses" : "does not use"} the repetition.`,
     ];
   }
+  if (typeof share === "number") sentences.push(`A head with equal weights has ${fixed(share, 3)}.`);
   return [...sentences, `Measured on ${attention.statistics_on}.`];
 }
+
+const JOBS = {
+  previous_token: "looks at the token before (a previous-token head)",
+  induction: "looks at what followed the same token earlier (an induction head)",
+};
 
 function drawHeads(root) {
   const [layers, heads] = [attention.layers, attention.heads];
@@ -164,6 +187,7 @@ function drawHeads(root) {
         { class: "head", role: "gridcell" },
         el("canvas", { "aria-hidden": "true" }),
         el("span", { class: "number" }),
+        el("span", { class: "job" }, jobOf(l, h)),
       );
       items.push(item);
       row.append(item);
@@ -175,23 +199,29 @@ function drawHeads(root) {
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
   const about = el("div", { class: "about" });
   const choice = chooser("Number shown", names, state.statistic, (statistic) => select({ statistic }));
-  const named = attention.named.flatMap(({ layer, head, kind, value }, i) => [
-    i ? ", " : "",
+  const jobs = attention.named.map(({ layer, head, kind, value, share }) =>
     el(
-      "button",
-      { type: "button", class: "link", onclick: () => select({ layer, head, key: null }) },
-      `layer ${layer}, head ${head}`,
+      "li",
+      {},
+      el(
+        "button",
+        { type: "button", class: "link", onclick: () => select({ layer, head, key: null, statistic: kind }) },
+        headName(layer, head),
+      ),
+      ` ${JOBS[kind] ?? `looks at ${attention.patterns[kind]}`}: weight ${fixed(value)}` +
+        (typeof share === "number" ? ` (equal weights: ${fixed(share)})` : ""),
     ),
-    ` ${kind === "induction" ? "is an induction head" : "is a previous-token head"} (${fixed(value)})`,
-  ]);
+  );
   root.append(
-    el(
-      "p",
-      { class: "said" },
-      named.length
-        ? ["Heads with a known pattern: ", ...named, "."]
-        : "No head puts most of its weight on the previous token or on the token after the previous occurrence.",
-    ),
+    ...(jobs.length
+      ? [el("h3", { id: "jobs" }, "Heads with a clear job"), el("ul", { class: "jobs" }, jobs)]
+      : [
+          el(
+            "p",
+            { class: "said" },
+            "No head has a clear job: none puts most of its weight on one kind of token that this page tests for.",
+          ),
+        ]),
   );
   root.append(
     el(
@@ -213,8 +243,8 @@ function drawHeads(root) {
     items.forEach((item, i) => {
       const [l, h] = [Math.floor(i / heads), i % heads];
       pixels(item.firstChild, weightsOf(l, h), faint);
-      item.lastChild.textContent = said(l, h);
-      item.setAttribute("aria-label", `layer ${l}, head ${h}: ${one.name} ${said(l, h)}`);
+      item.querySelector(".number").textContent = said(l, h);
+      item.setAttribute("aria-label", `${headName(l, h)}: ${one.name} ${said(l, h)}${jobOf(l, h) ? `; job: ${jobOf(l, h)}` : ""}`);
     });
     about.replaceChildren(...headSentences(one).map((text) => el("p", {}, text)));
   });

@@ -65,6 +65,8 @@ const state = {
   row: 1,
   column: 0,
   neurons: 0,
+  at: Math.max(0, (data.learning?.steps.length ?? 1) - 1), // of the saved steps of training
+  pattern: "previous_token",
 };
 const views = [];
 

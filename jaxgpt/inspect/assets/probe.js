@@ -65,6 +65,7 @@ function drawStrip(root) {
       strip.append(el("span", { class: "break", "aria-hidden": "true" }));
   });
   roving(strip, cells, 0, (t) => selectToken(t));
+  mark(cells, state.token); // before it is near the window: Tab reaches it at once
   const kinds = Object.entries(COLOURINGS).filter(([, one]) => one.values);
   const controls = el(
     "div",

@@ -48,7 +48,10 @@ function linkFindings() {
 
 function begin() {
   // Fold the static tables, which are for readers without JavaScript.
-  for (const details of document.querySelectorAll(".tables > details")) details.open = false;
+  // Who wants no motion keeps the pictures of "Watch it learn", step by step.
+  for (const details of document.querySelectorAll(".tables > details")) {
+    details.open = still.matches && "still" in details.dataset;
+  }
   // Start at the token with the highest loss, and at the head with the highest previous-token score.
   const { temperatures } = data.next;
   const asked = options.temperature ?? 1;
@@ -69,6 +72,7 @@ function begin() {
   const bar = el("div", { id: "selection" });
   (document.getElementById("compare") ?? document.getElementById("probe")).before(bar);
   drawSelection(bar);
+  if (learned) put("learning", drawLearning, drawEvents, drawLearnedCurves);
   put("summary", drawCurves);
   put("probe", drawStrip, drawSurprises);
   put("next", drawNext);
