@@ -81,10 +81,16 @@ class Setting:
     scale: str = "standard"  # "quick": seconds, only a test; "standard": minutes on two cores; "full": a GPU
     seeds: int = SEEDS
     runs: Path = Path("runs/experiments")  # trained models, shared by all claims
+    first_seed: int = 0
 
     def pick(self, quick: Any, standard: Any, full: Any) -> Any:
         """The value for this scale."""
         return {"quick": quick, "standard": standard, "full": full}[self.scale]
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def folder(self) -> Path:

@@ -68,15 +68,17 @@ def train(
     base: Config,
     variants: dict[str, dict[str, Any]],
     by_seed: Sequence[dict[str, Any]] = (),
+    diverging: bool = False,
 ) -> dict[str, list[Row]]:
     """Train every variant (fields by dotted name) with every seed; returns rows by label, in the order of the seeds.
 
-    `by_seed` holds fields that differ by seed. Raises UserError if a training failed.
+    `by_seed` holds fields that differ by seed, in the order of the seeds. Raises UserError if a training failed; with
+    `diverging`, a row whose loss became infinite stays, with that loss.
     """
     members = [
-        {**overrides, "train.seed": seed, **(by_seed[seed] if by_seed else {})}
+        {**overrides, "train.seed": seed, **(by_seed[place] if by_seed else {})}
         for overrides in variants.values()
-        for seed in range(setting.seeds)
+        for place, seed in enumerate(setting.seed_numbers)
     ]
     what = json.dumps([config.to_json(base), members], sort_keys=True)
     folder = setting.folder / f"{name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
@@ -85,10 +87,19 @@ def train(
         # One lane at a time: batching the matrices of small models is slower on a CPU.
         options = groups.Options(width=1, group_size=len(members))
     rows = groups.run(base, members, folder, options)
-    if failed := [f"{row.workdir}: {row.status}" for row in rows if row.status != "done"]:
+    if diverging:
+        rows = [row if row.done else _diverged(row) for row in rows]
+    if failed := [f"{row.workdir}: {row.status}" for row in rows if not row.done]:
         raise UserError(f"training failed: {'; '.join(failed)}")
     each = iter(rows)
     return {label: [next(each) for _ in range(setting.seeds)] for label in variants}
+
+
+def _diverged(row: Row) -> Row:
+    """A row that failed because its loss was not finite, as one that is done; others unchanged."""
+    if row.status.startswith("failed") and "finite" in row.status:
+        return dataclasses.replace(row, status="done", valid_loss=math.inf)
+    return row
 
 
 def losses(rows: Sequence[Row]) -> list[float]:

@@ -170,10 +170,10 @@ class Result:
     def verdict(self) -> str:
         """The kind, with the conditions where it has some."""
         where = {
-            verdict: ", ".join(name for name, found in self.conditions.items() if name and found == verdict)
+            verdict: "; ".join(name for name, found in self.conditions.items() if name and found == verdict)
             for verdict in (HOLDS, FAILS, UNTOLD)
         }
-        rest = f"; cannot be told {where[UNTOLD]}" if where[UNTOLD] else ""
+        rest = f", cannot be told ({where[UNTOLD]})" if where[UNTOLD] else ""
         if self.kind == DEPENDS:
-            return f"{DEPENDS} {self.varies}: holds {where[HOLDS]}; does not hold {where[FAILS]}{rest}"
+            return f"{DEPENDS} {self.varies}: holds ({where[HOLDS]}), does not hold ({where[FAILS]}){rest}"
         return f"{UNDER} {where[HOLDS]}{rest}" if self.kind == UNDER else self.kind

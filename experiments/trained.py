@@ -63,14 +63,14 @@ def characters_of(folder: Path, text: Path) -> str:
 
 def folder_of(setting: Setting, kind: str, base: Config) -> Path:
     """The folder for a base config and a number of seeds."""
-    what = json.dumps([config.to_json(base), setting.seeds], sort_keys=True)
+    what = json.dumps([config.to_json(base), list(setting.seed_numbers)], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()
     return setting.folder / f"{kind}_{digest[:8]}"
 
 
 def seeds(setting: Setting, kind: str, base: Config) -> list[Run]:
     """The base config trained with each seed. Raises UserError with the reason if one failed."""
-    rows = run(base, [{"train.seed": seed} for seed in range(setting.seeds)], folder_of(setting, kind, base))
+    rows = run(base, [{"train.seed": seed} for seed in setting.seed_numbers], folder_of(setting, kind, base))
     if failed := [f"{row.workdir}: {row.status}" for row in rows if not row.done]:
         raise UserError(f"training failed: {'; '.join(failed)}")
     return [load(row.workdir) for row in rows]

@@ -163,9 +163,9 @@ def test_each_verdict_of_a_claim_arises_from_its_parts(always, by_condition, kin
 def test_the_verdict_names_the_conditions():
     parts = (planted(HOLDS, "on a"), planted(FAILS, "on a"), planted(HOLDS, "on b"), planted(UNTOLD, "on c"))
     assert Result(parts, "", varies="the text").verdict == (
-        "depends on the text: holds on b; does not hold on a; cannot be told on c"
+        "depends on the text: holds (on b), does not hold (on a), cannot be told (on c)"
     )
-    assert Result(parts[2:], "").verdict == "holds, but only on b; cannot be told on c"
+    assert Result(parts[2:], "").verdict == "holds, but only on b, cannot be told (on c)"
 
 
 def test_what_cannot_fail_is_a_demonstration():
