@@ -37,7 +37,7 @@ def rates_of(base: Config, overrides: Fields, scaled: Sequence[str], factor: flo
 
 def best_factor(means: dict[float, float]) -> tuple[float, bool]:
     """The factor with the lowest loss, and whether it is at the edge of the grid."""
-    best = min(means, key=means.get)
+    best = min(sorted(means), key=means.get)  # the lowest, if all diverge
     return best, len(means) > 1 and best in (min(means), max(means))
 
 

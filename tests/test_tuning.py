@@ -62,5 +62,5 @@ def test_times_come_from_processes_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "PAUSE", 0)
     first, second = timing.in_processes(Setting("standard", 2, tmp_path), "intervals", "numbers", [1, None])
     assert first[0] == second[0] == 1.0 and math.isnan(first[1])
-    with pytest.raises(UserError, match="a process that measures times failed: .*float"):
+    with pytest.raises(UserError, match=r"a process that measures times failed: .*float"):
         timing.in_processes(Setting("standard", 2, tmp_path), "intervals", "numbers", ["no number"])
