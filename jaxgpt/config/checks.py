@@ -117,6 +117,10 @@ def _data(config: Config) -> list[str]:
             "data.tokenizer='huggingface' reads a published tokenizer: give its tokenizer.json, or a folder with one, as "
             "data.tokenizer_path"
         )
+    if data.template == "tokenizer" and not data.tokenizer_path:
+        problems.append(
+            "data.template='tokenizer' is the chat template of a published tokenizer: give its folder as data.tokenizer_path"
+        )
     if data.add_tokens and (not data.tokenizer_path or data.tokenizer not in ("char", "word")):
         problems.append(
             "data.add_tokens adds to a char or word tokenizer: give its file as data.tokenizer_path "

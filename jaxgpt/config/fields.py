@@ -61,8 +61,9 @@ class DataConfig:
     special_tokens_in_text: bool = field(
         False, "the text of a special token, such as <|endoftext|>, becomes that token; otherwise it is text as any other",
     )
-    template: Literal["", "play", "line", "chatml"] = field(
-        "", "how conversations are written as text; the loss counts on answers only (see data/conversations.py); empty: none",
+    template: Literal["", "play", "line", "chatml", "tokenizer"] = field(
+        "", "how conversations are written as text; the loss counts on answers only (see data/conversations.py); empty: none; "
+        "tokenizer: by the chat template of tokenizer_path",
     )
     tokenizer: Literal["char", "word", "bpe", "gpt2", "huggingface", "ids"] = field(
         "char", "kind of tokenizer; huggingface: that of a published model, from tokenizer_path; ids: a text of numbers",

@@ -85,7 +85,9 @@ def prepare_text(
     if cfg.special_tokens_in_text:
         tokenizer_spec += ["special tokens in text"]
     if cfg.template:
-        tokenizer_spec += ["template", cfg.template]
+        from jaxgpt.data import conversations
+
+        tokenizer_spec += ["template", conversations.of_data(cfg).identity]
     key = json.dumps([CACHE_VERSION, text.sha256, tokenizer_spec, valid_fraction])
     folder = cache_dir() / "data" / hashlib.sha256(key.encode()).hexdigest()
     if not os.path.isdir(folder):
@@ -131,7 +133,7 @@ def open_text(cfg: config.DataConfig, given: str = "data.path") -> corpora.Corpu
             return corpus
         from jaxgpt.data import conversations
 
-        return conversations.of_corpus(corpus, cfg.template)
+        return conversations.of_corpus(corpus, conversations.of_data(cfg) if cfg.template else None)
     if cfg.corpus == "tinyshakespeare":
         corpora.check_tiny_shakespeare(expand(cfg.path))
     return documents.open_documents(cfg.path, cfg, given)

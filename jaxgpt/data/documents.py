@@ -116,9 +116,10 @@ def open_documents(path: str, cfg: DataConfig, given: str) -> corpora.Corpus:
     if cfg.template:
         from jaxgpt.data import conversations
 
-        how = f"{found.kind} {cfg.template}"
+        template = conversations.of_data(cfg)
+        how = f"{found.kind} {template.identity}"
         stream: Callable[[], Iterator[Piece]] = lambda: conversations.pieces(  # noqa: E731
-            records(found, position), cfg.template
+            records(found, position), template
         )
     else:
         if found.kind != "text":

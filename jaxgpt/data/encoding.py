@@ -107,7 +107,10 @@ def encode_segments(
     found = []
     for part in parts:
         special = tokenizer.special_id(part) if part.mark else None
-        ids = tokenizer.encode(str(part)) if special is None else np.array([special], np.int32)
+        encoder = (
+            special_tokens.reader(tokenizer) if part.special and tokenizer.special_ids.size else tokenizer
+        )
+        ids = encoder.encode(str(part)) if special is None else np.array([special], np.int32)
         found.append(ids if part.counts else ~ids)
     return [*found, separator if parts[-1].counts else ~separator]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxgpt.data.text_pieces import Piece
 from jaxgpt.data.tokenizer import END_OF_TEXT, Tokenizer
 
 
+@functools.lru_cache(4)  # one of a published tokenizer takes up to a second
 def reader(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer that encodes the text of special tokens as these. It has the same ids otherwise, and is not saved.
 

@@ -23,15 +23,16 @@ class Segment(str):
     """A part of a conversation that is encoded by itself, so that no token is half a prompt and half an answer.
 
     counts: whether it is to be predicted. mark: a mark of the template, which is the special token of this name where the
-    tokenizer has one.
+    tokenizer has one. special: the text of every special token in it is that token.
     """
 
     counts: bool
     mark: bool
+    special: bool
 
-    def __new__(cls, text: str, counts: bool = True, mark: bool = False) -> Self:
+    def __new__(cls, text: str, counts: bool = True, mark: bool = False, special: bool = False) -> Self:
         self = super().__new__(cls, text)
-        self.counts, self.mark = counts, mark
+        self.counts, self.mark, self.special = counts, mark, special
         return self
 
 

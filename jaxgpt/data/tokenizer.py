@@ -44,6 +44,8 @@ class Tokenizer(abc.ABC):
 
     def special_id(self, name: str) -> int | None:
         """The id of a special token, which no text encodes to; None where there is none of this name."""
+        if self.eos_id is not None and name == self.token(self.eos_id):
+            return self.eos_id
         return None
 
     def cut(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, int]]:

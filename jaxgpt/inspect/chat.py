@@ -13,21 +13,25 @@ from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.model.stopping import Stops
 
 
-def prompt_ids(messages: Any, template: str, tokenizer: Tokenizer, stops: Stops) -> tuple[np.ndarray, Stops]:
+def prompt_ids(
+    messages: Any, template: conversations.Template | None, tokenizer: Tokenizer, stops: Stops
+) -> tuple[np.ndarray, Stops]:
     """The ids of a conversation up to the assistant's next turn [N], and the stops with the end of that turn.
 
     messages: `[{"role": ..., "content": ...}, ...]`. Raises UserError for a run without a template, and for turns that are
     none.
     """
-    if not template:
+    if template is None:
         raise UserError("this run was not trained on conversations (data.template): give a prompt")
     if not messages:
         raise UserError("messages is empty: give at least one turn of the user")
     turns = conversations.checked(messages, template, "messages")
     nothing = np.zeros(0, np.int32)
-    ids = np.concatenate(encoding.encode_segments(tokenizer, conversations.prompt(turns, template), nothing))
+    ids = np.concatenate(encoding.encode_segments(tokenizer, template.prompt(turns), nothing))
     ids = unmarked(ids)
-    end = conversations.stop(template)
+    end = template.stop
+    if not end:
+        return ids, stops
     special = tokenizer.special_id(end)
     if special is not None:
         return ids, Stops(special, stops.texts)

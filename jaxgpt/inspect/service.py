@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.config import UserError
-from jaxgpt.data import prompts
+from jaxgpt.data import conversations, prompts
 from jaxgpt.inspect import chat
 from jaxgpt.inspect.payload import RunFigures, payload, run_figures
 from jaxgpt.inspect.plain import rounded, token_entry
@@ -65,6 +65,8 @@ class Service:
         self.subject = subject
         self._reporting = threading.Lock()  # one report at a time: it uses all cores
         self._run_figures: RunFigures | None = None
+        run = subject.run
+        self._template = conversations.of_run(run.config.data, run.workdir, run.tokenizer)
 
     def about(self) -> dict[str, Any]:
         """The answer of /api/run."""
@@ -78,7 +80,7 @@ class Service:
             "vocab_size": cfg.vocab_size,
             "num_params": count_params(run.params),
             "context_length": cfg.context_length,
-            "template": run.config.data.template,
+            "template": "" if self._template is None else self._template.name,
             "limits": {"body_bytes": BODY_BYTES, "max_new_tokens": MOST_TOKENS},
             "defaults": DEFAULTS | {"prompt": prompt},
         }
@@ -96,7 +98,7 @@ class Service:
         if settings["messages"] is None:
             ids = encode_written(run.tokenizer, settings["prompt"])
         else:
-            ids, stops = chat.prompt_ids(settings["messages"], run.config.data.template, run.tokenizer, stops)
+            ids, stops = chat.prompt_ids(settings["messages"], self._template, run.tokenizer, stops)
         began = time.perf_counter()
         pieces = generation.generate_pieces(
             run.model, run.params, [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],

@@ -188,29 +188,34 @@ class JaxGPT(TemplateLM):
         return f"jaxgpt-{fingerprint(self.run.tokenizer)[:16]}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template of the run's conversations: data.template."""
+        """The template of the run's conversations: its name, or the text of the tokenizer's own."""
         if chat_template is False or chat_template is None:
             return ""
-        own = self.run.config.data.template
-        if not own:
+        own = self._template()
+        if isinstance(chat_template, str) and chat_template not in ("True", "true", own.name):
+            raise UserError(f"--apply_chat_template {chat_template}: this run has the template {own.name}")
+        return getattr(own, "source", own.name)
+
+    def _template(self) -> conversations.Template:
+        found = conversations.of_run(self.run.config.data, self.run.workdir, self.run.tokenizer)
+        if found is None:
             raise UserError(
-                f"{self.run.workdir} has no chat template (data.template): leave --apply_chat_template out"
+                f"{self.run.workdir} has no chat template (data.template, or that of an imported tokenizer): leave "
+                "--apply_chat_template out"
             )
-        if isinstance(chat_template, str) and chat_template not in ("True", "true", own):
-            raise UserError(f"--apply_chat_template {chat_template}: this run has the template {own}")
-        return own
+        return found
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """Turns as text, up to where the assistant speaks; without it, up to the end of what the last turn says."""
-        template = self.chat_template(True)
+        template = self._template()
         turns = conversations.checked(chat_history, template, "a prompt of this task")
         if add_generation_prompt:
-            return "".join(conversations.prompt(turns, template))
+            return "".join(template.prompt(turns))
         *before, (role, content) = turns
-        opened = "".join(conversations.turns([*before, (role, content)], template))
-        return opened[: opened.rindex(content) + len(content)]
+        opened = "".join(template.turns([*before, (role, content)]))
+        return opened[: opened.rindex(content.strip()) + len(content.strip())]
 
     # --- how ------------------------------------------------------------------------------------------
 

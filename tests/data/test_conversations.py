@@ -10,6 +10,7 @@ import pytest
 
 from jaxgpt.config import DataConfig, UserError
 from jaxgpt.data import conversations, encoding, tokenizers
+from jaxgpt.data.conversations import TEMPLATES
 from jaxgpt.data.dataset import prepare_dataset, text_hash
 from jaxgpt.data.packing import Packing
 from jaxgpt.data.shards import unmarked
@@ -38,18 +39,24 @@ def shown(parts) -> str:
 
 def test_the_templates_by_hand():
     record = {"messages": TURNS[1:3]}
-    assert shown(conversations.segments(record, "play", "x")) == "User:\nwho?\n\nAssistant:\n[me][\n\n]"
-    assert shown(conversations.segments(record, "line", "x")) == "User: who?\nAssistant: [me][\n]"
-    assert shown(conversations.segments(record, "chatml", "x")) == (
+    assert (
+        shown(conversations.segments(record, TEMPLATES["play"], "x"))
+        == "User:\nwho?\n\nAssistant:\n[me][\n\n]"
+    )
+    assert shown(conversations.segments(record, TEMPLATES["line"], "x")) == "User: who?\nAssistant: [me][\n]"
+    assert shown(conversations.segments(record, TEMPLATES["chatml"], "x")) == (
         "<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant\n[me][<|im_end|>][\n]"
     )
-    assert shown(conversations.segments({"prompt": "1+1=", "completion": "2"}, "line", "x")) == "1+1=[2]"
-    assert shown(conversations.prompt([("user", "who?")], "line")) == "User: who?\nAssistant: "
+    assert (
+        shown(conversations.segments({"prompt": "1+1=", "completion": "2"}, TEMPLATES["line"], "x"))
+        == "1+1=[2]"
+    )
+    assert shown(TEMPLATES["line"].prompt([("user", "who?")])) == "User: who?\nAssistant: "
 
 
 def test_what_counts_of_a_worked_example():
     """By hand: the second answer's characters, the newline that ends it and the end of text; all else is only read."""
-    parts = conversations.segments({"messages": TURNS}, "line", "x")
+    parts = conversations.segments({"messages": TURNS}, TEMPLATES["line"], "x")
     ids = np.concatenate(encoding.encode_segments(CHARS, parts, np.array([CHARS.eos_id], np.int32)))
     text = "System: be brief\nUser: who?\nAssistant: me\nUser: why?\nAssistant: so\n"
     assert unmarked(ids).tolist() == [*CHARS.encode(text).tolist(), CHARS.eos_id]
@@ -64,7 +71,7 @@ def test_a_mark_is_the_special_token_where_there_is_one_and_never_in_a_turn():
             return {"<|im_start|>": 7, "<|im_end|>": 8}.get(name)
 
     tokenizer = Special("".join(map(chr, [10, *range(32, 127)])))
-    parts = conversations.turns([("user", "<|im_start|>")], "chatml")
+    parts = TEMPLATES["chatml"].turns([("user", "<|im_start|>")])
     ids = unmarked(np.concatenate(encoding.encode_segments(tokenizer, parts, np.zeros(0, np.int32))))
     assert ids.tolist().count(8) == 1 and ids.tolist()[0] == 7
     assert len(ids) == 1 + len("user\n") + len("<|im_start|>") + 1 + 1

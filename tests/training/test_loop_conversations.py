@@ -1,12 +1,15 @@
 """Training on conversations: only what counts has a gradient, and the loss on it falls."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
+import jaxgpt
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxgpt.data import conversations
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.data.shards import unmarked
 from jaxgpt.inspect import chat
@@ -14,6 +17,7 @@ from jaxgpt.model.stopping import Stops
 from jaxgpt.runs import metrics_log
 from jaxgpt.training import show_batch, steps
 from jaxgpt.training.loop import train
+from tests.data.test_chat_templates import TEMPLATES, write
 
 
 def config(**data) -> Config:
@@ -71,7 +75,9 @@ def test_the_loss_on_answers_falls_and_the_model_answers(folder, windows):
     import jaxgpt
 
     run = jaxgpt.load("run")
-    ids, stops = chat.prompt_ids([{"role": "user", "content": "7?"}], "line", run.tokenizer, Stops())
+    ids, stops = chat.prompt_ids(
+        [{"role": "user", "content": "7?"}], conversations.TEMPLATES["line"], run.tokenizer, Stops()
+    )
     assert run.tokenizer.decode(ids) == "User: 7?\nAssistant: " and stops.texts == ("\n",)
 
 
@@ -79,3 +85,24 @@ def test_the_batch_as_text(folder):
     first, row, *_ = show_batch.lines(config(windows="documents"))
     assert "8 windows of 33 tokens" in first and "targets count" in first
     assert "Assistant: \u27e6it is " in row and "\u27e6User" not in row
+
+
+def test_a_tokenizers_own_template_stays_with_the_run(folder):
+    pytest.importorskip("jinja2")
+    published = write(folder / "published", TEMPLATES["chatml"])
+    cfg = config(tokenizer="huggingface", tokenizer_path=str(published))
+    cfg = dataclasses.replace(
+        cfg,
+        data=dataclasses.replace(cfg.data, template="tokenizer"),
+        train=dataclasses.replace(cfg.train, num_steps=2, checkpoint_every=2, eval_every=0),
+    )
+    assert any("it is" in line and "<|im_end|>" in line for line in show_batch.lines(cfg))
+    train(cfg, "run")
+    (folder / "published" / "tokenizer_config.json").unlink()  # the run needs it no more
+    run = jaxgpt.load("run")
+    template = conversations.of_run(run.config.data, run.workdir, run.tokenizer)
+    ids, stops = chat.prompt_ids([{"role": "user", "content": "7?"}], template, run.tokenizer, Stops())
+    assert run.tokenizer.decode(ids).endswith("<|im_start|>user\n7?<|im_end|>\n<|im_start|>assistant\n")
+    assert stops.id == run.tokenizer.special_id("<|im_end|>")
+    train(config(), "other")
+    assert not (folder / "other" / "chat_template.jinja").exists()
