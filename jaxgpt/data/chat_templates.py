@@ -27,9 +27,9 @@ Turns = Sequence[tuple[str, str]]  # (role, content) of each
 
 
 def read(folder: Path) -> str | None:
-    """The chat template of a tokenizer's folder; None where it has none. Raises UserError for one that can't be read.
+    """The chat template of a tokenizer's folder, `with_tokens`; None where it has none.
 
-    A template that uses bos_token or eos_token begins with their values, so that it needs no other file.
+    Raises UserError for one that can't be read. Nothing is executed.
     """
     try:
         settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
@@ -52,6 +52,11 @@ def read(folder: Path) -> str | None:
         return None
     if not isinstance(source, str) or len(source) > LARGEST:
         raise UserError(f"{folder / SETTINGS}: chat_template is not a text of at most {LARGEST >> 20} MiB")
+    return with_tokens(source, values)
+
+
+def with_tokens(source: str, values: dict[str, str | None]) -> str:
+    """A template that needs no other file: it begins with the values of bos_token and eos_token, where it uses them."""
     for name, value in values.items():
         if value is not None and name in source and f"{{% set {name} = " not in source:
             source = f"{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}\n{source}"

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from jaxgpt import config
 from jaxgpt.common.files import expand, new_folder, read_json, write_json
 from jaxgpt.config import UserError, first_line
+from jaxgpt.data import chat_templates
 from jaxgpt.data.tokenizers import Tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import merge_lora
@@ -99,7 +100,7 @@ def _load(folder: Path, name: str) -> Loaded:
     def read_tokenizer(num_rows: int) -> tuple[Tokenizer, list[str]]:
         return tokenizer_files.read(folder, num_rows)
 
-    template = tokenizer_files.chat_template(folder)
+    template = chat_templates.read(folder)
     return assemble(family, values, folder / CONFIG, files, read_tokenizer, template=template)
 
 
@@ -171,7 +172,7 @@ def write_import(loaded: Loaded, workdir: Path, tell: Callable[[str], None]) -> 
         "format": loaded.family.model_type,
         "sha256": loaded.files.sha256(),
     }
-    more = {} if loaded.template is None else {tokenizer_files.TEMPLATE: loaded.template.encode()}
+    more = {} if loaded.template is None else {chat_templates.FILE: loaded.template.encode()}
     write_run(workdir, cfg, run.params, run.tokenizer, 0, {"imported": imported}, more)
     return dataclasses.replace(run, config=cfg, workdir=workdir)
 
@@ -195,8 +196,8 @@ def export_run(run: Run, folder: str | Path, family: str = AUTO) -> list[str]:
         tensor_files.write_tensors(temporary / tensor_files.FILE, tensors, {"format": "pt"})
         for name, content in tokenizer_files.files_of(run.tokenizer, cfg.context_length).items():
             (temporary / name).write_bytes(content)
-        if (template := tokenizer_files.chat_template(run.workdir)) is not None:
-            (temporary / tokenizer_files.TEMPLATE).write_text(template, encoding="utf-8")
+        if (template := chat_templates.read(run.workdir)) is not None:
+            (temporary / chat_templates.FILE).write_text(template, encoding="utf-8")
         provenance = {
             "run": run.workdir.resolve().name,
             "step": run.step,
@@ -227,7 +228,7 @@ def download(name: str) -> Path:
         "model*.safetensors",
         tensor_files.INDEX,
         *tokenizer_files.NAMES,
-        *tokenizer_files.TEMPLATES,
+        *(chat_templates.FILE, chat_templates.SETTINGS),
     ]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))

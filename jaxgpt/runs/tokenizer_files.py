@@ -22,11 +22,6 @@ THEIRS = "tokenizer.json"
 VOCAB, MERGES = "vocab.json", "merges.txt"
 ADDED = "added_tokens.json"  # tokens after those of vocab.json, with their ids
 NAMES = (OURS, VOCAB, MERGES, THEIRS, ADDED)
-TEMPLATE = (
-    "chat_template.jinja"  # how a model's conversations are written; a run keeps it next to its tokenizer
-)
-TEMPLATES = (TEMPLATE, SETTINGS)  # files that may have it
-LARGEST_TEMPLATE = 1 << 20  # bytes
 WITHOUT = f"remove the tokenizer files ({', '.join(NAMES)}) to import only token ids"
 # Settings of a BPE model that GPT-2's lacks.
 _OTHER_PAIRS = (
@@ -59,32 +54,6 @@ def read(folder: Path, num_rows: int) -> tuple[Tokenizer, list[str]]:
     else:
         return IdsTokenizer(num_rows), notes
     return tokenizer, notes
-
-
-def chat_template(folder: Path) -> str | None:
-    """The Jinja template of a folder's conversations: a file of its own, or a field of tokenizer_config.json.
-
-    Raises UserError if it can't be read. It is only kept and passed on here; nothing is executed.
-    """
-    file, settings = folder / TEMPLATE, folder / SETTINGS
-    if file.is_file():
-        if file.stat().st_size > LARGEST_TEMPLATE:
-            raise UserError(f"{file} is larger than {LARGEST_TEMPLATE >> 20} MiB: it is not a chat template")
-        try:
-            return file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{file} is not UTF-8: it is not a chat template") from None
-    if not settings.is_file():
-        return None
-    try:
-        values = read_json(settings)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{settings} can't be read ({first_line(error)}): give a complete one") from None
-    found = values.get("chat_template") if isinstance(values, dict) else None
-    if isinstance(found, list):  # several with names
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
 
 
 def unfit(source: Path, what: str, instead: str = WITHOUT) -> UserError:

@@ -15,7 +15,7 @@ from jaxgpt.common import door, processes
 from jaxgpt.common.files import write_atomically, write_json
 from jaxgpt.common.say import say
 from jaxgpt.config import Config, UserError, changed_values, to_json
-from jaxgpt.data import chat_templates, tokenizers
+from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
@@ -95,7 +95,9 @@ class RunFolder:
         if old is None:
             self._write_config()
         tokenizers.save(self._dataset.tokenizer, self.workdir / "tokenizer.json")
-        if self.cfg.data.template == chat_templates.NAME:
+        if self.cfg.data.template == "tokenizer":
+            from jaxgpt.data import chat_templates
+
             source = chat_templates.of_path(self.cfg.data.tokenizer_path).source
             write_atomically(self.workdir / chat_templates.FILE, source.encode())
 

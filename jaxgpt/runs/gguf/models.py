@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxgpt.common.files import expand, replaced_atomically
 from jaxgpt.config import UserError
+from jaxgpt.data import chat_templates
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokenizers import IdsTokenizer
 from jaxgpt.model.lora import merge_lora
@@ -66,7 +67,8 @@ def load(path: Path, with_tokenizer: bool = True) -> Loaded:
 
     template = None
     if with_tokenizer and file.has(gguf_tokenizer.TEMPLATE):
-        template = file.get(gguf_tokenizer.TEMPLATE, str)
+        tokens = {name: gguf_tokenizer.special(file, name) for name in ("bos_token", "eos_token")}
+        template = chat_templates.with_tokens(file.get(gguf_tokenizer.TEMPLATE, str), tokens)
     return assemble(
         architecture.family,
         values,
@@ -118,7 +120,7 @@ def export_file(
         f"{architecture.name}.vocab_size": rows,
         **gguf_tokenizer.metadata(tokenizer, rows),
     }
-    if with_tokenizer and (template := tokenizer_files.chat_template(run.workdir)) is not None:
+    if with_tokenizer and (template := chat_templates.read(run.workdir)) is not None:
         metadata[gguf_tokenizer.TEMPLATE] = template
     tensors = {
         architecture.own(name): _in_file(architecture, name, array, values, dtype)

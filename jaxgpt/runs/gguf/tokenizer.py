@@ -114,6 +114,12 @@ def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | N
     return document, tokens[end] if known else None
 
 
+def special(file: GGUFFile, name: str) -> str | None:
+    """A special token by its name, such as bos_token; None where the file names none."""
+    i, tokens = file.metadata.get(f"tokenizer.ggml.{name}_id"), file.get(_TOKENS, list)
+    return tokens[i] if type(i) is int and 0 <= i < len(tokens) else None
+
+
 def _cut(file: GGUFFile, notes: list[str]) -> Cut:
     name = file.get("tokenizer.ggml.pre", str, "")
     if not name:
