@@ -358,7 +358,7 @@ CASES = [
     case("no run", "generate --workdir .", "is not a run folder", "checkpoints/"),
     case("no checkpoints", GENERATE, "run is not a run folder", "checkpoints/", prepare=remove("run/checkpoints")),
     case("no checkpoint yet", "generate --workdir young", "young has no checkpoint yet", "train it", prepare=folder("young/checkpoints")),
-    case("no such step", f"{GENERATE} --step=15", "run has no step 15", "[10, 20]"),
+    case("no such step", f"{GENERATE} --step=15", "run has no checkpoint of step 15", "[10, 20]"),
     case("step is a path", f"{GENERATE} --step=../../x", "--step", "'../../x'", "'best'"),
     case("step is no number", f"{GENERATE} --step=foo", "--step", "'foo'", "'best'"),
     case("step is damaged", f"{GENERATE} --step=20", "run/checkpoints/20 is damaged", prepare=lambda _: flip_bits(Path("run/checkpoints/20"))),

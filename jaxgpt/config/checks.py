@@ -203,11 +203,17 @@ def _train(config: Config) -> list[str]:
     train = config.train
     if train.num_steps < 1 or train.steps_per_dispatch < 1:
         return []  # is a problem already
+    problems = []
     try:
         snapshots.steps(train.snapshots, train.num_steps, train.steps_per_dispatch)
     except UserError as error:
-        return [str(error)]
-    return []
+        problems.append(str(error))
+    if train.stats_every and train.steps_per_dispatch > 1:
+        problems.append(
+            f"train.stats_every={train.stats_every} looks at single steps, and train.steps_per_dispatch="
+            f"{train.steps_per_dispatch}: set train.steps_per_dispatch=1, or train.stats_every=0"
+        )
+    return problems
 
 
 def _start_and_mesh(config: Config) -> list[str]:

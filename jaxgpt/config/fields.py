@@ -201,6 +201,10 @@ class TrainConfig:
         "empty: none (see config/snapshots.py)",
         resume="free",
     )
+    stats_every: int = field(
+        0, "steps between statistics of the run's health: norms, update ratios, activations (see training/stats.py); 0: none",
+        at_least=0, resume="free",
+    )
     tensorboard: bool = field(False, "write TensorBoard events too", resume="free")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = field(
         (), "experiment trackers that get the config, all metrics, the samples and the report (see docs/runs.md)",

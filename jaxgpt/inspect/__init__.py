@@ -5,6 +5,7 @@ capture        every intermediate of a forward pass; `capture.capture(cfg, param
 analysis       NumPy functions of a capture: ledger, logit lens, losses
 interventions  ablate heads, patch activations
 heads          head statistics over many texts
+health         statistics of training, and what is unusual in them
 payload        all numbers of a report; its parts are in summary, forward, attention, embeddings (with word_lists),
                contexts, neurons, findings, methods, compare; plain rounds them for JSON
 page           the HTML of a payload, with static_tables and assets/

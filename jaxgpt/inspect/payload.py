@@ -61,6 +61,7 @@ learning     what the model was at each of `steps` [S] (ascending; the last is t
              step relative to its norm, changed [S][N]; samples [S]; words [S]: share of the words in the samples that the training
              text has; tests [{name, what, auc [S], low}]; map: {ids, kinds, kind (of each id), xy [S][P][2], variance [S]} or
              null; events [{kind, text, short, from, to, ...}]: what happened between which steps; or null
+health       the statistics of train.stats_every and what is unusual in them (see health.py), or null
 methods      [{name, formula, function (dotted), source}]
 compare      another run on the same text: title, config (differences, "model.d_model: 128 -> 256"), summary,
              tokens, next, lens, contextual, positions, cut, missing; attention without tables; embeddings: rows, width,
@@ -84,6 +85,7 @@ from jaxgpt.inspect import (
     embeddings,
     findings,
     forward,
+    health,
     learning,
     methods,
     neurons,
@@ -125,6 +127,7 @@ def run_figures(subject: Subject, probe: Probe) -> RunFigures:
         "summary": summary(subject, bigram),
         "positions": contexts.positions(subject, cut),
         "neurons": neurons.neurons(subject, names),
+        "health": health.health(subject.metrics, subject.cfg.num_tokens),
     }
     heads = attention.head_figures(subject, probe.ids_T, cut, missing)
     return RunFigures(bigram, names, parts, heads, cut, missing)

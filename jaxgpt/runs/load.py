@@ -65,7 +65,11 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
                 raise UserError(f"{folder} has no checkpoint with a validation loss: the steps are {steps}")
         if step is not None:
             if step not in steps:
-                raise UserError(f"{folder} has no step {step}: {_known(folder)}")
+                kept = snapshots.saved_steps(folder)
+                what = "checkpoint or snapshot" if kept else "checkpoint"
+                raise UserError(
+                    f"{folder} has no {what} of step {step}: the steps are {sorted({*steps, *kept})}"
+                )
             return _load_step(folder, checkpoints, int(step))
         for candidate in reversed(steps):
             try:
@@ -78,11 +82,6 @@ def load(workdir: str | Path, step: int | str | None = None) -> Run:
 def _load_snapshot(folder: Path, step: int) -> Run:
     cfg, tokenizer, params = snapshots.read(folder, step)
     return Run(cfg, GPT(cfg.model), params, tokenizer, step, folder)
-
-
-def _known(folder: Path) -> str:
-    kept = sorted({*saved_steps(folder), *snapshots.saved_steps(folder)})
-    return f"the steps are {kept}"
 
 
 def _load_step(folder: Path, checkpoints: Checkpoints, step: int) -> Run:

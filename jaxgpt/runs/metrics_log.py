@@ -1,7 +1,7 @@
 """metrics.jsonl: one JSON object per line, read as a stream, and never cut without a copy of what is removed.
 
 A line has `step` and `split`: "train", "valid" (of the validation split), "valid/NAME" (of a validation text with a name),
-"source/NAME" (how much of a source of a mixture was read), or "change" for a new num_steps. Lines that are none (torn by a kill, or
+"source/NAME" (how much of a source of a mixture was read), "stats" (training/stats.py), or "change" for a new num_steps. Lines that are none (torn by a kill, or
 written by somebody else) are left out with one warning.
 """
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxgpt.common import door, processes
 from jaxgpt.common.progress import Interrupt, Progress, conclusion, introduction, stopped
@@ -29,11 +30,14 @@ from jaxgpt.training import trainable
 from jaxgpt.training.actions import ACTIONS, Action
 from jaxgpt.training.guard import Watchdog
 from jaxgpt.training.profile_steps import ProfileSteps
-from jaxgpt.training.programs import Program, SingleRun, VmappedRuns
+from jaxgpt.training.programs import Dispatch, Program, SingleRun, VmappedRuns
 from jaxgpt.training.run_folder import RunFolder
 from jaxgpt.training.starting import resolve, with_sources_at_hand
 from jaxgpt.training.state_memory import check_memory
 from jaxgpt.training.step_log import StepLog
+
+if TYPE_CHECKING:
+    from jaxgpt.training.stats import Stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +134,7 @@ class Trainer:
             facts = self._introduce()  # first: what follows takes seconds
             finished = train.num_steps in self.runs[0].checkpoints.steps()
             compiled = None if finished else program.compile()  # in a thread, next to what comes first
+            stats = None if compiled is None else self._stats(compiled)
             facts["baselines"] = self._baselines()
             state, step = self.restore_or_init()
             for run in self.runs:
@@ -165,6 +170,8 @@ class Trainer:
                 watchdog.doing(f"step {step + 1}")
                 compiled = compiled or program.compile()
                 dispatch = compiled.result()
+                if stats is not None and stats.due(step):
+                    dispatch = stats.around(dispatch)
                 state, metrics = dispatch(state, *program.feed(step, interrupt.signal or 0))
                 step += train.steps_per_dispatch
                 log.flush(state)  # the dispatch before this one: the device never waits
@@ -192,6 +199,14 @@ class Trainer:
     def _going(self) -> list[RunFolder]:
         """The runs that have not failed."""
         return [run for run in self.runs if not run.failed]
+
+    def _stats(self, compiled: Future[Dispatch]) -> Stats | None:
+        """What train.stats_every asks for."""
+        if not self.cfg.train.stats_every:
+            return None
+        from jaxgpt.training.stats import Stats
+
+        return Stats(self.cfg, self.program, compiled)
 
     def _introduce(self) -> dict[str, Any]:
         """Print what is about to be trained. Returns the facts of it for run.json."""

@@ -197,7 +197,11 @@ class RunFolder:
 
     def log_step(self, step: int, metrics: dict[str, np.ndarray], tokens_per_second: float) -> None:
         """A "train" line with every metric that is one number; JSON has no nan, so null stands for it."""
-        numbers = {name: float(x) for name, x in metrics.items() if x.ndim == 0 and x.dtype != bool}
+        numbers = {
+            name: float(x)
+            for name, x in metrics.items()
+            if x.ndim == 0 and x.dtype != bool and "/" not in name
+        }
         self.log.write(
             step,
             "train",
@@ -206,6 +210,16 @@ class RunFolder:
             time=round(time.time(), 3),
             **({"skipped": True} if metrics["bad"] else {}),
         )
+
+    def log_groups(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """A line of the split GROUP with the numbers that are named GROUP/NAME."""
+        groups: dict[str, dict[str, float | None]] = {}
+        for name, x in metrics.items():
+            group, slash, rest = name.partition("/")
+            if slash:
+                groups.setdefault(group, {})[rest] = _finite(float(x))
+        if groups:
+            self.log.write_lines(step, list(groups.items()))
 
     def log_evaluation(
         self, step: int, texts: dict[str, tuple[Evaluation, float]], seconds: float, more: Lines

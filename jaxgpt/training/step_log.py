@@ -19,7 +19,8 @@ class StepLog:
     """Reads each dispatch's metrics once the next dispatch is under way, so that the device never waits.
 
     A metric is an entry of the dict that a train step returns. Every metric that is one number a step goes to every log of
-    its run (metrics.jsonl, trackers) under its own name, at the steps that `train.log_every` chooses.
+    its run (metrics.jsonl, trackers) under its own name, at the steps that `train.log_every` chooses. One with the name
+    GROUP/NAME, which only some steps have, is logged whenever it is there.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class StepLog:
                     self._progress.say(text)
                 if not run.failed and (logged[i] or own["bad"]):
                     run.log_step(step, own, tokens_per_second)
+                if not run.failed:
+                    run.log_groups(step, own)
         if logged.any() and done > self._start + count:  # the first dispatch's time is that of compiling
             going = [n for n, run in enumerate(self._runs) if not run.failed]
             loss = float(metrics["loss"][going, -1].mean()) if going else math.nan

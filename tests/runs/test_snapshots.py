@@ -63,7 +63,9 @@ def test_the_run_is_bit_for_bit_the_run_without_and_each_step_can_be_loaded(plai
     assert run.step == 7 and equal(run.params, state.params)
     assert run.config == last.config and run.tokenizer.to_json() == last.tokenizer.to_json()
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(run.params))
-    with pytest.raises(UserError, match=r"has no step 5: the steps are \[0, 1, 2, 4, 7, 13, 18, 24\]"):
+    with pytest.raises(
+        UserError, match=r"no checkpoint or snapshot of step 5: the steps are \[0, 1, 2, 4, 7, 13, 18, 24\]"
+    ):
         jaxgpt.load(kept, step=5)
 
 
