@@ -36,6 +36,7 @@ def get_config():
     config.optim.name = "muon"
     config.optim.learning_rate = 1e-2
     config.optim.muon_learning_rate = 2e-2
+    config.optim.muon_dtype = "bfloat16"
     config.optim.b1 = 0.8
     config.optim.b2 = 0.95
     config.optim.weight_decay = 0.0

@@ -137,6 +137,10 @@ class OptimConfig:
     muon_iterations: int = field(
         5, "muon only: Newton-Schulz steps; more of them give an update closer to orthogonal", at_least=1, at_most=1_000,
     )
+    muon_dtype: Literal["float32", "bfloat16"] = field(
+        "float32", "muon only: of the products of its Newton-Schulz steps; bfloat16 is five times as fast on a GPU, and "
+        "slower on a CPU",
+    )
     ema_decay: float = field(
         0.0, "decay per step of an average of the parameters, which is evaluated and saved; 0: off",
         at_least=0, below=1, lane="argument", switch=True,

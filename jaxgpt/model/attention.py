@@ -49,6 +49,23 @@ def same_document(starts_BT: jax.Array) -> jax.Array:
     return starts_BT[:, :, None] == starts_BT[:, None, :]
 
 
+def _match_heads(q_BTGRK: jax.Array, k_BSGK: jax.Array) -> jax.Array:
+    """q k [B, G, R, T, S], float32."""
+    return jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
+
+
+def _match_heads_backward(kept, dscores_BGRTS):
+    q_BTGRK, k_BSGK = kept
+    dscores_BGRTS = dscores_BGRTS.astype(q_BTGRK.dtype)
+    dq_BTGRK = jnp.einsum("BGRTS,BSGK->BTGRK", dscores_BGRTS, k_BSGK)
+    return dq_BTGRK, jnp.einsum("BGRTS,BTGRK->BSGK", dscores_BGRTS, q_BTGRK)
+
+
+# For products in bfloat16, only in reverse mode: see `gpt._match_bfloat16`.
+_match_heads_bfloat16 = jax.custom_vjp(_match_heads)
+_match_heads_bfloat16.defvjp(lambda q, k: (_match_heads(q, k), (q, k)), _match_heads_backward)
+
+
 def attention_scores(
     q_BTHK: jax.Array, k_BSGK: jax.Array, scale: float | None = None, softcap: float = 0.0
 ) -> jax.Array:
@@ -59,7 +76,8 @@ def attention_scores(
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
-    scores_BGRTS = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
+    match = _match_heads_bfloat16 if q_BTHK.dtype == k_BSGK.dtype == jnp.bfloat16 else _match_heads
+    scores_BGRTS = match(q_BTGRK, k_BSGK)
     scores_BHTS = scores_BGRTS.reshape(B, H, T, -1) * (1 / np.sqrt(K) if scale is None else scale)
     return soft_cap(scores_BHTS, softcap)
 

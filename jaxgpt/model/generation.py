@@ -216,6 +216,8 @@ def decode(
     tokens [B, size] (the first `count` are set) and, if `scored`, their Scores (else None).
     """
     B = token_B.shape[0]
+    # Each use casts them to this dtype: once before the loop, and a token reads half as many bytes.
+    params = jax.tree.map(lambda x: x.astype(model.cfg.dtype), params)
 
     def one_more(i, carry):
         cache, token_B, out_BT, kept_TBV = carry

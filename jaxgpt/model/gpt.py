@@ -224,7 +224,8 @@ class GPT(nn.Module):
         """The start of the residual stream: token rows (projected if narrow) plus position vectors, [B, T, D]."""
         # The lookup needs complete rows: a table that is split over fsdp is gathered first.
         table_VE = constrain(self.token_embedding.embedding, "tensor", None)
-        x_BTD = rows_BTE = jnp.take(table_VE.astype(self.cfg.dtype), tokens_BT, axis=0)
+        # Cast after the lookup, so that the gradient of a row is summed in float32.
+        x_BTD = rows_BTE = jnp.take(table_VE, tokens_BT, axis=0).astype(self.cfg.dtype)
         if self.cfg.factorised:
             x_BTD = x_BTD @ self.embedding_projection.kernel.astype(self.cfg.dtype)
         record(self, token_rows=rows_BTE, token_vectors=x_BTD)

@@ -70,14 +70,28 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
+def _keeps_its_input(activation: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """The activation; in bfloat16 computed in float32, and the backward pass keeps its input alone.
+
+    A GPU computes it again faster than it reads what JAX would keep, such as the tanh of GELU.
+    """
+
+    def apply(x: jax.Array) -> jax.Array:
+        if x.dtype == jnp.float32:
+            return activation(x)
+        return jax.checkpoint(lambda x: activation(x.astype(jnp.float32)).astype(x.dtype))(x)
+
+    return apply
+
+
 # The choices of model.activation; one that ends in "glu" is applied to the gate of a gated MLP.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,  # Vaswani et al. 2017
-    "gelu": gelu,
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),  # as in GPT-2
-    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
-    "swiglu": jax.nn.silu,  # Shazeer 2020
-    "geglu": gelu,  # Shazeer 2020
+    "gelu": _keeps_its_input(gelu),
+    "gelu_tanh": _keeps_its_input(functools.partial(jax.nn.gelu, approximate=True)),  # as in GPT-2
+    "relu_squared": _keeps_its_input(lambda x: jnp.square(jax.nn.relu(x))),  # So et al. 2021 (Primer)
+    "swiglu": _keeps_its_input(jax.nn.silu),  # Shazeer 2020
+    "geglu": _keeps_its_input(gelu),  # Shazeer 2020
 }
 
 
@@ -120,7 +134,7 @@ def _normalize_jvp(centered: bool, epsilon: float, primals, tangents):
 
 
 class Norm(nn.Module):
-    """`normalize`, then times `scale` [D] and plus `bias` [D] if the norm has them."""
+    """`normalize`, then times `scale` [D] and plus `bias` [D] if the norm has them, in float32 as their gradients."""
 
     epsilon: float
     centered: bool = False
@@ -131,10 +145,10 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = normalize(x, self.centered, self.epsilon)
         if self.use_scale:
-            y = y * self.param("scale", initializer("scale"), x.shape[-1:]).astype(x.dtype)
+            y = y.astype(jnp.float32) * self.param("scale", initializer("scale"), x.shape[-1:])
         if self.use_bias:
-            y = y + self.param("bias", initializer("bias"), x.shape[-1:]).astype(x.dtype)
-        return y
+            y = y.astype(jnp.float32) + self.param("bias", initializer("bias"), x.shape[-1:])
+        return y.astype(x.dtype)
 
 
 def layernorm(cfg: config.ModelConfig, name: str | None = None) -> Norm:
@@ -235,16 +249,20 @@ class Dense(nn.Module):
         (in_shape, out_shape), (fan_in, fan_out) = layer.shapes(cfg), layer.fans(cfg)
 
         def param(name: str, *shape: int) -> jax.Array:
-            return self.param(name, initializer(f"{layer.name}/{name}", cfg), shape).astype(cfg.dtype)
+            return self.param(name, initializer(f"{layer.name}/{name}", cfg), shape)
 
         rest = x.shape[: x.ndim - len(in_shape)]
         x = x.reshape(-1, fan_in).astype(cfg.dtype)
-        y = x @ param("kernel", *in_shape, *out_shape).reshape(fan_in, fan_out)
+        y = x @ param("kernel", *in_shape, *out_shape).astype(cfg.dtype).reshape(fan_in, fan_out)
         if rank := layer.rank(cfg):
-            a, b = param("lora_a", *in_shape, rank), param("lora_b", rank, *out_shape)
+            a, b = (
+                x.astype(cfg.dtype)
+                for x in (param("lora_a", *in_shape, rank), param("lora_b", rank, *out_shape))
+            )
             y = y + cfg.lora_alpha / rank * (x @ a.reshape(fan_in, -1)) @ b.reshape(-1, fan_out)
         if layer.has_bias(cfg):
-            y = y + param("bias", *out_shape).reshape(-1)
+            # Spread over the rows before the cast, so that the gradient is summed over the rows in float32.
+            y = y + jnp.broadcast_to(param("bias", *out_shape).reshape(-1), y.shape).astype(y.dtype)
         return y.reshape(*rest, *out_shape)
 
 

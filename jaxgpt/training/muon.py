@@ -11,6 +11,7 @@ Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon Alg
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,15 +108,16 @@ def _gram_products(x_NIJ: jax.Array, steps: tuple) -> jax.Array:
     return x_NIJ if total_NII is None else multiply(total_NII, x_NIJ)
 
 
-def orthogonalize(x_NIJ: jax.Array, iterations: int = 5) -> jax.Array:
+def orthogonalize(x_NIJ: jax.Array, iterations: int = 5, dtype: Any = None) -> jax.Array:
     """About U V^T for each matrix U S V^T, at any scale: singular values near 1; a zero matrix stays 0.
 
     I <= J is cheaper than J < I: the products are with I x I matrices. Values below 1e-3 of the Frobenius norm come
-    out smaller than 1: see `polar_express`.
+    out smaller than 1: see `polar_express`. `dtype` is that of the products; None: x's.
     """
+    dtype = x_NIJ.dtype if dtype is None else dtype
     norms_N11 = jnp.linalg.norm(x_NIJ.astype(jnp.float32), axis=(1, 2), keepdims=True)
     # 1e-30 is for zeros only: the scale of a gradient must not matter.
-    scaled_NIJ = (x_NIJ / (1.01 * norms_N11 + 1e-30)).astype(x_NIJ.dtype)
+    scaled_NIJ = (x_NIJ / (1.01 * norms_N11 + 1e-30)).astype(dtype)
     _, rows, columns = x_NIJ.shape
     by_gram = columns >= 1.5 * rows and scaled_NIJ.dtype == jnp.float32
     steps = polar_express(iterations)
@@ -127,12 +129,12 @@ def orthogonalize(x_NIJ: jax.Array, iterations: int = 5) -> jax.Array:
 # --- the optimizer --------------------------------------------------------------------------------------
 
 
-def scale_by_polar_factor(iterations: int = 5) -> optax.GradientTransformation:
+def scale_by_polar_factor(iterations: int = 5, dtype: Any = None) -> optax.GradientTransformation:
     """Hidden kernels' updates -> their polar factors times sqrt(max(1, fan_out / fan_in)).
 
     All matrices of one shape, or its transpose, over all layers are orthogonalized in one batch: a model has two or
     three. With the factor, an update changes activations by the same proportion for every shape (Yang et al. 2023,
-    "A Spectral Condition for Feature Learning").
+    "A Spectral Condition for Feature Learning"). `dtype`: see `orthogonalize`.
     """
 
     def update(updates, params=None):
@@ -144,7 +146,7 @@ def scale_by_polar_factor(iterations: int = 5) -> optax.GradientTransformation:
         out = list(matrices)
         for members in batches.values():
             wide = [x if x.shape[1] <= x.shape[2] else x.mT for x in (matrices[i] for i in members)]
-            polar_NIJ = orthogonalize(jnp.concatenate(wide), iterations)
+            polar_NIJ = orthogonalize(jnp.concatenate(wide), iterations, dtype)
             parts = jnp.split(polar_NIJ, np.cumsum([len(x) for x in wide])[:-1])
             for index, part in zip(members, parts, strict=True):
                 _, fan_in, fan_out = matrices[index].shape
@@ -162,6 +164,7 @@ def muon(
     momentum: float = 0.95,
     iterations: int = 5,
     weight_decay: float = 0.0,
+    dtype: Any = None,
 ) -> optax.GradientTransformation:
     """Hidden kernels: - rate * (polar factor of the Nesterov momentum + weight_decay * kernel). Others: `other`.
 
@@ -169,7 +172,7 @@ def muon(
     """
     hidden = optax.chain(
         optax.trace(momentum, nesterov=True),
-        scale_by_polar_factor(iterations),
+        scale_by_polar_factor(iterations, dtype),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(rate),
     )

@@ -127,6 +127,7 @@ def _muon(cfg: config.OptimConfig, schedule: Schedule) -> optax.GradientTransfor
         other=_adamw(cfg, schedule),
         momentum=cfg.muon_momentum,
         iterations=cfg.muon_iterations,
+        dtype=jnp.dtype(cfg.muon_dtype),
         weight_decay=cfg.weight_decay,
     )
 

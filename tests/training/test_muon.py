@@ -248,3 +248,20 @@ def test_the_state_holds_one_moment_of_hidden_matrices_and_two_of_the_rest():
     hidden = size(hidden_only(params))
     counts = 3  # Adam's, and those of the two schedules
     assert size(state) == hidden + 2 * (size(params) - hidden) + counts
+
+
+def test_products_in_bfloat16_give_nearly_the_same_update():
+    """In optim.muon_dtype; the update and its shape stay float32."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 96)), jnp.float32)
+    exact, near = muon.orthogonalize(x, 5), muon.orthogonalize(x, 5, jnp.bfloat16)
+    assert near.dtype == jnp.bfloat16
+    difference = np.asarray(near, np.float32) - np.asarray(exact)
+    assert 0 < np.linalg.norm(difference) < 0.05 * np.linalg.norm(exact)
+    updates = {"block_0": {"mlp": {"up": {"kernel": x[0]}}}}
+    path = (
+        muon.scale_by_polar_factor(5, dtype).update(updates, optax.EmptyState())[0]
+        for dtype in (None, jnp.bfloat16)
+    )
+    wide, narrow = (tree["block_0"]["mlp"]["up"]["kernel"] for tree in path)
+    assert wide.dtype == narrow.dtype == jnp.float32
+    assert 0 < np.linalg.norm(wide - narrow) < 0.05 * np.linalg.norm(wide)
