@@ -20,6 +20,7 @@ import numpy as np
 from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
+from jaxgpt.model.generation import window_size
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import NORMS, Norm
 from jaxgpt.model.lora import merge_lora
@@ -122,6 +123,25 @@ def _forward(model: GPT, params: dict, tokens_BT: jax.Array):
     return logits_BTV, token_losses(logits_BTV[:, :-1], tokens_BT[:, 1:]), shown["intermediates"]
 
 
+def padded_length(cfg: config.ModelConfig, tokens: int) -> int:
+    """The tokens to which a text is padded at the right, so that few programs are compiled for texts of any length.
+
+    No token of a causal model attends to the padding. Without the causal mask every token would: nothing is added.
+    """
+    return min(cfg.context_length, window_size(tokens)) if cfg.causal else tokens
+
+
+def _without_padding(shown: dict, T: int) -> dict:
+    """The recorded values of the first T tokens. They have axes [B, T, ...]; those of scores, mask and weights end in [T, S]."""
+
+    def cut(path: tuple, value: np.ndarray) -> np.ndarray:
+        if path[-2].key in ("scores", "mask", "weights"):
+            return value[..., :T, :T]
+        return value[:, :T]
+
+    return jax.tree_util.tree_map_with_path(cut, shown)
+
+
 def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capture:
     """Run one text [T] through a model and record everything. Raises UserError for 0 or too many tokens."""
     tokens_T = np.asarray(tokens_T, np.int32)
@@ -136,10 +156,12 @@ def capture(cfg: config.ModelConfig, params: dict, tokens_T: np.ndarray) -> Capt
             f"model.d_ff={cfg.mlp_width}: choose another run"
         )
     cfg, params = merge_lora(dataclasses.replace(cfg, dtype="float32"), params)
+    T = len(tokens_T)
+    padded_1T = np.zeros((1, padded_length(cfg, T)), np.int32)
+    padded_1T[0, :T] = tokens_T
     with jax.default_matmul_precision("highest"):  # a GPU's default has fewer bits
-        logits, losses, shown = jax.device_get(
-            _forward(GPT(cfg, attention="explicit"), params, tokens_T[None])
-        )
+        logits, losses, shown = jax.device_get(_forward(GPT(cfg, attention="explicit"), params, padded_1T))
+    logits, losses, shown = logits[:, :T], losses[:, : T - 1], _without_padding(shown, T)
     params = jax.device_get(params)
     top = {name: value[0][0] for name, value in shown.items() if not name.startswith("block_")}
     zeros_D = np.zeros(cfg.d_model, np.float32)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.inspect.capture import Capture, capture
+from jaxgpt.inspect.capture import Capture, capture, padded_length
 from jaxgpt.inspect.plain import Names, plain
 from jaxgpt.inspect.subject import Probe, Subject, affordable_tokens, windows
 from jaxgpt.model.gpt import GPT
@@ -30,24 +30,35 @@ def rows_by_layer(seen: Capture) -> dict[str, np.ndarray]:
     return named | {f"block {i}": layer.after_TD for i, layer in enumerate(seen.layers)}
 
 
-def contextual(subject: Subject, seen: Capture, names: Names, other: Probe | None) -> dict[str, Any] | None:
+def contextual(
+    subject: Subject, seen: Capture, names: Names, other: Probe | None, streams: dict[int, np.ndarray]
+) -> dict[str, Any] | None:
     """One token in two texts: the cosine of its two vectors at every depth.
 
     The second text is `other` or a window of the validation text. The token is the shared one with the lowest cosine
     after the last block, so the one that depends most on its context. Returns None if no token is shared.
+    `streams` keeps the last stream of the validation windows by their length, for the next probe.
     The baseline is the mean cosine of different tokens, which is high for contextual vectors (Ethayarajh 2019).
     """
     if other is not None:
         texts, source = [other.ids_T], other.source
     elif subject.dataset is not None and len(subject.dataset.valid.ids) >= len(seen.tokens_T):
-        T = len(seen.tokens_T)
+        # Windows of few lengths, so that few programs are compiled.
+        padded = padded_length(subject.cfg, len(seen.tokens_T))
+        T = padded if len(subject.dataset.valid.ids) >= padded else len(seen.tokens_T)
         room = _STREAM_BYTES // (4 * T * subject.cfg.d_model * (1 + subject.cfg.num_layers))
         count = max(1, min(SEARCHED, room, affordable_tokens(subject.run.params) // T))
         texts = list(windows(subject.dataset.valid.ids, count, T))
         source = "validation split"
     else:
         return None
-    found = _least_alike(subject, seen, texts)
+    own_T = len(texts[0])
+    last_BTD = None if other is not None else streams.get(own_T)
+    if last_BTD is None:
+        last_BTD = np.asarray(_last_stream(*subject.plain(), np.stack(texts)), np.float64)
+    if other is None:
+        streams[own_T] = last_BTD
+    found = _least_alike(subject, seen, texts, last_BTD)
     if found is None:
         return None
     text, own, place = found
@@ -71,11 +82,11 @@ def contextual(subject: Subject, seen: Capture, names: Names, other: Probe | Non
     }
 
 
-def _least_alike(subject: Subject, seen: Capture, texts: list[np.ndarray]) -> tuple[int, int, int] | None:
+def _least_alike(
+    subject: Subject, seen: Capture, texts: list[np.ndarray], last_BTD: np.ndarray
+) -> tuple[int, int, int] | None:
     """(text, position in the probe, position in that text) of the token. First tokens, without context, are excluded."""
-    model, params = subject.plain()
     texts_BT = np.stack(texts)
-    last_BTD = np.asarray(_last_stream(model, params, texts_BT), np.float64)
     cosines_TBS = np.einsum("TD,BSD->TBS", unit(seen.end.astype(np.float64)), unit(last_BTD))
     allowed_TBS = seen.tokens_T[:, None, None] == texts_BT
     for before in (CONTEXT, 1):  # prefer tokens with enough context

@@ -48,14 +48,28 @@ class History(Mapping):
         return len(self._steps)
 
 
-def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[str]) -> dict[str, Any]:
-    """Neighbours, map, tests and drift of the token table. Adds notes to `missing`."""
+def both_tables(subject: Subject) -> dict[str, np.ndarray]:
+    """The token table at the start and at the end."""
+    history = History(subject)
+    return {"start": _start(subject, history)[0], "end": history.end_ND}
+
+
+def of_probe(both: dict[str, np.ndarray], names: Names, probe_T: np.ndarray) -> dict[str, Any]:
+    """The neighbours of the probe's tokens, then of frequent ones."""
+    return {"neighbours": _neighbours(both, _asked(names, probe_T)[:ASKED], names)}
+
+
+def of_run(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[str]) -> dict[str, Any]:
+    """Map, tests and drift of the token table. Adds notes to `missing`.
+
+    The map shows frequent tokens; those of the probe come first if the run's text is unavailable.
+    """
     history = History(subject)
     end_ND = history.end_ND
     start_ND, start_is = _start(subject, history)
     words = Vectors(word_vectors.tokens_of(subject.run.tokenizer), end_ND)
-    asked = _asked(subject, names, probe_T)
     both = {"start": start_ND, "end": end_ND}
+    shown = _asked(names, probe_T if subject.dataset is None else probe_T[:0])
     figures = {
         "rows": len(end_ND),
         "width": end_ND.shape[1],
@@ -63,8 +77,7 @@ def embeddings(subject: Subject, names: Names, probe_T: np.ndarray, missing: lis
         "start": 0,
         "end": subject.run.step,
         "start_is": start_is,
-        "neighbours": _neighbours(both, asked[:ASKED], names),
-        "scatter": _scatter(both, asked[:SCATTERED], names),
+        "scatter": _scatter(both, shown[:SCATTERED], names),
         "pairs": _pairs(both, words, names),
         **analogies(both, words, names),
         "drift": None,
@@ -85,7 +98,7 @@ def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
     return table[: subject.cfg.vocab_size], why
 
 
-def _asked(subject: Subject, names: Names, probe_T: np.ndarray) -> np.ndarray:
+def _asked(names: Names, probe_T: np.ndarray) -> np.ndarray:
     """The probe's tokens, then the most frequent tokens of the training text, without duplicates."""
     first = list(dict.fromkeys(probe_T.tolist()))
     others = names.most_frequent(SCATTERED + len(first))

@@ -109,9 +109,12 @@ class RunFigures:
     bigram: baselines.Bigram | None
     names: Names
     parts: dict[str, Any]  # summary, positions, neurons
+    tables: dict[str, np.ndarray]  # the token table at the start and at the end
+    embeddings: dict[str, Any]  # the embeddings part without neighbours
     heads: dict[str, Any]  # the attention part without its tables
     cut: list[str]
     missing: list[str]
+    streams: dict[int, np.ndarray]  # see contexts.contextual
 
 
 def run_figures(subject: Subject, probe: Probe) -> RunFigures:
@@ -130,7 +133,9 @@ def run_figures(subject: Subject, probe: Probe) -> RunFigures:
         "health": health.health(subject.metrics, subject.cfg.num_tokens),
     }
     heads = attention.head_figures(subject, probe.ids_T, cut, missing)
-    return RunFigures(bigram, names, parts, heads, cut, missing)
+    tables = embeddings.both_tables(subject)
+    tests = embeddings.of_run(subject, names, probe.ids_T, missing)
+    return RunFigures(bigram, names, parts, tables, tests, heads, cut, missing, {})
 
 
 def payload(
@@ -164,8 +169,8 @@ def payload(
         "attention": attention.attention_tables(seen, cut) | known.heads,
         "ledger": forward.ledger(seen, cut),
         "lens": forward.lens(seen, names),
-        "embeddings": embeddings.embeddings(subject, names, probe.ids_T, missing),
-        "contextual": contexts.contextual(subject, seen, names, other),
+        "embeddings": known.embeddings | embeddings.of_probe(known.tables, names, probe.ids_T),
+        "contextual": contexts.contextual(subject, seen, names, other, known.streams),
         **known.parts,
         "learning": learning.learning(subject, watched or {}, names, bigram, cut),
         "methods": methods.methods(),

@@ -4,10 +4,13 @@ The server answers only requests whose Host, and Origin if present, are its own,
 read or use it. Every path begins with a random token, which other users of the machine do not know: /TOKEN/api/run.
 
     GET  /                 the page: `playground.render(about)`, text/html
-    GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, template, limits: {body_bytes,
-                           max_new_tokens}, defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed}}
-    POST /api/generate     {prompt, max_new_tokens, temperature, top_k, top_p, seed, stop, stop_at_eot}: all but the prompt are
-                           optional; top_k, top_p and stop (a list of texts that end the text) may be null. With `messages`
+    GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, template, examples (prompts),
+                           sites: {layers, and of each layer: heads, mlp, neurons, stream}, limits: {body_bytes, max_new_tokens},
+                           defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed, ...}}
+    GET  /api/ready        {ready: ["write", "look", "lengths", "edits"]}: what is compiled so far; the rest compiles when asked for
+    POST /api/generate     {prompt, ids, max_new_tokens, temperature, top_k, top_p, seed, stop, stop_at_eot, edits}: all but the
+                           prompt are optional; top_k, top_p and stop (a list of texts that end the text) may be null. `ids`
+                           continues a text given as token ids instead. `edits` change activations, see steering.py. With `messages`
                            ([{role, content}, ...], for a run with data.template) instead of a prompt the model answers as the
                            assistant, to the end of its turn. The answer is a stream of JSON objects, one per line (application/x-ndjson):
                              {"prompt": ids}                             first: the prompt's tokens that the model sees
@@ -18,6 +21,9 @@ read or use it. Every path begins with a random token, which other users of the 
                            or last {"error": a line} after a failure. `p` and `rank` are those of the model itself
                            (temperature 1, all tokens). The `piece`s, joined, are the text: a character made of several
                            tokens is in the piece of its last token.
+    POST /api/next         {prompt or ids, edits}: the window of the text that the model sees and what may come next, in one
+                           answer: {tokens: [{id, text, hex?, p, rank, entropy}] (the first without the numbers), entropy,
+                           next: [{id, text, hex?, p, edited (with the edits)}], the most probable first}
     POST /api/report       {text, text2?}: the payload of a report for this text (`payload.payload`), application/json; or {ids}
                            instead of a text, which can include tokens that no text has, such as an unknown word
     POST /api/report.html  the same request; the answer is the report's page, text/html
@@ -74,6 +80,13 @@ def make_app(service: Service, port: int, token: str) -> Starlette:
     async def front(_request: Request) -> Response:
         return HTMLResponse(playground.render(service.about()))
 
+    async def ready(_request: Request) -> Response:
+        return JSONResponse({"ready": service.ready})
+
+    async def following(request: Request) -> Response:
+        given = await _body(request)
+        return JSONResponse(await run_in_threadpool(service.next, given))
+
     async def stream(request: Request) -> Response:
         lists = await run_in_threadpool(service.generate, await _body(request))
         return StreamingResponse(_encoded(lists), media_type="application/x-ndjson")
@@ -102,6 +115,8 @@ def make_app(service: Service, port: int, token: str) -> Starlette:
         routes=[
             Route("/", front),
             Route("/api/run", run),
+            Route("/api/ready", ready),
+            Route("/api/next", following, methods=["POST"]),
             Route("/api/generate", stream, methods=["POST"]),
             Route("/api/report", as_figures, methods=["POST"]),
             Route("/api/report.html", as_page, methods=["POST"]),

@@ -5,17 +5,28 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxgpt.config import UserError
 from jaxgpt.data import conversations, prompts
-from jaxgpt.inspect import chat
+from jaxgpt.inspect import chat, reading, steering
+from jaxgpt.inspect.interventions import edited
 from jaxgpt.inspect.payload import RunFigures, payload, run_figures
 from jaxgpt.inspect.plain import rounded, token_entry
-from jaxgpt.inspect.subject import Subject, encode_written, probe_of, probe_of_ids
+from jaxgpt.inspect.subject import (
+    MOST_TOKENS as MOST_SHOWN,
+)
+from jaxgpt.inspect.subject import (
+    Subject,
+    checked_ids,
+    encode_written,
+    probe_of,
+    probe_of_ids,
+    windows,
+)
 from jaxgpt.model import generation
 from jaxgpt.model.generation import Sampler, window_start
 from jaxgpt.model.parameters import count_params
@@ -24,15 +35,18 @@ from jaxgpt.model.stopping import Stops, TextUntil
 BODY_BYTES = 65_536  # maximum size of a request
 MOST_TOKENS = 10_000
 LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
+EXAMPLES, EXAMPLE_LENGTH = 4, 24  # prompts from the validation text, and their characters at most
 DEFAULTS: dict[str, Any] = {
-    "prompt": "\n", "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
-    "stop": None, "stop_at_eot": True, "messages": None,
+    "prompt": "\n", "ids": None, "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
+    "stop": None, "stop_at_eot": True, "messages": None, "edits": [],
 }  # fmt: skip
+NEXT_DEFAULTS: dict[str, Any] = {"prompt": "", "ids": None, "edits": []}
 REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None}
 TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
     "top_p": (int, float, type(None)), "seed": (int,), "stop": (list, type(None)), "stop_at_eot": (bool,),
     "messages": (list, type(None)), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
+    "edits": (list,),
 }  # fmt: skip
 
 
@@ -67,6 +81,7 @@ class Service:
         self._run_figures: RunFigures | None = None
         run = subject.run
         self._template = conversations.of_run(run.config.data, run.workdir, run.tokenizer)
+        self.ready: list[str] = []  # see warm_up
 
     def about(self) -> dict[str, Any]:
         """The answer of /api/run."""
@@ -81,9 +96,56 @@ class Service:
             "num_params": count_params(run.params),
             "context_length": cfg.context_length,
             "template": "" if self._template is None else self._template.name,
+            "examples": self.examples(),
+            "sites": {"layers": cfg.num_layers, **steering.sites(cfg)},
             "limits": {"body_bytes": BODY_BYTES, "max_new_tokens": MOST_TOKENS},
             "defaults": DEFAULTS | {"prompt": prompt},
         }
+
+    def examples(self) -> list[str]:
+        """Starts of lines of the validation text, as prompts; none without that text."""
+        dataset, tokenizer = self.subject.dataset, self.subject.run.tokenizer
+        if dataset is None:
+            return []
+        found: list[str] = []
+        for ids in windows(dataset.valid.ids, 4 * EXAMPLES, min(len(dataset.valid.ids), 200)):
+            for line in tokenizer.decode(ids).split("\n")[
+                1:-1
+            ]:  # the first and the last may be parts of lines
+                short = line[:EXAMPLE_LENGTH]
+                short = short if len(line) <= EXAMPLE_LENGTH else short.rpartition(" ")[0]
+                if len(short) >= 4 and short not in found and "\ufffd" not in short:
+                    found.append(short)
+                    break
+            if len(found) == EXAMPLES:
+                break
+        return found
+
+    def _ids(self, settings: dict[str, Any]) -> np.ndarray:
+        """The ids of a request: given as ids, or of its prompt."""
+        if settings["ids"] is None:
+            return encode_written(self.subject.run.tokenizer, settings["prompt"])
+        return checked_ids(self.subject, settings["ids"])
+
+    def _edited(self, given: list[Any]) -> tuple[Any, Any]:
+        """The model and its parameters, with the edits of a request."""
+        run = self.subject.run
+        if not given:
+            return run.model, run.params
+        return edited(
+            run.model, run.params, steering.edits_of(run.model.cfg, run.params, run.tokenizer, given)
+        )
+
+    def next(self, given: Any) -> dict[str, Any]:
+        """The answer of /api/next."""
+        settings, run = checked(given, NEXT_DEFAULTS), self.subject.run
+        ids = self._ids(settings)
+        if not len(ids):
+            raise UserError("empty prompt: give at least one character")
+        edits = None
+        if settings["edits"]:
+            edits = steering.edits_of(run.model.cfg, run.params, run.tokenizer, settings["edits"])
+        return reading.read(run.model, run.params, run.tokenizer, ids, edits)
 
     def generate(self, given: Any) -> Iterator[list[dict[str, Any]]]:
         """The objects of /api/generate, in lists as they are generated. Raises UserError for an invalid request at once."""
@@ -96,24 +158,55 @@ class Service:
         run, T = self.subject.run, self.subject.cfg.context_length
         stops = Stops(run.tokenizer.eos_id if settings["stop_at_eot"] else None, tuple(texts))
         if settings["messages"] is None:
-            ids = encode_written(run.tokenizer, settings["prompt"])
+            ids = self._ids(settings)
         else:
             ids, stops = chat.prompt_ids(settings["messages"], self._template, run.tokenizer, stops)
         began = time.perf_counter()
         pieces = generation.generate_pieces(
-            run.model, run.params, [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],
-            sampler=Sampler(settings["temperature"], settings["top_k"], settings["top_p"]),
+            *self._edited(settings["edits"]), [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],
+            sampler=Sampler(settings["temperature"], settings["top_k"], settings["top_p"]).of_any_kind(),
             seed=settings["seed"], chunk=2 if count_params(run.params) > LARGE else generation.STREAM_TOKENS,
-            scored=True,
+            scored=True, slots=T,
         )  # fmt: skip
         first = next(pieces)  # before the stream starts, so that an error still has a status
         seen = {"prompt": ids[window_start(len(ids), T) :].tolist()}
         return self._lines([seen, *self._notes(ids)], first, pieces, began, stops)
 
     def warm_up(self) -> None:
-        """Compile the generation, so that the first request is fast."""
-        for _ in self.generate({"prompt": self.about()["defaults"]["prompt"]}):
+        """Compile the programs for texts of any length and compute the figures of the run, so that answers come at once.
+
+        The most likely requests come first. `ready` grows by "write" and "look" for short texts, "lengths", and "edits".
+        """
+        T, ids = (
+            self.subject.cfg.context_length,
+            self._ids({"prompt": self.about()["defaults"]["prompt"], "ids": None}),
+        )
+        lengths = [16]
+        while lengths[-1] < T:
+            lengths.append(2 * lengths[-1])
+        texts = [np.resize(ids, min(length, T)).tolist() for length in lengths]
+        off = [{"site": "heads", "layer": 0, "at": 0, "scale": 0}]
+        tasks: list[tuple[str, list[Callable[[], Any]]]] = [
+            ("write", [lambda: self._write(texts[0], []), lambda: self.next({"ids": texts[0]})]),
+            ("look", [lambda: self._look(texts[0])]),
+            ("lengths", [lambda x=x: self._write(x, []) for x in texts[1:]]  # type: ignore[misc]
+                      + [lambda x=x: self.next({"ids": x}) for x in texts[1:]]  # type: ignore[misc]
+                      + [lambda x=x: self._look(x) for x in texts[1:]]),  # type: ignore[misc]
+            ("edits", [lambda x=x: self._write(x, off) for x in texts]  # type: ignore[misc]
+                    + [lambda x=x: self.next({"ids": x, "edits": off}) for x in texts]),  # type: ignore[misc]
+        ]  # fmt: skip
+        for name, calls in tasks:
+            for call in calls:
+                with contextlib.suppress(UserError):  # what this model can't do is said to who asks for it
+                    call()
+            self.ready.append(name)
+
+    def _write(self, ids: list[int], edits: list[Any]) -> None:
+        for _ in self.generate({"ids": ids, "max_new_tokens": 2, "edits": edits}):
             pass
+
+    def _look(self, ids: list[int]) -> None:
+        self.report({"ids": ids[-MOST_SHOWN:]})
 
     def _notes(self, ids: np.ndarray) -> list[dict[str, Any]]:
         notes, start = [], window_start(len(ids), self.subject.cfg.context_length)

@@ -146,13 +146,19 @@ def encode_known(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 def probe_of_ids(subject: Subject, ids: list[int]) -> Probe:
     """A probe of given token ids. Raises UserError for invalid ids, or too few or too many."""
-    most, V = min(subject.cfg.context_length, MOST_TOKENS), subject.cfg.vocab_size
+    most = min(subject.cfg.context_length, MOST_TOKENS)
     if not 2 <= len(ids) <= most:
         raise UserError(f"{count(len(ids), 'id')}: give 2 to {most}")
+    ids_T = checked_ids(subject, ids)
+    return Probe(subject.run.tokenizer.decode(ids_T), "given", ids_T)
+
+
+def checked_ids(subject: Subject, ids: list[int]) -> np.ndarray:
+    """Ids [N] of a request. Raises UserError for what is no id."""
+    V = subject.cfg.vocab_size
     if not all(type(i) is int and 0 <= i < V for i in ids):
         raise UserError(f"invalid token ids: give integers from 0 to {V - 1}")
-    ids_T = np.array(ids, np.int32)
-    return Probe(subject.run.tokenizer.decode(ids_T), "given", ids_T)
+    return np.array(ids, np.int32)
 
 
 def _own_probe(subject: Subject, length: int) -> Probe:

@@ -13,10 +13,8 @@ tokens of a shorter text.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -25,126 +23,15 @@ import numpy as np
 
 from jaxgpt.config import UserError
 from jaxgpt.model.gpt import GPT, KVCache
+from jaxgpt.model.sampling import PLAIN, Sampler, Scores, power_of_two, scores_of
 from jaxgpt.model.sharding import replicate
 from jaxgpt.model.stopping import Stops, TextUntil
 
 STREAM_TOKENS = 16  # tokens per dispatch of streamed text: few for the reader, many for the device
 
 
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-4, 1e6  # float32 holds logits divided by it
 MOST_TOKENS, MOST_SAMPLES = 10_000_000, 1_000_000
 ROWS = 64  # samples that are drawn together
-
-
-class _Kind(NamedTuple):
-    """What a compiled sampler depends on; its numbers are arguments of the program."""
-
-    greedy: bool
-    slots: int  # the most tokens that top_k keeps, rounded up to a power of two; 0: all
-    nucleus: bool
-
-
-@jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True)
-class Sampler:
-    """How the next token is drawn from the logits.
-
-    temperature divides the logits first; 0 takes the most probable token. Then top_k keeps the k most probable tokens.
-    Then top_p keeps the smallest set of most probable tokens with at least that total probability (Holtzman et al.
-    2020). Another number compiles no new program, except a top_k above the next power of two.
-    """
-
-    temperature: Any = 1.0
-    top_k: Any = None
-    top_p: Any = None
-    _kind: _Kind | None = dataclasses.field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self._kind is not None:  # the numbers are traced
-            return
-        problems = []
-        if self.temperature != 0 and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
-            problems.append(
-                f"temperature={_short(self.temperature)}: give 0 (greedy) or a number from {LOWEST_TEMPERATURE} to "
-                f"{HIGHEST_TEMPERATURE:,.0f}"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            problems.append(f"top_k={_short(self.top_k)}: give 1 or more")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            problems.append(f"top_p={_short(self.top_p)}: give a number above 0 and at most 1")
-        if problems:
-            raise UserError("; ".join(problems))
-
-    @property
-    def kind(self) -> _Kind:
-        """What the program depends on."""
-        if self._kind is not None:
-            return self._kind
-        slots = 0 if self.top_k is None else _power_of_two(min(self.top_k, 1 << 30))
-        return _Kind(self.temperature == 0, slots, self.top_p is not None and self.top_p < 1)
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], _Kind]:
-        if self._kind is not None:
-            return (self.temperature, self.top_k, self.top_p), self._kind
-        top_k, top_p = min(self.top_k or 1, 1 << 30), 1.0 if self.top_p is None else self.top_p
-        return (np.float32(self.temperature), np.int32(top_k), np.float32(top_p)), self.kind
-
-    @classmethod
-    def tree_unflatten(cls, kind: _Kind, numbers: tuple[Any, ...]) -> Sampler:
-        temperature, top_k, top_p = numbers
-        return cls(temperature, top_k, top_p, kind)
-
-    def filtered(self, logits_BV: jax.Array) -> jax.Array:
-        """Logits divided by the temperature, -inf for tokens that top_k and top_p exclude."""
-        kind = self.kind
-        logits_BV = logits_BV / self.temperature
-        if kind.slots and kind.slots // 2 < logits_BV.shape[-1]:
-            slots = min(kind.slots, logits_BV.shape[-1])
-            highest_BK = jax.lax.top_k(logits_BV, slots)[0]
-            last = jnp.minimum(self.top_k, slots) - 1
-            lowest_kept = jnp.take(highest_BK, last, axis=-1)[:, None]
-            logits_BV = jnp.where(logits_BV < lowest_kept, -jnp.inf, logits_BV)
-        if kind.nucleus:
-            ordered_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-            probs_BV = jax.nn.softmax(ordered_BV, axis=-1)
-            before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
-            # The most probable token always stays: the sum before it is 0.
-            lowest_kept = jnp.min(
-                jnp.where(before_BV < self.top_p, ordered_BV, jnp.inf), axis=-1, keepdims=True
-            )
-            logits_BV = jnp.where(logits_BV < lowest_kept, -jnp.inf, logits_BV)
-        return logits_BV
-
-    def __call__(self, logits_BV: jax.Array, keys_B: jax.Array, index_B: jax.Array) -> jax.Array:
-        """One token per row [B]. The draw depends on the key of the row and the index of the token in its text."""
-        if self.kind.greedy:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        keys_B = jax.vmap(jax.random.fold_in)(keys_B, index_B)
-        return jax.vmap(jax.random.categorical)(keys_B, self.filtered(logits_BV)).astype(jnp.int32)
-
-
-def _short(number: float) -> str:
-    """A number of a user's, in a message: 10^400 has 401 digits."""
-    text = str(number)
-    return text if len(text) <= 30 else f"{text[:10]}... ({len(text)} digits)"
-
-
-class Scores(NamedTuple):
-    """The model's own prediction (temperature 1, all tokens) for tokens that were drawn."""
-
-    p: jax.Array | np.ndarray  # probability
-    rank: jax.Array | np.ndarray  # 1 for the most probable
-    entropy: jax.Array | np.ndarray  # of the prediction, in nats
-
-
-def scores_of(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
-    """Each [B]."""
-    log_p_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32), axis=-1)
-    own_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
-    p_BV = jnp.exp(log_p_BV)
-    # 0 log 0 is 0: log p is -inf outside the vocabulary.
-    entropy_B = -jnp.where(p_BV > 0, p_BV * log_p_BV, 0.0).sum(axis=-1)
-    return Scores(jnp.exp(own_B1[:, 0]), 1 + (log_p_BV > own_B1).sum(axis=-1), entropy_B)
 
 
 def window_start(length: int, context_length: int) -> int:
@@ -157,6 +44,14 @@ def window_start(length: int, context_length: int) -> int:
         return 0
     jump = context_length + 1 - max(1, context_length // 2)
     return ((length - context_length - 1) // jump + 1) * jump
+
+
+def window_size(tokens: int) -> int:
+    """The number of tokens to which a window is padded, so that few programs read texts of any length.
+
+    A causal model's predictions do not depend on the padding, which is at the right.
+    """
+    return power_of_two(max(16, tokens))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "slots", "scored"))
@@ -236,10 +131,6 @@ def decode(
     return cache, replicate(out_BT), replicate(Scores(*(x.reshape(size, B).T for x in scores)))
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
-
-
 class Piece(NamedTuple):
     """The next tokens of every row [B, n]."""
 
@@ -258,17 +149,19 @@ def generate_pieces(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
-    sampler: Sampler = Sampler(),
+    sampler: Sampler = PLAIN,
     num_samples: int = 1,
     first_sample: int = 0,
     seed: int = 0,
     chunk: int | None = None,
     scored: bool = False,
+    slots: int | None = None,
 ) -> Iterator[Piece]:
     """New ids in pieces [B, n], max_new_tokens in all; B = prompts x samples; samples of a prompt are consecutive.
 
     Prompts may differ in length. Samples are numbered from `first_sample`; a sample depends on its number only. `chunk` limits the tokens of every piece after the first, for streaming. With `scored`
-    a piece also has the Scores of its tokens.
+    a piece also has the Scores of its tokens. The cache has as many slots as the text needs, rounded up to a power of two; with a
+    chunk and `slots` (context_length: enough for any text) the programs depend on neither length.
     """
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
@@ -293,8 +186,8 @@ def generate_pieces(
     ids = np.zeros((len(rows), lengths.max() + max_new_tokens), np.int32)
     for row, (given, _) in enumerate(rows):
         ids[row, : len(given)] = given
-    slots = min(T, _power_of_two(ids.shape[1]))
-    size = min(chunk or T, _power_of_two(max_new_tokens))
+    size = chunk if chunk and slots else min(chunk or T, power_of_two(max_new_tokens))
+    slots = min(T, slots or power_of_two(ids.shape[1]))
     drawn: dict[str, Any] = {"sampler": sampler, "scored": scored}
 
     def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
@@ -317,7 +210,7 @@ def generate_pieces(
         widths = lengths - starts
         # Until the window of the longest row moves. Then all rows are read again, in one pass.
         budget = min(max_new_tokens - done, T + 1 - int(widths.max()))
-        tokens_BT = np.zeros((len(rows), min(slots, _power_of_two(max(16, int(widths.max()))))), np.int32)
+        tokens_BT = np.zeros((len(rows), min(slots, window_size(int(widths.max())))), np.int32)
         for row in range(len(rows)):
             tokens_BT[row, : widths[row]] = ids[row, starts[row] : lengths[row]]
         cache, token_B, scores = prefill(
@@ -348,7 +241,7 @@ def stream(
     prompt: str,
     max_new_tokens: int,
     *,
-    sampler: Sampler = Sampler(),
+    sampler: Sampler = PLAIN,
     seed: int = 0,
     chunk: int = STREAM_TOKENS,
     stops: Stops | None = None,
@@ -378,7 +271,7 @@ def generate(
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
-    sampler: Sampler = Sampler(),
+    sampler: Sampler = PLAIN,
     num_samples: int = 1,
     seed: int = 0,
     stops: Stops | None = None,
@@ -398,7 +291,7 @@ def sample_groups(
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
-    sampler: Sampler = Sampler(),
+    sampler: Sampler = PLAIN,
     num_samples: int = 1,
     seed: int = 0,
     stops: Stops | None = None,

@@ -162,6 +162,48 @@ def test_other_numbers_compile_no_new_program(model_and_params):
     assert len(set(programs)) == 1
 
 
+def test_a_sampler_of_any_kind_draws_the_same_with_one_program(model_and_params, prompts):
+    """All settings, prompts and lengths: one program of prefill a width, one of decode, and the same tokens."""
+    model, params = model_and_params
+    settings = [
+        (0.0, None, None),
+        (0.9, 20, 0.7),
+        (0.85, None, None),
+        (1.0, 5, None),
+    ]
+    before = generation.prefill._cache_size(), generation.decode._cache_size()
+    found = [
+        collect(
+            model,
+            params,
+            [prompts[i % 5]],
+            7 + i,
+            sampler=Sampler(*each).of_any_kind(),
+            seed=i,
+            chunk=4,
+            slots=32,
+        )
+        for i, each in enumerate(settings)
+    ]
+    programs = generation.prefill._cache_size() - before[0], generation.decode._cache_size() - before[1]
+    assert programs == (2, 1)  # windows of 16 and 32 tokens
+    for i, each in enumerate(settings[:2]):
+        alone = collect(model, params, [prompts[i % 5]], 7 + i, sampler=Sampler(*each), seed=i)
+        np.testing.assert_array_equal(found[i], alone)
+
+
+def test_every_case_of_a_sampler_of_any_kind_draws_as_the_sampler_alone():
+    """A vocabulary that is larger than what is few, with equal logits in it."""
+    logits = jnp.round(jax.random.normal(jax.random.key(1), (50, 300)) * 2, 1)
+    keys, index = jax.random.split(jax.random.key(2), 50), jnp.arange(50)
+    program = jax.jit(lambda sampler: sampler(logits, keys, index))
+    for top_k in (None, 1, 64, 65, 301):
+        for top_p in (None, 0.6, 1.0):
+            for temperature in (0.0, 0.9):
+                sampler = Sampler(temperature, top_k, top_p)
+                np.testing.assert_array_equal(program(sampler.of_any_kind()), program(sampler))
+
+
 def test_a_number_that_no_float_holds_is_refused():
     with pytest.raises(UserError, match=r"temperature=1000000000\.\.\. \(401 digits\)"):
         Sampler(temperature=10**400)

@@ -1,0 +1,56 @@
+"""A text as the local page reads it: the score of each token, and what may come next, with edits and without."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.inspect.analysis import softmax
+from jaxgpt.inspect.capture import padded_length
+from jaxgpt.inspect.interventions import Edits, edited
+from jaxgpt.inspect.plain import rounded, token_entry
+from jaxgpt.model.generation import window_start
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.sampling import Scores, scores_of
+
+SHOWN = 12  # next tokens; with edits up to twice as many
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _read(
+    model: GPT, params: dict, tokens_1T: jax.Array, length: jax.Array
+) -> tuple[Scores, jax.Array, jax.Array]:
+    """The scores [T - 1] of the tokens after the first, the logits [V] after token `length` - 1, and their entropy."""
+    features_1TD, _ = model.apply({"params": params}, tokens_1T, method=GPT.features)
+    logits_TV = model.apply({"params": params}, features_1TD[0], method=GPT.unembed)
+    last_V = logits_TV[length - 1]
+    entropy = scores_of(last_V[None], np.zeros(1, np.int32)).entropy[0]
+    return scores_of(logits_TV[:-1], tokens_1T[0, 1:]), last_V, entropy
+
+
+def read(
+    model: GPT, params: dict, tokenizer: Tokenizer, ids: np.ndarray, edits: Edits | None
+) -> dict[str, Any]:
+    """The answer of /api/next for the window of a text that the model sees, documented in server.py."""
+    ids = ids[window_start(len(ids), model.cfg.context_length) :]
+    tokens_1T = np.zeros((1, padded_length(model.cfg, len(ids))), np.int32)
+    tokens_1T[0, : len(ids)] = ids
+    length = np.int32(len(ids))
+    scores, logits_V, entropy = jax.device_get(_read(model, params, tokens_1T, length))
+    tokens = [{"id": int(i), **token_entry(tokenizer, int(i))} for i in ids]
+    for token, p, rank, nats in zip(tokens[1:], *scores, strict=False):
+        token |= {"p": rounded(p), "rank": int(rank), "entropy": rounded(nats)}
+    p_V = {"p": softmax(logits_V)}
+    if edits is not None:
+        p_V["edited"] = softmax(jax.device_get(_read(*edited(model, params, edits), tokens_1T, length)[1]))
+    order = [np.argsort(-p, kind="stable")[:SHOWN].tolist() for p in p_V.values()]
+    shown = dict.fromkeys(i for some in order for i in some)
+    following = [
+        {"id": i, **token_entry(tokenizer, i), **{name: rounded(p[i]) for name, p in p_V.items()}}
+        for i in shown
+    ]
+    return {"tokens": tokens, "next": following, "entropy": rounded(entropy)}
