@@ -103,15 +103,15 @@ class Service:
         }
 
     def examples(self) -> list[str]:
-        """Starts of lines of the validation text, as prompts; none without that text."""
+        """Starts of lines of the validation text, as prompts. None without that text."""
         dataset, tokenizer = self.subject.dataset, self.subject.run.tokenizer
         if dataset is None:
             return []
         found: list[str] = []
         for ids in windows(dataset.valid.ids, 4 * EXAMPLES, min(len(dataset.valid.ids), 200)):
-            for line in tokenizer.decode(ids).split("\n")[
-                1:-1
-            ]:  # the first and the last may be parts of lines
+            text = tokenizer.decode(ids)
+            # The first line and the last may be parts; a text without lines starts at a word.
+            for line in text.split("\n")[1:-1] or [text.partition(" ")[2]]:
                 short = line[:EXAMPLE_LENGTH]
                 short = short if len(line) <= EXAMPLE_LENGTH else short.rpartition(" ")[0]
                 if len(short) >= 4 and short not in found and "\ufffd" not in short:

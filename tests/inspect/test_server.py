@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import uvicorn
@@ -19,7 +20,8 @@ from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.data.id_files import Dataset, Split
-from jaxgpt.inspect import playground, server
+from jaxgpt.inspect import analysis, capture, playground, reading, server
+from jaxgpt.inspect.interventions import Edit, edited_logits
 from jaxgpt.inspect.payload import payload
 from jaxgpt.inspect.service import Service
 from jaxgpt.inspect.subject import Subject, probe_of
@@ -40,7 +42,9 @@ def service() -> Service:
     run = Run(
         config.Config(model=cfg), GPT(cfg), params, tokenizers.CharTokenizer(CHARACTERS), 7, Path("planted")
     )
-    return Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
+    one = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
+    one.warm_up()
+    return one
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +217,111 @@ def test_figures_computed_once_equal_figures_computed_again(service, monkeypatch
     assert own["vocabulary"].items() <= second["vocabulary"].items()
 
 
+# --- answers at once, next tokens, edits ----------------------------------------------------------------
+
+
+def test_no_length_and_no_setting_compiles_anew_once_the_page_is_ready(service, port):
+    programs = (generation.prefill, generation.decode, capture._forward, reading._read)
+    assert json.loads(ask(port, "/api/ready")[1]) == {"ready": ["write", "look", "lengths", "edits"]}
+    before = [program._cache_size() for program in programs]
+    off = [{"site": "heads", "layer": 1, "at": 0, "scale": 0}]
+    settings = [
+        {"temperature": 0.85},
+        {"temperature": 0, "seed": 5},
+        {"top_k": 3},
+        {"top_p": 0.4, "top_k": 40},
+        {"edits": off},
+    ]
+    for length, setting in zip((1, 7, 16, 17, 40), settings, strict=True):
+        given = {"prompt": "ab the " * 6} | setting
+        given["prompt"] = given["prompt"][:length]
+        assert lines(ask(port, "/api/generate", given | {"max_new_tokens": 3 + length})[1])[-1]["done"]
+        assert (
+            ask(port, "/api/next", {"prompt": given["prompt"], "edits": given.get("edits", [])})[0].status
+            == 200
+        )
+        if length > 1:
+            assert ask(port, "/api/report", {"text": given["prompt"]})[0].status == 200
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_a_text_given_as_ids_is_continued_as_if_it_had_not_stopped(service, port):
+    long, start = ({"prompt": "the king ", "max_new_tokens": n, "seed": 3} for n in (20, 8))
+    tokens = [line["token"]["id"] for line in lines(ask(port, "/api/generate", long)[1])[1:-1]]
+    ids = [*lines(ask(port, "/api/generate", start)[1])[0]["prompt"], *tokens[:8]]
+    rest = lines(ask(port, "/api/generate", {"ids": ids, "max_new_tokens": 12, "seed": 3})[1])
+    assert [line["token"]["id"] for line in rest[1:-1]] == tokens[8:]
+
+
+def test_next_tokens_and_the_scores_of_the_text_are_those_of_the_forward_pass(service, port):
+    run, text = service.subject.run, "the king a"
+    found = json.loads(ask(port, "/api/next", {"prompt": text})[1])
+    p_TV = analysis.softmax(jaxgpt.capture(run, text).logits_TV)
+    ids = run.tokenizer.encode(text)
+    assert [token["id"] for token in found["tokens"]] == ids.tolist() and "p" not in found["tokens"][0]
+    for t, token in enumerate(found["tokens"][1:]):
+        assert token["p"] == pytest.approx(p_TV[t, ids[t + 1]], rel=1e-3, abs=1e-7)
+        assert token["rank"] == 1 + (p_TV[t] > p_TV[t, ids[t + 1]] * (1 + 1e-5)).sum()
+    assert [one["p"] for one in found["next"]] == pytest.approx(np.sort(p_TV[-1])[::-1][:12], rel=1e-3)
+    assert "edited" not in found["next"][0]
+
+
+def test_edits_of_a_request_are_those_made_by_hand(service, port):
+    """Of next tokens, and of a generated text, whose window moves: heads, MLPs and neurons scaled, a direction added."""
+    run = service.subject.run
+    params = jax.tree.map(np.array, run.params)
+    given = [
+        {"site": "heads", "layer": 0, "at": 0, "scale": 0.5},
+        {"site": "heads", "layer": 1, "at": 0, "scale": 0},
+        {"site": "mlp", "layer": 0, "scale": 3},
+        {"site": "neurons", "layer": 1, "at": 2, "scale": -1},
+        {"site": "stream", "layer": 1, "from": "ab", "to": "k", "scale": 2.5},
+    ]
+    table = params["token_embedding"]["embedding"]
+    a, b, k = run.tokenizer.encode("abk")
+    direction_D = 2.5 * (table[k] - (table[a] + table[b]) / 2)
+    edits = {("stream", 1): Edit(add=direction_D)}
+    for block, head, scale in ((0, 0, 0.5), (1, 0, 0)):
+        params[f"block_{block}"]["attention"]["out"]["kernel"][head] *= scale
+    params["block_0"]["mlp"]["down"]["kernel"] *= 3
+    params["block_1"]["mlp"]["down"]["kernel"][2] *= -1
+    found = json.loads(ask(port, "/api/next", {"prompt": "the king a", "edits": given})[1])["next"]
+    by_hand = edited_logits(run.model, params, run.tokenizer.encode("the king a")[None], edits)[0, -1]
+    p_V, plain_V = (
+        analysis.softmax(by_hand),
+        analysis.softmax(jaxgpt.capture(run, "the king a").logits_TV[-1]),
+    )
+    for one in found:
+        assert one["edited"] == pytest.approx(p_V[one["id"]], rel=1e-3, abs=1e-9)
+        assert one["p"] == pytest.approx(plain_V[one["id"]], rel=1e-3, abs=1e-9)
+    assert int(p_V.argmax()) in {one["id"] for one in found}
+    body = {"prompt": "the king a", "edits": given, "max_new_tokens": 40, "temperature": 0}
+    start, *tokens, _ = lines(ask(port, "/api/generate", body)[1])
+    ids = [*start["prompt"], *(line["token"]["id"] for line in tokens)]
+    program = jax.jit(lambda ids_1T: edited_logits(run.model, params, ids_1T, edits))
+    for n, line in enumerate(tokens, start=10):
+        window = ids[generation.window_start(n, 32) : n]
+        padded_1T = np.zeros((1, 32), np.int32)
+        padded_1T[0, : len(window)] = window
+        p = analysis.softmax(program(padded_1T)[0, len(window) - 1])
+        assert line["p"] == pytest.approx(p[ids[n]], rel=2e-3) and p[ids[n]] == pytest.approx(
+            p.max(), rel=1e-4
+        )
+
+
+def test_prompts_to_start_with_are_starts_of_lines_of_the_validation_text(service):
+    text = (
+        "\n".join(f"king {word} and the queen of all" for word in ("love", "hate", "abcdefghijklmnop", "x"))
+        * 30
+    )
+    ids = service.subject.run.tokenizer.encode(text)
+    dataset = Dataset(Split(ids), Split(ids), service.subject.run.tokenizer, "text", "", "")
+    found = Service(dataclasses.replace(service.subject, dataset=dataset)).examples()
+    assert 3 <= len(set(found)) == len(found) <= 4 and all(
+        len(one) <= 24 and f"\n{one}" in f"\n{text}" and one[-1] != " " for one in found
+    )
+
+
 # --- what is refused ------------------------------------------------------------------------------------
 
 
@@ -231,6 +340,46 @@ def test_figures_computed_once_equal_figures_computed_again(service, monkeypatch
         ({"prompt": ["a"]}, 400, "prompt is of type list: give text"),
         ({"promt": "a"}, 400, "unknown field 'promt': choose one of prompt"),
         (["a"], 400, "give a JSON object with prompt"),
+        ({"ids": []}, 400, "empty prompt"),
+        ({"ids": [0, 1000]}, 400, "invalid token ids: give integers from 0 to"),
+        ({"ids": "a"}, 400, "ids is of type str: give a list or null"),
+        ({"prompt": "a", "edits": None}, 400, "edits is of type NoneType: give a list"),
+        (
+            {"prompt": "a", "edits": [1]},
+            400,
+            "edit 1: give an object with site, one of heads, mlp, neurons, stream",
+        ),
+        (
+            {"prompt": "a", "edits": [{"site": "mlp", "layer": 0}]},
+            400,
+            "edit 1: give site, layer, scale, and nothing else",
+        ),
+        (
+            {"prompt": "a", "edits": [{"site": "mlp", "layer": 2, "scale": 0}]},
+            400,
+            "layer=2: give an integer from 0 to 1",
+        ),
+        (
+            {"prompt": "a", "edits": [{"site": "heads", "layer": 0, "at": True, "scale": 0}]},
+            400,
+            "at=True: give an integer",
+        ),
+        (
+            {"prompt": "a", "edits": [{"site": "mlp", "layer": 0, "scale": 1e9}]},
+            400,
+            "scale=1000000000.0: give a number from",
+        ),
+        (
+            {"prompt": "a", "edits": [{"site": "stream", "layer": 0, "scale": 1, "from": "", "to": "a"}]},
+            400,
+            "from: give a text",
+        ),
+        (
+            {"prompt": "a", "edits": [{"site": "stream", "layer": 0, "scale": 1, "from": "é", "to": "a"}]},
+            400,
+            "character 'é'",
+        ),
+        ({"prompt": "a", "edits": [{"site": "mlp", "layer": 0, "scale": 0}] * 33}, 400, "at most 32 edits"),
         (b'{"prompt": ', 400, "not valid JSON"),
         (b"[" * 60_000, 400, "not valid JSON"),
         (b"\xff", 400, "not valid JSON"),
@@ -255,7 +404,17 @@ def test_a_large_body_without_a_length_is_not_read_to_its_end(port):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api/run", "/api/generate", "/api/report", "/api/report.html", "/nothing"]
+    "path",
+    [
+        "/",
+        "/api/run",
+        "/api/ready",
+        "/api/next",
+        "/api/generate",
+        "/api/report",
+        "/api/report.html",
+        "/nothing",
+    ],
 )
 @pytest.mark.parametrize(
     "headers",
@@ -264,7 +423,7 @@ def test_a_large_body_without_a_length_is_not_read_to_its_end(port):
     ids=str,
 )  # fmt: skip
 def test_other_hosts_and_other_pages_get_nothing(port, path, headers):
-    body = None if path in ("/", "/api/run") else {"prompt": "a", "text": "ab"}
+    body = None if path in ("/", "/api/run", "/api/ready") else {"prompt": "a", "text": "ab"}
     response, content = ask(port, path, body, **headers)
     assert response.status == 403 and set(json.loads(content)) == {"error"}
 
