@@ -11,7 +11,7 @@ CORE = """
 jaxgpt jaxgpt.train
 jaxgpt.config .checks .conversion .errors .fields .metadata .model_fields .reference .snapshots .sources
 jaxgpt.common .backend .causes .cli .config_files .door .files .jax_settings .machine .processes .progress .say
-jaxgpt.model .attention .generation .gpt .initial .layers .linear .parameters .paths .sharding .stopping
+jaxgpt.model .attention .generation .gpt .initial .layers .linear .parameters .paths .sampling .sharding .stopping
 jaxgpt.data .baselines .batches .byte_pairs .corpora .dataset .documents .encoding .encodings .id_files .long_pieces .measures .packages .packing .position .prompts .shards .special_tokens .text_files .text_pieces .tokenizer .tokenizers
 jaxgpt.runs .checkpoint .checksums .damage .metrics_log .orbax_log .orbax_paths .records .snapshots .state .stored_steps
 jaxgpt.training .actions .evaluation .guard .lanes .loop .losses .muon .optim .profile_steps .programs .run_folder .starting
