@@ -20,7 +20,7 @@ from jaxgpt.inspect import static_learning
 from jaxgpt.inspect import static_tables as tables
 
 # Concatenated in this order. Outside functions, a file uses only earlier files.
-SCRIPTS = ("text", "colour", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
+SCRIPTS = ("text", "colour", "elements", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)

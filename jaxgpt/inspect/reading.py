@@ -50,7 +50,8 @@ def read(
     order = [np.argsort(-p, kind="stable")[:SHOWN].tolist() for p in p_V.values()]
     shown = dict.fromkeys(i for some in order for i in some)
     following = [
-        {"id": i, **token_entry(tokenizer, i), **{name: rounded(p[i]) for name, p in p_V.items()}}
+        {"id": i, **token_entry(tokenizer, i), "rank": 1 + int((p_V["p"] > p_V["p"][i]).sum())}
+        | {name: rounded(p[i]) for name, p in p_V.items()}
         for i in shown
     ]
     return {"tokens": tokens, "next": following, "entropy": rounded(entropy)}

@@ -4,7 +4,7 @@ The server answers only requests whose Host, and Origin if present, are its own,
 read or use it. Every path begins with a random token, which other users of the machine do not know: /TOKEN/api/run.
 
     GET  /                 the page: `playground.render(about)`, text/html
-    GET  /api/run          {title, step, workdir, tokenizer, vocab_size, num_params, context_length, template, examples (prompts),
+    GET  /api/run          {title, step, workdir, command, tokenizer, vocab_size, num_params, context_length, template, examples (prompts),
                            sites: {layers, and of each layer: heads, mlp, neurons, stream}, limits: {body_bytes, max_new_tokens},
                            defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed, ...}}
     GET  /api/ready        {ready: ["write", "look", "lengths", "edits"]}: what is compiled so far; the rest compiles when asked for
@@ -23,7 +23,7 @@ read or use it. Every path begins with a random token, which other users of the 
                            tokens is in the piece of its last token.
     POST /api/next         {prompt or ids, edits}: the window of the text that the model sees and what may come next, in one
                            answer: {tokens: [{id, text, hex?, p, rank, entropy}] (the first without the numbers), entropy,
-                           next: [{id, text, hex?, p, edited (with the edits)}], the most probable first}
+                           next: [{id, text, hex?, p, rank, edited (p with the edits)}], the most probable first}
     POST /api/report       {text, text2?}: the payload of a report for this text (`payload.payload`), application/json; or {ids}
                            instead of a text, which can include tokens that no text has, such as an unknown word
     POST /api/report.html  the same request; the answer is the report's page, text/html

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.common.cli import command_line
 from jaxgpt.config import UserError
 from jaxgpt.data import conversations, prompts
 from jaxgpt.inspect import chat, reading, steering
@@ -91,6 +92,7 @@ class Service:
             "title": f"{run.workdir.name}, step {run.step:,}",
             "step": run.step,
             "workdir": str(run.workdir),
+            "command": command_line("serve", workdir=run.workdir),
             "tokenizer": run.tokenizer.kind,
             "vocab_size": cfg.vocab_size,
             "num_params": count_params(run.params),

@@ -5,26 +5,6 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 // --- the page's tree ---------------------------------------------------------------------------------
 
-/** An element with attributes and children; a string among them becomes text. `on...` adds a listener. */
-function el(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-/** The same for SVG. */
-function svg(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
-
-function fill(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : String(value));
-  }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
 /** A new container for a view in a section, before the section's static tables. */
 function place(section) {
   const node = el("div", { class: "view" });

@@ -33,10 +33,11 @@ async function send(event) {
     for await (const one of objects(reply)) {
       if (one.error) throw new Error(one.error);
       answer.textContent += one.piece ?? one.text ?? "";
-      if (one.done) talk.status.textContent = `${one.tokens} tokens in ${one.seconds.toFixed(1)} s.`;
+      if (one.done) talk.status.textContent = `${count(one.tokens, "token")} in ${one.seconds.toFixed(1)} s.`;
     }
     talk.turns = [...messages, { role: "assistant", content: answer.textContent }];
     talk.form.elements.said.value = "";
+    save();
   } catch (error) {
     if (error.name !== "AbortError") talk.status.textContent = error.message;
     for (const shown of [mineShown, answer]) shown.parentNode.remove();
@@ -50,6 +51,7 @@ function startAgain() {
   talk.turns = [];
   talk.list.replaceChildren();
   talk.status.textContent = "";
+  save();
 }
 
 talk.form.addEventListener("submit", send);
@@ -60,3 +62,9 @@ talk.form.elements.said.addEventListener("keydown", (event) => {
     talk.form.requestSubmit();
   }
 });
+
+/** Show the turns that a reload kept. */
+function keepTurns(turns) {
+  talk.turns = turns;
+  for (const { role, content } of turns) showTurn(role, content);
+}
