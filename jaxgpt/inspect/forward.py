@@ -42,19 +42,21 @@ def tokens(seen: Capture, bigram: Bigram | None) -> dict[str, Any]:
     return figures | {"mean": plain(figures["mean"])}
 
 
-def next_tokens(seen: Capture, names: Names) -> dict[str, Any]:
+def next_tokens(seen: Capture, names: Names, temperature: float | None = None) -> dict[str, Any]:
     """The most probable next tokens at every position, with logits and log-sum-exps per temperature.
 
     p(token) at temperature s is exp(logit / s - logsumexp[s]), exactly: the sum is over the complete vocabulary.
+    `temperature` is one more, above 0.
     """
+    temperatures = sorted({*TEMPERATURES, temperature} if temperature else TEMPERATURES)
     logits_TV = seen.logits_TV.astype(np.float64)
     ids_Tk = analysis.most_probable(logits_TV, NEXT)
     targets = seen.tokens_T[1:]
     return {
         "ids": names.ids(ids_Tk),
         "logits": plain(np.take_along_axis(logits_TV, ids_Tk, axis=-1), 6),
-        "temperatures": list(TEMPERATURES),
-        "logsumexp": plain(np.stack([analysis.log_sum_exp(logits_TV / s) for s in TEMPERATURES], axis=-1), 7),
+        "temperatures": temperatures,
+        "logsumexp": plain(np.stack([analysis.log_sum_exp(logits_TV / s) for s in temperatures], axis=-1), 7),
         "true_logit": plain(logits_TV[np.arange(len(targets)), targets], 6),
     }
 

@@ -21,7 +21,7 @@ summary      title, workdir, step, saved_steps, num_steps, corpus, tokenizer, vo
 probe        text, source (a sentence), ids [T]
 tokens       nats, bits, probability, rank (1 is the most probable) [T - 1]; entropy [T] nats; bigram_nats and difference
              (nats minus bigram_nats: negative if the model is better) [T - 1] or null; mean {nats, bits, bigram_nats}
-next         ids, logits [T][20]: the most probable next tokens; temperatures [20]; logsumexp [T][20]: over the complete
+next         ids, logits [T][20]: the most probable next tokens; temperatures [20] (with one asked for: 21); logsumexp [T][20]: over the complete
              vocabulary; true_logit [T - 1]. p = exp(logit / temperatures[j] - logsumexp[t][j])
 attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row by row as multiples of score_unit, before
              the mask and the softmax; or null, then weights, the same as multiples of weight_unit (of the first tokens
@@ -145,11 +145,13 @@ def payload(
     compared: Subject | None = None,
     known: RunFigures | None = None,
     watched: Mapping[int, dict] | None = None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """All numbers of a report; the module's docstring explains each key.
 
     `other` is a second text for the view of one token in two texts. `compared` is another run with the same tokenizer
-    and a context that holds the probe (see `compare`). `known` is this run's `run_figures`, if already computed. `watched` are the run's parameters by
+    and a context that holds the probe (see `compare`). `known` is this run's `run_figures`, if already computed.
+    `temperature` is one more at which the next tokens' probabilities are given. `watched` are the run's parameters by
     step (`learning.Saved`), for the part about learning.
     """
     known = known or run_figures(subject, probe)
@@ -165,7 +167,7 @@ def payload(
         "missing": missing,
         "probe": {"text": probe.text, "source": probe.source, "ids": names.ids(probe.ids_T)},
         "tokens": forward.tokens(seen, bigram),
-        "next": forward.next_tokens(seen, names),
+        "next": forward.next_tokens(seen, names, temperature),
         "attention": attention.attention_tables(seen, cut) | known.heads,
         "ledger": forward.ledger(seen, cut),
         "lens": forward.lens(seen, names),

@@ -24,7 +24,7 @@ read or use it. Every path begins with a random token, which other users of the 
     POST /api/next         {prompt or ids, edits}: the window of the text that the model sees and what may come next, in one
                            answer: {tokens: [{id, text, hex?, p, rank, entropy}] (the first without the numbers), entropy,
                            next: [{id, text, hex?, p, rank, edited (p with the edits)}], the most probable first}
-    POST /api/report       {text, text2?}: the payload of a report for this text (`payload.payload`), application/json; or {ids}
+    POST /api/report       {text, text2?, temperature?}: the payload of a report for this text (`payload.payload`), application/json; or {ids}
                            instead of a text, which can include tokens that no text has, such as an unknown word
     POST /api/report.html  the same request; the answer is the report's page, text/html
 

@@ -14,20 +14,11 @@ from jaxgpt.common.cli import command_line
 from jaxgpt.config import UserError
 from jaxgpt.data import conversations, prompts
 from jaxgpt.inspect import chat, reading, steering
+from jaxgpt.inspect import subject as subjects
 from jaxgpt.inspect.interventions import edited
 from jaxgpt.inspect.payload import RunFigures, payload, run_figures
 from jaxgpt.inspect.plain import rounded, token_entry
-from jaxgpt.inspect.subject import (
-    MOST_TOKENS as MOST_SHOWN,
-)
-from jaxgpt.inspect.subject import (
-    Subject,
-    checked_ids,
-    encode_written,
-    probe_of,
-    probe_of_ids,
-    windows,
-)
+from jaxgpt.inspect.subject import Subject, checked_ids, encode_written, probe_of, probe_of_ids, windows
 from jaxgpt.model import generation
 from jaxgpt.model.generation import Sampler, window_start
 from jaxgpt.model.parameters import count_params
@@ -42,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "stop": None, "stop_at_eot": True, "messages": None, "edits": [],
 }  # fmt: skip
 NEXT_DEFAULTS: dict[str, Any] = {"prompt": "", "ids": None, "edits": []}
-REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None}
+REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None, "temperature": 1}
 TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
     "top_p": (int, float, type(None)), "seed": (int,), "stop": (list, type(None)), "stop_at_eot": (bool,),
@@ -208,7 +199,7 @@ class Service:
             pass
 
     def _look(self, ids: list[int]) -> None:
-        self.report({"ids": ids[-MOST_SHOWN:]})
+        self.report({"ids": ids[-subjects.MOST_TOKENS :]})
 
     def _notes(self, ids: np.ndarray) -> list[dict[str, Any]]:
         notes, start = [], window_start(len(ids), self.subject.cfg.context_length)
@@ -258,6 +249,7 @@ class Service:
     def report(self, given: Any) -> dict[str, Any]:
         """The payload of /api/report. The figures of the run itself are computed once."""
         settings = checked(given, REPORT_DEFAULTS)
+        temperature = float(Sampler(settings["temperature"]).temperature)
         if settings["ids"] is None:
             probe = probe_of(self.subject, settings["text"])
         else:
@@ -267,4 +259,4 @@ class Service:
             known = self._run_figures or run_figures(self.subject, probe)
             if self.subject.dataset is not None:  # otherwise they depend on the probe
                 self._run_figures = known
-            return payload(self.subject, probe, other, known=known)
+            return payload(self.subject, probe, other, known=known, temperature=temperature)

@@ -68,10 +68,10 @@ def test_a_text_is_continued_and_each_token_can_be_inspected(chromium, address):
     chromium.open(address)
     write(chromium, HOSTILE, 12)
     cells = chromium.run(
-        "return [...document.querySelectorAll('#written .cell')].map((c) => [...c.children].map((x) => x.textContent))"
+        "return [...document.querySelectorAll('#written .made')].map((c) => [...c.children].map((x) => x.textContent))"
     )
     assert len(cells) == 12
-    chromium.run("document.querySelectorAll('#written .cell')[0].focus()")
+    chromium.run("document.querySelectorAll('#written .made')[0].focus()")
     for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ENTER):
         chromium.driver.switch_to.active_element.send_keys(key)
     chromium.wait("return document.getElementById('status').textContent.includes('show this prediction')", 60)
@@ -84,10 +84,10 @@ def test_a_text_is_continued_and_each_token_can_be_inspected(chromium, address):
     )
     everything = [static_tables.visible(c) for c in HOSTILE] + [cells[0][0], token]
     assert len(shown) > 16 and shown == everything[-len(shown) :]
-    assert "With only the last" not in status(chromium), "the views show what the model saw"
+    assert "In the unchanged model" not in status(chromium), "the views show what the model saw"
     assert f"‘{token}’" in chromium.run("return document.querySelector('#selection .what').textContent")
     # Another token: the views of the first are gone.
-    chromium.click("#written .cell", 5)
+    chromium.click("#written .made", 5)
     chromium.wait("return document.getElementById('status').textContent.includes('show this prediction')", 60)
     assert chromium.run(
         "return [document.querySelectorAll('#selection').length, document.querySelectorAll('#probe .strip').length]"
@@ -103,6 +103,86 @@ def test_nothing_is_hard_to_use(chromium, address, theme):
     write(chromium, "ab", 8)
     assert chromium.run("return document.documentElement.scrollWidth") <= 360
     assert chromium.violations() == []
+
+
+def boxes(chromium) -> list[str]:
+    return chromium.run(
+        "return [...document.querySelectorAll('#written .cell .token')].map((x) => x.textContent)"
+    )
+
+
+def test_another_token_is_another_text_and_a_reload_keeps_all(chromium, address):
+    chromium.open(address)
+    write(chromium, "ab ab", 6)
+    first = boxes(chromium)
+    assert first[:5] == ["a", "b", "␣", "a", "b"] and len(first) == 12  # with the box at the end
+    # Continue, from the end.
+    chromium.click("#more")
+    chromium.wait(
+        "return document.querySelectorAll('.made').length === 12 && !document.querySelector('#more').disabled",
+        60,
+    )
+    assert boxes(chromium)[:11] == first[:11]
+    # One's own token can be selected too; an alternative to it is another text, continued from there.
+    chromium.click("#written .cell", 3)
+    chromium.wait(
+        "return document.querySelectorAll('.choice').length > 3 && document.querySelector('#selection')", 60
+    )
+    chosen = chromium.run("return [...document.querySelectorAll('.choice:enabled .token')][2].textContent")
+    chromium.click(".choice:enabled", 2)
+    chromium.wait(
+        "return document.querySelectorAll('.made').length === 7 && !document.querySelector('#more').disabled",
+        60,
+    )
+    assert boxes(chromium)[:4] == ["a", "b", "␣", chosen]
+    # A head is switched off: bars with and without, and a text that is written so.
+    chromium.run("document.querySelector('#edit-form').requestSubmit()")
+    chromium.wait("return document.querySelectorAll('#edits li').length === 1", 60)
+    chromium.wait(
+        "return [...document.querySelectorAll('#choices th')].some((x) => x.textContent === 'with the changes')",
+        60,
+    )
+    chromium.run(
+        "document.querySelector('[name=layer]').value = 9; document.querySelector('#edit-form').noValidate = true;"
+    )
+    chromium.run("document.querySelector('#edit-form').requestSubmit()")
+    chromium.wait(
+        "return document.querySelector('#edit-status').textContent.includes('layer=9: give an integer')", 60
+    )
+    chromium.run("document.querySelector('[name=temperature]').value = 0.85")
+    assert chromium.run("return document.querySelector('#prompt-form').checkValidity()")
+    chromium.click("#more")
+    chromium.wait(
+        "return document.querySelectorAll('.made').length === 13 && !document.querySelector('#more').disabled",
+        60,
+    )
+    chromium.run("document.querySelector('#see').click()")
+    chromium.wait("return document.querySelector('#next output')?.textContent === '0.85'", 60)
+    tabs = "return [...document.querySelectorAll('.tab')].map((x) => x.textContent)"
+    kept = boxes(chromium), chromium.run(tabs)
+    assert len(kept[1]) >= 2
+    chromium.driver.refresh()
+    chromium.wait("return document.querySelector('#selection') !== null", 60)
+    assert (boxes(chromium), chromium.run(tabs)) == kept
+    assert chromium.run("return document.querySelector('[name=temperature]').value") == "0.85"
+    assert chromium.run("return document.querySelectorAll('#edits li').length") == 1
+    chromium.resize(390)
+    assert chromium.run("return document.documentElement.scrollWidth") <= 390
+    assert chromium.violations() == []
+    assert all("status of 400" in line for line in chromium.complaints()), "but for the edit that is refused"
+
+
+def test_one_token_is_one_token_and_a_stopped_server_is_said_in_words(chromium):
+    with served(CHARACTERS, "") as address:
+        chromium.open(address)
+        write(chromium, "a", 1)
+        assert status(chromium).startswith("1 token in ")
+    chromium.run("document.querySelector('#more').click()")
+    chromium.wait(
+        "return document.getElementById('status').textContent.startsWith('The server has stopped. Start it again with')",
+        60,
+    )
+    assert "serve --workdir planted” and open" in status(chromium)
 
 
 def test_errors_are_shown(chromium, address):

@@ -335,6 +335,7 @@ async function showChoices(i) {
     const found = await answer.json();
     if (mine.signal.aborted) return;
     drawChoices(i, found);
+    choices.scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
   }
@@ -436,7 +437,7 @@ async function look(i, scrolls) {
   }
   say(`Looking at ${name} …`);
   try {
-    const answer = await ask("api/report", { ids }, mine.signal);
+    const answer = await ask("api/report", { ids, temperature: given().temperature ?? 1 }, mine.signal);
     const payload = await answer.json();
     if (mine.signal.aborted) return;
     for (const node of inside.querySelectorAll(".view, .notice")) node.remove();

@@ -9,10 +9,15 @@ function logSum(t, temperature) {
   return logsumexp[t][at];
 }
 
+/** A temperature with one decimal, or with all that it has. */
+function degrees(x) {
+  return Math.abs(x - Math.round(10 * x) / 10) < 1e-9 ? x.toFixed(1) : String(x);
+}
+
 function drawNext(root) {
   const { temperatures } = data.next;
   const said = el("p", { class: "said" });
-  const now = el("output", {}, "1.0");
+  const now = el("output", {}, degrees(state.temperature));
   const slider = el("input", {
     type: "range",
     min: 0,
@@ -35,8 +40,8 @@ function drawNext(root) {
     if (truth !== undefined && inside < 0) {
       rows.push([format(data.tokens.rank[t]), tokenOf(truth), p(data.next.true_logit[t])]);
     }
-    now.textContent = s.toFixed(1);
-    slider.setAttribute("aria-valuetext", s.toFixed(1));
+    now.textContent = degrees(s);
+    slider.setAttribute("aria-valuetext", degrees(s));
     const where = inside < 0 ? rows.length - 1 : inside;
     if (truth === undefined) {
       said.textContent = `The text ends after ${quoted(t)}: these are the model's predictions for the next token.`;
@@ -45,7 +50,7 @@ function drawNext(root) {
       const means =
         s === 1
           ? `, a loss of ${format(nats[t], 2)} nats or ${format(bits[t], 2)} bits`
-          : ` at temperature ${s.toFixed(1)}`;
+          : ` at temperature ${degrees(s)}`;
       said.textContent =
         `The token after ${quoted(t)} is ‘${word(truth)}’: rank ${format(rank[t])} of ${format(vocabSize)}, ` +
         `p ${chance(rows[where][2])}${means}.`;
