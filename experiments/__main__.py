@@ -49,6 +49,11 @@ CLAIMS = [
     "superposition",
     "seed_lottery",
     "induction",
+    "scaling_law",
+    "norm_order",
+    "rare_tokens",
+    "repeated_data",
+    "tokenizer_bits",
     "real_model",
 ]
 

@@ -160,6 +160,11 @@ LONG = {
     "superposition",
     "seed_lottery",
     "induction",
+    "scaling_law",
+    "norm_order",
+    "rare_tokens",
+    "repeated_data",
+    "tokenizer_bits",
     "real_model",
 }
 # Half as much, and run by .ci/run.
