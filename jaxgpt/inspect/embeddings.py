@@ -91,11 +91,11 @@ def of_run(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[st
 
 
 def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
-    if 0 in history:
+    if 0 in history and subject.run.step:
         return history[0], "the table that the run saved at step 0"
     table = np.asarray(subject.untrained()[1]["token_embedding"]["embedding"], np.float32)
-    why = "fresh parameters from the run's seed, because it saved no table of step 0"
-    return table[: subject.cfg.vocab_size], why
+    why = "it saved no table of step 0" if subject.run.step else "its step 0 is the model itself"
+    return table[: subject.cfg.vocab_size], f"fresh parameters from the run's seed, because {why}"
 
 
 def _asked(names: Names, probe_T: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -336,6 +337,15 @@ def test_the_tables_of_step_0_follow_from_the_seed(opened):
     _, params = opened.untrained()
     np.testing.assert_array_equal(kept, params["token_embedding"]["embedding"])
     assert not np.array_equal(opened.untrained(1)[1]["token_embedding"]["embedding"], kept)
+
+
+def test_an_imported_run_is_compared_with_an_untrained_one(opened):
+    """Its step 0 is the trained model."""
+    at_start = SimpleNamespace(run=SimpleNamespace(step=0), untrained=opened.untrained, cfg=opened.cfg)
+    _, params = opened.untrained()
+    table, why = embeddings._start(at_start, {0: opened.run.params["token_embedding"]["embedding"]})
+    np.testing.assert_array_equal(table, params["token_embedding"]["embedding"][: len(table)])
+    assert "its step 0 is the model itself" in why
 
 
 def test_capture_of_a_run_takes_text_or_ids(opened, seen):

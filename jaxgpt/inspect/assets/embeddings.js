@@ -9,6 +9,7 @@ function chosenWord() {
 }
 
 function when(name) {
+  if (name === "start" && table0.start === table0.end) return "untrained"; // an imported model
   return name === "start" ? `step ${format(table0.start)}` : `step ${format(table0.end)}`;
 }
 
