@@ -12,4 +12,13 @@ page           the HTML of a payload, with static_tables and assets/
 write          report.json and report.html
 explanation    the text of `jaxgpt.explain`; explained opens its model, explanation_json is its JSON
 service        the endpoints of `jaxgpt.serve`; server is its network part, playground its page
+activation_files  activations of a text in files: `jaxgpt.inspect.activations`; probes and sparse read them
 """
+
+
+def __getattr__(name: str):
+    if name == "activations":  # lazy: importing a part of the room does not pay for JAX
+        from jaxgpt.inspect.activation_files import activations
+
+        return activations
+    raise AttributeError(f"module 'jaxgpt.inspect' has no attribute {name!r}")

@@ -259,7 +259,7 @@ def test_a_text_longer_than_the_context_is_cut_and_that_is_said(opened):
         ("--text é", "'é' (U+00E9) at position 0 is not one of"),
         ("--text ''", "has 0 tokens: give at least 2"),
         ("--text t", "has 1 token: give at least 2"),
-        ("--step 5", "has no step 5: the steps are"),
+        ("--step 5", "no checkpoint of step 5: the steps are"),
         ("--step last", "give a saved step's number or 'best'"),
         ("--compare nowhere", "no run folder nowhere"),
         ("--compare words", "have different tokenizers"),
