@@ -141,6 +141,11 @@ class OptimConfig:
         "float32", "muon only: of the products of its Newton-Schulz steps; bfloat16 is five times as fast on a GPU, and "
         "slower on a CPU",
     )
+    z_loss: float = field(
+        0.0, "times the mean of logsumexp(logits)^2 is added to what is minimized, to keep the logits from drifting; the loss that "
+        "is reported is without it; 0: off",
+        at_least=0,
+    )
     ema_decay: float = field(
         0.0, "decay per step of an average of the parameters, which is evaluated and saved; 0: off",
         at_least=0, below=1, lane="argument", switch=True,

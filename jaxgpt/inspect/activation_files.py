@@ -27,15 +27,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from jaxgpt.common import door
 from jaxgpt.common.files import expand, new_folder, read_json, write_json
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, first_line
 from jaxgpt.data import batches
 from jaxgpt.inspect.subject import plain
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs.load import Run
-from jaxgpt.runs.tensor_files import open_tensors, write_tensors
+from jaxgpt.runs.tensor_files import write_tensors
 
 SHARD_BYTES = 64 << 20  # of a shard: what is in memory at once
 BATCH_TOKENS = 4_096  # in one forward pass
@@ -168,8 +169,14 @@ class ActivationFiles:
                 f"no {name!r} in {self.folder}: it has tokens, positions, {', '.join(self.sites)}"
             )
         for i in range(len(self.counts)):
-            files = open_tensors(self.folder / f"{i:05d}.safetensors")
-            yield files.read(name) if name in self.sites else files.integers(name)
+            path = self.folder / f"{i:05d}.safetensors"
+            try:
+                with safe_open(path, framework="np") as file:
+                    yield file.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise UserError(
+                    f"{path} can't be read ({first_line(error)}): write the folder again"
+                ) from None
 
     def read(self, name: str, most: int | None = None) -> np.ndarray:
         """The first `most` rows (None: all) as one array."""

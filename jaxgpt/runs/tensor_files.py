@@ -86,18 +86,6 @@ class Tensors(abc.ABC):
                 f"{self.source} {' and '.join(problems)}: give a complete model of the right kind"
             )
 
-    def integers(self, name: str) -> np.ndarray:
-        """A tensor of integers, as it is stored. Raises UserError for another one."""
-        path, file = self._find(name)
-        if self.dtype(name)[0] not in "IU":
-            raise UserError(f"{path}: {name} has dtype {self.dtype(name)}, integers are needed")
-        try:
-            return file.get_tensor(name)
-        except (SafetensorError, ValueError) as error:
-            raise UserError(
-                f"{path}: {name} can't be read ({first_line(error)}): give another file"
-            ) from None
-
     def sha256(self) -> dict[str, str]:
         """The SHA-256 of every file in hexadecimal, by file name."""
         digests = {}

@@ -19,11 +19,16 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
 
 
-def losses(logits_BTV: jax.Array, targets_BT: jax.Array, marked: bool) -> jax.Array:
-    """`token_losses`, 0 for targets that are marked as none (see batches.marked)."""
-    if not marked:
-        return token_losses(logits_BTV, targets_BT)
-    return jnp.where(targets_BT >= 0, token_losses(logits_BTV, jnp.maximum(targets_BT, 0)), 0.0)
+def losses(logits_BTV: jax.Array, targets_BT: jax.Array, marked: bool, z_loss: float = 0.0) -> jax.Array:
+    """`token_losses`, 0 for targets that are marked as none (see batches.marked).
+
+    The gradient, and not the value, has optim.z_loss * logsumexp^2 in addition (Chowdhery et al. 2022, section 5).
+    """
+    losses_BT = token_losses(logits_BTV, jnp.maximum(targets_BT, 0) if marked else targets_BT)
+    if z_loss:
+        squares_BT = z_loss * jnp.square(jax.nn.logsumexp(logits_BTV.astype(jnp.float32), axis=-1))
+        losses_BT += squares_BT - jax.lax.stop_gradient(squares_BT)
+    return jnp.where(targets_BT >= 0, losses_BT, 0.0) if marked else losses_BT
 
 
 def _in_chunks(x_BT: jax.Array, chunk: int) -> jax.Array:
@@ -44,7 +49,7 @@ def chunked_losses(cfg, x_BTD, table_VD, targets_BT, chunk: int, marked: bool = 
     return _of_chunks(jax.lax.map(lambda p: losses(logits(cfg, p[0], table_VD), p[1], marked), parts))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4, 6))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4, 6, 7))
 def chunked_mean_loss(
     cfg: config.ModelConfig,
     x_BTD: jax.Array,
@@ -53,8 +58,10 @@ def chunked_mean_loss(
     chunk: int,
     count: jax.Array | None = None,
     stored: str = "float32",
+    z_loss: float = 0.0,
 ) -> jax.Array:
-    """The mean of `token_losses`, from the logits of `chunk` positions per window at a time; `count` as in `mean_loss`.
+    """The mean of `token_losses`, from the logits of `chunk` positions per window at a time; `count` as in `mean_loss`,
+    `z_loss` as in `losses`.
 
     `stored` is train.logits_dtype. Each chunk's gradient is computed in the forward pass, from the same logits (as Hsu et al. 2024, Liger Kernel,
     section 3.2): exact, at no further cost.
@@ -63,24 +70,24 @@ def chunked_mean_loss(
     return losses_BT.mean() if count is None else losses_BT.sum() / count
 
 
-def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, count, chunk: int, stored: str):
+def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, count, chunk: int, stored: str, z_loss: float):
     """The mean loss, and its gradients by x and by the table."""
     divisor = targets_BT.size if count is None else count
     marked = count is not None
     parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
     if x_BTD.dtype == jnp.float32:
-        return _by_autodiff(cfg, parts, table_VD, divisor, marked)
-    return _by_hand(cfg, parts, table_VD, divisor, marked, stored)
+        return _by_autodiff(cfg, parts, table_VD, divisor, marked, z_loss)
+    return _by_hand(cfg, parts, table_VD, divisor, marked, stored, z_loss)
 
 
-def _by_autodiff(cfg, parts, table_VD, divisor, marked: bool):
+def _by_autodiff(cfg, parts, table_VD, divisor, marked: bool, z_loss: float = 0.0):
     """`_chunked_gradients` of chunks, with JAX's derivatives."""
 
     def one(carry, part):
         loss, dtable_VD = carry
         x, targets = part
         new, (dx, d) = jax.value_and_grad(
-            lambda x, table: losses(logits(cfg, x, table), targets, marked).sum() / divisor, (0, 1)
+            lambda x, table: losses(logits(cfg, x, table), targets, marked, z_loss).sum() / divisor, (0, 1)
         )(x, table_VD)
         return (loss + new, dtable_VD + d), dx
 
@@ -88,7 +95,7 @@ def _by_autodiff(cfg, parts, table_VD, divisor, marked: bool):
     return loss, (_of_chunks(dx), dtable_VD)
 
 
-def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32"):
+def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32", z_loss: float = 0.0):
     """The same with a GPU's memory in mind, which limits a loss in bfloat16.
 
     The logits of a chunk are written once and read twice: for the maximum and the sum together, and for softmax minus
@@ -120,7 +127,10 @@ def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32
         weight = 1 / divisor
         if marked:
             weight = weight * counts_SN[..., None]
-        d_SNV = (jnp.exp(capped_SNV + pad_V - log_total_SN[..., None]) - is_target) * slope * weight
+        p_SNV = jnp.exp(capped_SNV + pad_V - log_total_SN[..., None])
+        if z_loss:
+            p_SNV *= 1 + 2 * z_loss * log_total_SN[..., None]
+        d_SNV = (p_SNV - is_target) * slope * weight
         d_SNV = constrain(d_SNV.astype(dtype), BATCH, None, "tensor")
         dx = jnp.einsum("SNV,VD->SND", d_SNV, table_VD_narrow)
         more_SVD = jnp.einsum("SNV,SND->SVD", d_SNV, x_SND, preferred_element_type=jnp.float32)
@@ -161,7 +171,7 @@ def _log_sum(logits_NV: jax.Array, one: jax.Array) -> jax.Array:
 
 
 @chunked_mean_loss.defjvp
-def _chunked_jvp(cfg, chunk, stored, primals, tangents):
-    loss, gradients = _chunked_gradients(cfg, *primals, chunk, stored)
+def _chunked_jvp(cfg, chunk, stored, z_loss, primals, tangents):
+    loss, gradients = _chunked_gradients(cfg, *primals, chunk, stored, z_loss)
     products = jax.tree.map(lambda g, t: (g * t).sum(dtype=jnp.float32), gradients, tuple(tangents[:2]))
     return loss, sum(products)

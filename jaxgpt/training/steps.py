@@ -42,12 +42,13 @@ def mean_loss(
     loss_chunk: int = 0,
     count: jax.Array | None = None,
     logits_dtype: str = "float32",
+    z_loss: float = 0.0,
 ) -> jax.Array:
     """Mean -log p(next token) in nats over a batch of windows [B, T + 1]. With a key, dropout is on.
 
     `loss_chunk` (see TrainConfig) changes the memory used, not the result, and `logits_dtype` its precision. With `count` some tokens are marked as no
     targets (see batches.marked), and the sum over the others is divided by it: by `count_targets` of the complete batch,
-    of which these windows may be a part.
+    of which these windows may be a part. `z_loss` (see OptimConfig) changes the gradient, not the value.
     """
     inputs_BT = tokens[:, :-1]
     if count is not None:
@@ -61,8 +62,10 @@ def mean_loss(
     )
     x_BTD, table_VD = output_side(model.cfg, params, x_BTD)  # D is E if a tied table is narrow
     if loss_chunk:
-        return chunked_mean_loss(model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk, count, logits_dtype)
-    losses_BT = losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:], count is not None)
+        return chunked_mean_loss(
+            model.cfg, x_BTD, table_VD, tokens[:, 1:], loss_chunk, count, logits_dtype, z_loss
+        )
+    losses_BT = losses(logits(model.cfg, x_BTD, table_VD), tokens[:, 1:], count is not None, z_loss)
     return losses_BT.mean() if count is None else losses_BT.sum() / count
 
 
@@ -100,7 +103,14 @@ def make_train_step(
 
         def loss(part):
             return mean_loss(
-                model, trainable.merge(params, part), batch, key, train.loss_chunk, count, train.logits_dtype
+                model,
+                trainable.merge(params, part),
+                batch,
+                key,
+                train.loss_chunk,
+                count,
+                train.logits_dtype,
+                moving.z_loss,
             )
 
         return jax.value_and_grad(loss)(trainable.select(moving, params))

@@ -56,7 +56,11 @@ WRONG = {
         *({"final_learning_rate_ratio": ratio} for ratio in (-1e-9, 1.01, math.nan)),
         {"warmup_steps": -1},
         *({name: value} for name in ("b1", "b2") for value in (-0.1, 1.0, math.nan)),
-        *({name: value} for name in "eps weight_decay grad_clip_norm".split() for value in (-0.1, math.nan)),
+        *(
+            {name: value}
+            for name in "eps weight_decay grad_clip_norm z_loss".split()
+            for value in (-0.1, math.nan)
+        ),
         *({"decay_fraction": fraction} for fraction in (0.0, 1.1, math.nan)),
         *({"muon_learning_rate": rate} for rate in (0.0, math.inf, math.nan)),
         {"muon_iterations": 0},

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxgpt.model.gpt import logits
-from jaxgpt.training import losses
+from jaxgpt.training import losses, steps
 
 CFG = ModelConfig(vocab_size=61, vocab_multiple=8, context_length=16, d_model=32)
 CAPPED = dataclasses.replace(CFG, logit_softcap=15.0, vocab_multiple=1)
@@ -79,3 +79,77 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_jaxs_derivatives(cfg):
         assert error(new, true) <= 1.05 * error(old, true) + 1e-6
         assert error(low, true) < 0.02
     assert (np.asarray(narrow[2]) != np.asarray(after[2])).any()
+
+
+# --- z-loss ---------------------------------------------------------------------------------------------
+
+Z = 0.1  # large, so that an error of it shows
+
+
+def with_z_loss(cfg, x_BTD, table_VD, targets_BT, count=None):
+    """The plain loss, and the gradients of the plain loss plus Z times the mean of logsumexp^2."""
+
+    def total(x, table):
+        logits_BTV = logits(cfg, x, table)
+        counts = targets_BT >= 0
+        chosen = jnp.take_along_axis(logits_BTV, jnp.maximum(targets_BT, 0)[..., None], axis=-1)[..., 0]
+        log_total = jax.nn.logsumexp(logits_BTV, axis=-1)
+        n = counts.sum() if count is None else count
+        mean = jnp.where(counts, log_total - chosen, 0).sum() / n
+        return mean + Z * jnp.where(counts, jnp.square(log_total), 0).sum() / n, mean
+
+    (_, mean), (dx, dtable) = jax.value_and_grad(total, (0, 1), has_aux=True)(jnp.asarray(x_BTD), table_VD)
+    return mean, dx, dtable
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_z_loss_changes_the_gradient_as_its_plain_form_does_and_not_the_value(marked):
+    for cfg in (CFG, CAPPED):
+        table_VD = table(cfg)
+        targets = np.where(RNG.random((4, 16)) < 0.3, ~TARGETS_BT, TARGETS_BT) if marked else TARGETS_BT
+        count = jnp.float32((targets >= 0).sum()) if marked else None
+        exact = with_z_loss(cfg, X_BTD, table_VD, targets, count)
+        assert error(plain(cfg, X_BTD, table_VD, targets, count)[1], np.asarray(exact[1])) > 0.1
+
+        def at_once(x, table, cfg=cfg, targets=targets, count=count):
+            losses_BT = losses.losses(logits(cfg, x, table), targets, count is not None, Z)
+            return losses_BT.mean() if count is None else losses_BT.sum() / count
+
+        def in_chunks(x, table, cfg=cfg, targets=targets, count=count):
+            return losses.chunked_mean_loss(cfg, x, table, targets, 4, count, "float32", Z)
+
+        parts = (losses._in_chunks(jnp.asarray(X_BTD), 4), losses._in_chunks(jnp.asarray(targets), 4))
+        divisor = targets.size if count is None else count
+        found = [
+            losses._by_hand(cfg, parts, table_VD, divisor, marked, "float32", Z),
+            *(jax.value_and_grad(f, (0, 1))(jnp.asarray(X_BTD), table_VD) for f in (at_once, in_chunks)),
+        ]
+        for value, gradient in found:
+            for got, wanted in zip((value, *gradient), exact, strict=True):
+                assert error(got, np.asarray(wanted)) < 1e-5
+        alone = losses.losses(logits(cfg, jnp.asarray(X_BTD), table_VD), targets, marked)
+        own = losses.losses(logits(cfg, jnp.asarray(X_BTD), table_VD), targets, marked, Z)
+        assert (alone == own).all()  # to the last bit
+
+
+def test_z_loss_of_a_training_step_in_parts_and_chunks_is_that_of_one():
+    """The step's gradients move by Z times those of the mean square, and the reported loss is the plain one."""
+    model = ModelConfig(vocab_size=61, context_length=16, d_model=32, num_layers=1, num_heads=2)
+    batch = jnp.asarray(RNG.integers(0, 61, size=(4, 17), dtype=np.int32))
+    found = {}
+    for z_loss, num_parts, chunk in ((0.0, 1, 0), (Z, 1, 0), (Z, 2, 0), (Z, 2, 8)):
+        cfg = Config(
+            model=model,
+            data=DataConfig(batch_size=4),
+            optim=OptimConfig(z_loss=z_loss),
+            train=TrainConfig(grad_accumulation_steps=num_parts, loss_chunk=chunk),
+        )
+        built = steps.build(cfg)
+        state = steps.init_state(built.model, built.optimizer, jax.random.key(0))
+        _, metrics = jax.jit(built.train_step)(state, batch, jax.random.key(1))
+        found[z_loss, num_parts, chunk] = float(metrics["loss"]), np.asarray(metrics["grad_norms"])
+    (loss, norms), (z_loss, z_norms), *others = found.values()
+    assert z_loss == loss and np.abs(z_norms - norms).max() > 0.01
+    for other_loss, other_norms in others:
+        assert other_loss == pytest.approx(loss, rel=1e-6)
+        np.testing.assert_allclose(other_norms, z_norms, rtol=1e-4, atol=1e-6)
