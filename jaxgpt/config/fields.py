@@ -237,6 +237,10 @@ class TrainConfig:
     remat: Literal["none", "dots", "full"] = field(
         "none", "what the backward pass recomputes: nothing, all but matrix products, or all but each layer's input",
     )
+    deterministic: bool = field(
+        False, "on a GPU, sums in a fixed order, so that a resumed run is equal to the last bit; slower (a CPU's always are)",
+        resume="free",
+    )
     on_bad_step: Literal["stop", "skip"] = field(
         "stop", "a bad step (loss or gradient not finite, or norm above bad_grad_norm) changes nothing; then stop "
         "with an error, or continue with the next batch",

@@ -21,6 +21,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_params, init_params
 from jaxgpt.training import costs, preflight
 from jaxgpt.training.programs import SingleRun
+from jaxgpt.training.steps import compiler_options
 
 # Dense bfloat16 FLOP/s from NVIDIA's data sheets, without sparsity. The first name that matches the device counts.
 DATASHEET = {
@@ -117,7 +118,9 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
         dispatch = jax.jit(program.dispatch, donate_argnums=0)
         traced, trace_seconds = seconds_of(lambda: dispatch.trace(state, *feed))
         lowered, lower_seconds = seconds_of(traced.lower)
-        compiled, compile_seconds = seconds_of(lowered.compile)
+        compiled, compile_seconds = seconds_of(
+            lambda: lowered.compile(compiler_options=compiler_options(cfg))
+        )
 
         def once() -> Any:
             nonlocal state

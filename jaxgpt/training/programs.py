@@ -29,7 +29,15 @@ from jaxgpt.model.parameters import param_shapes
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import lanes, optim
 from jaxgpt.training.evaluation import Evaluation, evaluate, evaluate_lanes
-from jaxgpt.training.steps import build, init_state, make_dispatch, make_eval_step, state_shapes, with_signals
+from jaxgpt.training.steps import (
+    build,
+    compiler_options,
+    init_state,
+    make_dispatch,
+    make_eval_step,
+    state_shapes,
+    with_signals,
+)
 
 Dispatch = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
@@ -79,12 +87,15 @@ class Program(Protocol):
         """The metrics of a dispatch as NumPy arrays [runs, steps, ...]."""
 
 
-def _compile(dispatch: Callable, arguments: Callable[[], tuple], context: Callable) -> Future[Dispatch]:
+def _compile(
+    cfg: Config, dispatch: Callable, arguments: Callable[[], tuple], context: Callable
+) -> Future[Dispatch]:
     """Compile in a thread, next to what comes first: initial parameters, evaluation, sample."""
 
     def compiled():
         with context():
-            return jax.jit(dispatch, donate_argnums=0).lower(*arguments()).compile()
+            lowered = jax.jit(dispatch, donate_argnums=0).lower(*arguments())
+            return lowered.compile(compiler_options=compiler_options(cfg))
 
     pool = ThreadPoolExecutor(1)
     future = pool.submit(compiled)
@@ -116,7 +127,7 @@ class SingleRun:
         return sharding.use_mesh(self.mesh)
 
     def compile(self) -> Future[Dispatch]:
-        return _compile(self.dispatch, lambda: (self.shapes, *self.feed(0)), self.context)
+        return _compile(self._cfg, self.dispatch, lambda: (self.shapes, *self.feed(0)), self.context)
 
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         cfg = self._cfg
@@ -189,7 +200,7 @@ class VmappedRuns:
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=where), self.shapes
         )
-        return _compile(self._dispatch, lambda: (shapes, *self.feed(0)), self.context)
+        return _compile(self._cfg, self._dispatch, lambda: (shapes, *self.feed(0)), self.context)
 
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device

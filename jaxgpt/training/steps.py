@@ -210,6 +210,11 @@ def make_dispatch(train_step: Callable, cfg: config.Config) -> Callable:
     return dispatch
 
 
+def compiler_options(cfg: config.Config) -> dict[str, Any]:
+    """XLA's options for a config's dispatch. Without them a GPU adds to the rows of a table in any order."""
+    return {"xla_gpu_deterministic_ops": True} if cfg.train.deterministic else {}
+
+
 def with_signals(dispatch: Callable) -> Callable:
     """A dispatch for several processes. It takes the flags of all devices [devices] and adds their maximum as `signal`.
 

@@ -29,7 +29,7 @@ from jaxgpt.config import Config, UserError, first_line
 from jaxgpt.model import sharding
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.runs.state import TrainState
-from jaxgpt.training.steps import build, make_dispatch, state_shapes
+from jaxgpt.training.steps import build, compiler_options, make_dispatch, state_shapes
 from jaxgpt.training.target.cards import CUDNN, Card, Target
 
 # Without a device nothing can be timed, and XLA's own kernels for products depend on timing.
@@ -74,7 +74,7 @@ def compile_dispatch(cfg: Config, target: Target, tokens: int = ON_DEVICE_TOKENS
         state = placed(mesh, state_shapes(parts.model, parts.optimizer))
         with sharding.use_mesh(mesh):
             lowered = jax.jit(dispatch, donate_argnums=0).lower(state, *feed_shapes(cfg, mesh, tokens))
-            options = {} if target.card.is_tpu else GPU_OPTIONS
+            options = {} if target.card.is_tpu else GPU_OPTIONS | compiler_options(cfg)
             compiled = lowered.compile(compiler_options=options)
         memory: Any = compiled.memory_analysis()
     return Compiled(
