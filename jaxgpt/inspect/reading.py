@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.data.tokenizer import Tokenizer
@@ -17,6 +18,7 @@ from jaxgpt.model.generation import window_start
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.sampling import Scores, scores_of
 
+POSITIONS = 16
 SHOWN = 12  # next tokens; with edits up to twice as many
 
 
@@ -26,10 +28,18 @@ def _read(
 ) -> tuple[Scores, jax.Array, jax.Array]:
     """The scores [T - 1] of the tokens after the first, the logits [V] after token `length` - 1, and their entropy."""
     features_1TD, _ = model.apply({"params": params}, tokens_1T, method=GPT.features)
-    logits_TV = model.apply({"params": params}, features_1TD[0], method=GPT.unembed)
-    last_V = logits_TV[length - 1]
-    entropy = scores_of(last_V[None], np.zeros(1, np.int32)).entropy[0]
-    return scores_of(logits_TV[:-1], tokens_1T[0, 1:]), last_V, entropy
+
+    def logits(x_D: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x_D[None], method=GPT.unembed)
+
+    def score(one: tuple[jax.Array, jax.Array]) -> Scores:
+        x_D, token = one
+        return Scores(*(values[0] for values in scores_of(logits(x_D), token[None])))
+
+    # A few positions at a time: the logits of all of them may not fit into memory.
+    scores = jax.lax.map(score, (features_1TD[0, :-1], tokens_1T[0, 1:]), batch_size=POSITIONS)
+    last_1V = logits(features_1TD[0, length - 1])
+    return scores, last_1V[0], scores_of(last_1V, jnp.zeros(1, jnp.int32)).entropy[0]
 
 
 def read(

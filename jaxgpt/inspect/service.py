@@ -22,10 +22,12 @@ from jaxgpt.inspect.subject import Subject, checked_ids, encode_written, probe_o
 from jaxgpt.model import generation
 from jaxgpt.model.generation import Sampler, window_start
 from jaxgpt.model.parameters import count_params
+from jaxgpt.model.sampling import power_of_two
 from jaxgpt.model.stopping import Stops, TextUntil
 
 BODY_BYTES = 65_536  # maximum size of a request
 MOST_TOKENS = 10_000
+PREPARED = 1_024  # tokens: longer texts compile their programs when they are asked for
 LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
 EXAMPLES, EXAMPLE_LENGTH = 4, 24  # prompts from the validation text, and their characters at most
 DEFAULTS: dict[str, Any] = {
@@ -159,7 +161,7 @@ class Service:
             *self._edited(settings["edits"]), [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],
             sampler=Sampler(settings["temperature"], settings["top_k"], settings["top_p"]).of_any_kind(),
             seed=settings["seed"], chunk=2 if count_params(run.params) > LARGE else generation.STREAM_TOKENS,
-            scored=True, slots=T,
+            scored=True, slots=max(PREPARED, power_of_two(len(ids) + settings["max_new_tokens"])),
         )  # fmt: skip
         first = next(pieces)  # before the stream starts, so that an error still has a status
         seen = {"prompt": ids[window_start(len(ids), T) :].tolist()}
@@ -175,7 +177,7 @@ class Service:
             self._ids({"prompt": self.about()["defaults"]["prompt"], "ids": None}),
         )
         lengths = [16]
-        while lengths[-1] < T:
+        while lengths[-1] < min(T, PREPARED):
             lengths.append(2 * lengths[-1])
         texts = [np.resize(ids, min(length, T)).tolist() for length in lengths]
         off = [{"site": "heads", "layer": 0, "at": 0, "scale": 0}]

@@ -13,7 +13,8 @@ import pytest
 from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.inspect import analysis
-from jaxgpt.inspect.capture import Capture, capture
+from jaxgpt.inspect import capture as capture_module
+from jaxgpt.inspect.capture import Capture, capture, padded_length
 from jaxgpt.model import attention, gpt, layers
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training import steps
@@ -216,6 +217,40 @@ def test_one_token_has_neither_a_loss_nor_a_choice_of_keys():
     got = capture(TINY, random_params(TINY), TOKENS[:1])
     assert got.losses.shape == (0,) and analysis.logit_lens(got).true_probs_RT.shape == (3, 0)
     assert np.isnan(analysis.head_statistics(got).relative_entropy_LH).all()
+
+
+LONG = dataclasses.replace(TINY, context_length=32)
+PADDED = {
+    "learned": LONG,
+    "sinusoidal": dataclasses.replace(LONG, position="sinusoidal"),
+    "everything": dataclasses.replace(VARIANTS["everything"], context_length=32),
+    "documents": dataclasses.replace(LONG, position="rotary", document_mask=True, document_end=2),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_a_padded_text_is_shown_as_the_text_alone(name, monkeypatch):
+    """Every recorded number, in every kind of position and mask; the padding is in none of them."""
+    cfg = PADDED[name]
+    params = random_params(cfg)
+    assert padded_length(cfg, 7) == 16 and padded_length(cfg, 20) == 32
+    got = capture(cfg, params, TOKENS)
+    monkeypatch.setattr(capture_module, "padded_length", lambda cfg, tokens: tokens)
+    alone = capture(cfg, params, TOKENS)
+    own = jax.jit(GPT(cfg).apply)({"params": params}, TOKENS[None])[0]
+    np.testing.assert_allclose(got.logits_TV, own, rtol=1e-5, atol=1e-5)
+    for one, other in ((got, alone), *zip(got.layers, alone.layers, strict=True)):
+        for field in dataclasses.fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            if isinstance(a, np.ndarray):
+                assert a.shape == b.shape, field.name
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=field.name)
+
+
+def test_a_text_of_a_model_that_sees_what_comes_later_is_not_padded():
+    cfg = dataclasses.replace(LONG, causal=False)
+    own = jax.jit(GPT(cfg).apply)({"params": random_params(cfg)}, TOKENS[None])[0]
+    np.testing.assert_allclose(capture(cfg, random_params(cfg), TOKENS).logits_TV, own, rtol=1e-5, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused():
