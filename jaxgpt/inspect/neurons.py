@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.common.say import count
+from jaxgpt.inspect.capture import Capture
 from jaxgpt.inspect.plain import Names, plain
 from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
 from jaxgpt.model.gpt import GPT
@@ -19,6 +21,8 @@ SHOWN = 6  # neurons per layer
 BEFORE, AFTER = 10, 3  # tokens shown around the activating token
 LENGTH = 128  # maximum tokens of a window
 MOST_TOKENS = 8_192
+HERE = 10  # neurons per token that the page lists
+MOST_BYTES = 200_000  # of the activations over the probe
 _HIDDEN_BYTES = 1 << 28  # memory for the activations of all layers
 
 
@@ -82,6 +86,27 @@ def neurons(subject: Subject, names: Names) -> dict[str, Any] | None:
     on = f"{count(len(texts_BT), 'window')}, {length} tokens long, evenly spaced over the validation split"
     kind = {"activation": cfg.activation, "gated": cfg.gated}
     return {"on": on, "tokens": int(texts_BT.size), **kind, "layers": layers}
+
+
+def firing(seen: Capture) -> dict[str, Any]:
+    """Activations of the neurons over the probe's tokens, as bytes: of all neurons, or in a large model of those that fire
+    most at some token.
+
+    {width, layers: [{neurons (their numbers), unit, values (base64 of int8, neuron by neuron; times unit)}]}
+    """
+    L, T, F = len(seen.layers), len(seen.tokens_T), seen.layers[0].hidden_TF.shape[1]
+    layers = []
+    for layer in seen.layers:
+        hidden_FT = layer.hidden_TF.T.astype(np.float64)
+        kept = np.arange(F)
+        if L * F * T > MOST_BYTES:
+            each = max(1, min(HERE, MOST_BYTES // (L * T * T)))
+            kept = np.unique(np.argsort(-hidden_FT, axis=0, kind="stable")[:each])
+        unit = max(float(np.abs(hidden_FT[kept]).max()), 1e-9) / 127
+        steps = np.rint(hidden_FT[kept] / unit).astype(np.int8)
+        values = base64.b64encode(steps.tobytes()).decode()
+        layers.append({"neurons": kept.tolist(), "unit": plain(unit, 6), "values": values})
+    return {"width": F, "layers": layers}
 
 
 def _context(texts_BT: np.ndarray, at: int, value: float, names: Names) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jaxgpt.inspect import static_learning
 from jaxgpt.inspect import static_tables as tables
 
 # Concatenated in this order. Outside functions, a file uses only earlier files.
-SCRIPTS = ("text", "colour", "elements", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "embeddings", "model", "compare", "start")  # fmt: skip
+SCRIPTS = ("text", "colour", "elements", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "allheads", "flow", "embeddings", "model", "neurons", "compare", "address", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ SECTIONS = (
         "tokens", (tables.probe,),
     ),
     Section(
+        "flow", "How this prediction is made",
+        "The selected token's way through the model. A bar is the length of the vector that a part adds, a guess is what the model "
+        "would predict if it stopped there. Each part leads to its section.",
+        "ledger", (tables.flow,),
+    ),
+    Section(
         "next", "The next token",
         "Given the tokens so far, the model assigns every token of its vocabulary a probability of being next. A low "
         "temperature sharpens the distribution, a high one flattens it; 1 is the model's own.",
@@ -67,8 +73,8 @@ SECTIONS = (
     ),
     Section(
         "attention", "Attention",
-        "Each small square shows the weights of one head. A row is a query token, a column is a key token; a stronger colour "
-        "is a larger weight. Only the lower triangle is filled, because a token can't attend to later tokens.",
+        "Each head looks back from the selected token (the query) at the tokens so far (the keys), with weights that sum to 1. First "
+        "all heads at the selected token, then each head at all tokens, then one head step by step.",
         "attention", (tables.attention,),
     ),
     Section(
@@ -92,19 +98,20 @@ SECTIONS = (
     Section(
         "contextual", "One token in two contexts",
         "A token's row in the embedding table is always the same, but its vector in later layers depends on the tokens before "
-        "it. The lower the cosine between its two vectors, the more they depend on the context.",
+        "it. The lower the cosine between its two vectors, the more they depend on the context. This section has a token of its "
+        "own: the one that depends most on its context.",
         "contextual", (tables.contextual,), "No token occurs both in the probe text and in another text.",
     ),
     Section(
         "positions", "Position embeddings",
-        "Each position has a vector that is added to the token's vector. Similar position vectors have a high cosine. A "
-        "bright band along the diagonal means that nearby positions are similar.",
+        "Each position has a vector that is added to the token's vector. Similar positions have a high cosine: a "
+        "bright band along the diagonal means that nearby positions are similar. The marked row is the selected token's.",
         "positions", (tables.positions,),
     ),
     Section(
         "neurons", "Neurons of the MLPs",
-        "An active neuron adds its output vector to the residual stream. The texts with its largest activations suggest what "
-        "it responds to, often only in part.",
+        "A neuron that fires adds its output vector to the residual stream. First those that fire most at the selected token, then "
+        "those with the largest output anywhere: the texts where they fire most suggest what they respond to, often only in part.",
         "neurons", (tables.neurons,),
     ),
     Section(

@@ -50,6 +50,7 @@ embeddings   rows, width, steps, start, end (steps), start_is (a sentence);
 contextual   id, texts [{ids, position, source}] x 2, rows, cosine (of the token's two vectors), others (mean of different
              tokens); or null
 positions    kind; shown [P], start, end: cosines between rows, the lower triangle row by row, or null
+firing       width, layers: [{neurons [N] (numbers), unit, values: base64 of int8 [N][T], activations over the probe in units}]
 neurons      on, tokens, activation, gated, layers: [{layer, width, dead, share (mean share of tokens above 0), histogram [10]
              (neurons by that share, 0 to 1), shown: [{neuron, active (its share), written (largest activation x norm of its
              output weights), contexts: [{ids, at (index of the token), value}]}]}]; or null
@@ -171,6 +172,7 @@ def payload(
         "attention": attention.attention_tables(seen, cut) | known.heads,
         "ledger": forward.ledger(seen, cut),
         "lens": forward.lens(seen, names),
+        "firing": neurons.firing(seen),
         "embeddings": known.embeddings | embeddings.of_probe(known.tables, names, probe.ids_T),
         "contextual": contexts.contextual(subject, seen, names, other, known.streams),
         **known.parts,

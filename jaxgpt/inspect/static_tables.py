@@ -206,6 +206,19 @@ def attention(payload: dict[str, Any]) -> str:
     return table("every head", [*columns, *(["loss increase without it"] if ablation else [])], rows)
 
 
+def flow(payload: dict[str, Any]) -> str:
+    """The mean length of what each part adds to the stream, and the mean probability of the true token after each block."""
+    figures, lens_rows = payload["ledger"], payload["lens"]
+    rows: list[list[Any]] = []
+    after = {f"{i - 1}.mlp" if i else "token": ps for i, ps in enumerate(lens_rows["true_p"])}
+    for name, norms in zip(figures["entries"], figures["norms"], strict=True):
+        ps = after.get(name)
+        rows.append([name, sum(norms) / len(norms), None if ps is None else sum(ps) / len(ps)])
+    return table(
+        "means over the probe text, part by part", ["part (layer.head)", "length", "p(true) after it"], rows
+    )
+
+
 def ledger(payload: dict[str, Any]) -> str:
     """The mean norm of each ledger entry over the probe, and its mean contribution to the true token's logit."""
     figures = payload["ledger"]

@@ -1,5 +1,6 @@
 """A capture equals an independent forward pass in NumPy, and the model itself."""
 
+import base64
 import dataclasses
 import math
 import re
@@ -12,7 +13,7 @@ import pytest
 
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.inspect import analysis
+from jaxgpt.inspect import analysis, neurons
 from jaxgpt.inspect import capture as capture_module
 from jaxgpt.inspect.capture import Capture, capture, padded_length
 from jaxgpt.model import attention, gpt, layers
@@ -320,3 +321,15 @@ def test_a_norm_of_another_form_is_refused(monkeypatch):
     cfg = dataclasses.replace(TINY, norm="largest", num_layers=1)
     with pytest.raises(UserError, match=r"model\.norm='largest' is not a layers\.Norm"):
         capture(cfg, random_params(cfg), TOKENS)
+
+
+@pytest.mark.parametrize("most", [10**6, 60])
+def test_stored_activations_are_those_of_the_forward_pass(most, monkeypatch):
+    """Within half a step of their unit; a large model keeps the neurons that fire most somewhere."""
+    monkeypatch.setattr(neurons, "MOST_BYTES", most)
+    seen = capture(TINY, random_params(TINY), np.arange(8))
+    for layer, got in zip(seen.layers, neurons.firing(seen)["layers"], strict=True):
+        values = np.frombuffer(base64.b64decode(got["values"]), np.int8).reshape(-1, 8) * got["unit"]
+        np.testing.assert_allclose(values, layer.hidden_TF.T[got["neurons"]], atol=0.51 * got["unit"])
+        assert set(layer.hidden_TF.argmax(axis=1)) <= set(got["neurons"])
+        assert (len(got["neurons"]) == layer.hidden_TF.shape[1]) == (most > 1000)

@@ -183,10 +183,10 @@ def test_the_matrix_is_read_with_arrow_keys_and_says_each_number(chromium, pages
     # What is out of sight when a token is selected follows when it comes into sight, a moment later.
     chromium.wait(
         "const matrix = document.querySelectorAll('#attention .matrix')[2]; matrix.scrollIntoView(); matrix.focus();"
-        "return document.querySelector('#attention [role=status]').textContent.includes('at 5, key')"
+        "return [...document.querySelectorAll('#attention [role=status]')].at(-1).textContent.includes('at 5, key')"
     )
     matrix = chromium.driver.find_elements(By.CSS_SELECTOR, "#attention .matrix")[2]
-    readout = chromium.driver.find_element(By.CSS_SELECTOR, "#attention [role=status]")
+    readout = chromium.driver.find_elements(By.CSS_SELECTOR, "#attention [role=status]")[-1]
     said = chromium.run("return arguments[0].textContent", readout)
     s = int(weights_TS[5].argmax())
     assert "at 5, key" in said and f"at {s}: weight {weights_TS[5, s]:.3f}" in said

@@ -42,9 +42,10 @@ const state = {
   word: null,
   centring: "raw",
   scaling: "own",
-  row: 1,
   column: 0,
-  neurons: 0,
+  neurons: 0, // the layer whose neurons are shown
+  neuron: null,
+  arcs: null, // the layer whose arcs are shown
   at: Math.max(0, (data.learning?.steps.length ?? 1) - 1), // of the saved steps of training
   pattern: "previous_token",
 };
@@ -76,7 +77,7 @@ const watcher = new IntersectionObserver(
 /** Draw the due views near the window, or all due views (for printing). */
 function refresh(all = false) {
   for (const one of views) {
-    if (one.due && (one.near || all)) {
+    if (one.due && (one.near || all) && !folded(one)) {
       one.due = false;
       one.draw(one.root);
       reach(one.root);
@@ -84,9 +85,20 @@ function refresh(all = false) {
   }
 }
 
+/** A fold. The views in it are drawn when it opens, so that they know their width. */
+function fold(title, ...content) {
+  const details = el("details", { class: "fold" }, el("summary", {}, title), content);
+  details.addEventListener("toggle", () => details.open && refresh());
+  return details;
+}
+
+function folded(one) {
+  return one.root.closest("details.fold:not([open])") !== null;
+}
+
 /** Draw the other views while the browser is idle, so that links lead to their final positions. */
 function drawRest() {
-  const one = views.find(({ due }) => due);
+  const one = views.find((one) => one.due && !folded(one));
   if (!one) return;
   one.due = false;
   one.draw(one.root);

@@ -268,7 +268,9 @@ function drawMeanings(root) {
 
 function drawDrift(root) {
   const { drift } = table0;
-  root.append(el("h3", {}, "Drift during training"));
+  const outer = root;
+  root = el("div");
+  outer.append(fold("Drift during training: how far the vectors moved, step by step", root));
   if (!drift) {
     root.append(
       el("p", { class: "empty" }, "The run saved no table of step 0 to compare with."),

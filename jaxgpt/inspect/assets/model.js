@@ -71,6 +71,7 @@ function drawPositions(root) {
     .filter(([, triangle]) => triangle)
     .map(([name, triangle]) => [name, square(triangle)]);
   let frames = [];
+  const rowOf = (t) => largest(shown.map((p) => -Math.abs(p - t)), 1)[0];
   root.append(row, legend("signed", "cosine −1", "1"), readout);
   const neighbours = both.at(-1)[1];
   const next = shown.slice(1).map((_, i) => neighbours[i + 1][i]);
@@ -91,15 +92,15 @@ function drawPositions(root) {
         colour: colours("signed", -1, 1),
         readout,
         axes: ["position", "position"],
-        chosen: () => [state.row, state.column],
-        choose: (row, column) => select({ row, column }),
+        chosen: () => [rowOf(state.token), state.column],
+        choose: (row, column) => select({ column, token: Math.min(shown[row], ids.length - 1), key: null, word: null }),
         say: (a, b) =>
           `Positions ${shown[a]} and ${shown[b]}: cosine ${both.map(([name, values]) => `${format(values[a][b])} at ${when(name)}`).join(", ")}.`,
       }),
     );
     row.replaceChildren(...both.map(([name], i) => figure(el("b", {}, when(name)), frames[i])));
   });
-  view(readout, ["row", "column"], () => frames.forEach((frame) => frame.mark()));
+  view(readout, ["token", "column"], () => frames.forEach((frame) => frame.mark()));
   root.append(
     tableBehind("Table: cosine by distance", () =>
       table(
@@ -115,66 +116,6 @@ function drawPositions(root) {
         ]),
         { caption: "Cosine with the shown position 1, 2, 4 and 8 later" },
       ),
-    ),
-  );
-}
-
-// --- neurons -----------------------------------------------------------------------------------------
-
-function drawNeurons(root) {
-  const { layers, tokens, on, activation } = data.neurons;
-  const controls = el(
-    "div",
-    { class: "controls" },
-    chooser(
-      "Layer",
-      layers.map((one) => [String(one.layer), `layer ${one.layer}`]),
-      "0",
-      (layer) => select({ neurons: Number(layer) }),
-    ),
-  );
-  const place = el("div");
-  root.append(controls, place);
-  view(place, ["neurons"], () => {
-    const one = layers[state.neurons];
-    const share = (n) => percent(n / one.width);
-    place.replaceChildren(
-      el(
-        "p",
-        { class: "said" },
-        `Layer ${one.layer} has ${count(one.width, "neuron")} (${activation}). On average a neuron is above 0 at ` +
-          `${percent(one.share)} of the tokens. ${one.dead ? `${count(one.dead, "neuron")} never fired here: dead.` : "Every neuron fired at some token: none is dead."}`,
-      ),
-      el(
-        "div",
-        { class: "row" },
-        one.shown.map((neuron) =>
-          table(
-            [["value", "r"], `strongest contexts of neuron ${neuron.neuron}`],
-            neuron.contexts.map((context) => [fixed(context.value), contextOf(context.ids, context.at)]),
-            { caption: `Neuron ${neuron.neuron}: above 0 at ${percent(neuron.active)} of the tokens` },
-          ),
-        ),
-      ),
-      tableBehind("Table: how often neurons are above 0", () =>
-        table(
-          [["share of the tokens", "r"], ["neurons", "r"], ["share of them", "r"], "bar"],
-          one.histogram.map((n, i) => [
-            `${10 * i} to ${10 * i + 10} %`,
-            format(n),
-            share(n),
-            bar(n, 0, Math.max(...one.histogram)),
-          ]),
-          { caption: `Layer ${one.layer}`, hidden: [3] },
-        ),
-      ),
-    );
-  });
-  root.append(
-    el(
-      "p",
-      { class: "note" },
-      `Measured on ${count(tokens, "token")}: ${on}. The neurons with the largest output are shown.`,
     ),
   );
 }

@@ -148,10 +148,21 @@ function drawSelection(root) {
       },
       sign,
     );
-  root.append(step(-1, "←", "Previous token"), what, step(1, "→", "Next token"));
+  const line = el("div", { class: "line", role: "listbox", "aria-label": "Select a token", "aria-orientation": "horizontal" });
+  const small = ids.map((id) => el("span", { role: "option" }, shortened(word(id), 10)));
+  line.append(...small);
+  roving(line, small, 0, (t) => selectToken(t));
+  mark(small, state.token);
+  root.append(
+    el("div", { class: "now" }, step(-1, "←", "Previous token"), what, step(1, "→", "Next token")),
+    line,
+  );
   const say = () => {
     const t = state.token;
     const known = t < ids.length - 1;
+    mark(small, t);
+    // Only the line scrolls, not the page.
+    line.scrollLeft = small[t].offsetLeft - line.offsetLeft - line.clientWidth / 2;
     what.replaceChildren(
       el("span", { class: "unseen" }, "Selected: "),
       el("b", {}, "‘", tokenOf(ids[t]), "’"),

@@ -46,6 +46,25 @@ function linkFindings() {
   }
 }
 
+const FOLDED = ["contextual", "positions"];
+
+/** Fold the sections that few readers need at first. A link to one opens it. */
+function foldSections() {
+  for (const id of FOLDED) {
+    const section = document.getElementById(id);
+    if (!section) continue;
+    const details = fold("Show", ...[...section.children].slice(2));
+    section.append(details);
+  }
+  const open = () => {
+    const section = document.getElementById(location.hash.slice(1).split("&")[0]);
+    const details = section?.querySelector(":scope > details.fold");
+    if (details) details.open = true;
+  };
+  addEventListener("hashchange", open, listening);
+  open();
+}
+
 function begin() {
   // Fold the static tables, which are for readers without JavaScript.
   // Who wants no motion keeps the pictures of "Watch it learn", step by step.
@@ -75,15 +94,18 @@ function begin() {
   if (learned) put("learning", drawLearning, drawEvents, drawLearnedCurves);
   put("summary", drawCurves);
   put("probe", drawStrip, drawSurprises);
+  put("flow", drawFlow);
   put("next", drawNext);
-  put("attention", drawHeads, drawRow, drawSteps);
+  put("attention", drawAllHeads, drawHeads, drawRow, drawSteps);
   put("ledger", drawLedger);
   put("lens", drawLens);
   if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
   if (data.compare) put("compare", drawCompared, drawComparedCurves);
   if (data.contextual) put("contextual", drawContexts);
   if (data.positions?.end) put("positions", drawPositions);
+  if (data.firing) put("neurons", drawFiring);
   if (data.neurons) put("neurons", drawNeurons);
+  if (!options.stop) foldSections();
   linkFindings();
   if (!options.stop) offerThemes(); // the local page has its own theme button
   document.addEventListener("themechange", redraw, listening);
@@ -96,7 +118,14 @@ function begin() {
     },
     { capture: true, ...listening },
   );
-  addEventListener("beforeprint", () => refresh(true), listening);
+  addEventListener(
+    "beforeprint",
+    () => {
+      for (const details of document.querySelectorAll("details.fold")) details.open = true;
+      refresh(true);
+    },
+    listening,
+  );
   let width = innerWidth;
   addEventListener(
     "resize",
@@ -115,6 +144,10 @@ function begin() {
     views.length = 0;
   });
   reach(document);
+  if (!options.stop) {
+    followAddress(); // the local page's address is its own
+    view(bar, ["token", "layer", "head", "key", "at", "neurons", "neuron"], toAddress).near = true;
+  }
   refresh();
   performance.mark("ready"); // for measuring the time to start
   document.documentElement.dataset.ready = "true";

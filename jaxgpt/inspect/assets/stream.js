@@ -111,10 +111,17 @@ function ledgerRows(t, each) {
   return rows;
 }
 
+/** A step of a waterfall: a bar from the sum before to the sum after. */
+function stepBar(from, to, low, high) {
+  const node = bar(to - from, low, high);
+  node.firstChild.style.setProperty("--from", (Math.min(from, to) - low) / (high - low || 1));
+  return node;
+}
+
 function drawLedger(root) {
   const said = el("p", { class: "said" });
   const each = el("input", { type: "checkbox", onchange: (event) => select({ each: event.target.checked }) });
-  each.checked = state.each = data.ledger.contribution_entries.length <= 40;
+  each.checked = state.each = data.ledger.contribution_entries.length <= 16;
   const place = el("div");
   root.append(said, el("div", { class: "controls" }, el("label", {}, each, "show each head")), place);
   view(root, ["token", "each"], () => {
@@ -122,21 +129,24 @@ function drawLedger(root) {
     const rows = ledgerRows(t, state.each);
     const truth = ids[t + 1];
     const values = rows.map((row) => row.value ?? 0);
-    const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
+    let sum = 0;
+    const steps = values.map((value) => [sum, (sum += value)]);
+    const ends = steps.flat();
+    const [low, high] = [Math.min(0, ...ends), Math.max(0, ...ends)];
     const norms = Math.max(...rows.map((row) => row.norm ?? 0));
     const cells = rows.map((row) => [
       row.name,
-      row.norm === null ? "–" : format(row.norm, 2),
+      row.norm === null ? "–" : fixed(row.norm),
       bar(row.norm ?? 0, 0, norms),
       row.value === null ? "–" : signed(row.value),
-      row.value === null ? "" : bar(row.value, low, high),
+      row.value === null ? "" : stepBar(...steps[rows.indexOf(row)], low, high),
     ]);
     const columns = [
       "written by",
       ["norm", "r"],
       ["norm, bar", "extra"],
-      ["contribution to the logit", "r"],
-      "logit, bar",
+      ["adds to the logit", "r"],
+      "the sum so far",
     ];
     if (truth === undefined) {
       said.textContent = `The text ends at ${quoted(t)}: there is no actual next token, so only the norms are shown.`;
@@ -147,12 +157,12 @@ function drawLedger(root) {
         `At ${quoted(t)} the logit of the actual next token ‘${word(truth)}’ is ${format(data.ledger.logit[t], 2)}. ` +
         `The largest contribution is ${signed(values[best], 2)} by ${rows[best].name}` +
         `${mlp ? `; the last MLP contributes ${signed(mlp.value, 2)}` : ""}.`;
-      cells.push(["= logit", format(data.ledger.stream_norm[t], 2), "", format(data.ledger.logit[t]), ""]);
+      cells.push(["= logit", fixed(data.ledger.stream_norm[t]), "", format(data.ledger.logit[t]), stepBar(0, data.ledger.logit[t], low, high)]);
     }
     place.replaceChildren(
       table(columns, cells, {
         caption: `Vectors added to the residual stream at ${quoted(t)}${truth === undefined ? "" : `, and their contributions to the logit of ‘${word(truth)}’`}`,
-        hidden: [2, 4],
+        hidden: [2],
         dress: (tr, row) => {
           if (row[0] === "= logit") tr.classList.add("sum");
         },
