@@ -110,6 +110,7 @@ class Browser:
         """The serious and critical findings of axe-core: rule, and the first elements."""
         folder = importlib.util.find_spec("axe_core_python").submodule_search_locations[0]
         self.run((Path(folder) / "axe.min.js").read_text("utf-8"))
+        self.driver.set_script_timeout(180)  # a page with every fold open has thousands of elements
         found = self.driver.execute_async_script(
             "const done = arguments[0]; axe.run().then((r) => done(r.violations), (e) => done([{id: String(e), nodes: []}]))"
         )

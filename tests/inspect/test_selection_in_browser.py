@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -114,13 +115,14 @@ def test_the_selection_is_in_the_address_and_an_address_selects(chromium, file, 
     heads = payload["attention"]["heads"]
     chromium.open(f"{file.as_uri()}#attention&token=5&head=0.{heads - 1}&key=2&step=10")
     chromium.wait("return document.documentElement.dataset.ready === 'true'")
+    # At the start the address leads to its section.
+    chromium.wait(
+        "return Math.abs(document.getElementById('attention').getBoundingClientRect().top) < innerHeight / 2"
+    )
     draw_all(chromium)
     assert " at 5" in text_of(chromium, "selection")
     assert chromium.run("return document.querySelector('.step-now').textContent") == "step 10"
     assert f"Layer 0, head {heads - 1}" in text_of(chromium, "attention")
-    assert chromium.run(
-        "return Math.abs(document.getElementById('attention').getBoundingClientRect().top) < innerHeight / 2"
-    )
     # A link keeps the selection.
     chromium.click('#contents a[href="#lens"]')
     chromium.wait("return location.hash.startsWith('#lens&token=5')")
@@ -147,10 +149,10 @@ def test_the_way_through_the_model_has_the_real_norms_and_guesses(chromium, file
     draw_all(chromium)
     text, words = text_of(chromium, "flow").split("Table:")[0], static_tables.Words(payload)
     ledger, lens = payload["ledger"], payload["lens"]
-    for l in range(payload["attention"]["layers"]):
-        assert f"MLP{ledger['norms'][ledger['entries'].index(f'{l}.mlp')][2]:.2f}" in text
-        p = lens["p"][l + 1][2][0]
-        assert f"guess ‘{words(lens['ids'][l + 1][2][0])}’ {p:.3f}" in text
+    for i in range(payload["attention"]["layers"]):
+        assert f"MLP{ledger['norms'][ledger['entries'].index(f'{i}.mlp')][2]:.2f}" in text
+        p = lens["p"][i + 1][2][0]
+        assert f"guess ‘{words(lens['ids'][i + 1][2][0])}’ {p:.3f}" in text
     chromium.click("#flow .square", 1)
     assert chromium.run("return location.hash").startswith("#attention")
     assert "Layer 0, head 1" in text_of(chromium, "attention")
@@ -194,7 +196,7 @@ def test_the_ledger_is_a_waterfall_that_ends_at_the_logit(chromium, file, payloa
         " const s = b.style; return [Number(s.getPropertyValue('--from')), Number(s.getPropertyValue('--length')), b.className]; })"
     )
     ends = [(a, a + n) if kind != "minus" else (a + n, a) for a, n, kind in bars]
-    for before, after in zip(ends[:-2], ends[1:-1], strict=True):
+    for before, after in pairwise(ends[:-1]):
         assert before[1] == pytest.approx(after[0], abs=1e-6)
     assert ends[-2][1] == pytest.approx(ends[-1][1], abs=1e-3), "the last row is the sum"
 
