@@ -18,7 +18,18 @@ SETTINGS = (  # of POST /api/generate: name, label, minimum, step; empty fields 
     ("seed", "seed", 0, 1),
 )
 # The sections of the report that the local page shows.
-SHOWN = ("probe", "next", "attention", "ledger", "lens", "embeddings", "contextual", "positions", "neurons")
+SHOWN = (
+    "probe",
+    "flow",
+    "next",
+    "attention",
+    "ledger",
+    "lens",
+    "embeddings",
+    "contextual",
+    "positions",
+    "neurons",
+)
 
 
 def render(about: dict[str, Any]) -> str:

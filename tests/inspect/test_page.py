@@ -147,7 +147,7 @@ def test_the_tokens_of_these_tests_are_bad_ones():
     assert "</script>" in "".join(NASTY) and "\0" in NASTY and "\u202e" in "".join(NASTY)
 
 
-ABOUT = {"template": "",
+ABOUT = {"template": "", "examples": ["</button><b>"], "sites": {"layers": 2, "heads": 2, "mlp": 1, "neurons": 8, "stream": 1},
     "title": "run </title><script>", "step": 20, "workdir": "run/<b>", "tokenizer": "char", "vocab_size": 20, "num_params": 4_000,
     "context_length": 16, "limits": {"body_bytes": 65_536, "max_new_tokens": 1_000},
     "defaults": {"prompt": "\n</textarea><b>", "max_new_tokens": 20, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0},

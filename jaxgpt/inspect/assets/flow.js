@@ -26,7 +26,7 @@ function drawFlow(root) {
         "’ ",
         el("b", {}, chance(p[r][t][0])),
       );
-    const card = (title, ...content) => el("section", { class: "card" }, el("h3", {}, title), content);
+    const card = (title, ...content) => el("div", { class: "card" }, el("h3", {}, title), content);
     const blocks = range0(data.attention.layers).map((l) => {
       const ofHeads = range0(data.attention.heads)
         .map((h) => [h, norm(`${l}.${h}`)])

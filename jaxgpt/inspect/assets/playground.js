@@ -445,7 +445,7 @@ async function look(i, scrolls) {
     document.getElementById("data").textContent = JSON.stringify(payload);
     show(true);
     for (const section of inside.querySelectorAll("section")) {
-      const key = { probe: "tokens" }[section.id] ?? section.id;
+      const key = { probe: "tokens", flow: "ledger" }[section.id] ?? section.id;
       section.hidden = !(key === "positions" ? payload.positions?.end : payload[key]);
     }
     notice([...payload.cut, ...payload.missing]);
