@@ -25,7 +25,11 @@ from jaxgpt.runs import records
 # Modules, in the order of the learning notes.
 CLAIMS = [
     "lookup",
+    "sizes",
+    "ids",
     "meaning",
+    "near_far",
+    "columns",
     "analogy",
     "width",
     "overfitting",
@@ -34,6 +38,7 @@ CLAIMS = [
     "positions",
     "no_mask",
     "static_dynamic",
+    "later_words",
     "heads_add_up",
     "number_of_heads",
     "neurons",
@@ -43,6 +48,9 @@ CLAIMS = [
     "gradient_rows",
     "fine_tuning",
     "parallel_positions",
+    # The documents of this project.
+    "recipe",
+    "mup",
     # Questions of the field.
     "distribution",
     "pseudowords",

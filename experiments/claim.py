@@ -44,6 +44,7 @@ from experiments.intervals import mean as mean
 from experiments.intervals import numbers as numbers
 from experiments.intervals import ratio as ratio
 from experiments.intervals import show as show
+from experiments.intervals import within as within
 from experiments.rule import AGAIN as AGAIN
 from experiments.rule import DEPENDS as DEPENDS
 from experiments.rule import FAILS as FAILS

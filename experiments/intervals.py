@@ -68,6 +68,18 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> Estimate:
     return Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high), found.count)
 
 
+def within(found: Estimate, at: float, margin: float) -> Estimate:
+    """Two margins minus the distance from `at`: above one margin exactly where the distance is below one.
+
+    It turns "no difference" into an effect that the rule can call true.
+    """
+    apart = [abs(x - at) for x in (found.low, found.high)]
+    nearest = 0.0 if found.low <= at <= found.high else min(apart)
+    return Estimate(
+        2 * margin - abs(found.value - at), 2 * margin - max(apart), 2 * margin - nearest, found.count
+    )
+
+
 def fastest(seconds: Sequence[float], among: int) -> list[float]:
     """The minimum of each `among` consecutive times: other processes can only make a step slower."""
     complete = len(seconds) // among * among

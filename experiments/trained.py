@@ -76,14 +76,14 @@ def seeds(setting: Setting, kind: str, base: Config) -> list[Run]:
     return [load(row.workdir) for row in rows]
 
 
-def characters(setting: Setting) -> list[Run]:
-    """Character models of Shakespeare, one per seed: four layers, four heads, ReLU."""
+def characters(setting: Setting, tied: bool = True) -> list[Run]:
+    """Character models of Shakespeare, one per seed: four layers, four heads, ReLU; the output head tied to the table or not."""
     data = text_of(setting, "shakespeare", setting.pick(40_000, None, None))
     pick = setting.pick
     base = Config(
         model=config.ModelConfig(
             context_length=pick(32, 64, 256), d_model=pick(16, 64, 384), num_layers=pick(2, 4, 6), num_heads=pick(2, 4, 6),
-            activation="relu",
+            activation="relu", tie_embeddings=tied,
         ),
         data=dataclasses.replace(data, batch_size=pick(4, 16, 64)),
         optim=config.OptimConfig(

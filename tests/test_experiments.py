@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as every
-from experiments import analogy, claim, heads_add_up, neurons, page, recompute, static_dynamic
+from experiments import (
+    analogy,
+    claim,
+    columns,
+    heads_add_up,
+    ids,
+    later_words,
+    meaning,
+    mup,
+    neurons,
+    overfitting,
+    page,
+    recompute,
+    static_dynamic,
+)
 from experiments.claim import Check, Effect, Outdated, Result, Setting
 from jaxgpt.config import UserError
 from jaxgpt.vectors import tables
@@ -155,6 +169,8 @@ LONG = {
     "mlp_width",
     "residual",
     "fine_tuning",
+    "recipe",
+    "mup",
     "distribution",
     "pseudowords",
     "superposition",
@@ -201,6 +217,7 @@ def test_a_neuron_that_waits_for_one_pattern_is_selective_and_a_random_one_is_no
         [rare + 0.01 * rng.random(len(rare)), rng.random(len(rare)), np.zeros(len(rare))], axis=1
     )
     (one, random, silent), top = neurons.selectivity(active_NF, patterns_N)
+    assert (top[2] == -1).all()  # it never fires: no pattern is made up for it
     assert one > 0.4 and patterns_N[0] in top[0]  # it fires on 1 % of the positions, the pattern is 1 in 216
     assert abs(random) < 0.05
     assert math.isnan(silent)
@@ -239,3 +256,67 @@ def test_contexts_end_in_their_word():
     windows = static_dynamic.contexts(ids, 3, 8, 10)
     assert windows.shape == (10, 8) and (windows[:, -1] == 3).all()
     assert static_dynamic.contexts(ids, 7, 8, 10).shape == (0, 8)
+
+
+def test_random_directions_replace_the_neurons_of_one_layer_and_keep_their_length():
+    rng = np.random.default_rng(0)
+    params = {
+        f"block_{i}": {
+            "mlp": {"up": {"kernel": rng.normal(size=(4, 6)).astype(np.float32), "bias": i}},
+            "attention": i,
+        }
+        for i in range(2)
+    }
+    found = neurons.random_directions(params, 1, seed=0)
+    own, new = (np.asarray(p["block_1"]["mlp"]["up"]["kernel"]) for p in (params, found))
+    np.testing.assert_allclose(np.linalg.norm(new, axis=0), np.linalg.norm(own, axis=0), rtol=1e-6)
+    assert not np.allclose(new, own) and found["block_0"] is params["block_0"]
+    assert found["block_1"]["mlp"]["up"]["bias"] == 1 and found["block_1"]["attention"] == 1
+
+
+def test_the_nearest_numbers_of_pairs_and_ids_without_a_meaning():
+    by_pair = ids.auc_by_pair(np.array([[0, 1], [100, 101], [200, 202]]))
+    assert by_pair == [1.0, 1.0, 1.0]
+    assert ids.auc_by_pair(np.array([[0, 200], [100, 101], [200, 0]])) == [0.0, 1.0, 0.0]
+    assert meaning.nearest_in(np.array([1, 10, 100, 1000, 12]), np.arange(5), 1)[0] == 4
+
+
+def test_a_property_in_one_column_is_found_there_and_is_lost_by_a_rotation():
+    rng = np.random.default_rng(0)
+    have, others = rng.normal(size=(2, 16, 12))
+    have[:, 5] -= 6
+    assert columns.best_column(have, others) == 1.0 == columns.direction(have, others)
+    spread = np.ones(12) / np.sqrt(12)
+    slanted = rng.normal(size=(16, 12)) + 4 * spread
+    assert columns.direction(slanted, others) > columns.best_column(slanted, others)
+
+
+def test_a_causal_mask_allows_no_weight_on_a_later_word():
+    scores = np.log([[0.3, 0.1, 0.6]])
+    np.testing.assert_allclose(later_words.weights_of(scores, causal=False), [[0.3, 0.1, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(later_words.weights_of(scores, causal=True), [[0.75, 0.25, 0.0]], rtol=1e-6)
+
+
+def test_the_best_rate_and_its_slope_are_those_of_a_parabola():
+    powers = list(range(-12, -3))
+    curves = {str(w): [[(p + np.log2(w)) ** 2 for p in powers]] * 3 for w in (64, 128, 256)}
+    assert [mup.best_power(rows[0], powers) for rows in curves.values()] == [-6.0, -7.0, -8.0]
+    np.testing.assert_allclose(mup.slopes(curves, powers), [-1.0] * 3)
+    assert mup.transfer_costs(curves) == [4.0] * 3  # two powers of two away from the best
+    assert mup.best_power([1.0, 2.0, None], [-3, -2, -1]) == -3.0
+
+
+def test_early_stopping_is_chosen_on_one_half_and_scored_on_the_other():
+    assert overfitting.early([[1, 3.0, 3.5], [2, 2.0, 2.5], [3, 2.5, 2.0]]) == 2.5
+
+
+def test_no_difference_is_an_effect_that_can_hold():
+    found = claim.within(Estimate(0.51, 0.48, 0.54, 60), 0.5, 0.05)
+    assert (found.value, found.low, found.high) == pytest.approx((0.09, 0.06, 0.1))
+    assert Effect("", found, margin=0.05).verdict == claim.HOLDS
+    assert (
+        Effect("", claim.within(Estimate(0.7, 0.6, 0.8, 60), 0.5, 0.05), margin=0.05).verdict == claim.FAILS
+    )
+    assert (
+        Effect("", claim.within(Estimate(0.5, 0.4, 0.6, 60), 0.5, 0.05), margin=0.05).verdict == claim.UNTOLD
+    )
