@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.common.cli import command_line
-from jaxgpt.config import UserError
+from jaxgpt.common.say import warn
+from jaxgpt.config import UserError, first_line
 from jaxgpt.data import conversations, prompts
 from jaxgpt.inspect import chat, reading, steering
 from jaxgpt.inspect import subject as subjects
@@ -172,36 +173,34 @@ class Service:
 
         The most likely requests come first. `ready` grows by "write" and "look" for short texts, "lengths", and "edits".
         """
-        T, ids = (
-            self.subject.cfg.context_length,
-            self._ids({"prompt": self.about()["defaults"]["prompt"], "ids": None}),
-        )
+        T = self.subject.cfg.context_length
+        ids = self._ids({"prompt": self.about()["defaults"]["prompt"], "ids": None})
         lengths = [16]
         while lengths[-1] < min(T, PREPARED):
             lengths.append(2 * lengths[-1])
         texts = [np.resize(ids, min(length, T)).tolist() for length in lengths]
+        looked_at = [text for text in texts if len(text) <= subjects.MOST_TOKENS]
         off = [{"site": "heads", "layer": 0, "at": 0, "scale": 0}]
-        tasks: list[tuple[str, list[Callable[[], Any]]]] = [
-            ("write", [lambda: self._write(texts[0], []), lambda: self.next({"ids": texts[0]})]),
-            ("look", [lambda: self._look(texts[0])]),
-            ("lengths", [lambda x=x: self._write(x, []) for x in texts[1:]]  # type: ignore[misc]
-                      + [lambda x=x: self.next({"ids": x}) for x in texts[1:]]  # type: ignore[misc]
-                      + [lambda x=x: self._look(x) for x in texts[1:]]),  # type: ignore[misc]
-            ("edits", [lambda x=x: self._write(x, off) for x in texts]  # type: ignore[misc]
-                    + [lambda x=x: self.next({"ids": x, "edits": off}) for x in texts]),  # type: ignore[misc]
-        ]  # fmt: skip
-        for name, calls in tasks:
-            for call in calls:
-                with contextlib.suppress(UserError):  # what this model can't do is said to who asks for it
-                    call()
+        tasks: dict[str, list[tuple[Callable, dict[str, Any]]]] = {
+            "write": [(self._write, {"ids": texts[0]}), (self.next, {"ids": texts[0]})],
+            "look": [(self.report, {"ids": text}) for text in looked_at[:1]],
+            "lengths": [(do, {"ids": text}) for do in (self._write, self.next) for text in texts[1:]]
+            + [(self.report, {"ids": text}) for text in looked_at[1:]],
+            "edits": [(do, {"ids": text, "edits": off}) for do in (self._write, self.next) for text in texts],
+        }
+        for name, calls in tasks.items():
+            for do, given in calls:
+                try:
+                    do(given)
+                except UserError:  # what this model can't do is said to who asks for it
+                    pass
+                except Exception as error:
+                    warn(f"not prepared ({first_line(error)}): the page works, its first answers take longer")
             self.ready.append(name)
 
-    def _write(self, ids: list[int], edits: list[Any]) -> None:
-        for _ in self.generate({"ids": ids, "max_new_tokens": 2, "edits": edits}):
+    def _write(self, given: dict[str, Any]) -> None:
+        for _ in self.generate(given | {"max_new_tokens": 2}):
             pass
-
-    def _look(self, ids: list[int]) -> None:
-        self.report({"ids": ids[-subjects.MOST_TOKENS :]})
 
     def _notes(self, ids: np.ndarray) -> list[dict[str, Any]]:
         notes, start = [], window_start(len(ids), self.subject.cfg.context_length)
