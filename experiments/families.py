@@ -1,6 +1,7 @@
 """Published models in and out, compared with transformers: logits, loss, greedy text, shards, half precision.
 
     python -m experiments.families [--only llama] [--results FOLDER]
+    python -m experiments.families --trained    # this part alone, and results/families_trained.json
 
 Needs transformers 5 and PyTorch in this environment; nothing is downloaded. For every family of runs/families:
 
@@ -9,6 +10,8 @@ Needs transformers 5 and PyTorch in this environment; nothing is downloaded. For
             bytes of the tensors that were imported; bfloat16 and float16 files
     export  models of ours that the family writes in other terms: the largest difference of logits, and the missing and
             unexpected keys that transformers reports
+    trained runs of ours, each trained for a few steps (characters, words, byte pairs, the portable fast config, LoRA), in
+            every family that takes it: the same, and the ids of 20,000 characters by the exported tokenizer
     full    SmolLM2-135M's and Pythia-70m's shapes with random weights: logits, loss, greedy tokens, export
 
 The exit code is 1 if a check fails. Writes results/families.json.
@@ -30,7 +33,8 @@ import jaxgpt
 from experiments import claim
 from jaxgpt.common import cli
 from jaxgpt.common.files import write_json
-from jaxgpt.config import Config, ModelConfig, UserError
+from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxgpt.data import corpora
 from jaxgpt.data.tokenizers import IdsTokenizer
 from jaxgpt.model.generation import Sampler, generate_ids
 from jaxgpt.model.gpt import GPT
@@ -38,6 +42,7 @@ from jaxgpt.model.parameters import count_params, param_shapes
 from jaxgpt.runs import published
 from jaxgpt.runs.load import Run
 from jaxgpt.runs.tensor_files import open_tensors
+from jaxgpt.training import loop
 from jaxgpt.training.steps import token_losses
 
 LIMIT, EXPORT_LIMIT = 1e-4, 2e-5  # on logits, float32
@@ -260,6 +265,97 @@ def exported(family: str, fields: dict[str, Any]) -> dict[str, Any]:
         }
 
 
+_SMALL = {"context_length": 64, "d_model": 64, "num_layers": 2, "num_heads": 4}
+_ROTARY = _SMALL | {"position": "rotary", "norm": "rmsnorm", "use_bias": False}
+# Runs that are trained here: the model, the data, the steps, and the families that take it.
+TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "characters": (_SMALL | {"activation": "gelu_tanh", "dropout_rate": 0.1, "attention_dropout_rate": 0.0},
+                   {"tokenizer": "char"}, ("gpt2",)),
+    "words, with documents": (_ROTARY | {"activation": "swiglu", "num_kv_heads": 2},
+                              {"tokenizer": "word", "vocab_size": 800, "documents": "blank_line"}, ("llama",)),
+    "byte pairs": (_ROTARY | {"activation": "relu_squared", "vocab_multiple": 128},
+                   {"tokenizer": "bpe", "vocab_size": 600}, ("arcee",)),
+    "byte pairs, with documents": (_SMALL | {"position": "rotary", "rotary_fraction": 0.25, "parallel_residual": True},
+                                   {"tokenizer": "bpe", "vocab_size": 601, "documents": "blank_line"}, ("gpt_neox",)),
+}  # fmt: skip
+
+
+def small(text: Path, model: dict[str, Any], data: dict[str, Any], **more: Any) -> Config:
+    return Config(
+        model=ModelConfig(**model), data=DataConfig(path=str(text), batch_size=16, **data),
+        optim=OptimConfig(warmup_steps=10, learning_rate=3e-3),
+        train=TrainConfig(num_steps=30, eval_every=0, checkpoint_every=0, sample_tokens=0, embedding_snapshots=0),
+        **more,
+    )  # fmt: skip
+
+
+def trained() -> dict[str, list[dict[str, Any]]]:
+    """Runs of ours, here and there, in each family that takes them."""
+    plays = "".join(piece for piece in corpora.open_corpus("shakespeare").read() if piece)[:400_000]
+    found: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = folder / "text.txt"
+        text.write_text(plays, "utf-8")
+
+        def made(kind: str, cfg: Config) -> Path:
+            loop.train(cfg, folder / kind)
+            return folder / kind
+
+        runs = {kind: made(kind, small(text, *parts[:2])) for kind, parts in TRAINED.items()}
+        families = {kind: parts[2] for kind, parts in TRAINED.items()}
+        fast = cli.read_config("char_fast_portable", {"data.path": str(text), "train.num_steps": "60"})
+        runs["the portable fast config"] = made("fast", fast)
+        families["the portable fast config"] = ("qwen3",)
+        start = runs["words, with documents"]
+        lora = TRAINED["words, with documents"][0] | {
+            "lora_rank": 4,
+            "lora_targets": ("query", "value", "up"),
+        }
+        data = TRAINED["words, with documents"][1] | {"tokenizer_path": str(start / "tokenizer.json")}
+        runs["LoRA, merged"] = made("lora", small(text, lora, data, init_from=str(start)))
+        families["LoRA, merged"] = ("llama",)
+        for kind, run in runs.items():
+            opened = jaxgpt.load(run)
+            found[kind] = [there(opened, family, plays[-20_000:]) for family in families[kind]]
+    return found
+
+
+def there(run: Run, family: str, text: str) -> dict[str, Any]:
+    """A trained run, exported and opened by transformers."""
+    import torch
+    import transformers
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "out")
+        notes = published.export_run(run, folder)
+        written = json.loads((folder / "config.json").read_text())["model_type"]
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, attn_implementation="eager"
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        ids = run.tokenizer.encode(text).tolist()
+        T = run.config.model.context_length
+        tokens = np.array(ids[: 10 * T]).reshape(10, T)
+        theirs = model.eval()(torch.tensor(tokens)).logits.numpy()
+        prompt = ids[:PROMPT]
+        ours, other = greedy(run, prompt), their_greedy(model, prompt)
+        return {
+            "family": written,
+            "tokenizer": run.tokenizer.kind,
+            "parameters": count_params(run.params),
+            "notes": notes,
+            "largest_logit": float(np.abs(theirs).max()),
+            "logits": float(np.abs(logits_of(run, tokens) - theirs).max()),
+            "greedy_equal": ours == other and run.tokenizer.decode(ours) == tokenizer.decode(other),
+            "ids": len(ids),
+            "characters": len(text),
+            "ids_equal": tokenizer(text)["input_ids"] == ids,
+            "keys": {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys},
+            "family_right": written == family,
+        }
+
+
 def held(found: dict[str, Any]) -> bool:
     """Whether all checks of one model hold."""
     limit = EXPORT_LIMIT if "keys" in found else LIMIT
@@ -271,6 +367,7 @@ def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(prog="python -m experiments.families", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="one family")
+    parser.add_argument("--trained", action="store_true", help="only the runs that are trained here")
     parser.add_argument("--results", type=Path, default=claim.RESULTS, help="the folder of families.json")
     args = parser.parse_args(argv)
     try:
@@ -282,8 +379,16 @@ def main(argv: list[str]) -> int:
     torch.set_grad_enabled(False)
     torch.set_num_threads(2)
     start, measured, good = time.perf_counter(), {}, True
+    if not args.only:
+        measured["trained"] = trained()
+        for kind, models in measured["trained"].items():
+            for found in models:
+                good &= held(found)
+                print(
+                    f"{kind:<26} {found['family']:<9} {found['logits']:.1e} {'ok' if held(found) else f'DIFFERS {found}'}"
+                )
     for family, (_, _, shapes) in MODELS.items():
-        if args.only not in ("", family):
+        if args.only not in ("", family) or args.trained:
             continue
         models = [imported(family, shape) for shape in shapes]
         ours = exported(family, EXPORTS[family])
@@ -306,7 +411,7 @@ def main(argv: list[str]) -> int:
         "held": good,
         "measurements": claim.plain(measured),
     }
-    write_json(args.results / "families.json", record)
+    write_json(args.results / f"families{'_trained' if args.trained else ''}.json", record)
     return 0 if good else 1
 
 
