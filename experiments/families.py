@@ -265,17 +265,17 @@ def exported(family: str, fields: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-_SMALL = {"context_length": 64, "d_model": 64, "num_layers": 2, "num_heads": 4}
-_ROTARY = _SMALL | {"position": "rotary", "norm": "rmsnorm", "use_bias": False}
+SMALL = {"context_length": 64, "d_model": 64, "num_layers": 2, "num_heads": 4}
+ROTARY = SMALL | {"position": "rotary", "norm": "rmsnorm", "use_bias": False}
 # Runs that are trained here: the model, the data, the steps, and the families that take it.
 TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
-    "characters": (_SMALL | {"activation": "gelu_tanh", "dropout_rate": 0.1, "attention_dropout_rate": 0.0},
+    "characters": (SMALL | {"activation": "gelu_tanh", "dropout_rate": 0.1, "attention_dropout_rate": 0.0},
                    {"tokenizer": "char"}, ("gpt2",)),
-    "words, with documents": (_ROTARY | {"activation": "swiglu", "num_kv_heads": 2},
+    "words, with documents": (ROTARY | {"activation": "swiglu", "num_kv_heads": 2},
                               {"tokenizer": "word", "vocab_size": 800, "documents": "blank_line"}, ("llama",)),
-    "byte pairs": (_ROTARY | {"activation": "relu_squared", "vocab_multiple": 128},
+    "byte pairs": (ROTARY | {"activation": "relu_squared", "vocab_multiple": 128},
                    {"tokenizer": "bpe", "vocab_size": 600}, ("arcee",)),
-    "byte pairs, with documents": (_SMALL | {"position": "rotary", "rotary_fraction": 0.25, "parallel_residual": True},
+    "byte pairs, with documents": (SMALL | {"position": "rotary", "rotary_fraction": 0.25, "parallel_residual": True},
                                    {"tokenizer": "bpe", "vocab_size": 601, "documents": "blank_line"}, ("gpt_neox",)),
 }  # fmt: skip
 
