@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.common import jax_settings
+
 # Before JAX is imported: neither read nor write the user's cache. One folder is shared by the tests, the workers of
 # pytest-xdist, which inherit this environment, and the commands that tests start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -19,6 +21,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Tests compile much and compute little: half of LLVM's work is not worth its time here.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    # Where only the compiler of a GPU is installed, JAX would try to start it as a device, and print a traceback.
+    if jax_settings.compilers_alone():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 SHARED = Path(os.environ["JAXGPT_CACHE"]) / "shared"
 
 

@@ -206,7 +206,8 @@ def set_up_process(joins: bool = False, compiles: bool = False) -> None:
     """
     jax_settings.check(compiles)
     keep_freed_memory()
-    _enable_compilation_cache()
+    if not compiles:  # what is compiled for another device can't be read back here
+        _enable_compilation_cache()
     if not joins:
         jax_settings.check_platform()
 

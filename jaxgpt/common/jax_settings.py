@@ -58,14 +58,14 @@ _PLUGINS = {
 }
 
 
-def _alone() -> list[str]:
+def compilers_alone() -> list[str]:
     """The compilers for GPUs that are installed without what else a device needs."""
     return [name for name, others in _PLUGINS.items() if _found(name) and not any(map(_found, others))]
 
 
 def skip_compilers() -> None:
     """Keep JAX from starting a compiler as a device: it would print a traceback and continue on the CPU."""
-    for name in _alone():
+    for name in compilers_alone():
         if name not in sys.modules:
             stub = types.ModuleType(name)
             vars(stub)["initialize"] = lambda: None
@@ -76,7 +76,7 @@ def keep_compilers() -> None:
     """Let JAX load a compiler for a device that is not here, and compute on the CPU."""
     import jax
 
-    if _alone() and not jax.config.values["jax_platforms"]:
+    if compilers_alone() and not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")
 
 

@@ -2,30 +2,33 @@
 
 In a ring of n devices, each device sends 2 (n - 1) / n of the bytes of an array to sum it (all-reduce), (n - 1) / n to
 collect its parts (all-gather), and as many to sum it into parts (reduce-scatter). Thakur et al. 2005, "Optimization of
-Collective Communication Operations in MPICH". P is the bytes of all parameters (a device uses P / tensor), A those of the
-stream [rows of a device, T, D]:
+Collective Communication Operations in MPICH". P is the bytes of all matrices in model.dtype, G those of all gradients (of the
+blocks' matrices in model.dtype, of the others in float32), A those of the stream [rows of a device, T, D]:
 
-    data     all-reduce of the device's part of the gradients                             P / (fsdp tensor)
-    fsdp     all-gather of the parameters, again in the backward pass where remat is on   P / tensor
-             reduce-scatter of their gradients                                            P / tensor
+    data     all-reduce of the device's part of the gradients                             G / (fsdp tensor)
+    fsdp     all-gather of the matrices, again in the backward pass where remat is on     P / tensor
+             reduce-scatter of their gradients                                            G / tensor
     tensor   all-reduce of the stream, 2 in each layer forward and 2 backward, and        A
              1 each for the embedding and the gradient of the head
 
-Not counted: norms, biases, losses and the softmax over a split vocabulary, which are small.
+Not counted: losses and the softmax over a split vocabulary, which are small.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import Config
 from jaxgpt.model import linear
 from jaxgpt.model.parameters import param_shapes
+from jaxgpt.model.paths import map_named
 from jaxgpt.model.sharding import BATCH, bytes_per_device
 from jaxgpt.training import trainable
 
@@ -57,8 +60,15 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
     """The traffic of a training step on a mesh of these sizes. model.vocab_size must be set."""
     params = param_shapes(cfg.model)
     moving = trainable.select(cfg.optim, params)  # frozen parameters have no gradients
-    kept = bytes_per_device(sizes, params, moving)
-    used, used_moving = (bytes_per_device({**sizes, "fsdp": 1}, params, tree) for tree in (params, moving))
+    # Arrays that are products' results, or cast for products, before they are sent.
+    gradients = _cast(
+        cfg, moving, lambda path: path.startswith("block_") and linear.of_path(path) is not None
+    )
+    matrices = _cast(cfg, params, lambda path: True)
+    kept = bytes_per_device(sizes, params, gradients)
+    used, used_moving = (
+        bytes_per_device({**sizes, "fsdp": 1}, params, tree) for tree in (matrices, gradients)
+    )
     rows = cfg.data.batch_size // math.prod(sizes[axis] for axis in BATCH)
     parts = cfg.train.grad_accumulation_steps
     stream = rows * cfg.model.context_length * cfg.model.d_model * jnp.dtype(cfg.model.dtype).itemsize
@@ -73,3 +83,13 @@ def traffic(cfg: Config, sizes: Mapping[str, int]) -> Traffic:
         fsdp=gathers * all_gather(used, sizes["fsdp"]) + parts * all_gather(used_moving, sizes["fsdp"]),
         tensor=sums * all_reduce(stream, sizes["tensor"]),
     )
+
+
+def _cast(cfg: Config, tree: dict, casts: Callable[[str], bool]) -> dict:
+    """The shapes of parameters, with model.dtype for the matrices among those that `casts` picks."""
+
+    def one(path: str, leaf: Any) -> Any:
+        matrix = casts(path) and leaf.ndim > 1 and not path.endswith("/bias")
+        return jax.ShapeDtypeStruct(leaf.shape, cfg.model.dtype if matrix else leaf.dtype)
+
+    return map_named(one, tree)
