@@ -22,18 +22,22 @@ from jaxgpt.model.parameters import count_params, init_params
 from jaxgpt.training import costs, preflight
 from jaxgpt.training.programs import SingleRun
 from jaxgpt.training.steps import compiler_options
+from jaxgpt.training.target import bounds, hlo
+from jaxgpt.training.target.cards import CARDS, of_device
+from jaxgpt.training.target.collectives import collectives
+from jaxgpt.training.target.kernels import kernels
 
 # Dense bfloat16 FLOP/s from NVIDIA's data sheets, without sparsity. The first name that matches the device counts.
 DATASHEET = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
+    "H200": CARDS["h200"].bf16,
+    "H100 PCIe": CARDS["h100-pcie"].bf16,
     "H100 NVL": 835e12,
-    "H100": 989e12,  # SXM: "NVIDIA H100 80GB HBM3"
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "RTX 4090": 165e12,
+    "H100": CARDS["h100"].bf16,  # SXM: "NVIDIA H100 80GB HBM3"
+    "A100": CARDS["a100"].bf16,
+    "L40S": CARDS["l40s"].bf16,
+    "L4": CARDS["l4"].bf16,
+    "A10G": CARDS["a10g"].bf16,
+    "RTX 4090": CARDS["rtx4090"].bf16,
 }
 GPT2_VOCABULARY = 50_257
 OTHER_VOCABULARY = 256  # where it depends on the text: about that of a char tokenizer
@@ -105,6 +109,20 @@ def machine(dtype: str) -> dict[str, Any]:
     }
 
 
+def bound_seconds(text: str, devices: int, steps: int, kind: str | None = None) -> dict[str, float] | None:
+    """The least time of a step by its optimized HLO, of a program of `steps` steps, for each of bounds.SHARES.
+
+    None for a device that cards.py does not have.
+    """
+    card = of_device(kind or jax.devices()[0].device_kind)
+    if card is None:
+        return None
+    module = hlo.read(text)
+    sent = bounds.sending(card, collectives(module, devices), steps)
+    found = bounds.step_seconds(bounds.parts(card, kernels(module), steps), sent)
+    return {share.name: x for share, x in zip(bounds.SHARES, found, strict=True)}
+
+
 def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
     """Time, speed and memory of a config's training step, on its mesh of this machine's devices."""
     count, T = cfg.train.steps_per_dispatch, cfg.model.context_length
@@ -137,6 +155,7 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
     shared = jax.default_backend() == "cpu"
     flops_per_second = cost.model_flops / step_seconds / (1 if shared else program.mesh.size)
     peak = limits["datasheet_flops_per_second"]
+    bound = bound_seconds(compiled.as_text() or "", program.mesh.size, count)
     analysis, planned = compiled.cost_analysis() or {}, compiled.memory_analysis()
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
@@ -158,6 +177,9 @@ def bench_training(cfg: Config, limits: dict[str, Any], steps: int, warmup: int)
         "model_flops_per_second": flops_per_second,
         "share_of_matmul_ceiling": flops_per_second / limits["matmul_flops_per_second"],
         "share_of_datasheet": None if peak is None else flops_per_second / peak,
+        # The least time of the compiled step at shares of the card's speeds, and how much of it the measured step is.
+        "bound_seconds": bound,
+        "share_of_bound": None if bound is None else {name: x / step_seconds for name, x in bound.items()},
         "predicted_bytes": costs.memory_per_device(cfg, cost.memory, program.mesh.shape).total,
         "compiled_bytes": (
             planned.argument_size_in_bytes
@@ -242,6 +264,9 @@ def training_text(found: dict[str, Any], limits: dict[str, Any]) -> str:
         ("of the matrix ceiling", f"{found['share_of_matmul_ceiling']:.1%} of {limits['matmul_flops_per_second'] / T:.4g} T "
                                   f"measured in {limits['matmul_dtype']}"),
         ("of the data sheet", "unknown for this device and dtype" if share is None else f"{share:.1%} of {peak / T:.4g} T"),
+        ("of the bound", "unknown for this device" if found["share_of_bound"] is None else ", ".join(
+            f"{share:.1%} of {found['tokens_per_step'] / found['bound_seconds'][name]:,.0f} tokens/s ({name})"
+            for name, share in found["share_of_bound"].items())),
         ("memory", f"{found['compiled_bytes'] / 2**30:.3f} GiB planned by the compiler, "
                    f"{found['predicted_bytes'] / 2**30:.3f} GiB predicted"),
         ("peak memory", f"{found['peak_bytes'] / 2**30:.3f} GiB on the device" if found["peak_bytes"] else

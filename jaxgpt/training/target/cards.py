@@ -41,11 +41,11 @@ class Card:
     cores: int = 0
     clock: float = 0.0  # GHz
     cache: int = 0  # L2, bytes
-    topology: str = ""  # of a TPU, as libtpu names it
+    generation: str = ""  # of a TPU, as libtpu names it
 
     @property
     def is_tpu(self) -> bool:
-        return bool(self.topology)
+        return bool(self.generation)
 
     @property
     def backend(self) -> Backend:
@@ -99,8 +99,12 @@ CARDS: dict[str, Card] = {card.name: card for card in (
     Card("a6000", "NVIDIA RTX A6000", 51_041_271_808, 768 * G, 32 * G, 154.8 * T, 77.4 * T, 38.7 * T, (8, 6), 84, 1.8, 6 * MiB),
     Card("rtx4090", "NVIDIA GeForce RTX 4090", 24_564 * MiB, 1008 * G, 32 * G, 165 * T, 82.6 * T, 82.6 * T, (8, 9), 128, 2.52, 72 * MiB),
     Card("rtx3090", "NVIDIA GeForce RTX 3090", 24_268 * MiB, 936 * G, 32 * G, 71 * T, 35.6 * T, 35.6 * T, (8, 6), 82, 1.695, 6 * MiB),
+    # TPUs: Google Cloud's pages of each version. Their float32 products are bfloat16 ones, several for one.
+    Card("v5e", "TPU v5 lite", 16 * 2**30, 819 * G, 50 * G, 197 * T, 197 / 3 * T, 197 / 6 * T, generation="v5e"),
+    Card("v6e", "TPU v6 lite", 32 * 2**30, 1640 * G, 100 * G, 918 * T, 918 / 3 * T, 918 / 6 * T, generation="v6e"),
 )}
 # fmt: on
+TOPOLOGIES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}  # of TPUs, by their number
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,11 @@ def parse(text: str) -> Target:
         )
     if not count.isdecimal() or not 1 <= int(count) <= 1024:
         raise UserError(f"--target={text}: give a number of cards from 1 to 1024, such as {name}x8")
+    if CARDS[name].is_tpu and int(count) not in TOPOLOGIES:
+        raise UserError(f"--target={text}: TPUs come as {', '.join(map(str, TOPOLOGIES))}, such as {name}x4")
     return Target(CARDS[name], int(count))
 
 
 def of_device(device_kind: str) -> Card | None:
-    """The card that JAX names so; None: not in the table. The longest name that the device's begins with counts."""
-    found = [card for card in CARDS.values() if device_kind.startswith(card.device_kind)]
-    return max(found, key=lambda card: len(card.device_kind), default=None)
+    """The card that JAX names so; None: not in the table."""
+    return next((card for card in CARDS.values() if card.device_kind == device_kind), None)

@@ -30,7 +30,7 @@ from jaxgpt.model import sharding
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training.steps import build, compiler_options, make_dispatch, state_shapes
-from jaxgpt.training.target.cards import CUDNN, Card, Target
+from jaxgpt.training.target.cards import CUDNN, TOPOLOGIES, Card, Target
 
 # Without a device nothing can be timed, and XLA's own kernels for products depend on timing.
 GPU_OPTIONS: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
@@ -172,7 +172,11 @@ def devices(target: Target) -> list[Any]:
 
 
 def _tpu_devices(target: Target) -> list[Any]:
-    raise UserError("no TPU yet")
+    from jax.experimental import topologies
+
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # ask no server what this machine is
+    name = f"{target.card.generation}:{TOPOLOGIES[target.count]}"
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def kernel(module: Module, run: Run) -> Kernel:
     if x.op == "fusion":
         read, written = _fusion_bytes(module, x)
         inside = list(module.inside(x.called[0]))
-        products = [_dot(y, computation) for y, computation in inside if y.op == "dot"]
+        products = [_PRODUCTS[y.op](y, computation) for y, computation in inside if y.op in _PRODUCTS]
         if products:
             flops, dtype = sum(product[0] for product in products), products[0][1]
             text = "; ".join(product[2] for product in products)
@@ -72,8 +72,8 @@ def kernel(module: Module, run: Run) -> Kernel:
             for y, _ in inside
             if y.op in _INTEGER_WORK and y.type.startswith(("u32", "s32", "u64"))
         )
-    elif x.op == "dot":
-        flops, dtype, text = _dot(x, run.computation)
+    elif x.op in _PRODUCTS:
+        flops, dtype, text = _PRODUCTS[x.op](x, run.computation)
     elif "fmha" in x.target:
         flops, dtype, text = _attention(run)
         written = sum(_bytes_of(found) for found in arrays(x.type) if found[0] != "u8")
@@ -122,6 +122,19 @@ def _dot(x: Instruction, computation: Computation) -> tuple[int, str, str]:
     flops = 2 * count(x.type) * contracted
     text = f"{left}{list(left_shape)} x {right}{list(right_shape)} -> {_plain(x.type)}"
     return flops, _product_dtype(left, x.attributes), text
+
+
+def _convolution(x: Instruction, computation: Computation) -> tuple[int, str, str]:
+    """The same of a convolution, which is what XLA's compiler for TPUs makes of a product."""
+    (left, left_shape), (right, right_shape) = (arrays(computation[name].type)[0] for name in x.operands[:2])
+    labels = re.search(r"dim_labels=\w+_(\w+)->", x.attributes)
+    outputs = right_shape[labels[1].index("o")] if labels else 1
+    flops = 2 * count(x.type) * math.prod(right_shape) // max(1, outputs)
+    text = f"{left}{list(left_shape)} x {right}{list(right_shape)} -> {_plain(x.type)}"
+    return flops, _product_dtype(left, x.attributes), text
+
+
+_PRODUCTS = {"dot": _dot, "convolution": _convolution}
 
 
 def _library_product(run: Run) -> tuple[int, str, str]:
