@@ -99,9 +99,9 @@ CARDS: dict[str, Card] = {card.name: card for card in (
     Card("a6000", "NVIDIA RTX A6000", 51_041_271_808, 768 * G, 32 * G, 154.8 * T, 77.4 * T, 38.7 * T, (8, 6), 84, 1.8, 6 * MiB),
     Card("rtx4090", "NVIDIA GeForce RTX 4090", 24_564 * MiB, 1008 * G, 32 * G, 165 * T, 82.6 * T, 82.6 * T, (8, 9), 128, 2.52, 72 * MiB),
     Card("rtx3090", "NVIDIA GeForce RTX 3090", 24_268 * MiB, 936 * G, 32 * G, 71 * T, 35.6 * T, 35.6 * T, (8, 6), 82, 1.695, 6 * MiB),
-    # TPUs: Google Cloud's pages of each version. Their float32 products are bfloat16 ones, several for one.
-    Card("v5e", "TPU v5 lite", 16 * 2**30, 819 * G, 50 * G, 197 * T, 197 / 3 * T, 197 / 6 * T, generation="v5e"),
-    Card("v6e", "TPU v6 lite", 32 * 2**30, 1640 * G, 100 * G, 918 * T, 918 / 3 * T, 918 / 6 * T, generation="v6e"),
+    # TPUs: Google Cloud's pages of each version. A product of float32 is one of bfloat16, or six where it asks for more.
+    Card("v5e", "TPU v5 lite", 16 * 2**30, 819 * G, 50 * G, 197 * T, 197 * T, 197 / 6 * T, generation="v5e"),
+    Card("v6e", "TPU v6 lite", 32 * 2**30, 1640 * G, 100 * G, 918 * T, 918 * T, 918 / 6 * T, generation="v6e"),
 )}
 # fmt: on
 TOPOLOGIES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}  # of TPUs, by their number

@@ -125,13 +125,31 @@ def _dot(x: Instruction, computation: Computation) -> tuple[int, str, str]:
 
 
 def _convolution(x: Instruction, computation: Computation) -> tuple[int, str, str]:
-    """The same of a convolution, which is what XLA's compiler for TPUs makes of a product."""
+    """The same of a convolution, which is what XLA's compiler for TPUs makes of a product.
+
+    Axes of a batch become positions of a window, with zeros between or around the input's: only the input's count.
+    """
     (left, left_shape), (right, right_shape) = (arrays(computation[name].type)[0] for name in x.operands[:2])
-    labels = re.search(r"dim_labels=\w+_(\w+)->", x.attributes)
-    outputs = right_shape[labels[1].index("o")] if labels else 1
-    flops = 2 * count(x.type) * math.prod(right_shape) // max(1, outputs)
+    (_, out_shape) = arrays(x.type)[0]
+    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes)
+    inputs, kernel, outputs = found.groups() if found else ("bf", "io", "bf")
+    multiplied: float = count(x.type) * right_shape[kernel.index("i")]
+    window = re.search(r"window=\{([^}]*)\}", x.attributes)
+    values = dict(re.findall(r"(\w+)=(\S+)", window[1])) if window else {}
+    axes = len(inputs) - 2
+    for axis in range(axes):
+
+        def of(name: str, default: str, axis: int = axis) -> str:
+            return values[name].split("x")[axis] if name in values else default
+
+        size, stride, dilation = int(of("size", "1")), int(of("stride", "1")), int(of("lhs_dilate", "1"))
+        before, spread = int(of("pad", "0_0").split("_")[0]), int(of("rhs_dilate", "1"))
+        real, results = left_shape[inputs.index(str(axis))], out_shape[outputs.index(str(axis))]
+        places = [o * stride + w * spread - before for o in range(results) for w in range(size)]
+        hits = sum(0 <= place <= (real - 1) * dilation and place % dilation == 0 for place in places)
+        multiplied *= hits / results
     text = f"{left}{list(left_shape)} x {right}{list(right_shape)} -> {_plain(x.type)}"
-    return flops, _product_dtype(left, x.attributes), text
+    return round(2 * multiplied), _product_dtype(left, x.attributes), text
 
 
 _PRODUCTS = {"dot": _dot, "convolution": _convolution}
