@@ -10,6 +10,8 @@ import pytest
 from jaxgpt import bench
 from jaxgpt.config import UserError
 from jaxgpt.training import benchmark, costs, preflight
+from jaxgpt.training.target import bounds, cards
+from tests.training.test_target_hlo import TEXT
 
 ROOT = Path(__file__).parent.parent
 CHAR = str(ROOT / "configs" / "char.py")
@@ -122,6 +124,16 @@ def test_the_vocabulary_is_the_presets_or_the_tokenizers():
 def test_the_data_sheets_peak_is_known_or_said_to_be_unknown(kind, peak):
     assert benchmark.datasheet_peak(kind, "bfloat16") == peak
     assert benchmark.datasheet_peak(kind, "float32") is None
+
+
+def test_the_bound_is_that_of_the_compiled_program_on_a_known_card():
+    card = cards.CARDS["h100"]
+    found = benchmark.bound_seconds(TEXT, devices=8, steps=2, kind=card.device_kind)
+    assert list(found) == [share.name for share in bounds.SHARES]
+    assert 0 < found["data sheet"] < found["usual kernels"]
+    twice = benchmark.bound_seconds(TEXT, devices=8, steps=1, kind=card.device_kind)
+    assert twice["data sheet"] == pytest.approx(2 * found["data sheet"])
+    assert benchmark.bound_seconds(TEXT, 8, 1, kind="cpu") is None
 
 
 def test_the_command_exits_with_2_and_one_line():
