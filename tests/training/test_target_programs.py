@@ -41,12 +41,12 @@ class Limits:
 
 
 LIMITS = {
-    "gpt2": Limits(57, 1_900),
-    "gpt2_fast": Limits(52, 6_850),
-    "char_gpu": Limits(52, 580),
-    "gpt2_x8": Limits(49, 555, traffic=(0.95, 1.31), repeated=1),  # the gradient of the position table
-    "gpt2_fast_x8": Limits(46, 1_265),
-    "char_gpu_x8": Limits(54, 85),
+    "gpt2": Limits(60, 6_300),
+    "gpt2_fast": Limits(54, 6_900),
+    "char_gpu": Limits(54, 590),
+    "gpt2_x8": Limits(58, 960, traffic=(0.95, 1.08), repeated=1),  # the gradient of the position table
+    "gpt2_fast_x8": Limits(50, 1_290),
+    "char_gpu_x8": Limits(56, 87),
 }
 SLOW: tuple[str, ...] = ()  # parts of a step that may multiply in float32
 EIGHT = [name for name in gpu_programs.STEPS if name.endswith("_x8")]
