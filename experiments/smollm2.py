@@ -24,6 +24,7 @@ The exit code is 1 if a check fails. Writes results/smollm2.json; parts that are
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -279,7 +280,9 @@ def measure_words(both: Both) -> dict[str, Any]:
         str(both.run.workdir),
         "--json",
     )
-    return {"answer": json.loads(said), "seconds": seconds}
+    answer = json.loads(said)
+    del answer["source"]  # a path
+    return {"answer": answer, "seconds": seconds}
 
 
 _SMALL = {"vocab_size": 128, "num_layers": 2, "num_heads": 2, "d_model": 32, "use_bias": False}
@@ -445,10 +448,14 @@ def main(argv: list[str]) -> int:
             flush=True,
         )
         measured = read_json(file)["measurements"] if file.exists() else {}
-        measured[part] = found | {"machine": claim.machine(), "commit": claim.commit()}
+        measured[part] = found | {
+            "machine": claim.machine(),
+            "commit": claim.commit(),
+            "load": round(os.getloadavg()[0], 1),  # processes that wanted a core in the last minute
+        }
         record = {
             "name": "smollm2",
-            "command": " ".join(["python -m experiments.smollm2", *argv]),
+            "command": f"python -m experiments.smollm2 --only {args.only}",
             "transformers": transformers.__version__,
             "torch": torch.__version__,
             "limits": {"logits": LIMIT, "export": EXPORT_LIMIT},
