@@ -11,7 +11,8 @@ nothing is downloaded. The parts:
     greedy      60 tokens for ten prompts and two chats
     speed       tokens a second in turns with transformers, with the cache
     words       queen near king - man + woman in its table
-    export      GGUF files of this and of three small models, read by transformers
+    small       GGUF files of three small models, written here and read by transformers
+    export      the same of this model
     report      seconds, memory and size of the page
     finetune    LoRA on Shakespeare: loss on Shakespeare and on other English before and after
 
@@ -34,11 +35,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxgpt
 from experiments import claim
+from experiments.families import logits_of
 from jaxgpt.common import cli
 from jaxgpt.common.files import read_json, write_json
 from jaxgpt.config import Config, ModelConfig, UserError
@@ -48,6 +51,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.runs.gguf import models
 from jaxgpt.runs.load import Run
+from jaxgpt.training.losses import token_losses
 
 LIMIT = 1e-3  # on logits of the quantized model, float32
 EXPORT_LIMIT = 2e-5  # on logits of small models, float32
@@ -114,10 +118,6 @@ def read_by_transformers(path: Path, with_tokenizer: bool = True, **config: Any)
     return model.eval(), tokenizer
 
 
-def logits_of(run: Run, ids: list[int]) -> np.ndarray:
-    return np.asarray(run.model.apply({"params": run.params}, jnp.asarray([ids])))[0]
-
-
 def their_logits(model: Any, ids: list[int]) -> np.ndarray:
     import torch
 
@@ -175,7 +175,7 @@ def measure_import(both: Both) -> dict[str, Any]:
 
 def measure_logits(both: Both) -> dict[str, Any]:
     ids = both.run.tokenizer.encode(shakespeare()[:2000]).tolist()[:200]
-    ours, theirs = logits_of(both.run, ids), their_logits(both.theirs[0], ids)
+    ours, theirs = logits_of(both.run, [ids])[0], their_logits(both.theirs[0], ids)
     difference = float(np.abs(ours - theirs).max())
     return {
         "difference": difference,
@@ -212,11 +212,8 @@ def measure_ids(both: Both) -> dict[str, Any]:
 
 def measure_greedy(both: Both) -> dict[str, Any]:
     model, tokenizer = both.theirs
-    found = []
     reads = both.run.tokenizer.with_special_tokens()  # type: ignore[attr-defined]
-    for prompt in PROMPTS:
-        ids = both.run.tokenizer.encode(prompt).tolist()
-        found.append((prompt, ids))
+    found = [(prompt, both.run.tokenizer.encode(prompt).tolist()) for prompt in PROMPTS]
     for question in CHATS:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
@@ -228,13 +225,8 @@ def measure_greedy(both: Both) -> dict[str, Any]:
     texts = []
     for prompt, ids in found:
         ours = greedy(both.run, ids)
-        texts.append(
-            {
-                "prompt": prompt,
-                "equal": ours == their_greedy(model, ids),
-                "text": both.run.tokenizer.decode(ours),
-            }
-        )
+        equal = ours == their_greedy(model, ids)
+        texts.append({"prompt": prompt, "equal": equal, "text": both.run.tokenizer.decode(ours)})
     return {"texts": texts, "held": all(text["equal"] for text in texts)}
 
 
@@ -301,54 +293,46 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def measure_export(both: Both) -> dict[str, Any]:
+def measure_small(_: Both) -> dict[str, Any]:
+    """Small models with random weights, written here and read by transformers."""
     found: dict[str, Any] = {}
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name:
-        for family, fields in SMALL.items():
-            cfg = ModelConfig(**fields)
-            params = {}
-            for path, leaf in _leaves(param_shapes(cfg)):
-                _put(params, path, jnp.asarray(0.2 * rng.standard_normal(leaf.shape), jnp.float32))
-            run = Run(Config(model=cfg), GPT(cfg), params, IdsTokenizer(cfg.vocab_size), 0, Path("small"))
-            path = Path(name, f"{family}.gguf")
+    for family, fields in SMALL.items():
+        cfg = ModelConfig(**fields)
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), jnp.float32), param_shapes(cfg)
+        )
+        run = Run(Config(model=cfg), GPT(cfg), params, IdsTokenizer(cfg.num_tokens), 0, Path("small"))
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name, "out.gguf")
             models.export_file(run, path, family)
-            # Without a tokenizer transformers does not know GPT-2's vocabulary.
-            model, _ = read_by_transformers(
-                path, with_tokenizer=False, **({"vocab_size": 128} if family == "gpt2" else {})
-            )
-            ids = rng.integers(0, cfg.vocab_size, 64).tolist()
-            theirs = their_logits(model, ids)
-            difference = float(np.abs(logits_of(run, ids) - theirs).max())
-            found[family] = {"difference": difference, "largest_logit": float(np.abs(theirs).max())}
-        path = Path(name, "smollm2.gguf")
-        start = time.perf_counter()
+            # Without a tokenizer transformers does not know the size of GPT-2's vocabulary.
+            sizes = {"vocab_size": cfg.num_tokens} if family == "gpt2" else {}
+            model, _ = read_by_transformers(path, with_tokenizer=False, **sizes)
+        ids = rng.integers(0, cfg.num_tokens, 64).tolist()
+        theirs = their_logits(model, ids)
+        difference = float(np.abs(logits_of(run, [ids])[0] - theirs).max())
+        found[family] = {"difference": difference, "largest_logit": float(np.abs(theirs).max())}
+    return found | {"held": all(one["difference"] < EXPORT_LIMIT for one in found.values())}
+
+
+def measure_export(both: Both) -> dict[str, Any]:
+    """The model itself, written here and read by transformers."""
+    with tempfile.TemporaryDirectory() as name:
+        path, start = Path(name, "smollm2.gguf"), time.perf_counter()
         models.export_file(both.run, path)
-        seconds = time.perf_counter() - start
+        seconds, size = time.perf_counter() - start, path.stat().st_size
         model, tokenizer = read_by_transformers(path)
-        ids = both.run.tokenizer.encode(ENGLISH).tolist()
-        difference = float(np.abs(logits_of(both.run, ids) - their_logits(model, ids)).max())
-        found["smollm2"] = {
-            "difference": difference,
-            "seconds": round(seconds, 1),
-            "bytes": path.stat().st_size,
-            "same_ids": tokenizer.encode(ENGLISH, add_special_tokens=False) == ids,
-        }
-    small = all(found[family]["difference"] < EXPORT_LIMIT for family in SMALL)
-    return found | {"held": small and found["smollm2"]["difference"] < LIMIT and found["smollm2"]["same_ids"]}
-
-
-def _leaves(tree: Any) -> Any:
-    from jaxgpt.model.paths import named_leaves
-
-    return named_leaves(tree)
-
-
-def _put(params: dict[str, Any], path: str, leaf: Any) -> None:
-    *groups, name = path.split("/")
-    for group in groups:
-        params = params.setdefault(group, {})
-    params[name] = leaf
+    ids = both.run.tokenizer.encode(ENGLISH).tolist()
+    difference = float(np.abs(logits_of(both.run, [ids])[0] - their_logits(model, ids)).max())
+    same = tokenizer.encode(ENGLISH, add_special_tokens=False) == ids
+    return {
+        "difference": difference,
+        "seconds": round(seconds, 1),
+        "bytes": size,
+        "same_ids": same,
+        "held": difference < LIMIT and same,
+    }
 
 
 def measure_report(both: Both) -> dict[str, Any]:
@@ -363,43 +347,36 @@ def measure_report(both: Both) -> dict[str, Any]:
     return {"seconds": seconds, "memory_gib": memory, "bytes": sizes}
 
 
-def measure_finetune(both: Both, steps: int = 200) -> dict[str, Any]:
-    """The losses of the last checkpoint and of the model that it started from."""
+def loss_of(run: Run, text: str, width: int) -> float:
+    """Nats per token in windows of the same width for every run; the first token of a window is not predicted."""
+    ids = run.tokenizer.encode(text)
+    windows_NT = ids[: len(ids) // width * width].reshape(-1, width)
+    return float(np.mean(token_losses(logits_of(run, windows_NT)[:, :-1], windows_NT[:, 1:])))
+
+
+def measure_finetune(both: Both) -> dict[str, Any]:
+    """configs/smollm2.py, and the loss on both kinds of text before and after."""
+    texts = {"english": ENGLISH, "shakespeare": shakespeare()[-12_000:-8_000]}  # the end is not trained on
     with tempfile.TemporaryDirectory() as name:
-        english = Path(name, "english.txt")
-        english.write_text(ENGLISH)
-        play = Path(name, "play.txt")
-        play.write_text(shakespeare()[-12_000:-8_000])  # of the validation split
-        tuned = f"{name}/tuned"
-        config = Path(__file__).parents[1] / "configs" / "smollm2.py"
+        tuned, source = f"{name}/tuned", both.run.workdir
         fields = {
-            "init_from": str(both.run.workdir),
-            "data.tokenizer_path": str(both.run.workdir / "tokenizer.json"),
-            "train.num_steps": str(steps),
+            "init_from": source,
+            "data.tokenizer_path": source / "tokenizer.json",
             "train.report": "false",
         }
         flags = [f"--config.{field}={value}" for field, value in fields.items()]
-        _, seconds, memory = command("train", "--config", str(config), "--workdir", tuned, *flags)
+        _, seconds, memory = command("train", "--config", "smollm2", "--workdir", tuned, *flags)
+        after = jaxgpt.load(tuned)
+        width = after.config.model.context_length
         losses = {
-            what: {
-                text.stem: json.loads(
-                    command("evaluate", "--workdir", folder, "--text", str(text), "--json")[0]
-                )
-                for text in (english, play)
-            }
-            for what, folder in (("before", str(both.workdir)), ("after", tuned))
+            what: {title: loss_of(run, text, width) for title, text in texts.items()}
+            for what, run in (("before", both.run), ("after", after))
         }
         lines = [json.loads(line) for line in Path(tuned, "metrics.jsonl").read_text().splitlines()]
-        tool, page_seconds, _ = command("explain", "--workdir", tuned, "--text", "To be, or not to be")
-        _, report_seconds, _ = command("report", "--workdir", tuned, "--out", f"{name}/report")
-    return {
-        "seconds": seconds,
-        "memory_gib": memory,
-        "losses": losses,
-        "metrics": lines,
-        "explain": {"seconds": page_seconds, "lines": len(tool.splitlines())},
-        "report_seconds": report_seconds,
-    }
+        _, explained, _ = command("explain", "--workdir", tuned, "--text", "To be, or not to be")
+        _, reported, _ = command("report", "--workdir", tuned, "--out", f"{name}/report")
+    times = {"train": seconds, "explain": explained, "report": reported}
+    return {"seconds": times, "memory_gib": memory, "losses": losses, "metrics": lines}
 
 
 PARTS = {
@@ -409,6 +386,7 @@ PARTS = {
     "greedy": measure_greedy,
     "speed": measure_speed,
     "words": measure_words,
+    "small": measure_small,
     "export": measure_export,
     "report": measure_report,
     "finetune": measure_finetune,
