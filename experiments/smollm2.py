@@ -168,7 +168,7 @@ def measure_import(both: Both) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "memory_gib": memory,
-        "said": said.splitlines(),
+        "said": said.splitlines()[:-1],
         "file_bytes": both.path.stat().st_size,
     }
 
