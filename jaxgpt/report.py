@@ -1,6 +1,6 @@
 """Write a report about a run: what it learned, and how.
 
-python -m jaxgpt.report --workdir runs/char [--text "ROMEO:"] [--step 1000] [--compare runs/other] [--out FOLDER]
+python -m jaxgpt.report --workdir runs/char [--text "ROMEO:"] [--step 1000] [--compare runs/other] [--out FOLDER] [--gif]
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--compare", type=cli.path, metavar="RUN", help="another run to compare with")
     parser.add_argument("--out", type=cli.path, help="the folder to write to; default: the run's")
+    parser.add_argument(
+        "--gif", action="store_true", help="also write learn.gif: how the run learned, as a moving picture"
+    )
     args = parser.parse_args(argv)
     cli.set_up_process()
     from jaxgpt.inspect.write import report, write
@@ -30,6 +33,10 @@ def main(argv: list[str]) -> None:
     figures = report(args.workdir, args.text, args.text2, args.step, args.compare)
     for path in write(figures, Path(args.out or args.workdir)):
         print(f"{path}  {path.stat().st_size / 1e3:,.0f} kB")
+    if args.gif:
+        from jaxgpt.inspect import moving_picture
+
+        print(moving_picture.write(figures, Path(args.out or args.workdir)))
     for finding in figures["summary"]["findings"]:
         print(f"- {finding['text']}")
     for sentence in (*figures["cut"], *figures["missing"]):

@@ -20,7 +20,7 @@ from jaxgpt.inspect import static_learning
 from jaxgpt.inspect import static_tables as tables
 
 # Concatenated in this order. Outside functions, a file uses only earlier files.
-SCRIPTS = ("text", "colour", "elements", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "allheads", "flow", "embeddings", "model", "neurons", "compare", "address", "start")  # fmt: skip
+SCRIPTS = ("text", "colour", "elements", "core", "pieces", "charts", "timeline", "matrix", "learn", "summary", "probe", "stream", "attention", "allheads", "flow", "embeddings", "model", "neurons", "health", "compare", "address", "start")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,12 @@ SECTIONS = (
         "A neuron that fires adds its output vector to the residual stream. First those that fire most at the selected token, then "
         "those with the largest output anywhere: the texts where they fire most suggest what they respond to, often only in part.",
         "neurons", (tables.neurons,),
+    ),
+    Section(
+        "health", "Health of the training",
+        "Norms, update sizes and activations at some steps of the training (train.stats_every), each line a block or a table. What is "
+        "unusual by a fixed rule is named first.",
+        "health", (tables.health,), optional=True,
     ),
     Section(
         "methods", "How each number is computed",

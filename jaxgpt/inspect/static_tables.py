@@ -285,6 +285,18 @@ def neurons(payload: dict[str, Any]) -> str:
     return table("neurons by layer", ["layer", "neurons", "mean share of tokens above 0", "dead"], rows)
 
 
+def health(payload: dict[str, Any]) -> str:
+    """Every statistic at the first and the last measured step."""
+    figures = payload["health"]
+    rows = [
+        [f"{name or 'logits'}, {kind.replace('_', ' ')}", values[0], values[-1]]
+        for kind, of in figures["series"].items()
+        for name, values in of.items()
+    ]
+    columns = ["statistic", f"step {figures['steps'][0]:,}", f"step {figures['steps'][-1]:,}"]
+    return table("statistics at the first and the last step", columns, rows)
+
+
 def compare(payload: dict[str, Any]) -> str:
     """Both runs' losses, heads and embeddings, and the differences between their configs."""
     other = payload["compare"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxgpt import config
+from jaxgpt.config import UserError
 from jaxgpt.data import baselines, tokenizers
-from jaxgpt.inspect import analysis, changes, heads, learning, token_kinds
+from jaxgpt.inspect import analysis, changes, heads, learning, moving_picture, token_kinds
 from jaxgpt.inspect.capture import capture
 from jaxgpt.inspect.plain import Names
 from jaxgpt.inspect.subject import Subject
@@ -210,3 +211,12 @@ def test_the_weight_on_a_kind_of_keys_is_that_of_the_weights(name, key, planted)
                 )
     np.testing.assert_allclose(got.patterns[name], np.mean([row for row, _ in rows], axis=0), atol=1e-5)
     np.testing.assert_allclose(got.shares[name], np.mean([share for _, share in rows]), rtol=1e-5)
+
+
+def test_the_moving_picture_has_a_frame_for_each_step(report_payload, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    path = moving_picture.write(report_payload, tmp_path)
+    with image.open(path) as picture:
+        assert picture.n_frames == len(report_payload["learning"]["steps"]) and picture.size == (810, 380)
+    with pytest.raises(UserError, match=r"train\.snapshots=log:24"):
+        moving_picture.write(report_payload | {"learning": None}, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from jaxgpt.inspect import changes, page
+from jaxgpt.inspect import changes, health, page
 from tests.inspect.test_page_in_browser import draw_all
 
 
@@ -127,4 +127,27 @@ def test_a_run_without_snapshots_opens_as_before_and_says_how_to_get_them(chromi
     chromium.wait("return document.documentElement.dataset.ready === 'true'")
     assert chromium.run("return document.querySelector('section').id") == "summary"
     assert "train.snapshots=log:24" in chromium.run("return document.getElementById('summary').textContent")
+    assert chromium.complaints() == []
+
+
+def test_statistics_of_the_training_are_small_multiples_with_the_unusual_named(chromium, payload, tmp_path):
+    lines = [
+        {
+            "split": "stats",
+            "step": step,
+            "stats/block_0/update_ratio": ratio,
+            "stats/block_1/update_ratio": 0.001,
+            "stats/logsumexp": 3.0,
+        }
+        for step, ratio in ((1, 0.002), (10, 0.002), (20, 0.9))
+    ]
+    lines = [{key.removeprefix("stats/"): value for key, value in line.items()} for line in lines]
+    figures = copy.deepcopy(payload) | {"health": health.health(lines, 20)}
+    assert figures["health"]["unusual"]
+    (tmp_path / "report.html").write_text(page.render(figures), "utf-8")
+    chromium.open(tmp_path / "report.html")
+    draw_all(chromium)
+    text = chromium.run("return document.getElementById('health').textContent")
+    assert figures["health"]["unusual"][0]["text"] in text and "Update, relative to the parameters" in text
+    assert chromium.run("return document.querySelectorAll('#health svg').length") == 2
     assert chromium.complaints() == []

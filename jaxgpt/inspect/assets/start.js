@@ -106,6 +106,7 @@ function begin() {
   if (data.firing) put("neurons", drawFiring);
   if (data.neurons) put("neurons", drawNeurons);
   if (!options.stop) foldSections();
+  if (data.health) put("health", drawHealth);
   linkFindings();
   if (!options.stop) offerThemes(); // the local page has its own theme button
   document.addEventListener("themechange", redraw, listening);
