@@ -29,6 +29,10 @@ from jaxgpt.model.stopping import Stops, TextUntil
 BODY_BYTES = 65_536  # maximum size of a request
 MOST_TOKENS = 10_000
 PREPARED = 1_024  # tokens: longer texts compile their programs when they are asked for
+# One setting for each kind of sampler that has its own program, besides temperature alone.
+KINDS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0}, {"top_k": 5}, {"top_p": 0.9}, {"top_k": 5, "top_p": 0.9}, {"top_k": 100},
+)  # fmt: skip
 LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
 EXAMPLES, EXAMPLE_LENGTH = 4, 24  # prompts from the validation text, and their characters at most
 DEFAULTS: dict[str, Any] = {
@@ -157,10 +161,11 @@ class Service:
             ids = self._ids(settings)
         else:
             ids, stops = chat.prompt_ids(settings["messages"], self._template, run.tokenizer, stops)
+        sampler = Sampler(settings["temperature"], settings["top_k"], settings["top_p"])
         began = time.perf_counter()
         pieces = generation.generate_pieces(
             *self._edited(settings["edits"]), [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],
-            sampler=Sampler(settings["temperature"], settings["top_k"], settings["top_p"]).of_any_kind(),
+            sampler=sampler.of_any_kind() if settings["edits"] else sampler,
             seed=settings["seed"], chunk=2 if count_params(run.params) > LARGE else generation.STREAM_TOKENS,
             scored=True, slots=max(PREPARED, power_of_two(len(ids) + settings["max_new_tokens"])),
         )  # fmt: skip
@@ -185,7 +190,8 @@ class Service:
             "write": [(self._write, {"ids": texts[0]}), (self.next, {"ids": texts[0]})],
             "look": [(self.report, {"ids": text}) for text in looked_at[:1]],
             "lengths": [(do, {"ids": text}) for do in (self._write, self.next) for text in texts[1:]]
-            + [(self.report, {"ids": text}) for text in looked_at[1:]],
+            + [(self.report, {"ids": text}) for text in looked_at[1:]]
+            + [(self._write, {"ids": texts[0]} | kind) for kind in KINDS],
             "edits": [(do, {"ids": text, "edits": off}) for do in (self._write, self.next) for text in texts],
         }
         for name, calls in tasks.items():

@@ -161,7 +161,7 @@ def generate_pieces(
 
     Prompts may differ in length. Samples are numbered from `first_sample`; a sample depends on its number only. `chunk` limits the tokens of every piece after the first, for streaming. With `scored`
     a piece also has the Scores of its tokens. The cache has as many slots as the text needs, rounded up to a power of two; with a
-    chunk and `slots` (context_length: enough for any text) the programs depend on neither length.
+    chunk and `slots` (context_length: enough for any text) the programs depend on neither length, and on few kinds of samplers.
     """
     T = model.cfg.context_length
     if max_new_tokens < 1 or num_samples < 1:
@@ -186,9 +186,11 @@ def generate_pieces(
     ids = np.zeros((len(rows), lengths.max() + max_new_tokens), np.int32)
     for row, (given, _) in enumerate(rows):
         ids[row, : len(given)] = given
+    few = bool(chunk and slots)
     size = chunk if chunk and slots else min(chunk or T, power_of_two(max_new_tokens))
     slots = min(T, slots or power_of_two(ids.shape[1]))
-    drawn: dict[str, Any] = {"sampler": sampler, "scored": scored}
+    first = sampler.of_any_kind() if few else sampler
+    drawn: dict[str, Any] = {"sampler": sampler.of_few_kinds() if few else sampler, "scored": scored}
 
     def dispatched(out_BT: jax.Array, scores: Scores | None, count: int) -> Callable[[], Piece]:
         """The next tokens, when called: the device may still be computing them."""
@@ -215,7 +217,7 @@ def generate_pieces(
             tokens_BT[row, : widths[row]] = ids[row, starts[row] : lengths[row]]
         cache, token_B, scores = prefill(
             model, params, tokens_BT, jnp.asarray(widths, jnp.int32), keys_B,
-            jnp.asarray(lengths, jnp.int32), slots=slots, **drawn,
+            jnp.asarray(lengths, jnp.int32), slots=slots, **drawn | {"sampler": first},
         )  # fmt: skip
         waiting = dispatched(token_B[:, None], scores, 1)
         made = 1

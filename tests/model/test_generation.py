@@ -201,7 +201,9 @@ def test_every_case_of_a_sampler_of_any_kind_draws_as_the_sampler_alone():
         for top_p in (None, 0.6, 1.0):
             for temperature in (0.0, 0.9):
                 sampler = Sampler(temperature, top_k, top_p)
-                np.testing.assert_array_equal(program(sampler.of_any_kind()), program(sampler))
+                alone = program(sampler)
+                np.testing.assert_array_equal(program(sampler.of_any_kind()), alone)
+                np.testing.assert_array_equal(program(sampler.of_few_kinds()), alone)
 
 
 def test_a_number_that_no_float_holds_is_refused():
