@@ -194,13 +194,13 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
         loss.axhline(measurements["tables"]["unigram"], color="#7a7a7a", linestyle="--", linewidth=1)
     gradient.set_yscale("log")
     loss.set(ylabel="validation loss, nats a character", xlabel="layers")
-    gradient.set(ylabel="gradient of the first block / of the last", xlabel="layers")
+    gradient.set(ylabel="gradient, first block / last", xlabel="layers")
     loss.margins(y=0.3)
     loss.legend(loc="upper left", fontsize=7)
     figure.legend(*gradient.get_legend_handles_labels(), loc="outside upper center", fontsize=7, ncols=4)
     for row in measurements["changes"]:
         change.plot(range(1, len(row) + 1), row, color=claim.COLOURS[0], alpha=0.6)
-    change.set(ylabel="size of a block's change / of the stream", xlabel="block", ylim=(0, None))
+    change.set(ylabel="size of change / of stream", xlabel="block", ylim=(0, None))
 
 
 def _line(

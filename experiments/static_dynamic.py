@@ -183,7 +183,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
     layers.set(
         ylabel="mean cosine of two vectors", xlabel="blocks passed", xticks=list(at), ylim=(-0.1, 1.05)
     )
-    figure.legend(*layers.get_legend_handles_labels(), loc="outside upper center", fontsize=6, ncols=6)
+    figure.legend(*layers.get_legend_handles_labels(), loc="outside upper center", fontsize=6, ncols=3)
     rows_of = measurements["found"]["trained"]
     last = {
         word: np.mean([row["words"][word] for row in rows_of], axis=0) for word in measurements["contexts"]
@@ -193,7 +193,7 @@ def draw(figure, measurements: dict[str, Any]) -> None:
         words.plot(
             range(len(names)), [last[name][i] for name in names], line, color="C0", markersize=4, label=label
         )
-    words.set(ylim=(-0.1, 1.3), ylabel="mean cosine after the last block, trained")
+    words.set(ylim=(-0.1, 1.3), ylabel="mean cosine, last block")
     words.legend(fontsize=7, loc="upper left", ncols=2)
     words.set_xticks(
         range(len(names)),
