@@ -680,3 +680,12 @@ def test_a_run_of_ours_is_exported_and_comes_back(tmp_path, monkeypatch):
     np.testing.assert_array_equal(back.params["token_embedding"]["embedding"], 3 * table[:11])
     export_run(back, "again")
     assert Path("again", FILE).read_bytes() == Path("out", FILE).read_bytes()
+
+
+def test_attention_has_a_dropout_rate_of_its_own():
+    family, given = FAMILIES["gpt2"], {"model_type": "gpt2", "resid_pdrop": 0.2}
+    other, _ = family.read_config(given | {"attn_pdrop": 0.0}, "config.json")
+    same, _ = family.read_config(given | {"attn_pdrop": 0.2}, "config.json")
+    assert (other.dropout_rate, other.attention_dropout_rate) == (0.2, 0.0)
+    assert (same.dropout_rate, same.attention_dropout_rate) == (0.2, None)
+    assert family.write(other)["attn_pdrop"] == 0.0

@@ -95,7 +95,7 @@ class GPT2(Family):
     buffers = re.compile(r"(?:transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")  # masks
 
     def read(self, given: dict[str, Any]) -> ModelConfig:
-        """Of the three dropout rates resid_pdrop is used."""
+        """Of the dropout rates embd_pdrop is left out: embeddings have that of what layers add, resid_pdrop."""
         return ModelConfig(
             vocab_size=given["vocab_size"],
             context_length=given["n_positions"],
@@ -104,6 +104,9 @@ class GPT2(Family):
             num_heads=given["n_head"],
             d_ff=given["n_inner"] or 4 * given["n_embd"],
             dropout_rate=float(given["resid_pdrop"]),
+            attention_dropout_rate=None
+            if given["attn_pdrop"] == given["resid_pdrop"]
+            else float(given["attn_pdrop"]),
             activation=ACTIVATIONS[given["activation_function"]],
             attention_scale=None if given["scale_attn_weights"] else 1.0,
             norm_epsilon=float(given["layer_norm_epsilon"]),
