@@ -128,7 +128,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         " ".join(says) or "No table of published vectors is installed.",
         untold="" if parts else "no table of published vectors is installed",
         varies="the table",
-        headline=f"Columns are not features, directions are: {'; '.join(headline)}." if headline and all(p.verdict != claim.HOLDS for p in parts) else f"{'; '.join(headline)}.".capitalize() if headline else "",
+        headline=f"Whether columns are features more than other directions: {'; '.join(headline)}." if headline else "",
     )  # fmt: skip
 
 
