@@ -24,6 +24,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Where only the compiler of a GPU is installed, JAX would try to start it as a device, and print a traceback.
     if jax_settings.compilers_alone():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+jax_settings.skip_compilers()
 SHARED = Path(os.environ["JAXGPT_CACHE"]) / "shared"
 
 

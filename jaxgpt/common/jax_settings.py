@@ -64,11 +64,15 @@ def compilers_alone() -> list[str]:
 
 
 def skip_compilers() -> None:
-    """Keep JAX from starting a compiler as a device: it would print a traceback and continue on the CPU."""
+    """Keep JAX from starting a compiler as a device.
+
+    It would print a traceback and continue on the CPU, and jax.profiler would end the process.
+    """
     for name in compilers_alone():
         if name not in sys.modules:
             stub = types.ModuleType(name)
             vars(stub)["initialize"] = lambda: None
+            stub.__spec__ = importlib.util.find_spec(name)
             sys.modules[name] = stub
 
 

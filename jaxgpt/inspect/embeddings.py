@@ -11,6 +11,7 @@ import numpy as np
 from jaxgpt.inspect import word_lists
 from jaxgpt.inspect.plain import Names, plain
 from jaxgpt.inspect.subject import Subject
+from jaxgpt.runs import records
 from jaxgpt.vectors import geometry, nearest, tables, word_tests, word_vectors
 from jaxgpt.vectors.word_vectors import Vectors
 
@@ -91,10 +92,11 @@ def of_run(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[st
 
 
 def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
-    if 0 in history and subject.run.step:
+    imported = records.imported_from(subject.run.workdir) is not None and not subject.run.step
+    if 0 in history and not imported:
         return history[0], "the table that the run saved at step 0"
     table = np.asarray(subject.untrained()[1]["token_embedding"]["embedding"], np.float32)
-    why = "it saved no table of step 0" if subject.run.step else "its step 0 is the model itself"
+    why = "its step 0 is the model itself" if imported else "it saved no table of step 0"
     return table[: subject.cfg.vocab_size], f"fresh parameters from the run's seed, because {why}"
 
 

@@ -97,7 +97,7 @@ def test_play_runs_from_the_first_step_to_the_last_and_stops(chromium, file):
         "new MutationObserver(() => { if (seen.at(-1) !== now.textContent) seen.push(now.textContent); }).observe(now, {childList: true});"
         "document.getElementById('play').click(); seen.push(document.getElementById('play').textContent.split(' ')[1]);"
     )
-    chromium.wait("return document.getElementById('play').textContent.includes('Play')")
+    chromium.wait("return document.getElementById('play').textContent.includes('Play')", seconds=60)
     steps = [text for text in chromium.run("return seen") if text.startswith("step")]
     assert steps == ["step 0", "step 10", "step 20"] and "Pause" in chromium.run("return seen")
     assert chromium.complaints() == []

@@ -339,9 +339,11 @@ def test_the_tables_of_step_0_follow_from_the_seed(opened):
     assert not np.array_equal(opened.untrained(1)[1]["token_embedding"]["embedding"], kept)
 
 
-def test_an_imported_run_is_compared_with_an_untrained_one(opened):
+def test_an_imported_run_is_compared_with_an_untrained_one(opened, tmp_path):
     """Its step 0 is the trained model."""
-    at_start = SimpleNamespace(run=SimpleNamespace(step=0), untrained=opened.untrained, cfg=opened.cfg)
+    (tmp_path / "run.json").write_text(json.dumps({"starts": [], "imported": {"name": "gpt2"}}))
+    run = SimpleNamespace(step=0, workdir=tmp_path)
+    at_start = SimpleNamespace(run=run, untrained=opened.untrained, cfg=opened.cfg)
     _, params = opened.untrained()
     table, why = embeddings._start(at_start, {0: opened.run.params["token_embedding"]["embedding"]})
     np.testing.assert_array_equal(table, params["token_embedding"]["embedding"][: len(table)])

@@ -18,8 +18,9 @@ from jaxgpt.training import costs, loop
 from tests import small_runs
 from tests.models import TINY, TOKENS, random_params
 
-UNMASKED, PLAIN_SUM, NO_MLP = (
-    dataclasses.replace(TINY, **changes) for changes in ({"causal": False}, {"residual": False}, {"d_ff": 0})
+UNMASKED, PLAIN_SUM, NO_MLP, POST_NORM = (
+    dataclasses.replace(TINY, **changes)
+    for changes in ({"causal": False}, {"residual": False}, {"d_ff": 0}, {"post_norm": True})
 )
 
 
@@ -110,9 +111,9 @@ def test_gpt2_has_no_such_model(cfg):
         FAMILIES["gpt2"].check(cfg)
 
 
-@pytest.mark.parametrize("cfg", [PLAIN_SUM, NO_MLP], ids=["residual", "d_ff"])
+@pytest.mark.parametrize("cfg", [PLAIN_SUM, NO_MLP, POST_NORM], ids=["residual", "d_ff", "post_norm"])
 def test_a_ledger_needs_sums(cfg):
-    with pytest.raises(UserError, match="a report needs a residual stream and MLPs"):
+    with pytest.raises(UserError, match="a report needs a residual stream that layers only add to, and MLPs"):
         capture(cfg, random_params(cfg), TOKENS[0])
 
 

@@ -6,7 +6,6 @@ Nothing runs: XLA compiles for cards that are not here. Needs the extra gpu-comp
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.common import jax_settings
 from jaxgpt.training import traffic
 from jaxgpt.training.target import hlo
 from jaxgpt.training.target.collectives import collectives
@@ -24,7 +24,7 @@ from tests import gpu_guards, gpu_programs
 pytestmark = [
     pytest.mark.gpu_program,
     pytest.mark.skipif(
-        not importlib.util.find_spec("jax_plugins") or not importlib.util.find_spec("jax_plugins.xla_cuda12"),
+        "jax_plugins.xla_cuda12" not in jax_settings.compilers_alone(),
         reason='compiling for a GPU needs pip install "jaxgpt[gpu-compile]"',
     ),
 ]

@@ -111,7 +111,8 @@ function drawLearning(root) {
     const start = performance.now();
     button.textContent = "❚❚ Pause";
     const frame = (time) => {
-      const at = Math.min(last, from + (time - start) / 600);
+      // The first frame may have started before the click.
+      const at = Math.min(last, from + Math.max(0, time - start) / 600);
       if (Math.floor(at) !== state.at) select({ at: Math.floor(at) });
       picture?.move(still.matches ? Math.floor(at) : at);
       if (at < last) playing = requestAnimationFrame(frame);

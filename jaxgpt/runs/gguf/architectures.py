@@ -267,7 +267,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
              "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
             {"activation_function": "gelu_new", "scale_attn_weights": True},
-            {"resid_pdrop": 0.0},
+            {"resid_pdrop": 0.0, "attn_pdrop": 0.0},
             orders=dict.fromkeys(
                 ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"), _TRANSPOSED
             ),
