@@ -198,6 +198,7 @@ def test_bad_flags_are_one_line(sweep_folder, monkeypatch, capsys, flags, words)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files to set")
+@pytest.mark.slow
 def test_many_members_need_few_open_files(sweep_folder):
     """A member holds its lock and nothing else: 16 members are trained under a limit of 72 files."""
     Path("sweep.py").write_text(Path("sweep.py").read_text().replace("range(2)", "range(8)"))

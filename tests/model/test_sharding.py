@@ -61,6 +61,7 @@ def test_a_mesh_is_like_one_device(found, sizes):
     assert_like_one_device(found["few"][str(sizes)], sizes)
 
 
+@pytest.mark.slow
 def test_documents_and_targets_that_do_not_count_are_like_on_one_device(tmp_path):
     """The mean is over the counted targets of all devices and parts of a batch."""
     found = with_eight_devices(tmp_path, "documents")["documents"]

@@ -426,6 +426,7 @@ def test_added_tokens_next_to_the_two_files_and_names_in_a_wrapper(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, run.params, plain.params)
 
 
+@pytest.mark.slow
 def test_padding_rows_are_never_generated_and_a_padded_model_is_trained_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = sizes(vocab_size=320, n_positions=16, tie_word_embeddings=False)

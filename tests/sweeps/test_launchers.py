@@ -36,6 +36,7 @@ def test_more_groups_than_processes_are_shared_among_them(sweep_folder, monkeypa
     assert started == [["--part=0/2", "--cores=4"], ["--part=1/2", "--cores=4"]]
 
 
+@pytest.mark.slow
 def test_slurms_script_runs_every_part(sweep_folder, monkeypatch, capsys):
     assert execute(monkeypatch, COMMAND + " --launcher slurm --workers 2 --gpus 1") == 0
     script = (sweep_folder / "found/slurm.sh").read_text()

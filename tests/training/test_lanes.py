@@ -65,6 +65,7 @@ def test_a_lane_is_what_the_run_is_alone(text, tmp_path, optimizer):
                     assert here[name] == pytest.approx(there[name], rel=1e-5), (i, here["step"], name)
 
 
+@pytest.mark.slow
 def test_a_lane_that_diverges_disturbs_no_other(text, tmp_path):
     """With one that overflows among them, the others are bit for bit what they are without it."""
     cfg = small_config(text, train__num_steps=12, train__sample_tokens=0)
@@ -86,6 +87,7 @@ def test_a_lane_that_diverges_disturbs_no_other(text, tmp_path):
     assert max(line["step"] for line in metrics(tmp_path / "w")) < 12
 
 
+@pytest.mark.slow
 def test_lanes_with_ends_of_their_own_stop_at_the_first(text, tmp_path):
     """The schedule of each is its own; who is not done goes on from there."""
     cfg = small_config(text, train__sample_tokens=0, train__num_steps=24)

@@ -52,6 +52,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_same(finished, tmp_path):
     assert_same_run(folder, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_windows_on_the_device_and_lanes_are_the_same_run(finished, tmp_path):
     cfg, folder = finished
     train(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, on_device=True)), tmp_path / "device")

@@ -87,6 +87,7 @@ def test_killed_or_stopped_and_resumed_is_never_stopped(folder, done, tmp_path):
     assert_same_run(done, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_on_the_device_and_in_lanes_the_batches_are_the_same(folder, done, tmp_path):
     losses = {x["step"]: x["loss"] for x in metrics(done) if x["split"] == "train"}
     train(config_of(folder, data__on_device=True), tmp_path / "device")

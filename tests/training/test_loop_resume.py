@@ -316,6 +316,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(text, tmp_path):
     assert "damaged" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_text_that_moved_and_a_base_that_is_gone_do_not_stop_a_run(text, uninterrupted, tmp_path):
     """Hashes decide whether it is the same text; a run that has checkpoints needs neither its base nor its tokenizer."""
     moved = shutil.copy(text, tmp_path / "moved.txt")

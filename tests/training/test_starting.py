@@ -317,6 +317,7 @@ def test_rows_go_by_token_where_the_tokenizer_is_new(base, tmp_path):
     assert all(same(new[path], again[path]) for path in new)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_read_its_source_again(base, tmp_path):
     cfg = source(
         base, model__lora_rank=2, optim__trainable="*/lora_?,token_embedding/*", optim__train_rows_from=-1
