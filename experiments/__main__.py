@@ -22,6 +22,20 @@ from jaxgpt.common.files import write_json
 from jaxgpt.config import UserError
 from jaxgpt.runs import records
 
+# Questions of the field, and a published model.
+QUESTIONS = [
+    "distribution",
+    "pseudowords",
+    "superposition",
+    "seed_lottery",
+    "induction",
+    "scaling_law",
+    "norm_order",
+    "rare_tokens",
+    "repeated_data",
+    "tokenizer_bits",
+    "real_model",
+]
 # Modules, in the order of the learning notes.
 CLAIMS = [
     "lookup",
@@ -51,18 +65,7 @@ CLAIMS = [
     # The documents of this project.
     "recipe",
     "mup",
-    # Questions of the field.
-    "distribution",
-    "pseudowords",
-    "superposition",
-    "seed_lottery",
-    "induction",
-    "scaling_law",
-    "norm_order",
-    "rare_tokens",
-    "repeated_data",
-    "tokenizer_bits",
-    "real_model",
+    *QUESTIONS,
 ]
 
 

@@ -14,7 +14,7 @@ from experiments import claim, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import prepare_dataset
-from jaxgpt.inspect.capture import capture
+from jaxgpt.inspect.capture import Layer, capture
 from jaxgpt.runs.load import Run
 from jaxgpt.training.evaluation import window_losses
 
@@ -43,14 +43,19 @@ def without(params: dict, heads: list[tuple[int, int]]) -> dict:
     return params
 
 
+def sum_error(layer: Layer) -> float:
+    """How far the sum of the heads' changes is from attention's change, relative to the largest number of the stream."""
+    change_TD = layer.between_TD.astype(np.float64) - layer.before_TD
+    summed_TD = layer.head_changes_HTD.astype(np.float64).sum(axis=0) + layer.attention_bias_D
+    return float(np.abs(change_TD - summed_TD).max() / np.abs(layer.between_TD).max())
+
+
 def identity(run: Run, tokens_T: np.ndarray) -> dict[str, float]:
     """How far the sum of the heads is from attention's change, and how far other heads move if one is set to 0."""
     shown = capture(run.config.model, run.params, tokens_T)
     error = moved = 0.0
     for i, layer in enumerate(shown.layers):
-        change_TD = layer.between_TD.astype(np.float64) - layer.before_TD
-        summed_TD = layer.head_changes_HTD.astype(np.float64).sum(axis=0) + layer.attention_bias_D
-        error = max(error, np.abs(change_TD - summed_TD).max() / np.abs(layer.between_TD).max())
+        error = max(error, sum_error(layer))
         fewer = capture(run.config.model, without(run.params, [(i, 0)]), tokens_T).layers[i]
         moved = max(moved, np.abs(fewer.head_changes_HTD[1:] - layer.head_changes_HTD[1:]).max())
     return {"error": float(error), "moved": float(moved)}

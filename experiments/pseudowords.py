@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import claim, trained
+from experiments import claim, static_dynamic, trained
 from experiments.claim import Effect, Result, Setting
 from jaxgpt.inspect.interventions import Edit, edited
 from jaxgpt.runs.load import Run
@@ -75,10 +75,7 @@ def streams(run: Run, windows_BT: np.ndarray, off: tuple[str, ...]) -> np.ndarra
     """The stream at the last position after the embedding and after each block: [1 + L, B, D]."""
     edits = {(site, i): Edit(scale=0.0) for site in off for i in range(run.config.model.num_layers)}
     model, params = edited(run.model, run.params, edits)
-    _, shown = model.apply({"params": params}, windows_BT, mutable="intermediates")
-    shown = shown["intermediates"]
-    after = [shown[f"block_{i}"]["after"][0] for i in range(run.config.model.num_layers)]
-    return np.stack([np.asarray(x_BTD[:, -1], np.float64) for x_BTD in (shown["start"][0], *after)])
+    return np.asarray(static_dynamic.streams(model, params, windows_BT)[1], np.float64)
 
 
 def accuracy(x_ND: np.ndarray, second_N: np.ndarray, seed: int) -> float:

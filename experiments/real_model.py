@@ -5,15 +5,13 @@ python -m experiments.real_model [--quick]        (pip install "jaxgpt[gguf]"; p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments import analogy, claim, trained
+from experiments import analogy, claim, heads_add_up, static_dynamic, trained
 from experiments.claim import Check, Effect, Result, Setting
 from jaxgpt.config import UserError
 from jaxgpt.data import corpora
@@ -99,15 +97,6 @@ def word_table(run: Run) -> tables.Table:
     return tables.Table("SmolLM2", Vectors(list(found), rows_VE[list(found.values())]))
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def streams(model: Any, params: Any, tokens_BT: jax.Array) -> jax.Array:
-    """The stream at the last position after the embedding and after each block: [1 + L, B, D]."""
-    _, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
-    shown = shown["intermediates"]
-    after = [shown[f"block_{i}"]["after"][0] for i in range(model.cfg.num_layers)]
-    return jnp.stack([x_BTD[:, -1] for x_BTD in (shown["start"][0], *after)])
-
-
 def parting(run: Run, text: str, places: int, length: int = 32) -> dict[str, list[float]]:
     """For each word: the mean cosine between its places, mean over words subtracted, by layer [1 + L]."""
     ids = np.array(run.tokenizer.encode(text), np.int32)
@@ -120,7 +109,9 @@ def parting(run: Run, text: str, places: int, length: int = 32) -> dict[str, lis
         chosen = at[np.unique(np.linspace(0, len(at) - 1, min(places, len(at))).astype(int))]
         windows = np.array([ids[i - length + 1 : i + 1] for i in chosen])
         padded = np.resize(windows, (places, length))  # one shape: one compilation
-        vectors[word] = np.asarray(streams(run.model, run.params, padded), np.float64)[:, : len(chosen)]
+        vectors[word] = np.asarray(static_dynamic.streams(run.model, run.params, padded)[1], np.float64)[
+            :, : len(chosen)
+        ]
     mean_L1D = np.mean([x_LBD.mean(axis=1, keepdims=True) for x_LBD in vectors.values()], axis=0)
 
     def within(x_LBD: np.ndarray) -> list[float]:
@@ -157,7 +148,11 @@ def senses(run: Run) -> dict[str, Any]:
         vectors = []
         for text, _ in sentences:
             ids = run.tokenizer.encode(f"{text} bank")[-run.config.model.context_length :]
-            vectors.append(np.asarray(streams(model, params, np.array([ids], np.int32)), np.float64)[:, 0])
+            vectors.append(
+                np.asarray(static_dynamic.streams(model, params, np.array([ids], np.int32))[1], np.float64)[
+                    :, 0
+                ]
+            )
         found[label] = right_senses(np.stack(vectors, axis=1), sense_B).tolist()
     return found
 
@@ -176,12 +171,9 @@ def copying(run: Run, count: int, length: int = 24) -> dict[str, list[float]]:
 
 def adding_up(run: Run, tokens_T: np.ndarray) -> float:
     """The largest relative difference between the sum of the heads' changes and attention's change."""
-    error = 0.0
-    for layer in capture(run.config.model, run.params, tokens_T).layers:
-        change_TD = layer.between_TD.astype(np.float64) - layer.before_TD
-        summed_TD = layer.head_changes_HTD.astype(np.float64).sum(axis=0) + layer.attention_bias_D
-        error = max(error, np.abs(change_TD - summed_TD).max() / np.abs(layer.between_TD).max())
-    return float(error)
+    return max(
+        heads_add_up.sum_error(layer) for layer in capture(run.config.model, run.params, tokens_T).layers
+    )
 
 
 def measure(setting: Setting) -> dict[str, Any]:

@@ -171,17 +171,7 @@ LONG = {
     "fine_tuning",
     "recipe",
     "mup",
-    "distribution",
-    "pseudowords",
-    "superposition",
-    "seed_lottery",
-    "induction",
-    "scaling_law",
-    "norm_order",
-    "rare_tokens",
-    "repeated_data",
-    "tokenizer_bits",
-    "real_model",
+    *every.QUESTIONS,
 }
 # Half as much, and run by .ci/run.
 MIDDLE = {"meaning", "gradient_rows", "powers_of_two"}
