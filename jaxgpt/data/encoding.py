@@ -87,11 +87,12 @@ def _groups(pieces: Iterable[Piece]) -> Iterator[Group]:
 
 def _encode(tokenizer: Tokenizer, separator: np.ndarray, group: Group) -> np.ndarray:
     short = iter(tokenizer.encode_batch([text for text in group if isinstance(text, str)]))
-    found: list[np.ndarray] = []
+    start, found = tokenizer.start_ids, list[np.ndarray]()
     for text in group:
         if isinstance(text[0], Segment):
             found += encode_segments(tokenizer, cast(list[Segment], text), separator)
             continue
+        found.append(start)
         found += [next(short)] if isinstance(text, str) else tokenizers.encode_pieces(tokenizer, text)
         found.append(separator)
     return np.concatenate(found)
@@ -102,9 +103,11 @@ def encode_segments(
 ) -> list[np.ndarray]:
     """The ids of the parts of a conversation, each encoded by itself, and of the separator: ~id where one does not count.
 
-    The separator counts as the last part does: a model learns to end what it says.
+    The separator counts as the last part does: a model learns to end what it says. The token before a text never counts; a
+    template that writes it itself gets no second one.
     """
-    found = []
+    own = tokenizer.bos_id is not None and tokenizer.decode(tokenizer.start_ids)
+    found = [] if own and parts[0].startswith(own) else [~tokenizer.start_ids]
     for part in parts:
         special = tokenizer.special_id(part) if part.mark else None
         encoder = (

@@ -1,7 +1,8 @@
 """Tokenizers of published models: any `tokenizer.json` of the Hugging Face libraries, through the package tokenizers.
 
-Normalizer, pre-tokenizer, model and added tokens work as they are. Nothing is put around a text (no BOS), and a special
-token that stands in a text is encoded as text, so that no document can contain one by accident: see special_tokens.py.
+Normalizer, pre-tokenizer, model and added tokens work as they are. A special token that stands in a text is encoded as text,
+so that no document can contain one by accident: see special_tokens.py. Nothing is put around a text, except where a model is
+imported that was trained with a token before each text (BOS): then a run has that token as `begin_of_text`.
 """
 
 from __future__ import annotations
@@ -49,9 +50,13 @@ class HuggingFaceTokenizer(Tokenizer):
     kind = "huggingface"
 
     def __init__(
-        self, document: dict[str, Any], end_of_text: str | None, special_tokens_in_text: bool = False
+        self,
+        document: dict[str, Any],
+        end_of_text: str | None,
+        special_tokens_in_text: bool = False,
+        begin_of_text: str | None = None,
     ) -> None:
-        self._document, self._end_of_text = document, end_of_text
+        self._document, self._end_of_text, self._begin_of_text = document, end_of_text, begin_of_text
         self._built = _build(document)
         tokens = self._built.get_vocab(with_added_tokens=True)
         if not tokens or max(tokens.values()) >= MAX_IDS or len(set(tokens.values())) < len(tokens):
@@ -66,6 +71,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.eos_id = None if end_of_text is None else tokens.get(end_of_text)
         if end_of_text is not None and self.eos_id is None:
             raise UserError(f"its end of text {end_of_text!r} is not one of its tokens")
+        self.bos_id = None if begin_of_text is None else tokens.get(begin_of_text)
+        if begin_of_text is not None and self.bos_id is None:
+            raise UserError(f"its token before each text, {begin_of_text!r}, is not one of its tokens")
         unknown = document["model"].get("unk_token")
         if (i := document["model"].get("unk_id")) is not None and document["model"]["type"] == "Unigram":
             unknown = document["model"]["vocab"][i][0]
@@ -93,7 +101,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def with_special_tokens(self) -> HuggingFaceTokenizer:
         """The tokenizer that encodes the text of special tokens as these, as the package does."""
-        return HuggingFaceTokenizer(self._document, self._end_of_text, special_tokens_in_text=True)
+        return HuggingFaceTokenizer(self._document, self._end_of_text, True, self._begin_of_text)
 
     def _as_text(self, ids: list[int]) -> np.ndarray:
         """The ids, without special tokens: a Unigram model may have them among its pieces. They are unknown text."""
@@ -124,12 +132,16 @@ class HuggingFaceTokenizer(Tokenizer):
         return self.decode_bytes([i]).decode("utf-8", "backslashreplace")
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "tokenizer": self._document, "end_of_text": self._end_of_text}
+        fields = {"kind": self.kind, "tokenizer": self._document, "end_of_text": self._end_of_text}
+        return fields if self._begin_of_text is None else fields | {"begin_of_text": self._begin_of_text}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        check_fields(cls.kind, fields, {"tokenizer": dict, "end_of_text": (str, type(None))})
-        return cls(fields["tokenizer"], fields["end_of_text"])
+        types: dict[str, Any] = {"tokenizer": dict, "end_of_text": (str, type(None))}
+        if "begin_of_text" in fields:
+            types["begin_of_text"] = str
+        check_fields(cls.kind, fields, types)
+        return cls(fields["tokenizer"], fields["end_of_text"], begin_of_text=fields.get("begin_of_text"))
 
 
 def load(path: str | Path) -> HuggingFaceTokenizer:

@@ -31,7 +31,7 @@ def default(tokenizer: Tokenizer, sample_prompt: str = "") -> str:
 
 def sample_ids(tokenizer: Tokenizer, prompt: str, context_length: int) -> list[int]:
     """The ids that samples during training continue: those of train.sample_prompt, or of the default."""
-    ids = tokenizer.encode(default(tokenizer, prompt)).tolist()
+    ids = tokenizer.with_start(tokenizer.encode(default(tokenizer, prompt))).tolist()
     if len(ids) > context_length:
         raise UserError(
             f"train.sample_prompt has {len(ids)} tokens, model.context_length={context_length}: shorten the prompt"
@@ -52,7 +52,11 @@ def first_words(tokenizer: Tokenizer, ids: Sequence[int] | Ids, context_length: 
         if is_known(tokenizer, words, tokens=2):
             found = words
             break
-    if context_length is None or len(tokenizer.encode(found)) <= context_length:
+
+    def fits(words: str) -> bool:
+        return context_length is None or len(tokenizer.with_start(tokenizer.encode(words))) <= context_length
+
+    if fits(found):
         return found
     shorter = (found[:end] for end in range(len(found), 0, -1))
-    return next((words for words in shorter if len(tokenizer.encode(words)) <= context_length), found)
+    return next((words for words in shorter if fits(words)), found)

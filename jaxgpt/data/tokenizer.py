@@ -23,6 +23,7 @@ class Tokenizer(abc.ABC):
 
     kind: ClassVar[str]
     eos_id: int | None = None  # the id that ends a document, where there is one
+    bos_id: int | None = None  # the id before each text, where a published model was trained so
     # Whether the lengths of the tokens of a text add up to its length, for every text.
     has_exact_lengths = True
     special_ids = np.zeros(0, np.int32)  # the ids of tokens that stand for no text: eos_id and others
@@ -41,6 +42,15 @@ class Tokenizer(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of several texts, each as `encode` gives them."""
         return [self.encode(text) for text in texts]
+
+    def with_start(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of a text as a model reads it: [N], after `bos_id` where there is one."""
+        return ids if self.bos_id is None else np.concatenate([self.start_ids, ids])
+
+    @property
+    def start_ids(self) -> np.ndarray:
+        """What stands before each text: [0] or [1] int32."""
+        return np.array([] if self.bos_id is None else [self.bos_id], np.int32)
 
     def special_id(self, name: str) -> int | None:
         """The id of a special token, which no text encodes to; None where there is none of this name."""

@@ -73,7 +73,8 @@ def untrained(file: str, overrides: dict[str, str], text: str | None = None) -> 
 def ids_of(subject: Explained, text: str) -> np.ndarray:
     """The text's ids. Raises UserError for fewer than 2 or too many tokens, or words that the tokenizer lacks."""
     check_sees_two_tokens(subject.cfg.context_length)
-    ids, most = encode_known(subject.tokenizer, text), subject.cfg.context_length
+    ids = subject.tokenizer.with_start(encode_known(subject.tokenizer, text))
+    most = subject.cfg.context_length
     if len(ids) < 2:
         raise UserError(
             f"--text {text!r} has {count(len(ids), 'token')}: give at least 2, so that there is a next token"

@@ -124,7 +124,8 @@ class Service:
     def _ids(self, settings: dict[str, Any]) -> np.ndarray:
         """The ids of a request: given as ids, or of its prompt."""
         if settings["ids"] is None:
-            return encode_written(self.subject.run.tokenizer, settings["prompt"])
+            tokenizer = self.subject.run.tokenizer
+            return tokenizer.with_start(encode_written(tokenizer, settings["prompt"]))
         return checked_ids(self.subject, settings["ids"])
 
     def _edited(self, given: list[Any]) -> tuple[Any, Any]:

@@ -109,7 +109,7 @@ def probe_of(subject: Subject, text: str | None) -> Probe:
     if text is None:
         return _own_probe(subject, min(most, 64))
     tokenizer, cut = subject.run.tokenizer, ()
-    ids = encode_known(tokenizer, text)
+    ids = tokenizer.with_start(encode_known(tokenizer, text))
     if len(ids) < 2:
         raise UserError(
             f"the text {text[:40]!r} has {count(len(ids), 'token')}: give at least 2, so that there is a next token"

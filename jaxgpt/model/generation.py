@@ -254,7 +254,13 @@ def stream(
     """
     text = TextUntil(tokenizer, Stops(tokenizer.eos_id) if stops is None else stops)
     pieces = generate_ids(
-        model, params, [tokenizer.encode(prompt)], max_new_tokens, sampler=sampler, seed=seed, chunk=chunk
+        model,
+        params,
+        [tokenizer.with_start(tokenizer.encode(prompt))],
+        max_new_tokens,
+        sampler=sampler,
+        seed=seed,
+        chunk=chunk,
     )
     with contextlib.closing(pieces):
         for piece in pieces:
@@ -300,7 +306,7 @@ def sample_groups(
 ) -> Iterator[list[list[str]]]:
     """The texts of `generate` in groups of samples, as they are drawn: each group has [prompt][sample]."""
     stops = Stops(tokenizer.eos_id) if stops is None else stops
-    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    encoded = [tokenizer.with_start(tokenizer.encode(prompt)) for prompt in prompts]
     step = max(1, ROWS // max(1, len(prompts)))
     for first in range(0, max(num_samples, 1), step):
         count = min(step, num_samples - first)

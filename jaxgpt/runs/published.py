@@ -186,7 +186,7 @@ def export_run(run: Run, folder: str | Path, family: str = AUTO) -> list[str]:
     folder = expand(folder)
     cfg, params = merge_lora(run.config.model, run.params)
     to = for_export(cfg, family)
-    values = to.config_json(cfg, run.tokenizer.eos_id)
+    values = to.config_json(cfg, run.tokenizer.eos_id, run.tokenizer.bos_id)
     check_empty(folder, "--to_dir", "the export")
     records.make_folder(folder.parent)
     notes = [*to.notes(cfg), *tokenizer_files.notes(run.tokenizer)]

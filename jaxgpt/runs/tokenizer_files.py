@@ -1,7 +1,7 @@
 """Read and write tokenizers in the files of the Hugging Face libraries: tokenizer.json, vocab.json with merges.txt.
 
-Reads GPT-2's two files (with added_tokens.json) and any tokenizer.json that encodes a text without tokens around it. Writes a tokenizer.json for every tokenizer of text;
-the package tokenizers (and transformers) gives the same ids with it.
+Reads GPT-2's two files (with added_tokens.json) and any tokenizer.json that puts nothing around a text, or one token before it. Writes
+a tokenizer.json for every tokenizer of text; the package tokenizers (and transformers) gives the same ids with it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,10 @@ def from_document(
                 notes.append(
                     f"the text of a special token ({shown}) is ordinary text here, and one token there"
                 )
-        if (plain := _as_gpt2(document, added)) is not None:
+        start = _start(document)
+        if start is not None:
+            notes.append(f"{start!r} stands before each text that the model reads, as it was trained")
+        elif (plain := _as_gpt2(document, added)) is not None:
             return _byte_level(source, *plain, instead=instead)
     except UserError:
         raise
@@ -171,7 +174,8 @@ def from_document(
         ) from None
     folder = source if source.is_dir() else source.parent
     try:
-        return HuggingFaceTokenizer(document, end or end_of_text(document, folder / SETTINGS))
+        end = end or end_of_text(document, folder / SETTINGS)
+        return HuggingFaceTokenizer(document, end, begin_of_text=start)
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source}: {first_line(error)}; fix it, or {instead}") from error
 
@@ -207,22 +211,54 @@ def _other_ids(document: dict[str, Any]) -> str:
         return 'its model has "dropout", so its ids are random: set it to null'
     for step in _post_processors(document.get("post_processor")):
         kind = step["type"]
-        if kind == "TemplateProcessing":
+        if kind == "TemplateProcessing" and _started_by(step) is None:
             tokens = [part["SpecialToken"]["id"] for part in step["single"] if "SpecialToken" in part]
             if not tokens:
                 continue
             puts = f"puts {', '.join(map(repr, tokens))} around each text"
         elif kind in ("BertProcessing", "RobertaProcessing"):
             puts = "puts tokens around each text"
-        elif kind == "ByteLevel":
+        elif kind in ("ByteLevel", "TemplateProcessing"):
             continue
         else:
             puts = "is not known here"
         return (
-            f'its post_processor {kind} {puts}, and texts are encoded here as they are: set "post_processor" to '
+            f'its post_processor {kind} {puts}, and only one token before each text is read here: set "post_processor" to '
             "null if the model was trained so"
         )
     return ""
+
+
+def _start(document: dict[str, Any]) -> str | None:
+    """The token that the package puts before each text; None where it puts none."""
+    parts = _post_processors(document.get("post_processor"))
+    found = [token for part in parts if part["type"] == "TemplateProcessing" and (token := _started_by(part))]
+    if len(found) > 1:
+        raise UserError(
+            f"its post_processor puts {' and '.join(map(repr, found))} before each text: leave one"
+        )
+    return found[0] if found else None
+
+
+def _started_by(template: dict[str, Any]) -> str | None:
+    """The token of a template `token text`; None for every other."""
+    before, *rest = [*template["single"], {}]
+    token = before.get("SpecialToken", {}).get("id")
+    if token is None or len(rest) != 2 or "Sequence" not in rest[0]:
+        return None
+    return token if template["special_tokens"][token]["tokens"] == [token] else None
+
+
+def start_template(token: str, i: int) -> dict[str, Any]:
+    """The post_processor of a tokenizer.json that puts a token before each text."""
+    special = {"SpecialToken": {"id": token, "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [special, text],
+        "pair": [special, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]}},
+    }
 
 
 def _post_processors(part: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -262,6 +298,8 @@ def files_of(tokenizer: Tokenizer, context_length: int) -> dict[str, bytes]:
         token = tokenizer.token(tokenizer.eos_id)
         unknown = tokenizer.token(tokenizer.unk_id) if isinstance(tokenizer, WordTokenizer) else token
         settings |= {"bos_token": token, "eos_token": token, "unk_token": unknown}
+    if tokenizer.bos_id is not None:
+        settings["bos_token"] = tokenizer.token(tokenizer.bos_id)
     return files | {THEIRS: exported(tokenizer), "tokenizer_config.json": _json(settings)}
 
 

@@ -42,7 +42,7 @@ class JaxGPT(TemplateLM):
     """A trained model, answering the harness's three kinds of requests.
 
     workdir: a run's folder, or an open run. batch_size: rows of a batch. prefix_token_id: what a text without context
-    begins after; default: the tokenizer's end of text.
+    begins after; default: the tokenizer's token before each text, or its end of text.
     """
 
     def __init__(
@@ -90,18 +90,22 @@ class JaxGPT(TemplateLM):
     @property
     def prefix_token_id(self) -> int:
         """The token before a text without context."""
-        found = self.run.tokenizer.eos_id if self._prefix is None else int(self._prefix)
+        tokenizer = self.run.tokenizer
+        own = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+        found = own if self._prefix is None else int(self._prefix)
         if found is None:
             raise UserError(
-                f"this {self.run.tokenizer.kind} tokenizer has no end of text, which a text without context begins after: "
+                f"this {tokenizer.kind} tokenizer has no end of text, which a text without context begins after: "
                 "name another token with prefix_token_id (--prefix_token_id 0 is "
-                f"{self.run.tokenizer.token(0)!r})"
+                f"{tokenizer.token(0)!r})"
             )
         return found
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The ids of a text. No token is put around it: a run has none that it would expect there."""
-        return self._encode(string).tolist()
+        """The ids of a text, after the run's token before each text where it has one and the text does not begin with it."""
+        ids, tokenizer = self._encode(string), self.run.tokenizer
+        started = ids[:1].tolist() == [tokenizer.bos_id]
+        return (ids if started or add_special_tokens is False else tokenizer.with_start(ids)).tolist()
 
     def tok_decode(self, tokens: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ids, without special tokens."""

@@ -229,6 +229,9 @@ class Bytes:
     def encode(self, text):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
+    def with_start(self, ids):
+        return ids
+
     def decode_bytes(self, ids):
         return bytes(int(i) for i in ids)
 

@@ -545,7 +545,7 @@ BPE_JSON = {
 
 TEMPLATE = {
     "type": "TemplateProcessing",
-    "single": [{"SpecialToken": {"id": "!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "!", "type_id": 0}}],
     "pair": [], "special_tokens": {"!": {"id": "!", "ids": [0], "tokens": ["!"]}},
 }  # fmt: skip
 

@@ -148,7 +148,7 @@ class Family(abc.ABC):
                     wrong.append(f"{name}={value!r} is not a number from {low:g} to below {high:g}")
         return wrong
 
-    def config_json(self, cfg: ModelConfig, eos_id: int | None) -> dict[str, Any]:
+    def config_json(self, cfg: ModelConfig, eos_id: int | None, bos_id: int | None = None) -> dict[str, Any]:
         """The content of a config.json. Raises UserError with every one of the model's `obstacles`."""
         self.check(cfg)
         return {
@@ -156,7 +156,7 @@ class Family(abc.ABC):
             "model_type": self.model_type,
             **self.write(self.in_its_terms(cfg)),
             "tie_word_embeddings": cfg.tie_embeddings,
-            "bos_token_id": eos_id,
+            "bos_token_id": eos_id if bos_id is None else bos_id,
             "eos_token_id": eos_id,
             "use_cache": True,
             "torch_dtype": "float32",

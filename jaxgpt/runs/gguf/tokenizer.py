@@ -20,6 +20,7 @@ from jaxgpt.runs.gguf.reader import GGUFFile
 WITHOUT = "give --no_tokenizer for token ids alone"
 NONE = "none"  # tokenizer.ggml.model of a file with ids alone
 _MODEL, _TOKENS, _TYPES = "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+_ADD_BOS = "tokenizer.ggml.add_bos_token"
 _NORMAL, _CONTROL, _OWN, _UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type
 TEMPLATE = "tokenizer.chat_template"
 
@@ -30,6 +31,7 @@ class Cut(NamedTuple):
     steps: tuple[dict[str, Any], ...]
     normalizers: tuple[str, ...] = ()
     ignore_merges: bool = False  # a piece that is a token is taken as it is
+    add_bos: bool = False  # whether a token stands before each text where the file does not say
 
 
 def _split(pattern: str) -> dict[str, Any]:
@@ -48,7 +50,9 @@ CUTS: dict[str, Cut] = {
     "gpt-2": Cut((_byte_level(True),)),
     "olmo": Cut((_byte_level(True),), ("NFC",)),  # GPT-NeoX's
     "smollm": Cut((_DIGITS, _byte_level(True))),
-    "llama-bpe": Cut((_split(rf"{_WORDS}\p{{N}}{{1,3}}{_REST}"), _byte_level(False)), ignore_merges=True),
+    "llama-bpe": Cut(
+        (_split(rf"{_WORDS}\p{{N}}{{1,3}}{_REST}"), _byte_level(False)), ignore_merges=True, add_bos=True
+    ),
     "qwen2": Cut((_split(rf"{_WORDS}\p{{N}}{_REST}"), _byte_level(False)), ("NFC",)),
 }
 # Other names of the same.
@@ -71,11 +75,10 @@ def read(file: GGUFFile, num_rows: int, notes: list[str]) -> Tokenizer:
         raise UserError(
             f"{file.path} has a tokenizer {kind[:40]!r}{what}: only 'gpt2', byte-level BPE, is read; {WITHOUT}"
         )
-    for key, verb in (("add_bos_token", "starts"), ("add_eos_token", "ends")):
-        if file.get(f"tokenizer.ggml.{key}", bool, False):
-            raise UserError(
-                f"{file.path} has {key}=true: it {verb} each text with a token, and texts are encoded here as they are; {WITHOUT}"
-            )
+    if file.get("tokenizer.ggml.add_eos_token", bool, False):
+        raise UserError(
+            f"{file.path} has add_eos_token=true: it ends each text with a token, and only one before it is read here; {WITHOUT}"
+        )
     document, end = _document(file, notes)
     return tokenizer_files.from_document(file.path, document, num_rows, notes, end, WITHOUT)
 
@@ -98,9 +101,9 @@ def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | N
     }
     added = {tokens[i]: i for i in sorted(by_type[_CONTROL] + by_type[_OWN])}
     document = tokenizer_files.bpe_document([], [], added)
-    special = {tokens[i] for i in by_type[_CONTROL]}
+    control = {tokens[i] for i in by_type[_CONTROL]}
     for token in document["added_tokens"]:
-        token["special"] = token["content"] in special
+        token["special"] = token["content"] in control
     unused = set(by_type[_UNUSED])
     ids = {token: i for i, token in enumerate(tokens) if i not in unused}
     cut = _cut(file, notes)
@@ -109,8 +112,14 @@ def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | N
         document["model"]["ignore_merges"] = True
     document["pre_tokenizer"] = _sequence(cut.steps, "pretokenizers")
     document["normalizer"] = _sequence(tuple({"type": name} for name in cut.normalizers), "normalizers")
+    if file.get(_ADD_BOS, bool, cut.add_bos):
+        if (start := special(file, "bos_token")) not in added:
+            raise UserError(
+                f"{file.path} puts a token before each text, but its bos_token_id is not a special token; {WITHOUT}"
+            )
+        document["post_processor"] = tokenizer_files.start_template(start, added[start])
     end = file.metadata.get("tokenizer.ggml.eos_token_id")
-    known = type(end) is int and end < len(tokens) and tokens[end] in special
+    known = type(end) is int and end < len(tokens) and tokens[end] in control
     return document, tokens[end] if known else None
 
 
@@ -159,13 +168,15 @@ def metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Any]:
         _TOKENS: tokens,
         _TYPES: types.tolist(),
         "tokenizer.ggml.merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
-        "tokenizer.ggml.add_bos_token": False,
+        _ADD_BOS: tokenizer.bos_id is not None,
         "tokenizer.ggml.add_space_prefix": False,
     }
     if tokenizer.eos_id is not None:
         found |= dict.fromkeys(
             ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"), tokenizer.eos_id
         )
+    if tokenizer.bos_id is not None:
+        found["tokenizer.ggml.bos_token_id"] = tokenizer.bos_id
     return found
 
 
