@@ -242,10 +242,10 @@ def _start(document: dict[str, Any]) -> str | None:
 
 def _started_by(template: dict[str, Any]) -> str | None:
     """The token of a template `token text`; None for every other."""
-    before, *rest = [*template["single"], {}]
-    token = before.get("SpecialToken", {}).get("id")
-    if token is None or len(rest) != 2 or "Sequence" not in rest[0]:
+    parts: list[dict[str, Any]] = template["single"]
+    if [*map(list, parts)] != [["SpecialToken"], ["Sequence"]]:
         return None
+    token = parts[0]["SpecialToken"]["id"]
     return token if template["special_tokens"][token]["tokens"] == [token] else None
 
 

@@ -113,7 +113,8 @@ def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | N
     document["pre_tokenizer"] = _sequence(cut.steps, "pretokenizers")
     document["normalizer"] = _sequence(tuple({"type": name} for name in cut.normalizers), "normalizers")
     if file.get(_ADD_BOS, bool, cut.add_bos):
-        if (start := special(file, "bos_token")) not in added:
+        start = special(file, "bos_token")
+        if start is None or start not in added:
             raise UserError(
                 f"{file.path} puts a token before each text, but its bos_token_id is not a special token; {WITHOUT}"
             )
