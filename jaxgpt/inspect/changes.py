@@ -116,17 +116,21 @@ def short_name(name: str) -> str:
 
 
 def _late(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    late, error = figures["late"], figures["late_error"]
-    change = late[-1] - late[0]
-    if error[-1] is None or change > -FALL or -change < SIGMAS * np.hypot(error[-1], error[0]):
+    """The in-context loss: that of late tokens less that of early ones."""
+    late, error = figures["late"], figures["late_change_error"][-1]
+    if error is None or late[0] - late[-1] < max(FALL, SIGMAS * error):
         return
     when = span(figures["steps"], late)
     if when:
         text = (
-            "It learned to use the context {when}: late in a window it now gains "
-            f"{-late[-1]:.2f} nats per token more over a table of pairs than early in it."
+            "At least half of the fall of its in-context loss came {when} (late tokens in a window less early ones: "
+            f"{_signed(late[0])} nats per token at first, {_signed(late[-1])} at the end). It uses the context."
         )
         yield _event("late", when, text, "uses the context", value=late[-1])
+
+
+def _signed(x: float) -> str:
+    return f"{x:+.2f}".replace("-", "−")
 
 
 def _tests(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -224,7 +224,7 @@ def figures_of(
         "loss": plain(losses_SBT.mean(axis=(1, 2))),
         "loss_error": error(losses_SBT.mean(axis=2)),
         "late": plain(late_SB.mean(axis=1)),
-        "late_error": error(late_SB),
+        "late_change_error": error(late_SB - late_SB[:1]),
         "positions": [f"{a + 1}" if b == a + 1 else f"{a + 1} to {b}" for a, b in pairwise(ends)],
         "by_position": plain(by_position_SP, 4),
         "patterns": patterns,

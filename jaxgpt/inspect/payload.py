@@ -56,8 +56,8 @@ neurons      on, tokens, activation, gated, layers: [{layer, width, dead, share 
              output weights), contexts: [{ids, at (index of the token), value}]}]}]; or null
 learning     what the model was at each of `steps` [S] (ascending; the last is the report's), on the same texts: on (a sentence);
              levels {uniform, unigram, bigram}; loss, loss_error [S] (nats per token, standard error); positions [P] (such as
-             "3 to 4"), by_position [S][P]: loss by position in the window; late, late_error [S]: loss of the last quarter of the
-             positions less that of the first, less the same of the bigram; patterns {name: {scores [S][L][H], high (of an
+             "3 to 4"), by_position [S][P]: loss by position in the window; late [S]: loss of the last quarter of the positions less
+             that of the first, less the same of the bigram, late_change_error [S]: standard error of its change from the first step; patterns {name: {scores [S][L][H], high (of an
              untrained model), share (of a head with equal weights)}}; parts [N], moved [S][N]: distance from the first
              step relative to its norm, changed [S][N]; samples [S]; words [S]: share of the words in the samples that the training
              text has; tests [{name, what, auc [S], low}]; map: {ids, kinds, kind (of each id), xy [S][P][2], variance [S]} or

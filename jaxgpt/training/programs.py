@@ -50,6 +50,7 @@ class Program(Protocol):
 
     mesh: jax.sharding.Mesh
     shapes: TrainState  # shapes of the state of one run
+    all_shapes: TrainState  # shapes of the state, that of all runs together
     model: GPT  # for evaluation and sampling
 
     @property
@@ -67,6 +68,9 @@ class Program(Protocol):
 
         `signal` is the number of a signal that this process received, or 0.
         """
+
+    def per_run(self, function: Callable) -> Callable:
+        """The function (arrays of one run, ids) -> tree as a function of all runs' arrays, such as the state. Not compiled."""
 
     def init(self, params: Sequence[dict]) -> TrainState:
         """The state at step 0, from the initial parameters of each run."""
@@ -115,7 +119,7 @@ class SingleRun:
         self.mesh = sharding.make_mesh(cfg.mesh)
         sharding.check(self.mesh.shape, param_shapes(cfg.model), cfg)
         shapes = state_shapes(self.model, self._optimizer)
-        self.shapes = sharding.with_shardings(self.mesh, shapes.params, shapes)
+        self.shapes = self.all_shapes = sharding.with_shardings(self.mesh, shapes.params, shapes)
         dispatch = make_dispatch(train_step, cfg)
         self.dispatch = dispatch if processes.is_alone() else with_signals(dispatch)
         self._root_key = jax.random.key(cfg.train.seed)
@@ -137,6 +141,9 @@ class SingleRun:
         rows = sharding.put_batch(self.mesh, shape, lambda rows: stack(rows=rows), axis=1)
         flags = () if processes.is_alone() else (sharding.put_flag(self.mesh, signal),)
         return self._ids, rows, self._root_key, *flags
+
+    def per_run(self, function: Callable) -> Callable:
+        return lambda run, ids: sharding.replicate(function(run, ids))
 
     def init(self, params: Sequence[dict]) -> TrainState:
         return init_state(self.model, self._optimizer, params[0])
@@ -161,20 +168,24 @@ class VmappedRuns:
     """Several runs that share one `lanes.program_of`; each local device computes `width` of them at once."""
 
     def __init__(self, cfgs: Sequence[Config], ids: Ids, width: int, lengths: Sequence[int] = ()) -> None:
-        self._cfgs, self._cfg = cfgs, cfgs[0]
+        self._cfgs, self._cfg, self._width = cfgs, cfgs[0], width
         self.batches = training_batches(cfgs, ids, lengths)
         self.mesh = lanes.lane_mesh(len(cfgs))
         self._padding = -len(cfgs) % (self.mesh.size * width)  # lanes whose results are not used
         parts = build(self._cfg)
         self._optimizer = parts.optimizer
         self.shapes = state_shapes(parts.model, parts.optimizer)
+        where, count = NamedSharding(self.mesh, P(lanes.LANE)), len(cfgs) + self._padding
+        self.all_shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=where), self.shapes
+        )
         train = self._cfg.train
         # Evaluation does not use dropout, in which the runs may differ.
         without_dropout = dataclasses.replace(self._cfg.model, dropout_rate=0.0, attention_dropout_rate=0.0)
         self.model = GPT(without_dropout, attention=train.attention, remat=train.remat)
         eval_step = make_eval_step(self.model, train.loss_chunk)
-        self._losses = jax.jit(lanes.map_lanes(eval_step, self.mesh, width))
-        many = lanes.map_lanes(lanes.make_lane_dispatch(self._cfg), self.mesh, width)
+        self._losses = jax.jit(self.per_run(eval_step))
+        many = self.per_run(lanes.make_lane_dispatch(self._cfg))
         self._dispatch = lambda state, ids, rows, keys, numbers: many((numbers, state, rows, keys), ids)
         numbers = lanes.numbers_of(cfgs)
         self._numbers = lanes.put(self.mesh, {name: self._padded(x) for name, x in numbers.items()})
@@ -196,17 +207,16 @@ class VmappedRuns:
         return contextlib.nullcontext()
 
     def compile(self) -> Future[Dispatch]:
-        where, count = NamedSharding(self.mesh, P(lanes.LANE)), len(self._cfgs) + self._padding
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=where), self.shapes
-        )
-        return _compile(self._cfg, self._dispatch, lambda: (shapes, *self.feed(0)), self.context)
+        return _compile(self._cfg, self._dispatch, lambda: (self.all_shapes, *self.feed(0)), self.context)
 
     def feed(self, step: int, signal: int = 0) -> tuple[Any, ...]:
         count, on_device = self._cfg.train.steps_per_dispatch, self._cfg.data.on_device
         stacks = [batches.stack(step, count, starts_only=on_device) for batches in self.batches]
         rows = lanes.put(self.mesh, self._padded(np.stack(stacks)))
         return self._ids, rows, self._root_keys, self._numbers
+
+    def per_run(self, function: Callable) -> Callable:
+        return lanes.map_lanes(function, self.mesh, self._width)
 
     def init(self, params: Sequence[dict]) -> TrainState:
         init = jax.vmap(lambda p: init_state(self.model, self._optimizer, p))

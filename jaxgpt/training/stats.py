@@ -27,17 +27,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config
 from jaxgpt.model.gpt import GPT, logits, output_side
 from jaxgpt.model.paths import named_leaves
-from jaxgpt.model.sharding import BATCH, constrain, replicate
+from jaxgpt.model.sharding import BATCH, constrain
 from jaxgpt.runs.checksums import copied
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
-from jaxgpt.training.programs import Dispatch, SingleRun
+from jaxgpt.training.programs import Dispatch, Program
 from jaxgpt.training.steps import windows_at
 
 PREFIX = "stats/"
@@ -46,37 +44,34 @@ _FIRES_OR_NOT = ("relu", "relu_squared")  # activations with neurons that are ex
 
 
 class Stats:
-    """Computes the statistics of one run. They are compiled in the background, after the training step."""
+    """Computes the statistics of one run, or of each lane. They are compiled in the background, after the training step."""
 
-    def __init__(self, cfg: Config, program: Any, compiled: Future[Dispatch]) -> None:
-        if not isinstance(program, SingleRun):
-            raise UserError(
-                f"train.stats_every={cfg.train.stats_every} is for a run alone, and several runs share a program here: set "
-                "it to 0, or train one of them with jaxgpt.train"
-            )
+    def __init__(self, cfg: Config, program: Program, compiled: Future[Dispatch]) -> None:
         self._every, self._num_steps = cfg.train.stats_every, cfg.train.num_steps
-        on_device = cfg.data.on_device
+        on_device, shards = cfg.data.on_device, math.prod(_rows(program.mesh))
 
-        def activations(params: dict, ids: Any, rows: jax.Array) -> dict[str, jax.Array]:
-            """Of the one step of a dispatch: `rows` [1, B, T + 1], or the starts [1, B] of windows in `ids`."""
+        def activations(run: tuple[dict, jax.Array], ids: Any) -> dict[str, jax.Array]:
+            """Of the one step of a dispatch. `rows` are [1, B, T + 1], or the starts [1, B] of windows in `ids`."""
+            params, rows = run
             batch = windows_at(ids, rows[0], cfg.model.context_length) if on_device else rows[0]
-            return replicate(of_activations(cfg, params, batch, math.prod(_rows(program.mesh))))
+            return of_activations(cfg, params, batch, shards)
 
-        def norms(before: dict, after: dict, grad_norms: jax.Array) -> dict[str, jax.Array]:
-            return replicate(of_parameters(cfg, before, after, grad_norms))
+        def norms(run: tuple[dict, dict, jax.Array], _ids: None) -> dict[str, jax.Array]:
+            before, after, grad_norms = run
+            return of_parameters(cfg, before, after, grad_norms[0])
 
-        params = program.shapes.params
-        trained = len(named_leaves(trainable.select(cfg.optim, params)))
-        everywhere = NamedSharding(program.mesh, P())
-        grads = jax.ShapeDtypeStruct((trained,), jnp.float32, sharding=everywhere)
+        params, step = program.all_shapes.params, program.all_shapes.step
+        trained = len(named_leaves(trainable.select(cfg.optim, program.shapes.params)))
+        # Of each lane, if there are lanes, and of the one step of a dispatch.
+        grads = jax.ShapeDtypeStruct((*step.shape, 1, trained), jnp.float32, sharding=step.sharding)
 
         def compile() -> tuple[Callable, Callable]:
             compiled.result()
             with program.context():
                 ids, rows, *_ = program.feed(0)
                 return (
-                    jax.jit(activations).lower(params, ids, rows).compile(),
-                    jax.jit(norms).lower(params, params, grads).compile(),
+                    jax.jit(program.per_run(activations)).lower((params, rows), ids).compile(),
+                    jax.jit(program.per_run(norms)).lower((params, params, grads), None).compile(),
                 )
 
         pool = ThreadPoolExecutor(1)
@@ -93,10 +88,11 @@ class Stats:
         def with_stats(state: TrainState, ids: Any, rows: Any, *rest: Any):
             activations, norms = self._programs.result()
             before = copied(state.params)  # the dispatch reuses the memory of the state
-            found = activations(before, ids, rows)
+            found = activations((before, rows), ids)
             state, metrics = dispatch(state, ids, rows, *rest)
-            found |= norms(before, state.params, metrics["grad_norms"][0])
-            return state, metrics | {PREFIX + name: value[None] for name, value in found.items()}
+            found |= norms((before, state.params, metrics["grad_norms"]), None)
+            # With the axis of steps, here of one, that every metric has: before it there may be one of lanes.
+            return state, metrics | {PREFIX + name: value[..., None] for name, value in found.items()}
 
         return with_stats
 

@@ -33,17 +33,17 @@ def planted():
     return cfg, jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, fresh)
 
 
-def subject_of(cfg, params) -> Subject:
-    tokenizer = tokenizers.CharTokenizer("".join(sorted(set(TEXT)))[:24].ljust(24, "~"))
-    ids = tokenizer.encode(TEXT)
+def subject_of(cfg, params, text: str = TEXT) -> Subject:
+    tokenizer = tokenizers.CharTokenizer("".join(sorted(set(text)))[:24].ljust(24, "~"))
+    ids = tokenizer.encode(text)
     split = type("Split", (), {"ids": ids})()
     dataset = type("Text", (), {"train": split, "valid": split, "first_train_ids": lambda _, n: ids[:n]})()
     run = Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, STEPS[-1], Path("none"))
     return Subject(run, {"starts": []}, [], dataset, ())
 
 
-def learn(cfg, by_step: dict) -> dict:
-    subject = subject_of(cfg, by_step[max(by_step)])
+def learn(cfg, by_step: dict, text: str = TEXT) -> dict:
+    subject = subject_of(cfg, by_step[max(by_step)], text)
     ids = subject.train_ids()
     names = Names(subject.run.tokenizer, np.bincount(ids, minlength=cfg.vocab_size))
     got = learning.learning(subject, by_step, names, baselines.fit_bigram(ids, cfg.vocab_size), [])
@@ -103,6 +103,26 @@ def test_a_table_that_is_frozen_until_a_known_step_is_named_there(planted):
     assert next(one["text"] for one in events if one.get("part") == "position table").endswith(
         "never changed."
     )
+
+
+def test_in_context_loss_that_falls_at_a_known_step_is_named_there(planted):
+    """An induction model from step 40 on reads lines that repeat themselves: it knows a token by what followed it before."""
+    cfg, params, fresh = planted
+    rng = np.random.default_rng(0)
+    lines = ("".join(rng.permutation(list("abcdefghijklmnopqrstuvwx"))[:8]) * 6 for _ in range(60))
+    text = "".join(lines)
+    got = learn(cfg, {step: params if step >= 40 else fresh for step in STEPS}, text)
+    (event,) = [one for one in got["events"] if one["kind"] == "late"]
+    assert (event["from"], event["to"]) == (20, 40) and event["value"] == got["late"][-1] < -1
+    assert event["text"].startswith(
+        "At least half of the fall of its in-context loss came between steps 20 and 40 "
+    )
+    assert not [
+        one for one in learn(cfg, dict.fromkeys(STEPS, fresh), text)["events"] if one["kind"] == "late"
+    ]
+    # Not more than its noise: nothing is said.
+    noisy = got | {"late_change_error": [2.0] * len(STEPS)}
+    assert not [one for one in changes.events(noisy) if one["kind"] == "late"]
 
 
 def test_an_untrained_run_has_nothing_to_say(planted):

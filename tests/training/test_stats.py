@@ -92,14 +92,23 @@ def test_norms_of_what_is_trained_and_what_is_not(small):
         assert float(found[f"{name}/update_ratio"]) == pytest.approx(0.5, rel=1e-5)
 
 
-def test_a_run_with_statistics_is_the_run_without(plain_run, text, tmp_path):
-    watched = small_config(text, train__stats_every=5, train__snapshots="every:1", model__activation="gelu")
-    train(watched, tmp_path / "run")
-    plain, run = jaxgpt.load(plain_run / "run"), jaxgpt.load(tmp_path / "run")
+WATCHED = {"train__stats_every": 5, "model__activation": "gelu"}
+
+
+@pytest.fixture(scope="module")
+def watched(text, tmp_path_factory):
+    """A run with statistics."""
+    place = tmp_path_factory.mktemp("watched") / "run"
+    train(small_config(text, **WATCHED, train__snapshots="every:1"), place)
+    return place
+
+
+def test_a_run_with_statistics_is_the_run_without(plain_run, watched):
+    plain, run = jaxgpt.load(plain_run / "run"), jaxgpt.load(watched)
     assert plain.config.model == run.config.model
     for (path, x), (_, y) in zip(named_leaves(plain.params), named_leaves(run.params), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
-    lines = metrics(tmp_path / "run")
+    lines = metrics(watched)
     own = {line["step"]: line for line in lines if line["split"] == "stats"}
     assert [line for line in lines if line["split"] != "stats"] == metrics(plain_run / "run")
     assert list(own) == [1, 5, 10, 15, 20, 24]
@@ -108,11 +117,29 @@ def test_a_run_with_statistics_is_the_run_without(plain_run, text, tmp_path):
     for step, line in own.items():
         total = np.sqrt(sum(line[f"{name}/gradient_norm"] ** 2 for name in groups))
         assert total == pytest.approx(trained[step]["grad_norm"], rel=1e-5)
-    before, after = (snapshots.read(tmp_path / "run", step)[2] for step in (9, 10))
+    before, after = (snapshots.read(watched, step)[2] for step in (9, 10))
     for name in groups:
         change = jax.tree.map(lambda x, y: np.asarray(y, np.float64) - x, before[name], after[name])
         norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(change)))
         assert own[10][f"{name}/update_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_each_lane_has_the_statistics_of_its_run_alone(text, watched, tmp_path):
+    cfgs = [
+        small_config(text, **WATCHED, train__sample_tokens=0, train__eval_every=24, optim__learning_rate=rate)
+        for rate in (3e-3, 1e-2, 3e-2)
+    ]
+    runs = [(cfg, tmp_path / str(n)) for n, cfg in enumerate(cfgs)]
+    Trainer(runs, width=2).run(stop_at=5)
+    alone, *lanes = [
+        [line for line in metrics(place) if line["split"] == "stats" and line["step"] <= 5]
+        for place in (watched, *(place for _, place in runs))
+    ]
+    assert len(alone) == 2 and [len(one) for one in lanes] == [2, 2, 2]
+    for here, there in zip(alone, lanes[0], strict=True):
+        assert there.pop("split") == here.pop("split") and there == pytest.approx(here, rel=1e-4)
+    ratios = [lane[0]["block_0/update_ratio"] for lane in lanes]  # the first update is that of the rate
+    assert np.array(ratios) == pytest.approx(ratios[0] * np.array([1, 10 / 3, 10]), rel=1e-3)
 
 
 def test_the_traced_step_is_the_same_to_the_last_equation(text):
@@ -128,12 +155,9 @@ def test_the_traced_step_is_the_same_to_the_last_equation(text):
     assert traced() != traced(optim__weight_decay=0.2)
 
 
-def test_what_has_no_statistics_says_so(text, tmp_path):
+def test_what_has_no_statistics_says_so(text):
     with pytest.raises(UserError, match=r"set train\.steps_per_dispatch=1, or train\.stats_every=0"):
         small_config(text, train__stats_every=5, train__steps_per_dispatch=2)
-    cfg = small_config(text, train__stats_every=5)
-    with pytest.raises(UserError, match="is for a run alone"):
-        Trainer([(cfg, tmp_path / "lane")], width=1).run()
 
 
 ON_A_MESH = """
