@@ -95,14 +95,16 @@ def memory(pid: int) -> float:
     return total
 
 
-def tokenize(folder: Path, megabytes: float, with_datasets: str) -> list[dict[str, Any]]:
+def tokenize(
+    folder: Path, megabytes: float, num_workers: list[int], with_datasets: str
+) -> list[dict[str, Any]]:
     """The measurements of tokenizing, in turns."""
     size = write_documents(folder / "documents.jsonl", megabytes)
     tokenizer_file = folder / "tokenizer.json"
     if with_datasets:
         write_tokenizer(tokenizer_file)
     found = []
-    for workers in (0, 2):
+    for workers in num_workers:
         for who in ("jaxgpt", "datasets") if with_datasets else ("jaxgpt",):
             cache, out = folder / "cache", folder / "out"
             for place in (cache, out):
@@ -169,6 +171,9 @@ def loader(folder: Path) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     parser = cli.Parser(prog="python -m experiments.data_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=float, default=1000)
+    parser.add_argument(
+        "--num_workers", type=int, nargs="+", default=[0, 2], help="0: in the command's own process"
+    )
     parser.add_argument("--only", choices=["tokenize", "loader"])
     parser.add_argument(
         "--datasets", default="", metavar="PYTHON", help="a Python that has the package datasets"
@@ -180,7 +185,7 @@ def main(argv: list[str]) -> None:
         if args.only != "tokenize":
             record["loader"] = loader(Path(place))
         if args.only != "loader":
-            record["tokenize"] = tokenize(Path(place), args.megabytes, args.datasets)
+            record["tokenize"] = tokenize(Path(place), args.megabytes, args.num_workers, args.datasets)
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n")
 
