@@ -323,7 +323,7 @@ BAD_METADATA = {
     "not causal": ({"llama.attention.causal": False}, "llama.attention.causal=False"),
     "epsilon": ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "rms_norm_eps=0"),
     "a part": ({"split.count": 3}, "one of 3 parts"),
-    "sentencepiece": ({"tokenizer.ggml.model": "llama"}, "'llama' (SentencePiece): only 'gpt2'"),
+    "word pieces": ({"tokenizer.ggml.model": "bert"}, "'bert': only 'gpt2' (byte-level BPE) and 'llama'"),
     "unknown cut": ({"tokenizer.ggml.pre": "viking"}, "cuts text as 'viking'"),
     "BOS": ({"tokenizer.ggml.add_bos_token": True}, "its bos_token_id is not a special token"),
     "EOS": ({"tokenizer.ggml.add_eos_token": True}, "add_eos_token=true: it ends each text with a token"),

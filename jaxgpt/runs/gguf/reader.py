@@ -80,7 +80,13 @@ class GGUFFile:
         value = self.metadata[key]
         if type(value) is not kind:
             shown = f"{len(value)} values" if isinstance(value, list | np.ndarray) else repr(value)[:60]
-            names = {str: "text", int: "a whole number", bool: "true or false", list: "a list of texts"}
+            names = {
+                str: "text",
+                int: "a whole number",
+                bool: "true or false",
+                list: "a list of texts",
+                np.ndarray: "a list of numbers",
+            }
             raise UserError(f"{self.path}: {key} is {shown}, not {names[kind]}: give another file")
         return value
 

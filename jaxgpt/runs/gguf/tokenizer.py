@@ -1,6 +1,7 @@
-"""The tokenizer of a GGUF file: byte-level BPE, both ways. Others are refused by name.
+"""The tokenizer of a GGUF file: byte-level BPE both ways, SentencePiece's BPE in. Others are refused by name.
 
-A file names its way to cut text before the merges (`tokenizer.ggml.pre`); the steps of a name stand here once.
+A file of byte-level BPE names its way to cut text before the merges (`tokenizer.ggml.pre`); the steps of a name stand here
+once. SentencePiece's (Llama 1 and 2, TinyLlama) has a score for each token in place of merges.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ WITHOUT = "give --no_tokenizer for token ids alone"
 NONE = "none"  # tokenizer.ggml.model of a file with ids alone
 _MODEL, _TOKENS, _TYPES = "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 _ADD_BOS = "tokenizer.ggml.add_bos_token"
-_NORMAL, _CONTROL, _OWN, _UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type
+_NORMAL, _UNKNOWN, _CONTROL, _OWN, _UNUSED = 1, 2, 3, 4, 5  # tokenizer.ggml.token_type
+_BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"  # tokenizer.ggml.model
+_SPACE = "\u2581"  # SentencePiece's
+_LONGEST = 1024  # characters of one of its tokens, whose every cut is tried
 TEMPLATE = "tokenizer.chat_template"
 
 
@@ -70,22 +74,22 @@ def read(file: GGUFFile, num_rows: int, notes: list[str]) -> Tokenizer:
     kind = file.get(_MODEL, str, NONE)
     if kind in (NONE, "no_vocab"):
         return IdsTokenizer(num_rows)
-    if kind != "gpt2":
-        what = " (SentencePiece)" if kind == "llama" else ""
+    if kind not in (_BYTE_LEVEL, _SENTENCEPIECE):
         raise UserError(
-            f"{file.path} has a tokenizer {kind[:40]!r}{what}: only 'gpt2', byte-level BPE, is read; {WITHOUT}"
+            f"{file.path} has a tokenizer {kind[:40]!r}: only {_BYTE_LEVEL!r} (byte-level BPE) and {_SENTENCEPIECE!r} "
+            f"(SentencePiece's BPE) are read; {WITHOUT}"
         )
     if file.get("tokenizer.ggml.add_eos_token", bool, False):
         raise UserError(
             f"{file.path} has add_eos_token=true: it ends each text with a token, and only one before it is read here; {WITHOUT}"
         )
-    document, end = _document(file, notes)
+    document, end = _document(file, kind, notes)
     return tokenizer_files.from_document(file.path, document, num_rows, notes, end, WITHOUT)
 
 
-def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | None]:
+def _document(file: GGUFFile, kind: str, notes: list[str]) -> tuple[dict[str, Any], str | None]:
     """The tokenizer.json of a file, and the text of its end of text."""
-    tokens, merges = file.get(_TOKENS, list), file.get("tokenizer.ggml.merges", list)
+    tokens = file.get(_TOKENS, list)
     types = file.metadata.get(_TYPES, np.full(len(tokens), _NORMAL))
     if not isinstance(types, np.ndarray) or len(types) != len(tokens):
         raise UserError(
@@ -93,26 +97,24 @@ def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | N
         )
     if len(set(tokens)) < len(tokens):
         raise UserError(f"{file.path}: {_TOKENS} has a token twice: give a complete GGUF file, or {WITHOUT}")
-    for merge in merges:
-        if len(pair := merge.split(" ")) != 2 or not all(pair):
-            raise UserError(f"{file.path}: {merge[:40]!r} in its merges is not a pair of tokens; {WITHOUT}")
     by_type = {
-        kind: [i for i, t in enumerate(types.tolist()) if t == kind] for kind in (_CONTROL, _OWN, _UNUSED)
+        kind: [i for i, t in enumerate(types.tolist()) if t == kind]
+        for kind in (_UNKNOWN, _CONTROL, _OWN, _UNUSED)
     }
-    added = {tokens[i]: i for i in sorted(by_type[_CONTROL] + by_type[_OWN])}
+    added = {tokens[i]: i for i in sorted(by_type[_UNKNOWN] + by_type[_CONTROL] + by_type[_OWN])}
     document = tokenizer_files.bpe_document([], [], added)
     control = {tokens[i] for i in by_type[_CONTROL]}
+    unknown = [tokens[i] for i in by_type[_UNKNOWN]]
     for token in document["added_tokens"]:
-        token["special"] = token["content"] in control
+        token["special"] = token["content"] in control or token["content"] in unknown
     unused = set(by_type[_UNUSED])
-    ids = {token: i for i, token in enumerate(tokens) if i not in unused}
-    cut = _cut(file, notes)
-    document["model"] |= {"vocab": ids, "merges": [merge.split(" ") for merge in merges]}
-    if cut.ignore_merges:
-        document["model"]["ignore_merges"] = True
-    document["pre_tokenizer"] = _sequence(cut.steps, "pretokenizers")
-    document["normalizer"] = _sequence(tuple({"type": name} for name in cut.normalizers), "normalizers")
-    if file.get(_ADD_BOS, bool, cut.add_bos):
+    document["model"]["vocab"] = {token: i for i, token in enumerate(tokens) if i not in unused}
+    if kind == _SENTENCEPIECE:
+        document |= _sentencepiece(file, document["model"], {*added}, unknown[0] if unknown else None)
+        starts = True
+    else:
+        starts = _byte_pairs(file, document, notes)
+    if file.get(_ADD_BOS, bool, starts):
         start = special(file, "bos_token")
         if start is None or start not in added:
             raise UserError(
@@ -122,6 +124,61 @@ def _document(file: GGUFFile, notes: list[str]) -> tuple[dict[str, Any], str | N
     end = file.metadata.get("tokenizer.ggml.eos_token_id")
     known = type(end) is int and end < len(tokens) and tokens[end] in control
     return document, tokens[end] if known else None
+
+
+def _byte_pairs(file: GGUFFile, document: dict[str, Any], notes: list[str]) -> bool:
+    """Write a file's merges and its way to cut text into a tokenizer.json. Returns whether that way has a BOS by itself."""
+    merges = [merge.split(" ") for merge in file.get("tokenizer.ggml.merges", list)]
+    for pair in merges:
+        if len(pair) != 2 or not all(pair):
+            raise UserError(
+                f"{file.path}: {' '.join(pair)[:40]!r} in its merges is not a pair of tokens; {WITHOUT}"
+            )
+    cut = _cut(file, notes)
+    document["model"]["merges"] = merges
+    if cut.ignore_merges:
+        document["model"]["ignore_merges"] = True
+    document["pre_tokenizer"] = _sequence(cut.steps, "pretokenizers")
+    document["normalizer"] = _sequence(tuple({"type": name} for name in cut.normalizers), "normalizers")
+    return cut.add_bos
+
+
+def _sentencepiece(
+    file: GGUFFile, model: dict[str, Any], added: set[str], unknown: str | None
+) -> dict[str, Any]:
+    """The parts of a tokenizer.json for SentencePiece's BPE: of all pairs that make a token, the one whose token has the
+    highest score is joined first. What is no token is written in bytes.
+    """
+    vocab = model["vocab"]
+    scores = file.get("tokenizer.ggml.scores", np.ndarray)
+    if len(scores) != len(file.get(_TOKENS, list)) or not np.isfinite(scores).all():
+        raise UserError(f"{file.path}: tokenizer.ggml.scores is not one number for each token; {WITHOUT}")
+    if (longest := max(map(len, vocab), default=0)) > _LONGEST:
+        raise UserError(
+            f"{file.path} has a token of {longest:,} characters: at most {_LONGEST:,} are read; {WITHOUT}"
+        )
+    merges = [
+        [token[:at], token[at:]]
+        for token in sorted(vocab.keys() - added, key=lambda token: (-scores[vocab[token]], vocab[token]))
+        for at in range(1, len(token))
+        if token[:at] in vocab and token[at:] in vocab and not added & {token[:at], token[at:]}
+    ]
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    back = [
+        {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    ]  # fmt: skip
+    before = file.get("tokenizer.ggml.add_space_prefix", bool, True)
+    return {
+        "model": model | {"merges": merges, "unk_token": unknown, "fuse_unk": True, "byte_fallback": True},
+        "normalizer": _sequence(
+            ({"type": "Prepend", "prepend": _SPACE}, space) if before else (space,), "normalizers"
+        ),
+        "pre_tokenizer": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [*back, {"type": "Strip", "content": " ", "start": 1, "stop": 0}] if before else back,
+        },
+    }
 
 
 def special(file: GGUFFile, name: str) -> str | None:
@@ -164,7 +221,7 @@ def metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Any]:
         types[token["id"]] = _CONTROL if token["special"] else _OWN
     merges = document["model"]["merges"]
     found = {
-        _MODEL: "gpt2",
+        _MODEL: _BYTE_LEVEL,
         "tokenizer.ggml.pre": name,
         _TOKENS: tokens,
         _TYPES: types.tolist(),
