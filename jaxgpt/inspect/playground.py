@@ -60,7 +60,7 @@ def render(about: dict[str, Any]) -> str:
 
 
 def _script(talks: bool) -> str:
-    names = ("text", "colour", "elements", "ask", "edits", *(["talk"] if talks else []), "playground")
+    names = ("text", "colour", "elements", "ask", "edits", *(["talk"] if talks else []), "look", "playground")
     own = "\n".join(page.asset(f"{name}.js") for name in names)
     return f'const inspect = {page.views()};\n(() => {{\n"use strict";\n{own}\n}})();\n'
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,48 @@ def test_another_token_is_another_text_and_a_reload_keeps_all(chromium, address)
     assert chromium.run("return document.documentElement.scrollWidth") <= 390
     assert chromium.violations() == []
     assert all("status of 400" in line for line in chromium.complaints()), "but for the edit that is refused"
+
+
+IN_SIGHT = """
+const node = document.activeElement;
+const { top, bottom, left, right } = node.getBoundingClientRect();
+if (node === document.body) return "nothing has the focus";
+return top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth ? "" : `out of sight: ${node.outerHTML.slice(0, 80)} ${top}`;
+"""
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 700)])
+def test_the_focus_stays_in_sight(chromium, address, size):
+    """After whatever moves the page or draws a part of it anew."""
+    chromium.open(address)
+    chromium.run("sessionStorage.clear()")
+    chromium.open(address)
+    chromium.resize(*size)
+    quiet = "return !document.querySelector('#more').disabled && !document.getElementById('status').textContent.includes('…')"
+    chromium.wait(quiet, 60)
+
+    def do(what: str, selector: str, place: int = 0) -> None:
+        chromium.run("document.querySelectorAll(arguments[0])[arguments[1]].focus()", selector, place)
+        chromium.driver.switch_to.active_element.send_keys(Keys.ENTER)
+        chromium.wait(quiet, 60)
+        time.sleep(0.2)  # until the choices have come
+        assert (what, chromium.run(IN_SIGHT)) == (what, "")
+
+    do("generate", "button.main")
+    do("continue", "#more")
+    do("a box", "#written .cell", 40)
+    do("the last box", "#written .cell.end")
+    do("another token", ".choice:enabled", 2)
+    do("another token of the middle", "#written .cell", 20)
+    do("its branch", ".choice:enabled", 1)
+    do("a change", "#edit-form button")
+    do("another change", "#edit-form button")
+    do("undo", "#edits button")
+    do("undo the last", "#edits button")
+    do("look inside", "#see")
+    assert chromium.run("return document.activeElement.tagName") == "H2"
+    do("a text", ".tab", 0)
+    do("close it", "#tabs .link")
 
 
 def test_one_token_is_one_token_and_a_stopped_server_is_said_in_words(chromium):

@@ -44,7 +44,7 @@ function drawEdits() {
 /** Take other edits, and show what they change. */
 function changeEdits(others) {
   edits = others;
-  drawEdits();
+  keepFocus(editList, drawEdits, () => editList.querySelector("button") ?? editForm.querySelector("button"));
   save();
   if (current()?.tokens.length) showChoices(current().chosen ?? current().tokens.length);
 }

@@ -38,6 +38,7 @@ function drawLearning(root) {
   const sample = el("pre", { class: "sample", tabindex: 0, "aria-label": "What the model writes at this step" });
   const sampleName = el("figcaption");
   const curve = el("figure");
+  const curveName = el("figcaption", { class: "loss-now" });
   const news = el("p", { class: "said news", role: "status" });
   root.append(
     el(
@@ -74,7 +75,7 @@ function drawLearning(root) {
       marks: learned.events.map((one) => one.to),
       height: 140,
     });
-    curve.replaceChildren(el("figcaption", {}, el("b", {}, "Loss"), " in nats per token, by step (log scale)"), losses);
+    curve.replaceChildren(curveName, losses);
     losses.mark(state.at);
   });
   view(root, ["at"], () => {
@@ -82,6 +83,7 @@ function drawLearning(root) {
     slider.value = i;
     slider.setAttribute("aria-valuetext", `step ${format(steps[i])}`);
     now.textContent = `step ${format(steps[i])}`;
+    curveName.replaceChildren(el("b", {}, "Loss"), ` at step ${format(steps[i])}: ${fixed(loss[i])} nats per token (steps on a log scale)`);
     sample.textContent = visibleLines(learned.samples[i]);
     const known = learned.words[i];
     sampleName.replaceChildren(

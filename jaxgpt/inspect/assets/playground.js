@@ -15,7 +15,6 @@ const KEPT = `jaxgpt ${location.pathname}`; // in sessionStorage: a reload keeps
 let texts = []; // {name, label, prompt, tokens, chosen, branches}; a token is {id, text, hex, p, rank, entropy, made}
 let at = -1; // the text in sight
 let running = null; // AbortController of the current generation
-let looking = null; // AbortController of the current views
 let asking = null; // AbortController of the current choices
 
 function current() {
@@ -136,6 +135,13 @@ function reachable(i) {
   });
 }
 
+/** Scroll the boxes, and not the page, to a box. */
+function scrollTo(i) {
+  const { top } = boxes()[i].getBoundingClientRect();
+  const frame = written.getBoundingClientRect();
+  if (top < frame.top || top > frame.bottom - 60) written.scrollTop += top - frame.top - 6;
+}
+
 function focusOn(i) {
   const node = boxes()[i];
   if (!node) return;
@@ -196,7 +202,7 @@ function openText(i) {
   at = i;
   close();
   form.elements.prompt.value = current().prompt;
-  drawText();
+  keepFocus(tabs, drawText, () => tabs.querySelector("[aria-pressed=true]") ?? boxes()[0]);
   say("");
   const { chosen } = current();
   if (chosen !== null) choose(chosen, false);
@@ -232,10 +238,12 @@ async function open(prompt, signal) {
 async function write(prepare, prompt) {
   running?.abort();
   const mine = (running = new AbortController());
+  const pressed = [go, more, see].find((button) => button === document.activeElement);
+  stop.disabled = false;
+  if (pressed) stop.focus({ preventScroll: true }); // a disabled button loses the focus
   [go, more, see].forEach((button) => {
     button.disabled = true;
   });
-  stop.disabled = false;
   close();
   say("Writing …");
   const notes = [];
@@ -252,6 +260,7 @@ async function write(prepare, prompt) {
         made += 1;
         text.tokens.push({ ...one.token, p: one.p, rank: one.rank, entropy: one.entropy, made: true });
         addBox(text.tokens.at(-1), text.tokens.length - 1);
+        if (made === 1) scrollTo(text.tokens.length - 1);
       }
       if (one.done)
         say(
@@ -270,6 +279,7 @@ async function write(prepare, prompt) {
     [go, more, see].forEach((button) => {
       button.disabled = false;
     });
+    if (document.activeElement === stop) (pressed ?? go).focus({ preventScroll: true });
     stop.disabled = true;
     if (current()) endsHere();
     save();
@@ -307,6 +317,7 @@ function branch(i, token) {
       tokens: [...from.tokens.slice(0, i), next],
     });
   }
+  focusOn(i); // the button that was pressed is gone
   write();
 }
 
@@ -335,7 +346,7 @@ async function showChoices(i) {
     const found = await answer.json();
     if (mine.signal.aborted) return;
     drawChoices(i, found);
-    choices.scrollIntoView({ block: "nearest" });
+    reveal(choices);
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
   }
@@ -390,106 +401,6 @@ function meter(share) {
   inner.style.setProperty("--from", 0);
   inner.style.setProperty("--length", share);
   return el("span", { class: "bar", "aria-hidden": "true" }, inner);
-}
-
-// --- looking inside -------------------------------------------------------------------------------------
-
-function close() {
-  looking?.abort();
-  asking?.abort();
-  show(false);
-  for (const node of inside.querySelectorAll(".view, .notice")) node.remove();
-  document.getElementById("selection")?.remove();
-  choices.replaceChildren();
-}
-
-/** Show or hide the views and the links to them. */
-function show(shown) {
-  inside.hidden = !shown;
-  for (const link of document.querySelectorAll("#contents a")) {
-    link.parentNode.hidden = !shown && inside.querySelector(link.hash) !== null;
-  }
-}
-
-/** Look inside the text in the box, without writing: what may come after it. */
-async function lookInside() {
-  const prompt = form.elements.prompt.value;
-  try {
-    if (current()?.prompt !== prompt) await open(prompt);
-    await choose(current().tokens.length, true);
-  } catch (error) {
-    say(error.message);
-  }
-}
-
-/** Show the report's views of the prediction at a place of the text. */
-async function look(i, scrolls) {
-  looking?.abort();
-  const mine = (looking = new AbortController());
-  const { tokens } = current();
-  const most = Math.min(about.context_length, 128);
-  const ids = idsUpTo(Math.max(2, i + 1), most);
-  const token = tokens[i];
-  const name = token ? `‘${shownToken(token)}’` : "what comes next";
-  if (ids.length < 2) {
-    say("Looking inside needs a text of two tokens or more.");
-    return;
-  }
-  say(`Looking at ${name} …`);
-  try {
-    const answer = await ask("api/report", { ids, temperature: given().temperature ?? 1 }, mine.signal);
-    const payload = await answer.json();
-    if (mine.signal.aborted) return;
-    for (const node of inside.querySelectorAll(".view, .notice")) node.remove();
-    document.getElementById("selection")?.remove();
-    document.getElementById("data").textContent = JSON.stringify(payload);
-    show(true);
-    for (const section of inside.querySelectorAll("section")) {
-      const key = { probe: "tokens", flow: "ledger" }[section.id] ?? section.id;
-      section.hidden = !(key === "positions" ? payload.positions?.end : payload[key]);
-    }
-    notice([...payload.cut, ...payload.missing]);
-    // Select the token before it: the prediction there is the one that was drawn.
-    const last = payload.probe.ids.length - 1;
-    inspect({
-      token: token && i > 0 ? last - 1 : i > 0 ? last : 0,
-      temperature: given().temperature,
-      stop: mine.signal,
-    });
-    say(token ? predicted(token, payload) : "The sections below show what the model makes of the text, and what it predicts next.");
-    if (scrolls) inside.scrollIntoView({ block: "start" });
-  } catch (error) {
-    if (error.name !== "AbortError") say(error.message);
-  }
-}
-
-function predicted(token, payload) {
-  const name = `‘${shownToken(token)}’`;
-  if (token.p === undefined) return `${name} is the first token: the model does not predict it.`;
-  const again = payload.tokens.probability.at(-1);
-  // While it was written, a long text was read through a window that may start elsewhere, or with changes.
-  const other =
-    Math.abs(again - token.p) > 0.01 * token.p
-      ? ` In the unchanged model, with the ${count(payload.probe.ids.length - 1, "token")} before it, it has p ${format(again)}.`
-      : "";
-  return (
-    `${name} had p ${format(token.p)}, rank ${format(token.rank)} of ${format(about.vocab_size)}; ` +
-    `the entropy was ${fixed(token.entropy)} nats. The sections below show this prediction.${other}`
-  );
-}
-
-function notice(lines) {
-  if (!lines.length) return;
-  const [node, list] = [document.createElement("div"), document.createElement("ul")];
-  node.className = "notice";
-  node.setAttribute("role", "note");
-  for (const line of lines) {
-    const item = document.createElement("li");
-    item.textContent = line;
-    list.append(item);
-  }
-  node.append(list);
-  inside.prepend(node);
 }
 
 // --- the start ------------------------------------------------------------------------------------------
