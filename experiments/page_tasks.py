@@ -116,7 +116,7 @@ def tasks_before(facts: Facts) -> list[Task | str]:
     ]
     cells = range(facts.run.config.model.num_layers * facts.run.config.model.num_heads)
     per_layer = facts.run.config.model.num_heads
-    each = [click(f"#heads tbody tr:nth-of-type({i // per_layer + 1}) td:nth-of-type({i % per_layer + 1})") for i in cells]  # fmt: skip
+    each = [click(f"#attention .heads tbody tr:nth-of-type({i // per_layer + 1}) td:nth-of-type({i % per_layer + 1})") for i in cells]  # fmt: skip
     work = {
         0: ("report", [], [facts.named(".findings li", "attends to the previous token")]),
         1: ("report", [*token, section("Attention"), *each], [facts.last_head()]),

@@ -19,7 +19,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.sampling import Scores, scores_of
 
 POSITIONS = 16
-SHOWN = 12  # next tokens; with edits up to twice as many
+SHOWN, SHOWN_OF_EACH = 12, 8  # next tokens; with edits, those without them and those with them
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -57,8 +57,9 @@ def read(
     p_V = {"p": softmax(logits_V)}
     if edits is not None:
         p_V["edited"] = softmax(jax.device_get(_read(*edited(model, params, edits), tokens_1T, length)[1]))
-    order = [np.argsort(-p, kind="stable")[:SHOWN].tolist() for p in p_V.values()]
-    shown = dict.fromkeys(i for some in order for i in some)
+    most = SHOWN if edits is None else SHOWN_OF_EACH
+    found = {int(i) for p in p_V.values() for i in np.argsort(-p, kind="stable")[:most]}
+    shown = sorted(found, key=lambda i: (-max(p[i] for p in p_V.values()), i))
     following = [
         {"id": i, **token_entry(tokenizer, i), "rank": 1 + int((p_V["p"] > p_V["p"][i]).sum())}
         | {name: rounded(p[i]) for name, p in p_V.items()}

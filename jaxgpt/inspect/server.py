@@ -23,7 +23,7 @@ read or use it. Every path begins with a random token, which other users of the 
                            tokens is in the piece of its last token.
     POST /api/next         {prompt or ids, edits}: the window of the text that the model sees and what may come next, in one
                            answer: {tokens: [{id, text, hex?, p, rank, entropy}] (the first without the numbers), entropy,
-                           next: [{id, text, hex?, p, rank, edited (p with the edits)}], the most probable first}
+                           next: [{id, text, hex?, p, rank, edited (p with the edits)}], the most probable (with or without edits) first}
     POST /api/report       {text, text2?, temperature?}: the payload of a report for this text (`payload.payload`), application/json; or {ids}
                            instead of a text, which can include tokens that no text has, such as an unknown word
     POST /api/report.html  the same request; the answer is the report's page, text/html
