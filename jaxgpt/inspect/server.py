@@ -197,15 +197,16 @@ async def _body(request: Request) -> Any:
         raise HTTPException(400, "the request's body is not valid JSON") from None
 
 
+_LINE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each token
+
+
 async def _encoded(lists: Iterator[list[dict]]) -> AsyncIterator[bytes]:
     """A stream of JSON lines, one chunk per list. Starlette cancels it when the client disconnects."""
     from starlette.concurrency import run_in_threadpool
 
     try:
         while (lines := await _next_list(run_in_threadpool, lists)) is not None:
-            yield b"".join(
-                json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for line in lines
-            )
+            yield "".join(f"{_LINE(line)}\n" for line in lines).encode("utf-8", "replace")
     finally:
         lists.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from jaxgpt.model.stopping import Stops, TextUntil
 
 BODY_BYTES = 65_536  # maximum size of a request
 MOST_TOKENS = 10_000
+FRAME = 1 / 60  # seconds: nobody sees tokens that arrive in smaller parts
 PREPARED = 1_024  # tokens: longer texts compile their programs when they are asked for
 # One setting for each kind of sampler that has its own program, besides temperature alone.
 KINDS: tuple[dict[str, Any], ...] = (
@@ -80,6 +82,7 @@ class Service:
         self._run_figures: RunFigures | None = None
         run = subject.run
         self._template = conversations.of_run(run.config.data, run.workdir, run.tokenizer)
+        self._token = functools.lru_cache(1 << 14)(functools.partial(token_entry, run.tokenizer))
         self.ready: list[str] = []  # see warm_up
 
     def about(self) -> dict[str, Any]:
@@ -230,7 +233,7 @@ class Service:
     ) -> Iterator[list[dict[str, Any]]]:
         tokenizer = self.subject.run.tokenizer
         written = TextUntil(tokenizer, stops)
-        lines, piece = notes, first
+        lines, piece, sent = notes, first, -FRAME
         with contextlib.closing(pieces):
             while piece is not None and not written.ended:
                 for i, p, rank, entropy in zip(piece.ids[0], *(x[0] for x in piece.scores), strict=True):
@@ -239,11 +242,13 @@ class Service:
                         if text:
                             lines.append({"text": text})
                         break
-                    token = {"id": int(i), **token_entry(tokenizer, int(i))}
+                    token = {"id": int(i), **self._token(int(i))}
                     numbers = {"p": rounded(p), "rank": int(rank), "entropy": rounded(entropy)}
                     lines.append({"token": token, "piece": text, **numbers})
-                yield lines
-                lines, piece = [], next(pieces, None)
+                if (now := time.perf_counter()) - sent >= FRAME:
+                    yield lines
+                    lines, sent = [], now
+                piece = next(pieces, None)
         if rest := written.rest():
             if rest.endswith("\ufffd"):
                 lines.append({"note": f"The text ends in the middle of a character: {rest}"})
