@@ -40,6 +40,12 @@ PROGRAMS: dict[str, tuple[str, int, tuple[str, ...], bool]] = {
     "gpt2 with 2 layers, data=8": ("gpt2", 8, EIGHT, True),
     "gpt2 with 2 layers, data=8, 2 parts": ("gpt2", 8, (*EIGHT, "train.grad_accumulation_steps=2"), True),
     "gpt2 with 2 layers, fsdp=8": ("gpt2", 8, (*EIGHT, "mesh.data=1", "mesh.fsdp=8"), True),
+    "gpt2 with 2 layers, fsdp=8, 2 parts": (
+        "gpt2",
+        8,
+        (*EIGHT, "mesh.data=1", "mesh.fsdp=8", "train.grad_accumulation_steps=2"),
+        True,
+    ),
 }
 
 # Run with the package of a tree on the path: config, vocabulary, devices, description of the card, overrides -> HLO.
@@ -153,16 +159,18 @@ def main(argv: list[str] | None = None) -> None:
     here = Path(__file__).parents[1]
     stored = json.loads(args.out.read_text()) if args.out.exists() else {"programs": {}}
     stored["card"], stored["jax"] = "h100", jax.__version__
-    stored["commits"] = {
-        name: subprocess.run(["git", "-C", str(tree), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        for name, tree in (("before", args.before), ("after", here)) if tree
-    }  # fmt: skip
+
+    def commit(tree: Path) -> str:
+        command = ["git", "-C", str(tree), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
     stored["table_gradient_error"] = table_rows()
     for name in args.only:
         trees = {"before": args.before if PROGRAMS[name][3] else None, "after": here}
         for when, tree in trees.items():
             if tree is not None:
-                stored["programs"].setdefault(name, {})[when] = found = compiled(tree, name)
+                found = {"commit": commit(tree), **compiled(tree, name)}
+                stored["programs"].setdefault(name, {})[when] = found
                 print(
                     f"{name}, {when}: {found['milliseconds']['sum']} ms, {found['tokens_per_second']:,} tokens/s",
                     flush=True,

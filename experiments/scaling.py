@@ -44,17 +44,16 @@ Made by `python -m experiments.scaling --write experiments/scaling.md`. No GPU w
 
 In a ring of n devices, each sends 2 (n - 1) / n of an array's bytes to sum it (all-reduce: a sum into shares, which are then sent
 round), and (n - 1) / n to gather it from equal shares (all-gather) or to sum it into shares (reduce-scatter).
-Let P be the bytes of all matrices in bfloat16; G those of all gradients, of the blocks' matrices in bfloat16 and of the others in float32;
-and A those of the residual stream of one device's windows in bfloat16: windows x context x d_model x 2. Then each device sends, per step,
+Let G be the bytes of all matrices and of their gradients, those of the blocks in bfloat16 and the token table in float32; and A those of the residual stream of one device's windows in bfloat16: windows x context x d_model x 2. Then each device sends, per step,
 
 | axis | what | bytes |
 | --- | --- | --- |
 | data | the gradients that the device keeps are summed | 2 (data - 1) / data x G / (fsdp x tensor) |
-| fsdp | parameters are gathered for the forward pass, and again for the backward pass if `train.remat` is on | (fsdp - 1) / fsdp x P / tensor, once or twice |
+| fsdp | parameters are gathered for the forward pass, and those of the blocks again for the backward pass if `train.remat` is on | (fsdp - 1) / fsdp x G / tensor |
 | fsdp | their gradients are summed into shares | (fsdp - 1) / fsdp x G / tensor |
 | tensor | the stream is summed twice per layer forward and twice backward, once for the embedding and once for the head's gradient | (4 layers + 2) x 2 (tensor - 1) / tensor x A |
 
-With gradient accumulation, the two rows of fsdp occur once per part. The code is [`jaxgpt/training/traffic.py`](../jaxgpt/training/traffic.py), and `--dry_run` prints it
+With gradient accumulation, the two rows of fsdp occur once per part, but for the token table: once per step. The code is [`jaxgpt/training/traffic.py`](../jaxgpt/training/traffic.py), and `--dry_run` prints it
 for any config. [`tests/model/test_sharding.py`](../tests/model/test_sharding.py) compiles the step for eight simulated devices and adds up its
 collectives. The formula agrees with them within 1 % along each axis, except for two differences of XLA's CPU backend: it sums complete gradients
 where a GPU sums them into shares, and it sums the gradients of query, key and value separately (2 more sums per layer).
@@ -85,13 +84,12 @@ def example() -> str:
     stream = ROWS * 64 // (4 * 8) * model.context_length * model.d_model * 2
     table = model.table_rows * model.d_model
     matrices = costs.matmul_params(model)  # the tied table is one of them
-    P, blocks = 2 * matrices, matrices - table
-    G, GiB = 2 * blocks + 4 * table, 2**30
+    G, GiB = 2 * (matrices - table) + 4 * table, 2**30
     return f"""gpt3-6.7b on 64 devices as data 4 x fsdp 8 x tensor 2, {ROWS * 64} windows of {model.context_length:,} tokens:
 
-- P = {P / GiB:.2f} GiB, G = {G / GiB:.2f} GiB, A = {ROWS * 64 // 32} x {model.context_length:,} x {model.d_model:,} x 2 = {stream / GiB:.3f} GiB
+- G = {G / GiB:.2f} GiB, A = {ROWS * 64 // 32} x {model.context_length:,} x {model.d_model:,} x 2 = {stream / GiB:.3f} GiB
 - data: 2 x 3/4 x {G / GiB:.2f} / (8 x 2) = {2 * 3 / 4 * G / 16 / GiB:.2f} GiB (the code: {sent.data / GiB:.2f})
-- fsdp: 7/8 x ({P / GiB:.2f} + {G / GiB:.2f}) / 2 = {7 / 8 * (P + G) / 2 / GiB:.2f} GiB (the code: {sent.fsdp / GiB:.2f})
+- fsdp: 7/8 x 2 x {G / GiB:.2f} / 2 = {7 / 8 * G / GiB:.2f} GiB (the code: {sent.fsdp / GiB:.2f})
 - tensor: ({4} x {model.num_layers} + 2) x 2 x 1/2 x {stream / GiB:.3f} = {(4 * model.num_layers + 2) * stream / GiB:.2f} GiB (the code: {sent.tensor / GiB:.2f})
 
 Norms and the position table are in the code and not in these numbers, so some last digits differ."""

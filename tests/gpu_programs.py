@@ -18,23 +18,26 @@ from jaxgpt.config import Config, from_config_dict
 from jaxgpt.training.lanes import with_values
 from jaxgpt.training.target import cards
 
-# By name: the config, the number of layers, the target.
-STEPS = {
-    "gpt2": ("configs/gpt2.py", 2, "h100"),
-    "gpt2_fast": ("configs/gpt2_fast.py", 2, "h100"),
-    "char_gpu": ("configs/char_gpu.py", 2, "h100"),
-    "gpt2_x8": ("configs/gpt2.py", 1, "h100x8"),
-    "gpt2_fast_x8": ("configs/gpt2_fast.py", 1, "h100x8"),
-    "char_gpu_x8": ("configs/char_gpu.py", 1, "h100x8"),
+# By name: the config, the number of layers, the target, changed fields.
+STEPS: dict[str, tuple[str, int, str, dict]] = {
+    "gpt2": ("configs/gpt2.py", 2, "h100", {}),
+    "gpt2_fast": ("configs/gpt2_fast.py", 2, "h100", {}),
+    "char_gpu": ("configs/char_gpu.py", 2, "h100", {}),
+    "gpt2_x8": ("configs/gpt2.py", 1, "h100x8", {}),
+    "gpt2_2_parts_x8": ("configs/gpt2.py", 1, "h100x8", {"train.grad_accumulation_steps": 2}),
+    "gpt2_fsdp_x8": ("configs/gpt2.py", 1, "h100x8", {"mesh.data": 2, "mesh.fsdp": 4}),
+    "gpt2_fast_x8": ("configs/gpt2_fast.py", 1, "h100x8", {}),
+    "char_gpu_x8": ("configs/char_gpu.py", 1, "h100x8", {}),
 }
 VOCABULARY = {"gpt2": 50_257, "char": 71}
 
 
 def config_of(name: str) -> Config:
     """A GPU config with few layers, at its own batch, context and width."""
-    file, layers, _ = STEPS[name]
+    file, layers, _, changed = STEPS[name]
     cfg = from_config_dict(cli.load_config_dict(file))
-    return with_values(cfg, {"model.num_layers": layers, "model.vocab_size": VOCABULARY[cfg.data.tokenizer]})
+    known = {"model.num_layers": layers, "model.vocab_size": VOCABULARY[cfg.data.tokenizer]}
+    return with_values(cfg, known | changed)
 
 
 def compile_all(folder: Path, names: list[str]) -> None:

@@ -50,6 +50,7 @@ FROZEN = dataclasses.replace(
     model=dataclasses.replace(
         PLAIN.model, embedding_dim=32, lora_rank=4, lora_targets=("query", "out", "up", "down")
     ),
+    train=config.TrainConfig(num_steps=20, grad_accumulation_steps=2),
     optim=config.OptimConfig(
         # eps: Adam makes steps of the noise in gradients as small as those of A while B is near 0.
         learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, train_rows_from=32, eps=1e-4,
@@ -63,10 +64,18 @@ DOCUMENTS = dataclasses.replace(
     data=config.DataConfig(batch_size=16, windows="documents"),
     train=config.TrainConfig(num_steps=20, grad_accumulation_steps=2, loss_chunk=8),
 )
+# A tied table, learned positions, all logits at once, a penalty on them: with and without targets that do not count.
+TIED = dataclasses.replace(
+    DOCUMENTS,
+    model=dataclasses.replace(PLAIN.model, dropout_rate=0.1, document_mask=True, document_end=3),
+    optim=config.OptimConfig(learning_rate=3e-3, warmup_steps=5, z_loss=1e-2),
+    train=config.TrainConfig(num_steps=20, grad_accumulation_steps=2),
+)
 RUNS = {
     "documents": (DOCUMENTS, [(8, 1, 1), (2, 2, 2)]),
     "few": (CFG, FEW),
     "frozen": (FROZEN, [(2, 2, 2)]),
+    "tied": (TIED, [(8, 1, 1), (2, 2, 2)]),
     "everything": (CFG, MESHES),
     "plain": (PLAIN, MESHES),
 }

@@ -45,7 +45,7 @@ from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.model.attention import Attention, document_starts
 from jaxgpt.model.initial import draw, initializer
-from jaxgpt.model.layers import MLP, NORMS, POSITIONS, Dropout, Kernel, record, soft_cap
+from jaxgpt.model.layers import MLP, NORMS, POSITIONS, Dropout, Kernel, Table, record, soft_cap
 from jaxgpt.model.linear import check_lora_targets
 from jaxgpt.model.sharding import BATCH, constrain
 
@@ -189,12 +189,7 @@ class GPT(nn.Module):
     def setup(self) -> None:
         cfg = self.cfg
         check_lora_targets(cfg)
-        self.token_embedding = nn.Embed(
-            cfg.table_rows,
-            cfg.table_width,
-            dtype=cfg.dtype,
-            embedding_init=initializer("token_embedding/embedding", cfg),
-        )
+        self.token_embedding = Table(cfg, "token_embedding/embedding", (cfg.table_rows, cfg.table_width))
         if cfg.factorised:
             self.embedding_projection = Kernel(cfg)
         self.position_embedding = POSITIONS[cfg.position](cfg)
@@ -222,17 +217,18 @@ class GPT(nn.Module):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | np.ndarray) -> jax.Array:
         """The start of the residual stream: token rows (projected if narrow) plus position vectors, [B, T, D]."""
-        # The lookup needs complete rows: a table that is split over fsdp is gathered first.
-        table_VE = constrain(self.token_embedding.embedding, "tensor", None)
         # Cast after the lookup, so that the gradient of a row is summed in float32.
-        x_BTD = rows_BTE = jnp.take(table_VE, tokens_BT, axis=0).astype(self.cfg.dtype)
+        x_BTD = rows_BTE = self.token_embedding(tokens_BT).astype(self.cfg.dtype)
         if self.cfg.factorised:
             x_BTD = x_BTD @ self.embedding_projection.kernel.astype(self.cfg.dtype)
         record(self, token_rows=rows_BTE, token_vectors=x_BTD)
         if self.position_embedding is not None:
             vectors = self.position_embedding(positions_BT)
-            record(self, position_vectors=vectors)
-            x_BTD = x_BTD + vectors
+            record(self, position_vectors=vectors.astype(x_BTD.dtype))
+            # Spread over the rows before the cast: as above.
+            B, T, D = x_BTD.shape
+            vectors = jnp.broadcast_to(vectors[:, None], (len(vectors), B // len(vectors), T, D))
+            x_BTD = x_BTD + vectors.reshape(x_BTD.shape).astype(x_BTD.dtype)
         return x_BTD
 
     def features(
@@ -300,7 +296,7 @@ def output_side(cfg: config.ModelConfig, params: dict, x_BTD: jax.Array) -> tupl
     the projection, x P^T [B, T, E], so that no table [V, D] is formed.
     """
     if not cfg.tie_embeddings:
-        return x_BTD, params["head"]["kernel"].T
+        return x_BTD, params["head"]["kernel"].swapaxes(-1, -2)
     if cfg.factorised:
         x_BTD = jnp.einsum(
             "...D,ED->...E", x_BTD, params["embedding_projection"]["kernel"].astype(x_BTD.dtype)
@@ -335,7 +331,11 @@ _match_bfloat16.defvjp(_match_forward, _match_backward)
 def logits(cfg: config.ModelConfig, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """How well vectors of the stream match each row of a table: [..., rows], float32; -inf for padding rows."""
     match = _match if x_BTD.dtype == jnp.float32 else _match_bfloat16
-    scores = match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD).reshape(*x_BTD.shape[:-1], -1)
+    if table_VD.ndim == 3:  # see sharding.spread_tables
+        scores = jax.vmap(match)(x_BTD.reshape(len(table_VD), -1, x_BTD.shape[-1]), table_VD)
+    else:
+        scores = match(x_BTD.reshape(-1, x_BTD.shape[-1]), table_VD)
+    scores = scores.reshape(*x_BTD.shape[:-1], -1)
     scores = constrain(soft_cap(scores, cfg.logit_softcap), BATCH, *(None,) * (scores.ndim - 2), "tensor")
     if cfg.table_rows == cfg.vocab_size:
         return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from jaxgpt import config
 from jaxgpt.config import is_off
 from jaxgpt.model.initial import GPT2_STD, initializer
 from jaxgpt.model.linear import LINEAR
+from jaxgpt.model.sharding import complete_rows, constrain
 
 
 def record(module: nn.Module, **values: jax.Array) -> None:
@@ -174,6 +176,41 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+class Table(nn.Module):
+    """Rows that are read by id: [V, E], or [S, V, E] where it is given so (see `sharding.spread_tables`)."""
+
+    cfg: config.ModelConfig
+    parameter: str
+    size: tuple[int, int]
+
+    def setup(self) -> None:
+        given: Any = self.get_variable("params", "embedding")
+        if given is not None and given.shape[1:] == self.size:
+            self.embedding = given
+        else:
+            self.embedding = self.param("embedding", initializer(self.parameter, self.cfg), self.size)
+
+    def __call__(self, ids_BT: jax.Array | np.ndarray) -> jax.Array:
+        table_VE = self.embedding
+        if table_VE.ndim == 2:  # rows are read complete: a table that is split over fsdp is gathered first
+            table_VE = constrain(table_VE, *complete_rows(self.parameter))
+        elif len(ids_BT) == 1:
+            ids_BT = np.broadcast_to(ids_BT, (len(table_VE), ids_BT.shape[1]))
+        return look_up(table_VE, ids_BT)
+
+
+def look_up(table_VE: jax.Array, ids_BT: jax.Array | np.ndarray) -> jax.Array:
+    """The rows of these ids: [B, T, E]. From tables [S, V, E], each for B / S rows of ids."""
+    if table_VE.ndim == 2:
+        return jnp.take(table_VE, ids_BT, axis=0)
+    parts = ids_BT.reshape(len(table_VE), -1, *ids_BT.shape[1:])
+    rows = jax.vmap(lambda table, ids: jnp.take(table, ids, axis=0))(table_VE, parts)
+    return rows.reshape(*ids_BT.shape, -1)
+
+
 # --- positions ------------------------------------------------------------------------------------------
 
 
@@ -192,12 +229,7 @@ def sinusoids(positions: jax.Array | np.ndarray, d_model: int) -> jax.Array:
 # Each makes a function of positions [B, T] that gives the vectors [B, T, D] added to the token vectors. None: nothing is
 # added. "rotary" rotates queries and keys instead, "none" relies on the mask alone.
 POSITIONS: dict[str, Callable[[config.ModelConfig], Callable[[jax.Array | np.ndarray], jax.Array] | None]] = {
-    "learned": lambda cfg: nn.Embed(
-        cfg.context_length,
-        cfg.d_model,
-        dtype=cfg.dtype,
-        embedding_init=initializer("position_embedding/embedding", cfg),
-    ),
+    "learned": lambda cfg: Table(cfg, "position_embedding/embedding", (cfg.context_length, cfg.d_model)),
     "sinusoidal": lambda cfg: lambda positions_BT: sinusoids(positions_BT, cfg.d_model).astype(cfg.dtype),
     "rotary": lambda cfg: None,
     "none": lambda cfg: None,

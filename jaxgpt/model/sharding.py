@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -37,6 +38,7 @@ SPECS: dict[str, P] = {
     "attention/key_norm/scale": P(),
     "embedding_mix": P(),
 } | {path: spec for layer in LINEAR.values() for path, spec in layer.specs().items()}
+TABLES = ("token_embedding/embedding", "position_embedding/embedding", "head/kernel")  # read by token
 NORMS = ("attention_norm", "mlp_norm", "final_norm")  # all their parameters are on every device
 
 
@@ -48,6 +50,11 @@ def spec(path: str) -> P:
     """The mesh axes of a parameter, by its path. Raises KeyError for a path without a row: the table is complete."""
     name = _name(path)
     return P() if name.split("/")[0] in NORMS else SPECS[name]
+
+
+def complete_rows(path: str) -> P:
+    """The mesh axes of a table that is used: those of its parameter, without fsdp."""
+    return P(*(None if axis == "fsdp" else axis for axis in spec(path)))
 
 
 def mesh_sizes(cfg: config.MeshConfig, count: int) -> dict[str, int]:
@@ -229,6 +236,33 @@ def constrain_like(params: dict, tree: Any) -> Any:
     if _mesh_in_use() is None:
         return tree
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs(params, tree))
+
+
+def spread_tables(tree: dict) -> dict:
+    """A tree by parameter with a copy of each of TABLES for each part of a batch's rows: [V, E] -> [S, V, E].
+
+    Each device has the copy for its rows, complete but for the tensor axis. So in the parts of an accumulated batch it adds to a
+    gradient of its own, and `sum_tables` adds those of all devices once. The model takes tables of both shapes.
+    """
+
+    def one(path: str, leaf: jax.Array) -> jax.Array:
+        copies = jnp.broadcast_to(leaf, (count, *leaf.shape))
+        return constrain(copies, BATCH, *complete_rows(path))
+
+    mesh = _mesh_in_use()
+    count = 1 if mesh is None else math.prod(mesh.shape[name] for name in BATCH)
+    return tree if count == 1 else map_named(lambda path, x: one(path, x) if path in TABLES else x, tree)
+
+
+def sum_tables(tree: dict) -> dict:
+    """The sums over the copies that `spread_tables` has made, split as the parameters."""
+
+    def one(path: str, leaf: jax.Array) -> jax.Array:
+        if path in TABLES and leaf.ndim > len(spec(path)):
+            return constrain(leaf.sum(axis=0), *spec(path))
+        return leaf
+
+    return map_named(one, tree)
 
 
 def replicate(tree: Any) -> Any:

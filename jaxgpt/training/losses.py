@@ -10,6 +10,7 @@ import optax
 
 from jaxgpt import config
 from jaxgpt.model.gpt import logits
+from jaxgpt.model.layers import look_up
 from jaxgpt.model.sharding import BATCH, constrain, parts_of_batch
 
 
@@ -75,7 +76,7 @@ def _chunked_gradients(cfg, x_BTD, table_VD, targets_BT, count, chunk: int, stor
     divisor = targets_BT.size if count is None else count
     marked = count is not None
     parts = (_in_chunks(x_BTD, chunk), _in_chunks(targets_BT, chunk))
-    if x_BTD.dtype == jnp.float32:
+    if x_BTD.dtype == jnp.float32 and parts_of_batch(len(x_BTD)) == 1:
         return _by_autodiff(cfg, parts, table_VD, divisor, marked, z_loss)
     return _by_hand(cfg, parts, table_VD, divisor, marked, stored, z_loss)
 
@@ -103,7 +104,12 @@ def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32
     its own rows; the devices' sums are added after the last chunk.
     """
     dtype, shards, chunks = parts[0].dtype, parts_of_batch(parts[0].shape[1]), len(parts[0])
-    table_VD_narrow = constrain(table_VD.astype(dtype), "tensor", None)
+    spread = table_VD.ndim == 3  # see sharding.spread_tables
+    table, narrow = (
+        ("SVD", table_VD.astype(dtype))
+        if spread
+        else ("VD", constrain(table_VD.astype(dtype), "tensor", None))
+    )
     ids_V = jnp.arange(cfg.table_rows)
     padding_V = jnp.where(ids_V < cfg.num_tokens, 0.0, -jnp.inf)
 
@@ -114,7 +120,7 @@ def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32
     def one(dtable_SVD, part):
         x_SND, targets_SN = (split(x) for x in part)
         counts_SN = targets_SN >= 0
-        raw_SNV = jnp.einsum("SND,VD->SNV", x_SND, table_VD_narrow, preferred_element_type=stored)
+        raw_SNV = jnp.einsum(f"SND,{table}->SNV", x_SND, narrow, preferred_element_type=stored)
         raw_SNV = constrain(raw_SNV, BATCH, None, "tensor")
         # Behind barriers: a broadcast constant would be written once, before the loop, and read in every chunk, and the
         # probabilities would be stored where computing them from the logits again is cheaper.
@@ -132,9 +138,9 @@ def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32
             p_SNV *= 1 + 2 * z_loss * log_total_SN[..., None]
         d_SNV = (p_SNV - is_target) * slope * weight
         d_SNV = constrain(d_SNV.astype(dtype), BATCH, None, "tensor")
-        dx = jnp.einsum("SNV,VD->SND", d_SNV, table_VD_narrow)
+        dx = jnp.einsum(f"SNV,{table}->SND", d_SNV, narrow)
         more_SVD = jnp.einsum("SNV,SND->SVD", d_SNV, x_SND, preferred_element_type=jnp.float32)
-        chosen_SND = jnp.take(table_VD_narrow, target_SN, axis=0).astype(jnp.float32)
+        chosen_SND = look_up(narrow, target_SN).astype(jnp.float32)
         chosen_SN, _ = _cap(cfg, (x_SND.astype(jnp.float32) * chosen_SND).sum(axis=-1))
         loss_SN = log_total_SN - chosen_SN
         if marked:
@@ -142,9 +148,10 @@ def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32
         total = constrain(dtable_SVD + more_SVD, BATCH, "tensor", None)
         return total, (loss_SN, constrain(dx.reshape(part[0].shape), BATCH))
 
-    zeros = constrain(jnp.zeros((shards, *table_VD.shape), jnp.float32), BATCH, "tensor", None)
+    zeros = constrain(jnp.zeros((shards, *table_VD.shape[-2:]), jnp.float32), BATCH, "tensor", None)
     dtable_SVD, (loss, dx) = jax.lax.scan(one, zeros, parts, length=chunks)
-    return loss.sum() / divisor, (_of_chunks(dx), dtable_SVD.sum(axis=0).astype(table_VD.dtype))
+    dtable = dtable_SVD if spread else dtable_SVD.sum(axis=0)
+    return loss.sum() / divisor, (_of_chunks(dx), dtable.astype(table_VD.dtype))
 
 
 def _cap(cfg, raw: jax.Array) -> tuple[jax.Array, jax.Array | float]:

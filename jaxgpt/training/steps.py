@@ -12,7 +12,7 @@ import optax
 from jaxgpt import config
 from jaxgpt.model.gpt import GPT, logits, output_side
 from jaxgpt.model.parameters import init_params, param_shapes
-from jaxgpt.model.sharding import constrain_like, replicate
+from jaxgpt.model.sharding import BATCH, constrain, constrain_like, replicate, spread_tables, sum_tables
 from jaxgpt.runs.state import TrainState
 from jaxgpt.training import trainable
 from jaxgpt.training.losses import chunked_losses, chunked_mean_loss, losses, token_losses
@@ -120,7 +120,7 @@ def make_train_step(
 
         With marked targets each part is divided by the targets of all parts, and the parts are added.
         """
-        parts = batch.reshape(num_parts, -1, batch.shape[-1])
+        parts = constrain(batch.reshape(num_parts, -1, batch.shape[-1]), None, BATCH)
 
         def add(total, part_and_index):
             part, index = part_and_index
@@ -129,8 +129,10 @@ def make_train_step(
             ), None
 
         part = trainable.select(moving, params)
-        zeros = (jnp.zeros(()), constrain_like(params, jax.tree.map(jnp.zeros_like, part)))
-        total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(num_parts)))
+        zeros = constrain_like(params, jax.tree.map(jnp.zeros_like, part))
+        params, start = spread_tables(params), (jnp.zeros(()), spread_tables(zeros))
+        (loss, grads), _ = jax.lax.scan(add, start, (parts, jnp.arange(num_parts)))
+        total = loss, sum_tables(grads)
         return total if marked else jax.tree.map(lambda x: x / num_parts, total)
 
     def train_step(state: TrainState, batch: jax.Array, root_key: jax.Array):

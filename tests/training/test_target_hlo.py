@@ -104,6 +104,7 @@ def test_collectives_have_their_size_their_devices_and_what_runs_meanwhile():
         ("mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", 2),
         ("mesh['a'=4,'b'=2] {'a','b'}", 8),
         ("mesh['a'=8] {'a':(2)4}", 4),
+        ("mesh['axis_0'=1,'axis_1'=4,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_1'}", 4),
         ("[4,2]<=[8]", 2),
         ("{{0,1,2},{3,4,5}}", 3),
         ("{}", 8),

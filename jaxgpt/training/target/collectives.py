@@ -94,7 +94,7 @@ def _size(op: str, x: Instruction, computation: Computation) -> int:
 
 def _group(attributes: str, num_devices: int) -> int:
     """How many devices take part together, from the three ways to write replica_groups."""
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
         named = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[name] for name, part in named)
