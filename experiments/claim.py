@@ -283,7 +283,9 @@ def write_plot(
         FigureCanvasAgg(figure)
         draw(figure, measurements)
         file = io.BytesIO()
-        figure.savefig(file, dpi=90)
+        figure.savefig(
+            file, dpi=90, bbox_inches="tight", pad_inches=0.05
+        )  # a label may be longer than its axis
     # 48 colours are enough for lines and letters, and take a third of the bytes.
     Image.open(file).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
 

@@ -178,6 +178,7 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
             )
     axis.axhline(0, color="#7a7a7a", linestyle="--", linewidth=1)
     axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlim(left=0)
     axis.set(xlabel="step", ylabel="partial rank correlation with counted contexts")
     axis.legend(loc="upper left")
 

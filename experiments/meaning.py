@@ -187,6 +187,7 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
             )
         axis.axhline(0.5, color="#7a7a7a", linestyle="--", linewidth=1)
         axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(left=0)
         if kind == WORDS:
             for what, style in (("counted", "-."), ("frequency", ":")):
                 axis.axhline(
