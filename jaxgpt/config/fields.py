@@ -241,6 +241,10 @@ class TrainConfig:
         False, "on a GPU, sums in a fixed order, so that a resumed run is equal to the last bit; slower (a CPU's always are)",
         resume="free",
     )
+    pipelined: bool = field(
+        True, "on GPUs with mesh.fsdp, matrices are gathered for the next part of a batch while one is computed (set by XLA's options)",
+        resume="free",
+    )
     on_bad_step: Literal["stop", "skip"] = field(
         "stop", "a bad step (loss or gradient not finite, or norm above bad_grad_norm) changes nothing; then stop "
         "with an error, or continue with the next batch",

@@ -186,11 +186,11 @@ class ModelConfig:
 
     @property
     def cudnn_obstacle(self) -> str:
-        """Why cuDNN's fused attention can't compute this model; empty where it can, given the GPU."""
+        """Why cuDNN's fused attention can't compute this model on any GPU; empty where it can, see `attention.fused_obstacle`."""
         if self.dtype != "bfloat16":
             return f"it computes in bfloat16, not in model.dtype={self.dtype!r}"
-        if self.head_width % 8 or self.head_width > 128:
-            return f"it takes head widths that are multiples of 8 up to 128, not {self.head_width}"
+        if self.head_width % 8 or self.head_width > 256:
+            return f"it takes head widths that are multiples of 8 up to 256, not {self.head_width}"
         if self.attention_softcap:
             return "it has no model.attention_softcap"
         if not is_off(self.attention_dropout):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
-from jaxgpt.common.backend import backend
+from jaxgpt.common.backend import backend, compute_capability
 from jaxgpt.config import UserError
 from jaxgpt.model.initial import initializer
 from jaxgpt.model.layers import Dense, Dropout, Norm, normalize, record, rotate, soft_cap
@@ -132,15 +132,30 @@ def fused_attention(
     )  # fmt: skip
 
 
+def fused_obstacle(cfg: config.ModelConfig) -> str:
+    """Why cuDNN's fused attention can't compute this model on the device that programs are traced for; empty where it can.
+
+    The widths are those that JAX takes; cuDNN has such kernels from compute capability 8.0 (Ampere) on.
+    """
+    kind, capability = backend(), compute_capability()
+    if capability is None:
+        return f"it needs an NVIDIA GPU, JAX's backend here is {kind!r}"
+    card = f"on a card of compute capability {capability[0]}.{capability[1]}"
+    if capability < (8, 0):
+        return f"it does not run {card}: it needs 8.0 or more"
+    if cfg.head_width > 128 and capability < (9, 0):
+        return f"it takes head widths up to 128 {card} (up to 256 from 9.0 on), not {cfg.head_width}"
+    return cfg.cudnn_obstacle
+
+
 def uses_fused_attention(cfg: config.ModelConfig, attention: str) -> bool:
-    """Whether attention is computed by the fused kernel. Raises UserError for 'cudnn' without a GPU."""
-    on_gpu = backend() == "gpu"
-    if attention == "cudnn" and not on_gpu:
-        raise UserError(
-            f"train.attention='cudnn' needs an NVIDIA GPU, JAX's backend here is {backend()!r}: "
-            "choose 'auto' or 'explicit'"
-        )
-    return attention == "cudnn" or (attention == "auto" and on_gpu and not cfg.cudnn_obstacle)
+    """Whether attention is computed by the fused kernel. Raises UserError for 'cudnn' where it can't be."""
+    if attention == "explicit":
+        return False
+    obstacle = fused_obstacle(cfg)
+    if attention == "cudnn" and obstacle:
+        raise UserError(f"train.attention='cudnn': {obstacle}; choose 'auto' or 'explicit'")
+    return not obstacle
 
 
 class Attention(nn.Module):

@@ -167,8 +167,10 @@ def command_line() -> str:
     return shlex.join([Path(program).name, *arguments])
 
 
-def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
-    """One start of the run: its time, step, command, code, machine and changed fields."""
+def start_record(
+    step: int, changes: Changes | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """One start of the run: its time, step, command, code, machine, changed fields and XLA's options."""
     changed = [{"field": name, "from": old, "to": new} for name, (old, new) in (changes or {}).items()]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -179,6 +181,7 @@ def start_record(step: int, changes: Changes | None = None) -> dict[str, Any]:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         **({"changes": changed} if changed else {}),
+        **({"compiler_options": dict(options)} if options else {}),
     }
 
 
@@ -256,12 +259,19 @@ def check_same_validation(workdir: Path, hashes: Mapping[str, str]) -> None:
             )
 
 
-def write_run_json(workdir: Path, facts: dict[str, Any], step: int, changes: Changes | None = None) -> None:
-    """Write run.json, and add this start with its changed fields to `starts`."""
+def write_run_json(
+    workdir: Path,
+    facts: dict[str, Any],
+    step: int,
+    changes: Changes | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write run.json, and add this start to `starts`, with its changed fields and the options of XLA's compiler."""
     old = read_run_json(workdir)
     kept = {name: old[name] for name in ("started_from",) if name in old}
     write_json(
-        workdir / "run.json", {**kept, **facts, "starts": [*old["starts"], start_record(step, changes)]}
+        workdir / "run.json",
+        {**kept, **facts, "starts": [*old["starts"], start_record(step, changes, options)]},
     )
 
 

@@ -25,7 +25,7 @@ from jaxgpt.data.dataset import check_documents, check_windows, prepare_dataset
 from jaxgpt.data.id_files import Dataset
 from jaxgpt.data.packing import PackedBatches, Packing, training_batches
 from jaxgpt.model import sharding
-from jaxgpt.model.attention import uses_fused_attention
+from jaxgpt.model.attention import fused_obstacle, uses_fused_attention
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.paths import named_leaves
 from jaxgpt.runs import snapshots
@@ -223,7 +223,7 @@ def warnings(
     if backend == "gpu" and model.dtype == "float32":
         found.append("model.dtype='float32' leaves most of a GPU's speed unused: set model.dtype='bfloat16'")
     if backend == "gpu" and train.attention == "auto" and not uses_fused_attention(model, "auto"):
-        found.append(f"attention is not fused: {model.cudnn_obstacle}")
+        found.append(f"attention is not fused: {fused_obstacle(model)}")
     if model.num_tokens > LARGE_VOCABULARY and not train.loss_chunk and memory.logits > 0.1 * memory.total:
         found.append(
             f"logits take {as_bytes(memory.logits)}: set train.loss_chunk, a divisor of model.context_length"

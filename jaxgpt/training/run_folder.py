@@ -24,6 +24,7 @@ from jaxgpt.runs.state import TrainState
 from jaxgpt.training import starting
 from jaxgpt.training.evaluation import Evaluation
 from jaxgpt.training.guard import Guard
+from jaxgpt.training.steps import compiler_options
 
 if TYPE_CHECKING:
     from jaxgpt.runs.trackers.feed import Feed
@@ -168,7 +169,8 @@ class RunFolder:
             facts = facts | {"started_from": self.start.record}
         if self._writes:
             (self.workdir / checkpoint.FOLDER).mkdir(exist_ok=True)  # before the first step is logged
-            records.write_run_json(self.workdir, facts, step, self._changes)
+            options = compiler_options(self.cfg)
+            records.write_run_json(self.workdir, facts, step, self._changes, options)
             if "train.num_steps" in self._changes:
                 before, after = self._changes["train.num_steps"]
                 self.log.write(step, "change", num_steps=after, num_steps_before=before)

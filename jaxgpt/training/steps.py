@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt import config
+from jaxgpt.common.backend import backend
 from jaxgpt.model.gpt import GPT, logits, output_side
 from jaxgpt.model.parameters import init_params, param_shapes
 from jaxgpt.model.sharding import BATCH, constrain, constrain_like, replicate, spread_tables, sum_tables
@@ -212,9 +214,25 @@ def make_dispatch(train_step: Callable, cfg: config.Config) -> Callable:
     return dispatch
 
 
-def compiler_options(cfg: config.Config) -> dict[str, Any]:
-    """XLA's options for a config's dispatch. Without them a GPU adds to the rows of a table in any order."""
-    return {"xla_gpu_deterministic_ops": True} if cfg.train.deterministic else {}
+# With these a GPU gathers the matrices of the next part of a batch, and scatters the gradients of the last one, while it
+# computes a part. XLA hides other collectives behind kernels by itself: its latency hiding scheduler is on.
+PIPELINED = ("xla_gpu_enable_pipelined_all_gather", "xla_gpu_enable_pipelined_reduce_scatter")
+
+
+def compiler_options(
+    cfg: config.Config, kind: str | None = None, environment: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """XLA's options for a config's dispatch on a kind of device: "cpu", "gpu" or "tpu" (None: `backend.backend()`).
+
+    What the user has set in XLA_FLAGS stays.
+    """
+    options: dict[str, Any] = {}
+    if cfg.train.deterministic:  # without it a GPU adds to the rows of a table in any order
+        options["xla_gpu_deterministic_ops"] = True
+    if cfg.train.pipelined and cfg.mesh.fsdp != 1 and (kind or backend()) == "gpu":
+        given = {flag.partition("=")[0].lstrip("-") for flag in environment.get("XLA_FLAGS", "").split()}
+        options |= {name: True for name in PIPELINED if name not in given}
+    return options
 
 
 def with_signals(dispatch: Callable) -> Callable:

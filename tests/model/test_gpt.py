@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxgpt import config
+from jaxgpt.common.backend import Backend, trace_for
 from jaxgpt.config import UserError
 from jaxgpt.model import attention, gpt, layers, parameters
 from jaxgpt.model.gpt import GPT, KVCache
@@ -501,17 +502,39 @@ def test_fused_attention_is_the_explicit_one(changes):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_fused_attention_is_taken_on_a_gpu_where_it_can_be_and_refused_elsewhere(monkeypatch):
+def test_fused_attention_is_taken_on_a_gpu_where_it_can_be_and_refused_elsewhere():
     fits = dataclasses.replace(TINY, d_model=64, dtype="bfloat16")
-    with pytest.raises(UserError, match="needs an NVIDIA GPU"):
-        attention.uses_fused_attention(fits, "cudnn")
-    assert not attention.uses_fused_attention(fits, "auto")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert attention.uses_fused_attention(fits, "cudnn") and attention.uses_fused_attention(fits, "auto")
-    assert not attention.uses_fused_attention(fits, "explicit")
-    for obstacle in ({"dtype": "float32"}, {"d_model": 8}, {"attention_softcap": 1.0}, {"dropout_rate": 0.1}):
-        cfg = dataclasses.replace(fits, **obstacle)
-        assert cfg.cudnn_obstacle and not attention.uses_fused_attention(cfg, "auto")
+
+    def refused(cfg, *words: str) -> None:
+        assert not attention.uses_fused_attention(cfg, "auto")
+        with pytest.raises(
+            UserError, match=r"train.attention='cudnn'.*choose 'auto' or 'explicit'$"
+        ) as error:
+            attention.uses_fused_attention(cfg, "cudnn")
+        assert all(word in str(error.value) for word in words)
+
+    refused(fits, "needs an NVIDIA GPU")
+    wide, wider = (dataclasses.replace(fits, head_dim=width) for width in (256, 264))
+    with trace_for(Backend("gpu", (9, 0))):
+        assert attention.uses_fused_attention(fits, "cudnn") and attention.uses_fused_attention(fits, "auto")
+        assert not attention.uses_fused_attention(fits, "explicit")
+        for changed in (
+            {"dtype": "float32"},
+            {"d_model": 8},
+            {"attention_softcap": 1.0},
+            {"dropout_rate": 0.1},
+        ):
+            refused(dataclasses.replace(fits, **changed))
+        refused(dataclasses.replace(fits, context_length=15), "even model.context_length, not 15")
+        assert attention.uses_fused_attention(wide, "cudnn")
+        refused(wider, "up to 256, not 264")
+    with trace_for(Backend("gpu", (8, 9))):
+        assert attention.uses_fused_attention(dataclasses.replace(fits, head_dim=128), "auto")
+        refused(wide, "up to 128 on a card of compute capability 8.9", "not 256")
+    with trace_for(Backend("gpu", (7, 5))):
+        refused(fits, "compute capability 7.5", "needs 8.0")
+    with trace_for(Backend("gpu")):  # not one of NVIDIA's
+        refused(fits, "needs an NVIDIA GPU")
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters_and_logits():

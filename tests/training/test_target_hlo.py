@@ -123,6 +123,11 @@ def test_a_kernel_takes_the_longest_of_its_work():
     sent = bounds.sending(card, collectives(hlo.read(TEXT), 8), steps=1)
     hidden = next(x for x in sent if x.op == "all-reduce")
     assert hidden.hidden[0] == pytest.approx(5 * bounds.kernel_seconds(card, bound, FOUND["other"]))
+    assert hidden.overlapped == hidden.launches == 5 and sum(x.overlapped for x in sent) == 5
+    overlap = bounds.overlaps(sent)[0]
+    assert (overlap.share, overlap.hidden) == ("data sheet", hidden.hidden[0])
+    assert overlap.part == pytest.approx(hidden.hidden[0] / sum(x.seconds for x in sent))
+    assert bounds.overlaps([])[0].part == 0
     seconds = bounds.step_seconds(found, sent)
     assert seconds[0] <= seconds[1] <= seconds[2]
     product = max(FOUND.values(), key=lambda kernel: kernel.flops)

@@ -98,6 +98,7 @@ class Sending:
 
     op: str
     launches: float
+    overlapped: float  # launches between whose start and end other kernels run
     bytes: float
     seconds: float
     hidden: tuple[float, ...]  # seconds of it behind other kernels, for each of SHARES
@@ -116,11 +117,33 @@ def sending(card: Card, found: Sequence[Collective], steps: int) -> list[Sending
         Sending(
             op=op,
             launches=sum(x.times for x in group) / steps,
+            overlapped=sum(x.times for x in group if x.asynchronous and x.meanwhile) / steps,
             bytes=sum(x.times * x.sent for x in group) / steps,
             seconds=sum(x.times * x.sent for x in group) / card.link / steps,
             hidden=tuple(sum(x.times * hidden(x, share) for x in group) / steps for share in SHARES),
         )
         for op, group in groups.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of the traffic of a step the compiled schedule hides behind other kernels, for one of SHARES."""
+
+    share: str
+    seconds: float  # of all traffic
+    hidden: float  # seconds of it between whose start and end as long a work runs
+
+    @property
+    def part(self) -> float:
+        return self.hidden / self.seconds if self.seconds else 0.0
+
+
+def overlaps(sent: Sequence[Sending]) -> list[Overlap]:
+    """The overlap of a step's traffic for each of SHARES."""
+    total = math.fsum(x.seconds for x in sent)
+    return [
+        Overlap(share.name, total, math.fsum(x.hidden[i] for x in sent)) for i, share in enumerate(SHARES)
     ]
 
 

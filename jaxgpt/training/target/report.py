@@ -18,7 +18,7 @@ from jaxgpt.common.say import say
 from jaxgpt.config import Config
 from jaxgpt.data.dataset import prepare_dataset
 from jaxgpt.model import sharding
-from jaxgpt.model.attention import uses_fused_attention
+from jaxgpt.model.attention import fused_obstacle, uses_fused_attention
 from jaxgpt.model.parameters import count_params, param_shapes
 from jaxgpt.training import costs, starting, traffic
 from jaxgpt.training.state_memory import StateBytes, state_bytes
@@ -68,6 +68,15 @@ class Report:
         self.tokens_per_step = cfg.data.batch_size * cfg.model.context_length
         with tracing(self.card):
             self.fused = uses_fused_attention(cfg.model, cfg.train.attention)
+            self.not_fused = (
+                ""
+                if self.fused
+                else (
+                    f"train.attention={cfg.train.attention!r}"
+                    if cfg.train.attention == "explicit"
+                    else fused_obstacle(cfg.model)
+                )
+            )
             self.cost = costs.step_cost(cfg, self.card.backend.kind)
         self.predicted = costs.memory_per_device(cfg, self.cost.memory, compiled.sizes)
 
@@ -119,6 +128,7 @@ class Report:
             "windows_at_once": fits.windows(self.cfg, compiled.sizes),
             "largest": None if self.fit is None else dataclasses.asdict(self.fit),
             "fused_attention": self.fused,
+            "attention_not_fused": self.not_fused,
             "products": self.products,
             "flops_by_formula": {
                 "model": self.cost.model_flops / self.count,
@@ -132,6 +142,7 @@ class Report:
                 for part in self.parts
             ],
             "collectives": [dataclasses.asdict(x) for x in self.sending],
+            "overlap": [{**dataclasses.asdict(x), "part": x.part} for x in bounds.overlaps(self.sending)],
             "traffic_by_formula": dataclasses.asdict(self.traffic),
             "tokens_per_step": self.tokens_per_step,
             "step_seconds": dict(zip(names, self.seconds, strict=True)),
@@ -189,9 +200,7 @@ class Report:
     def _products(self) -> list[str]:
         found, total = self.products, sum(self.products.values())
         fused = [k for k in self.kernels if k.dtype == ATTENTION]
-        reason = self.cfg.model.cudnn_obstacle or (
-            "no GPU" if self.card.is_tpu else f"train.attention={self.cfg.train.attention!r}"
-        )
+        reason = self.not_fused
         forward = sum(k.times for k in fused if k.text.startswith("forward"))
         backward = sum(k.times for k in fused) - forward
         attention = (
@@ -241,10 +250,15 @@ class Report:
             f"{as_bytes(self.traffic.total)} by formula; {self.card.link / 1e9:,.0f} GB/s of each device within a machine"
         ]
         lines += [
-            f"  {x.op:<20} {as_bytes(x.bytes):>14} in {x.launches:,.0f} operations, {x.seconds * 1e3:,.2f} ms, "
-            f"{x.hidden[1] * 1e3:,.2f} ms hidden behind kernels"
+            f"  {x.op:<20} {as_bytes(x.bytes):>14} in {x.launches:,.0f} operations, {x.overlapped:,.0f} of them next to "
+            f"other kernels; {x.seconds * 1e3:,.2f} ms, {x.hidden[1] * 1e3:,.2f} ms hidden behind kernels"
             for x in sorted(self.sending, key=lambda x: -x.bytes)
         ]
+        found = bounds.overlaps(self.sending)
+        lines.append(
+            f"  overlap              of {found[0].seconds * 1e3:,.2f} ms the schedule hides "
+            + ", ".join(f"{x.hidden * 1e3:,.2f} ms ({x.part:.0%}; {x.share})" for x in found)
+        )
         return lines
 
     def _times(self) -> list[str]:
