@@ -11,6 +11,7 @@ from jaxgpt.inspect.plain import Names
 
 COUNT = 3
 LEAST = 0.02  # weaker findings are omitted
+EARLY = 4  # the first tokens, which have little before them, are no surprise
 
 
 def findings(figures: dict[str, Any], names: Names) -> list[dict[str, Any]]:
@@ -98,7 +99,8 @@ def _surprising(figures: dict[str, Any], names: Names) -> Iterator[dict[str, Any
     """The probe's token with the highest loss. Strength: the probability of the most likely token there, less its own."""
     tokens, ids, ahead = figures["tokens"], figures["probe"]["ids"], figures["next"]
     one = ahead["temperatures"].index(1.0)
-    t = int(np.argmax(tokens["nats"]))
+    first = min(EARLY, len(tokens["nats"]) - 1)
+    t = first + int(np.argmax(tokens["nats"][first:]))
     likely = float(np.exp(ahead["logits"][t][0] - ahead["logsumexp"][t][one]))
     bigram = tokens["bigram_nats"]
     baseline = "" if bigram is None else f", bigram {np.exp(-bigram[t]):.3f}"

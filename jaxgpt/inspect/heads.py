@@ -34,7 +34,8 @@ class Heads:
     relative_entropy: entropy / log(visible keys), 0 one key, 1 equal weights. mean_distance: weighted mean of tokens
     back. previous_token: weight on the previous token. All are means over positions that see more than one key.
 
-    patterns: for each of `PATTERNS` the mean weight on such keys, over the positions that see one and a key of another kind;
+    patterns: for each of `PATTERNS` the mean weight on such keys, over the positions that see one and a key of another kind
+    (kinds of tokens: after the first token of the text);
     shares: the same of a head with equal weights, which is how frequent such keys are.
 
     induction: the mean weight in the second copy of a random sequence on the token after the previous occurrence. This is
@@ -99,7 +100,8 @@ def _key_masks(tokens_BT: jax.Array, mask_BTS: jax.Array, kinds_KV: jax.Array) -
     T = tokens_BT.shape[1]
     back_TS = jnp.arange(T)[:, None] - jnp.arange(T)
     kinds_KBS = kinds_KV[:, tokens_BT]
-    of_kind_KBTS = kinds_KBS[:, :, None] & mask_BTS
+    # Not the first token: many heads rest there, whatever it is, and that has a pattern of its own.
+    of_kind_KBTS = kinds_KBS[:, :, None] & mask_BTS & (jnp.arange(T) > 0)
     # The last key of a kind that a query sees.
     last_KBT = jnp.where(of_kind_KBTS, jnp.arange(T), -1).max(axis=-1)
     last_KBTS = of_kind_KBTS & (jnp.arange(T) == last_KBT[..., None])

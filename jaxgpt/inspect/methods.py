@@ -20,7 +20,7 @@ METHODS = [
     ("mean distance of a head", "sum over keys of weight x distance in tokens, mean over rows", "jaxgpt.inspect.heads.measure", ""),
     ("previous-token score", "weight on the previous token, mean over rows", "jaxgpt.inspect.heads.measure", ""),
     ("induction score", "on R random tokens repeated once: weight of position t of the second copy on position t - R + 1, mean over t", "jaxgpt.inspect.heads.measure", "Olsson et al. 2022, prefix matching score, with one repetition"),
-    ("weight on a kind of key", "weight on all visible keys of the kind (or on the last one), mean over the queries that see one and another key; equal weights: the share of such keys", "jaxgpt.inspect.heads.measure", ""),
+    ("weight on a kind of key", "weight on all visible keys of the kind (or on the last one) after the first token of the text, mean over the queries that see one and another key; equal weights: the share of such keys", "jaxgpt.inspect.heads.measure", ""),
     ("job of a head", "a weight above 0.5, above every untrained head's and above twice that of equal weights", "jaxgpt.inspect.attention.named", ""),
     ("copying score", "rank of the most attended token among the text's tokens by what the head adds to their logits, 0 to 1, mean over queries; chance 0.5", "jaxgpt.inspect.attention.copying_scores", "Elhage et al. 2021"),
     ("what happened when", "a change is between the last step with at most a quarter of it and the first from which three quarters stay; smaller changes than the rules ask for are not named", "jaxgpt.inspect.changes.events", ""),

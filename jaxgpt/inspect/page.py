@@ -106,13 +106,13 @@ SECTIONS = (
         "positions", "Position embeddings",
         "Each position has a vector that is added to the token's vector. Similar positions have a high cosine: a "
         "bright band along the diagonal means that nearby positions are similar. The marked row is the selected token's.",
-        "positions", (tables.positions,),
+        "positions", (tables.positions,), "This model has no table of position embeddings.",
     ),
     Section(
         "neurons", "Neurons of the MLPs",
         "A neuron that fires adds its output vector to the residual stream. First those that fire most at the selected token, then "
         "those with the largest output anywhere: the texts where they fire most suggest what they respond to, often only in part.",
-        "neurons", (tables.neurons,),
+        "neurons", (tables.neurons,), "The texts where neurons fire most are taken from the run's own text, which is not there.",
     ),
     Section(
         "health", "Health of the training",

@@ -85,16 +85,20 @@ def make_app(service: Service, port: int, token: str) -> Starlette:
 
     async def following(request: Request) -> Response:
         given = await _body(request)
-        return JSONResponse(await run_in_threadpool(service.next, given))
+        with service.asked():
+            return JSONResponse(await run_in_threadpool(service.next, given))
 
     async def stream(request: Request) -> Response:
-        lists = await run_in_threadpool(service.generate, await _body(request))
-        return StreamingResponse(_encoded(lists), media_type="application/x-ndjson")
+        given = await _body(request)
+        with service.asked():
+            lists = await run_in_threadpool(service.generate, given)
+        return StreamingResponse(_encoded(service, lists), media_type="application/x-ndjson")
 
     def report(render: Callable[[dict], Response]) -> Callable:
         async def answer(request: Request) -> Response:
             given = await _body(request)
-            return await run_in_threadpool(lambda: render(service.report(given)))
+            with service.asked():
+                return await run_in_threadpool(lambda: render(service.report(given)))
 
         return answer
 
@@ -200,13 +204,14 @@ async def _body(request: Request) -> Any:
 _LINE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each token
 
 
-async def _encoded(lists: Iterator[list[dict]]) -> AsyncIterator[bytes]:
+async def _encoded(service: Service, lists: Iterator[list[dict]]) -> AsyncIterator[bytes]:
     """A stream of JSON lines, one chunk per list. Starlette cancels it when the client disconnects."""
     from starlette.concurrency import run_in_threadpool
 
     try:
-        while (lines := await _next_list(run_in_threadpool, lists)) is not None:
-            yield "".join(f"{_LINE(line)}\n" for line in lines).encode("utf-8", "replace")
+        with service.asked():
+            while (lines := await _next_list(run_in_threadpool, lists)) is not None:
+                yield "".join(f"{_LINE(line)}\n" for line in lines).encode("utf-8", "replace")
     finally:
         lists.close()
 

@@ -35,6 +35,7 @@ PREPARED = 1_024  # tokens: longer texts compile their programs when they are as
 KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 0}, {"top_k": 5}, {"top_p": 0.9}, {"top_k": 5, "top_p": 0.9}, {"top_k": 100},
 )  # fmt: skip
+WAIT = 0.1  # seconds
 LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
 EXAMPLES, EXAMPLE_LENGTH = 4, 24  # prompts from the validation text, and their characters at most
 DEFAULTS: dict[str, Any] = {
@@ -78,12 +79,25 @@ class Service:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        self._counting = threading.Lock()
         self._reporting = threading.Lock()  # one report at a time: it uses all cores
         self._run_figures: RunFigures | None = None
         run = subject.run
         self._template = conversations.of_run(run.config.data, run.workdir, run.tokenizer)
         self._token = functools.lru_cache(1 << 14)(functools.partial(token_entry, run.tokenizer))
         self.ready: list[str] = []  # see warm_up
+        self._asked = 0  # requests that are being answered: warm_up waits for them
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """While a request is answered: programs that nobody waits for are compiled afterwards."""
+        with self._counting:
+            self._asked += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._asked -= 1
 
     def about(self) -> dict[str, Any]:
         """The answer of /api/run."""
@@ -200,6 +214,8 @@ class Service:
         }
         for name, calls in tasks.items():
             for do, given in calls:
+                while self._asked:
+                    time.sleep(WAIT)
                 try:
                     do(given)
                 except UserError:  # what this model can't do is said to who asks for it

@@ -114,7 +114,8 @@ def summary(payload: dict[str, Any]) -> str:
         "context": count(model["context_length"], "token"),
         "parameters": number(figures["num_params"]),
         "trained on": figures["train_tokens"] and count(figures["train_tokens"], "token"),
-        "step": f"{figures['step']:,} of {figures['num_steps']:,}",
+        # An imported model was not trained here.
+        "step": figures["train_tokens"] and f"{figures['step']:,} of {figures['num_steps']:,}",
         "seed": number(figures["seed"]),
         "commit": (figures["commit"] or "")[:12],
     }
@@ -124,7 +125,9 @@ def summary(payload: dict[str, Any]) -> str:
 
 
 def measures(payload: dict[str, Any]) -> str:
-    """The model's loss in every unit, next to the bigram, unigram and uniform baselines."""
+    """The model's loss in every unit, next to the bigram, unigram and uniform baselines; empty without a validation text."""
+    if all(row["model"] is None for row in payload["summary"]["measures"]):
+        return ""
     rows = [
         [f"{row['name']} ({row['unit']})" if row["name"] in UNITS else row["name"]]
         + [row.get(who) for who in ("model", "bigram", "unigram", "uniform")]

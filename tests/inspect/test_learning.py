@@ -215,7 +215,7 @@ def test_the_weight_on_a_kind_of_keys_is_that_of_the_weights(name, key, planted)
         seen = capture(cfg, params, text)
         for t in range(len(text)):
             keys = {
-                "newline": text[: t + 1] == 2,
+                "newline": (text[: t + 1] == 2) & (np.arange(t + 1) > 0),
                 "first": np.arange(t + 1) == 0,
                 "two_back": t - np.arange(t + 1) == 2,
             }[name]

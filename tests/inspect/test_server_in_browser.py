@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from jaxgpt import config
@@ -177,7 +178,7 @@ IN_SIGHT = """
 const node = document.activeElement;
 const { top, bottom, left, right } = node.getBoundingClientRect();
 if (node === document.body) return "nothing has the focus";
-return top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth ? "" : `out of sight: ${node.outerHTML.slice(0, 80)} ${top}`;
+return top > -1 && left > -1 && bottom < innerHeight + 1 && right < innerWidth + 1 ? "" : `out of sight: ${node.outerHTML.slice(0, 80)} ${top}`;
 """
 
 
@@ -191,26 +192,29 @@ def test_the_focus_stays_in_sight(chromium, address, size):
     quiet = "return !document.querySelector('#more').disabled && !document.getElementById('status').textContent.includes('…')"
     chromium.wait(quiet, 60)
 
-    def do(what: str, selector: str, place: int = 0) -> None:
+    def do(what: str, selector: str, place: int = 0, comes: str = "") -> None:
+        chromium.wait(f"return document.querySelectorAll('{selector}').length > {place}")
         chromium.run("document.querySelectorAll(arguments[0])[arguments[1]].focus()", selector, place)
-        chromium.driver.switch_to.active_element.send_keys(Keys.ENTER)
+        ActionChains(chromium.driver).send_keys(Keys.ENTER).perform()
+        chromium.wait(f"return document.querySelector('#choices').textContent.includes('{comes}')", 60)
         chromium.wait(quiet, 60)
-        time.sleep(0.2)  # until the choices have come
+        time.sleep(0.2)  # until it has scrolled
         assert (what, chromium.run(IN_SIGHT)) == (what, "")
 
     do("generate", "button.main")
     do("continue", "#more")
-    do("a box", "#written .cell", 40)
-    do("the last box", "#written .cell.end")
+    do("a box", "#written .cell", 40, "What else could")
+    do("the last box", "#written .cell.end", 0, "What may come next")
     do("another token", ".choice:enabled", 2)
-    do("another token of the middle", "#written .cell", 20)
+    do("another token of the middle", "#written .cell", 20, "What else could")
     do("its branch", ".choice:enabled", 1)
-    do("a change", "#edit-form button")
+    do("a change", "#edit-form button", 0, "with the changes")
     do("another change", "#edit-form button")
     do("undo", "#edits button")
     do("undo the last", "#edits button")
     do("look inside", "#see")
-    assert chromium.run("return document.activeElement.tagName") == "H2"
+    chromium.wait("return document.activeElement.tagName === 'H2'", 60)
+    assert chromium.run(IN_SIGHT) == ""
     do("a text", ".tab", 0)
     do("close it", "#tabs .link")
 

@@ -9,10 +9,11 @@ const HEAD_COLOURS = ["--accent", "--mark", "--green", "--violet", "--olive", "-
 function drawAllHeads(root) {
   const [layers, heads] = [attention.layers, attention.heads];
   const all = layers * heads;
-  const high = all <= 48 ? 16 : all <= 160 ? 8 : 5;
+  const high = Math.max(3, Math.min(16, Math.floor(820 / all))); // all in one window
+  const named = high >= 8; // each head has its name; else each layer, and a mark stands for a job
   const long = ids.slice(0, seenTokens).some((id) => [...word(id)].length > 1);
   const jobs = Math.max(0, ...attention.named.map(({ layer, head }) => jobOf(layer, head).length));
-  const [top, left, between] = [long ? 76 : 20, 40 + 6.5 * jobs, 7];
+  const [top, left, between] = [long ? 76 : 20, named ? 40 + 6.5 * jobs : 66, named ? 7 : 4];
   let cell = CELLS[0];
   let width = 0;
   const height = top + all * high + (layers - 1) * between + 4;
@@ -39,7 +40,7 @@ function drawAllHeads(root) {
   root.append(
     el("h3", { id: "all-heads" }, "All heads at this token"),
     el("div", { class: "scroll", role: "group", "aria-label": "All heads at this token" }, frame),
-    legend("much", "weight 0", "1 (square root scale); a row is a head, a column is a token"),
+    legend("much", "weight 0", `1 (square root scale); a row is a head, a column is a token${named ? "" : "; a mark at the left: a head with a clear job"}`),
     readout,
     el("div", { class: "controls" }, el("label", {}, "Arcs of", list)),
     arcs,
@@ -84,14 +85,15 @@ function drawAllHeads(root) {
           pen.fillRect(left + s * cell, y, cell - 1, high - 1);
         }
         const job = jobOf(l, h);
-        if (high >= 8 || h === 0 || job) {
-          pen.fillStyle = job ? marked : soft;
-          pen.font = `${Math.max(8, Math.min(11, high + 1))}px ${mono}`;
-          pen.textAlign = "right";
-          pen.fillText(`${job} ${l}.${h}`.trim(), left - 5, y + high / 2);
-        }
+        pen.fillStyle = job ? marked : soft;
+        pen.font = `11px ${mono}`;
+        pen.textAlign = "right";
+        if (named) pen.fillText(`${job} ${l}.${h}`.trim(), left - 5, y + high / 2);
+        else if (job) pen.fillRect(left - 8, y, 6, high - 1);
       }
     }
+    pen.fillStyle = soft;
+    if (!named) for (const l of range0(layers)) pen.fillText(`layer ${l}`, left - 11, yOf(l, heads / 2));
     const [l, h, s] = [state.layer, state.head, keyOf()];
     pen.strokeStyle = ink;
     pen.strokeRect(left - 0.5, yOf(l, h) - 0.5, (t + 1) * cell, high);

@@ -157,10 +157,43 @@ function headSentences({ key, name, meaning, values, errors, low, high, share })
   return [...sentences, `Measured on ${attention.statistics_on}.`];
 }
 
+/** What heads with a general job look at, and what one and several such heads are called. */
 const JOBS = {
-  previous_token: "looks at the token before (a previous-token head)",
-  induction: "looks at what followed the same token earlier (an induction head)",
+  previous_token: ["the token before", " (a previous-token head)", " (previous-token heads)"],
+  induction: ["what followed the same token earlier", " (an induction head)", " (induction heads)"],
 };
+
+const MOST_JOBS = 8; // sentences; more heads are listed by job
+const MOST_LAYERS = 16; // rows of pictures; more scroll
+
+/** The heads with a clear job: a sentence each, or if there are many a line for each job. */
+function jobsOfHeads() {
+  const button = ({ layer, head, kind }, name) =>
+    el(
+      "button",
+      { type: "button", class: "link", onclick: () => select({ layer, head, key: null, statistic: kind }) },
+      name,
+    );
+  const what = (kind, number) => {
+    const [keys, one, many] = JOBS[kind] ?? [attention.patterns[kind], "", ""];
+    return number === 1 ? `looks at ${keys}${one}` : `look at ${keys}${many}`;
+  };
+  const equal = (share) => (typeof share === "number" ? ` (equal weights: ${fixed(share)})` : "");
+  if (attention.named.length <= MOST_JOBS)
+    return attention.named.map((one) =>
+      el("li", {}, button(one, headName(one.layer, one.head)), ` ${what(one.kind, 1)}: weight ${fixed(one.value)}${equal(one.share)}`),
+    );
+  const kinds = [...new Set(attention.named.map(({ kind }) => kind))];
+  return kinds.map((kind) => {
+    const own = attention.named.filter((one) => one.kind === kind).sort((a, b) => b.value - a.value);
+    return el(
+      "li",
+      {},
+      `${count(own.length, "head")} ${what(kind, own.length)}${equal(own[0].share)}: `,
+      own.flatMap((one, i) => [i ? ", " : "", button(one, `${one.layer}.${one.head}`), ` ${fixed(one.value)}`]),
+    );
+  });
+}
 
 function drawHeads(root) {
   const [layers, heads] = [attention.layers, attention.heads];
@@ -198,20 +231,9 @@ function drawHeads(root) {
   roving(grid, items, heads, (i) => select({ layer: Math.floor(i / heads), head: i % heads, key: null }));
   const names = HEAD_NUMBERS.map((one) => [one.key, one.name]);
   const about = el("div", { class: "about" });
+  const frame = el("div", { class: layers > MOST_LAYERS ? "scroll tall" : "scroll" }, grid);
   const choice = chooser("Number shown", names, state.statistic, (statistic) => select({ statistic }));
-  const jobs = attention.named.map(({ layer, head, kind, value, share }) =>
-    el(
-      "li",
-      {},
-      el(
-        "button",
-        { type: "button", class: "link", onclick: () => select({ layer, head, key: null, statistic: kind }) },
-        headName(layer, head),
-      ),
-      ` ${JOBS[kind] ?? `looks at ${attention.patterns[kind]}`}: weight ${fixed(value)}` +
-        (typeof share === "number" ? ` (equal weights: ${fixed(share)})` : ""),
-    ),
-  );
+  const jobs = jobsOfHeads();
   root.append(
     ...(jobs.length
       ? [el("h3", { id: "jobs" }, "Heads with a clear job"), el("ul", { class: "jobs" }, jobs)]
@@ -229,7 +251,7 @@ function drawHeads(root) {
       { class: "controls" },
       choice,
     ),
-    el("div", { class: "pair" }, el("div", { class: "scroll" }, grid), about),
+    el("div", { class: "pair" }, frame, about),
   );
   root.append(
     legend("much", "weight 0", "1 (square root scale); rows are queries, columns are keys"),
@@ -248,7 +270,12 @@ function drawHeads(root) {
     });
     about.replaceChildren(...headSentences(one).map((text) => el("p", {}, text)));
   });
-  view(grid, ["layer", "head"], () => mark(items, state.layer * heads + state.head));
+  view(grid, ["layer", "head"], () => {
+    const chosen = items[state.layer * heads + state.head];
+    mark(items, state.layer * heads + state.head);
+    const [box, own] = [frame.getBoundingClientRect(), chosen.getBoundingClientRect()];
+    if (own.top < box.top || own.bottom > box.bottom) frame.scrollTop += own.top - box.top - box.height / 2; // not the page
+  });
 }
 
 /** The selected head's scores, mask and softmax, next to each other. */

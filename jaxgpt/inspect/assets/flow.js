@@ -1,7 +1,9 @@
 // The way of the selected token through the model, with its real norms and guesses. Each part leads to its section.
 
+const MOST_CARDS = 16; // blocks; the cards of more scroll
+
 function drawFlow(root) {
-  const place = el("div", { class: "flow" });
+  const place = el("div", { class: data.attention.layers > MOST_CARDS ? "flow tall" : "flow" });
   root.append(place);
   const { entries, norms } = data.ledger;
   const { rows, ids: guesses, p } = data.lens;
@@ -15,7 +17,7 @@ function drawFlow(root) {
     const to = (section, changes, ...content) =>
       el("a", { href: `#${section}`, onclick: () => select(changes) }, content);
     const part = (section, changes, name, value) =>
-      to(section, changes, el("span", {}, name), value === null ? "" : bar(value, 0, most), value === null ? "" : el("b", {}, fixed(value)));
+      to(section, changes, el("span", {}, name), value === null ? "" : bar(value, 0, most), value === null ? "" : el("b", {}, value >= 1000 ? format(value) : fixed(value)));
     const guess = (r) =>
       to(
         r === rows.length - 1 ? "next" : "lens",

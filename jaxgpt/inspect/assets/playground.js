@@ -379,7 +379,7 @@ function drawChoices(i, { next, entropy }) {
   });
   const before = `‘${shownToken(tokens[i - 1])}’`;
   const head = ["token", "probability", ...(changed ? ["with the changes"] : [])];
-  choices.replaceChildren(
+  const fresh = [
     el("h3", {}, i === tokens.length ? `What may come next, after ${before}` : `What else could have come after ${before}`),
     el("p", { class: "soft" }, "Click a token: the model continues from there."),
     el(
@@ -392,7 +392,8 @@ function drawChoices(i, { next, entropy }) {
         el("tbody", {}, rows),
       ),
     ),
-  );
+  ];
+  keepFocus(choices, () => choices.replaceChildren(...fresh), () => choices.querySelector("button:enabled"));
 }
 
 /** A bar for a share from 0 to 1. */

@@ -47,6 +47,7 @@ function linkFindings() {
 }
 
 const FOLDED = ["contextual", "positions"];
+const EARLY = 4; // tokens that are not selected at the start, as findings.EARLY
 
 /** Fold the sections that few readers need at first. A link to one opens it. */
 function foldSections() {
@@ -79,7 +80,9 @@ function begin() {
     1,
   );
   state.temperature = temperatures[nearest];
-  state.token = options.token ?? largest(data.tokens.nats, 1)[0] ?? 0;
+  const { nats } = data.tokens;
+  const first = Math.min(EARLY, nats.length - 1); // with little before them, the first tokens are no surprise
+  state.token = options.token ?? largest(nats.map((x, t) => (t < first ? null : x)), 1)[0] ?? 0;
   const previous = data.attention.statistics.previous_token.value.flat();
   const [i] = largest(previous, 1);
   if (i !== undefined) [state.layer, state.head] = [Math.floor(i / attention.heads), i % attention.heads];

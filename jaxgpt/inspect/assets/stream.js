@@ -195,7 +195,7 @@ function drawLens(root) {
     else {
       const jumps = rows.map((_, r) => (r ? trueP[r][t] - trueP[r - 1][t] : 0));
       const [r] = largest(jumps, 1);
-      const step = jumps[r] > 0 ? `; the largest increase is ${signed(jumps[r])} at ${rows[r]}` : "";
+      const step = jumps[r] >= 0.0005 ? `; the largest increase is ${signed(jumps[r])} at ${rows[r]}` : "";
       said.textContent =
         `p(‘${word(truth)}’) is ${chance(trueP[0][t])} at the embedding and ` +
         `${chance(trueP[rows.length - 1][t])} at the output${step}.`;
