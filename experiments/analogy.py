@@ -191,8 +191,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
     headline = "; ".join(f"{claim.show(found)} {under}" for under, found in gains.items())
     return Result(
         tuple(parts), says, untold, seeds=len(own), varies="the table and the kind of question",
-        headline=f"King - man + woman finds queen first; over c alone the arithmetic gains shares of {headline}; in our own small tables it "
-        f"makes the answer's place worse by {claim.show(worse)}." if gains else "",
+        headline=f"King - man + woman: queen is number {' and '.join(str(row['queen']) for row in real if 'queen' in row) or '-'} in real tables; the share of questions answered, minus that of c "
+        f"alone, is {headline}; in our own small tables the arithmetic moves the answer's place by {claim.show(worse)} (above 0: away)." if gains else "",
     )  # fmt: skip
 
 

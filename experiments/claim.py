@@ -57,6 +57,7 @@ from experiments.rule import Amendment as Amendment
 from experiments.rule import Check as Check
 from experiments.rule import Effect as Effect
 from experiments.rule import Result as Result
+from experiments.rule import worded as worded
 from jaxgpt.common import cli
 from jaxgpt.common.files import write_json
 from jaxgpt.config import UserError

@@ -128,7 +128,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         " ".join(says) or "No table of published vectors is installed.",
         untold="" if parts else "no table of published vectors is installed",
         varies="the table",
-        headline=f"Whether columns are features more than other directions: {'; '.join(headline)}." if headline else "",
+        headline=f"Features in single columns: {'; '.join(headline)}." if headline else "",
     )  # fmt: skip
 
 

@@ -140,16 +140,20 @@ def conclude(measurements: dict[str, Any]) -> Result:
     end = {kind: [curve[-1][1] for curve in found] for kind, found in curves.items()}
     start = [curve[0][1] for curve in curves["text"]]
     last, margin = curves["text"][0][-1][0], MARGINS["correlation"]
-    return Result(
-        parts=(
-            Effect(f"partial correlation at step {last:,}", claim.mean(end["text"]), margin=margin),
-            Effect("its rise over training", claim.difference(end["text"], start), margin=margin),
-            Effect(
-                "it minus that of models trained on shuffled words",
-                claim.difference(end["text"], end["shuffled"]),
-                margin=margin,
-            ),
+    parts = (
+        Effect(f"partial correlation at step {last:,}", claim.mean(end["text"]), margin=margin),
+        Effect("its rise over training", claim.difference(end["text"], start), margin=margin),
+        Effect(
+            "it minus that of models trained on shuffled words",
+            claim.difference(end["text"], end["shuffled"]),
+            margin=margin,
         ),
+    )
+    become = claim.worded(
+        parts[1], "become more similar", "do not become more similar", "may or may not become more similar"
+    )
+    return Result(
+        parts=parts,
         says=(
             f"Over all pairs of the {measurements['words']} most frequent words, the partial correlation of learned and counted "
             f"similarity is {claim.show(claim.mean(start))} before training and {claim.show(claim.mean(end['text']))} at step "
@@ -157,8 +161,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         seeds=len(end["text"]),
         headline=(
-            f"Rows of words with similar contexts become similar (partial correlation {claim.show(claim.mean(end['text']))}); on "
-            f"shuffled words they do not ({claim.show(claim.mean(end['shuffled']))})."
+            f"Rows of words with similar contexts {become} in training: a partial correlation of {claim.show(claim.mean(end['text']))} after it, "
+            f"on shuffled words of {claim.show(claim.mean(end['shuffled']))}."
         ),
     )
 

@@ -82,7 +82,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         says=f"All one-hot rows have distance {nearest:.4f}. Nearness of ids tells {len(measurements['pairs'])} related pairs from the same words paired differently with an AUC of {listed}.",
         varies="the order of the ids",
-        headline=f"Related words have nearer ids than others most of all with ids {most} (AUC {claim.show(found[most])}; chance is 0.5, and 0.55 would matter).",
+        headline=f"Of all orders, ids {most} tell related words from others best: an AUC of {claim.show(found[most])}, where 0.5 is chance.",
     )  # fmt: skip
 
 

@@ -209,8 +209,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
     return Result(
         parts,
         says,
-        headline=f"Multiplying by one-hot vectors gives the rows of a lookup, and takes {ratios['forward'][-1].value:.0f} times as "
-        f"long with GPT-2's vocabulary.",
+        headline=f"Multiplying by one-hot vectors gives {claim.worded(parts[0], 'the rows', 'other rows than those', 'the rows')} of a lookup, and takes "
+        f"{ratios['forward'][-1].value:.1f} times as long with {V} words.",
     )
 
 

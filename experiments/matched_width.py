@@ -95,7 +95,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         seeds=len(losses[own]),
         untold=tuning.at_the_edge(chosen),
-        headline=f"At equal parameters, rows narrower or wider than the residual stream cost between "
+        headline=f"At equal parameters, the loss with rows narrower or wider than the residual stream, minus that with equal widths, is between "
         f"{min(e.value for e in above.values()):.3f} and {max(e.value for e in above.values()):.3f} nats a word.",
     )
 

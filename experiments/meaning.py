@@ -168,8 +168,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
         if control.low <= 0.5 <= control.high
         else f"related words are not at chance at step 0: AUC {claim.show(control)}",
         seeds=len(curves[WORDS]),
-        headline=f"Learned rows tell related words from words of the same frequency (AUC {claim.show(learned)}); counting which words meet does it "
-        f"{'better' if words['counted'] > learned.value else 'worse'} ({words['counted']:.3f}).",
+        headline=f"Learned rows tell related words from words of the same frequency with an AUC of {claim.show(learned)}, counts of which words meet with one of "
+        f"{words['counted']:.3f}; 0.5 is chance.",
     )
 
 

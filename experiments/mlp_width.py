@@ -74,9 +74,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         seeds=len(losses["4"]),
         untold=tuning.at_the_edge(chosen),
         varies="what it is compared with",
-        headline=f"An MLP is worth {claim.show(above['0'], unit)}; of its widths, {_name(best)} has the lowest loss, not 4 x d_model."
-        if best != "4"
-        else f"An MLP is worth {claim.show(above['0'], unit)}, and 4 x d_model has the lowest loss.",
+        headline=f"The loss without an MLP minus that with 4 x d_model is {claim.show(above['0'], unit)}; the lowest mean loss has {_name(best)}.",
     )  # fmt: skip
 
 

@@ -143,9 +143,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         seeds=len(apparent["mask"]),
         untold=tuning.at_the_edge(chosen),
-        headline=f"Without a mask a model reads all answers but the last of a window: {T} x {statistics.fmean(apparent['no mask']):.3f} nats = "
-        f"{cheated.value:.2f}, one unseen character; asked honestly, its loss is {statistics.fmean(true['no mask']):.2f} against "
-        f"{statistics.fmean(true['mask']):.2f}.",
+        headline=f"Without a mask a window of {T} characters costs {T} x {statistics.fmean(apparent['no mask']):.3f} = {cheated.value:.2f} nats (one character that is guessed: "
+        f"{tables['unigram']:.2f}); where no answer can be seen, a character costs {statistics.fmean(true['no mask']):.2f}, with a mask {statistics.fmean(true['mask']):.2f}.",
     )  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         untold=tuning.at_the_edge(measurements["chosen"]),
         seeds=len(gains["after"]),
-        headline=f"A warm-up is worth {claim.show(gain['after'])} nats with norms after each sum and {claim.show(gain['before'])} with norms before each layer.",
+        headline=f"A warm-up lowers the loss by {claim.show(gain['after'])} nats (below 0: raises it) with norms after each sum and {claim.show(gain['before'])} with norms before each layer.",
     )  # fmt: skip
 
 

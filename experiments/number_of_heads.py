@@ -58,7 +58,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         seeds=len(losses["1"]),
         untold=tuning.at_the_edge(chosen),
-        headline=f"{most} heads of the same total width have a loss {claim.show(better[most], 'nats')} lower than one head.",
+        headline=f"The loss with one head minus that with {most} heads of the same total width is {claim.show(better[most], 'nats')}.",
     )
 
 

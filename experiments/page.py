@@ -165,7 +165,10 @@ def table(results: Path, relative: str, names: list[str]) -> str:
     q = discoveries(records)
     lines = [HEAD, "", "## What was found", ""]
     told = sorted((r for r in records if r["headline"]), key=lambda r: KINDS.index(r["kind"]))
-    lines += [f"- {record['headline']} ([{record['name']}](#{record['name']}))" for record in told[:LINES]]
+    lines += [
+        f"- {record['headline']} ([{record['name']}](#{record['name']}): {record['kind']})"
+        for record in told[:LINES]
+    ]
     counts = Counter(record["kind"] for record in records)
     listed = ", ".join(f"{kind}: {counts[kind]}" for kind in KINDS if counts[kind])
     lines += ["", "## All claims", "", f"{len(records)} of {len(found)} measured. {listed}.", ""]

@@ -118,7 +118,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         untold=tuning.at_the_edge(measurements["chosen"]),
         seeds=len(rare),
         headline=(
-            f"Gradient descent is {claim.show(claim.mean(overall['zipf']))} nats a word worse than Adam where tokens follow Zipf's law, and "
+            f"The loss of gradient descent minus that of Adam is {claim.show(claim.mean(overall['zipf']))} nats a word where tokens follow Zipf's law, and "
             f"{claim.show(claim.mean(overall['balanced']))} where all are equally frequent."
         ),
     )  # fmt: skip

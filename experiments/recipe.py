@@ -115,7 +115,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         seeds=len(losses[BASE]),
         untold=tuning.at_the_edge(chosen),
         varies="the ingredient",
-        headline=f"Of the fast recipe's ingredients, at tuned rates, the loss rises most with {most}: {claim.show(above[most], 'nats')}.",
+        headline=f"Of all changes to the fast recipe, at tuned rates, the largest is {most}: its loss minus that without it is {claim.show(above[most], 'nats')}.",
     )  # fmt: skip
 
 

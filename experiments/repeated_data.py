@@ -87,7 +87,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         untold=tuning.at_the_edge(measurements["chosen"]),
         seeds=len(losses["1"]),
         headline=(
-            f"Reading a quarter of the text four times costs {claim.show(above['4'])} nats, a sixty-fourth 64 times "
+            f"The loss after reading a quarter of the text four times, minus that of reading all of it once, is {claim.show(above['4'])} nats; a sixty-fourth 64 times: "
             f"{claim.show(above['64'])}" + (f"; from {first} epochs on the cost is above 0.02." if first else ".")
         ),
     )  # fmt: skip

@@ -115,6 +115,11 @@ class Check:
         return found | {"verdict": self.verdict}
 
 
+def worded(part: Effect | Check, holds: str, fails: str, untold: str) -> str:
+    """The words that fit a part's verdict: a sentence never says more than the rule does."""
+    return {HOLDS: holds, FAILS: fails}.get(part.verdict, untold)
+
+
 @dataclass(frozen=True)
 class Amendment:
     """A change of a claim or its design after something had been measured."""

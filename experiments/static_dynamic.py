@@ -159,8 +159,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
     )  # fmt: skip
     return Result(
         parts, says, seeds=len(last), varies="how similarity is measured",
-        headline=f"Two vectors of one word have cosine {np.mean(last):.2f} after the last block, and so have different words "
-        f"({between.value:.2f}); with the mean over words subtracted, {centred.value:.2f}.",
+        headline=f"Two vectors of one word have cosine {np.mean(last):.2f} after the last block, and vectors of different words "
+        f"{between.value:.2f}; with the mean over words subtracted, those of one word have {centred.value:.2f}.",
     )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ def train(
     variants: dict[str, Fields],
     by_seed: Callable[[Setting], Sequence[Fields]] = lambda setting: (),
     scaled: Sequence[str] = ("optim.learning_rate",),
+    factors: Sequence[float] = FACTORS,
 ) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     """Every variant with every seed at the variant's best rate; and how it was chosen. See comparing.train.
 
@@ -88,13 +89,13 @@ def train(
     """
     tuning = tuning_setting(setting)
 
-    def losses_at(factors: dict[str, float]) -> dict[str, list[float]]:
-        arms = {arm: rates_of(base, variants[arm], scaled, factor) for arm, factor in factors.items()}
+    def losses_at(by_arm: dict[str, float]) -> dict[str, list[float]]:
+        arms = {arm: rates_of(base, variants[arm], scaled, factor) for arm, factor in by_arm.items()}
         rows = comparing.train(tuning, f"{name}_tuning", base, arms, by_seed(tuning), diverging=True)
         return {arm: comparing.losses(found) for arm, found in rows.items()}
 
     chosen = choose(
-        losses_at, list(variants), setting.pick((1.0,), FACTORS, FACTORS), setting.pick(0, WIDER, WIDER)
+        losses_at, list(variants), setting.pick((1.0,), factors, factors), setting.pick(0, WIDER, WIDER)
     )
     for arm, found in chosen.items():
         found["rates"] = rates_of(base, variants[arm], scaled, found["best"])

@@ -136,7 +136,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         ),
         seeds=len(measurements["curves"][narrow]),
         varies="the budget",
-        headline="Which width is best depends on the budget: "
+        headline="The width with the lowest mean loss by budget: "
         + ", ".join(f"d_model {width} {budget}" for budget, width in best.items()) + ".",
     )  # fmt: skip
 

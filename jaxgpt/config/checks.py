@@ -43,6 +43,11 @@ def _model(config: Config) -> list[str]:
             heads.format("is not a multiple of")
             + ": every head gets d_model / num_heads numbers, or model.head_dim of them"
         )
+    if model.init == "identity" and _no_identity(model):
+        problems.append(
+            "model.init='identity' is for residual=false, zero_init=false, activation='relu', d_ff of 2 * d_model or more, and heads that "
+            "have d_model numbers together and keys and values of their own"
+        )
     if model.position == "sinusoidal" and model.d_model % 2:
         problems.append(f"model.d_model={model.d_model} is odd: position='sinusoidal' needs an even width")
     if model.position == "rotary" and model.num_heads >= 1 and _odd_turns(model):
@@ -93,6 +98,13 @@ def _model(config: Config) -> list[str]:
             "write with a cache; set train.sample_tokens=0"
         )
     return problems
+
+
+def _no_identity(model: ModelConfig) -> bool:
+    """Whether a block of this model has no start that passes its input on (see model/initial.py)."""
+    square = model.head_width * model.num_heads == model.d_model and model.kv_heads == model.num_heads
+    mirrored = model.activation == "relu" and model.mlp_width >= 2 * model.d_model
+    return model.residual or model.zero_init or not (square and mirrored)
 
 
 def _odd_turns(model: ModelConfig) -> bool:

@@ -123,8 +123,9 @@ class ModelConfig:
         ("query", "value"), "linear layers with LoRA, by their names in model/linear.py: query, key, ...",
         same_in_source=False,
     )
-    init: Literal["gpt2", "fan_in"] = field(
-        "gpt2", "initial standard deviations: GPT-2's, or of matrices 1 / sqrt(3 * inputs)",
+    init: Literal["gpt2", "fan_in", "identity"] = field(
+        "gpt2", "initial standard deviations: GPT-2's, or of matrices 1 / sqrt(3 * inputs); identity: for residual=false, "
+        "blocks that pass their normed input on (Balduzzi et al. 2017; He et al. 2023)",
         lane="outside", same_in_source=False,
     )
     init_scale: float = field(1.0, "factor of all initial standard deviations", above=0, lane="outside")

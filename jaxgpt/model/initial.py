@@ -98,7 +98,37 @@ def draw(cfg: ModelConfig, shapes: dict, key: jax.Array) -> dict:
             used += leaf.size
         else:
             params.append(_constant(path, leaf.shape, leaf.dtype))
-    return jax.tree.unflatten(jax.tree.structure(shapes), params)
+    params = jax.tree.unflatten(jax.tree.structure(shapes), params)
+    return passing_on(cfg, params) if cfg.init == "identity" else params
+
+
+OWN_SCORE = 12.0  # of a position for itself: 8 blocks of width 32 end at a cosine of 0.9 with their start
+
+
+def passing_on(cfg: ModelConfig, params: dict) -> dict:
+    """The parameters with blocks whose f(x) is close to a normed x, for models without residual connections.
+
+    Attention: keys are queries, so that a position attends to itself, with a score of OWN_SCORE, and values are passed
+    on (He et al. 2023). MLP: 2 D of its hidden numbers are x and -x, and relu(x) - relu(-x) = x (Balduzzi et al. 2017);
+    the others are drawn, and are not read at the start.
+    """
+    D, H, K = cfg.d_model, cfg.num_heads, cfg.head_width
+    eye_DD = jnp.eye(D)
+    # A drawn matrix has entries of 1 / sqrt(3 D), so q . q is K / 3.
+    larger = np.sqrt(3 * OWN_SCORE / (K * (cfg.attention_scale or K**-0.5)))
+    started = dict(params)
+    for layer in range(cfg.num_layers):
+        block = jax.tree.map(lambda leaf: leaf, params[f"block_{layer}"])  # new dictionaries
+        attention, mlp = block["attention"], block["mlp"]
+        attention["query"]["kernel"] = larger * attention["query"]["kernel"]
+        attention["key"]["kernel"] = jnp.copy(attention["query"]["kernel"])
+        attention["value"]["kernel"] = eye_DD.reshape(D, H, K)
+        attention["out"]["kernel"] = eye_DD.reshape(H, K, D)
+        mlp["up"]["kernel"] = jnp.concatenate([eye_DD, -eye_DD, mlp["up"]["kernel"][:, 2 * D :]], axis=1)
+        down_FD = jnp.zeros_like(mlp["down"]["kernel"])
+        mlp["down"]["kernel"] = down_FD.at[:D].set(eye_DD).at[D : 2 * D].set(-eye_DD)
+        started[f"block_{layer}"] = block
+    return started
 
 
 # --- parts of a model -----------------------------------------------------------------------------------

@@ -231,3 +231,31 @@ def test_tables_offer_what_the_config_offers():
     assert set(layers.ACTIVATIONS) == set(typing.get_args(choices["activation"]))
     assert set(layers.NORMS) == set(typing.get_args(choices["norm"]))
     assert set(layers.POSITIONS) == set(typing.get_args(choices["position"]))
+
+
+def test_without_residuals_the_identity_start_passes_the_stream_on_through_all_blocks():
+    cfg = dataclasses.replace(
+        TINY, vocab_size=71, d_model=32, num_layers=6, d_ff=128, activation="relu", residual=False, init="identity", position="none", context_length=32
+    )  # fmt: skip
+    tokens = np.random.default_rng(0).integers(0, 71, (4, 32))
+
+    def kept(cfg: config.ModelConfig) -> float:
+        """The mean cosine of the stream after the last block and before the first, each without its mean over the numbers."""
+        params = parameters.init_params(GPT(cfg), jax.random.key(0))
+        start, end = (
+            np.asarray(
+                GPT(dataclasses.replace(cfg, num_layers=n)).apply(
+                    {"params": params}, tokens, method="features"
+                )[0]
+            )
+            for n in (0, 6)
+        )
+        return float((start * end).sum(-1).mean() / 32)  # normed: the norm of each is sqrt(D)
+
+    assert kept(cfg) > 0.85
+    assert abs(kept(dataclasses.replace(cfg, init="fan_in"))) < 0.5
+    params = parameters.init_params(GPT(cfg), jax.random.key(0))
+    leaves = jax.tree.leaves(params["block_0"])
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(
+        leaves
+    )  # a training step donates each once
