@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxgpt
 from experiments import claim, comparing
-from experiments.claim import Amendment, Effect, Result, Setting
+from experiments.claim import Amendment, Effect, Outdated, Result, Setting
 from jaxgpt.inspect import heads
 from jaxgpt.inspect.interventions import Edit, edited_logits
 from jaxgpt.runs import records
@@ -140,11 +140,14 @@ def measure(setting: Setting) -> dict[str, Any]:
             for label, found in rows.items()
         },
         "guess": math.log(len(LETTERS)),
+        "times": TIMES,
     }
 
 
 def conclude(measurements: dict[str, Any]) -> Result:
     """See DESIGN."""
+    if "times" not in measurements:
+        raise Outdated("lines that are written four times, and the training of configs/char_fast.py")
     curves, unit = measurements["curves"], "nats a letter"
     second = {label: [curve["second"][-1] for curve in found] for label, found in curves.items()}
     two = curves["2"]

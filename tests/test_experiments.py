@@ -149,6 +149,36 @@ def test_an_amendment_says_what_a_margin_was():
     assert not list(recompute.changed_margins(changed, stored))
 
 
+# The headline of these is numbers alone; the words of any other follow from the verdicts.
+NUMBERS_ALONE = {
+    "sizes", "ids", "meaning", "near_far", "columns", "analogy", "width", "overfitting", "powers_of_two", "matched_width", "positions", "no_mask",
+    "static_dynamic", "later_words", "number_of_heads", "neurons", "mlp_width", "residual", "fine_tuning", "parallel_positions", "recipe", "mup",
+    "pseudowords", "superposition", "seed_lottery", "scaling_law", "norm_order", "rare_tokens", "repeated_data", "tokenizer_bits", "real_model",
+}  # fmt: skip
+# What numbers do not say.
+OUTCOME = re.compile(
+    r"\b(shows?|needs?|becomes?|only if|depends? on|starts when|ends without|must|worth|costs between|better than|worse than)\b"
+)
+
+
+def test_no_headline_says_more_than_the_verdict(monkeypatch):
+    checked = 0
+    for name in every.CLAIMS:
+        stored = page.read(claim.RESULTS, name)
+        if stored is None or not stored.get("headline"):
+            continue
+        module, found = importlib.import_module(f"experiments.{name}"), {}
+        for verdict in (claim.HOLDS, claim.FAILS):
+            for part in (Effect, Check):
+                monkeypatch.setattr(part, "verdict", property(lambda self, verdict=verdict: verdict))
+            found[verdict] = module.conclude(stored["measurements"]).headline
+        same = found[claim.HOLDS] == found[claim.FAILS]
+        assert same == (name in NUMBERS_ALONE), (name, found)
+        assert not same or not OUTCOME.search(found[claim.HOLDS]), (name, found)
+        checked += 1
+    assert checked >= 10
+
+
 # --- the claims -----------------------------------------------------------------------------------------
 
 
