@@ -46,6 +46,7 @@ CLAIMS = [
     "columns",
     "analogy",
     "width",
+    "richer_features",
     "overfitting",
     "powers_of_two",
     "matched_width",

@@ -95,8 +95,28 @@ def measured(part: Record) -> str:
     return claim.show(claim.estimate(part), part["unit"])
 
 
-def row(name: str, record: Record | None) -> str:
-    """One line of the table."""
+# Claims that are asked of a published model too: the condition of their parts in real_model's record.
+REAL = {
+    "meaning": "meaning", "analogy": "analogy", "static_dynamic": "static_dynamic", "heads_add_up": "heads_add_up",
+    "pseudowords": "the sense of bank", "induction": "induction",
+}  # fmt: skip
+
+
+def in_real_model(name: str, record: Record | None) -> str:
+    """The first effect of a published model that answers a claim, with its verdict; "" for a claim that is not asked of it."""
+    if name not in REAL:
+        return ""
+    parts = (record or {}).get("parts", ())
+    part = next((part for part in parts if part["under"] == REAL[name]), None)
+    return "not measured" if part is None else cell(f"{part['what']}: {measured(part)} ({part['verdict']})")
+
+
+def row(name: str, record: Record | None, real: Record | None = None) -> str:
+    """One line of the table; `real` is the record of the published model."""
+    return f"{_row(name, record)} {in_real_model(name, real)} |"
+
+
+def _row(name: str, record: Record | None) -> str:
     if record is None:
         return f"| {name} | not measured yet: `python -m experiments.{name}` | |"
     if "failed" in record:
@@ -172,8 +192,8 @@ def table(results: Path, relative: str, names: list[str]) -> str:
     counts = Counter(record["kind"] for record in records)
     listed = ", ".join(f"{kind}: {counts[kind]}" for kind in KINDS if counts[kind])
     lines += ["", "## All claims", "", f"{len(records)} of {len(found)} measured. {listed}.", ""]
-    lines += ["| the sentence | one effect | verdict |", "| --- | --- | --- |"]
-    lines += [row(name, record) for name, record in found.items()]
+    lines += ["| the sentence | one effect | verdict | SmolLM2-135M |", "| --- | --- | --- | --- |"]
+    lines += [row(name, record, found.get("real_model")) for name, record in found.items()]
     sure = sum(x <= 0.05 for x in q.values())
     lines += [
         "",
@@ -193,7 +213,9 @@ def table(results: Path, relative: str, names: list[str]) -> str:
         "",
     ]
     seconds = sum(record["seconds"] for record in found.values() if record is not None)
-    lines += [f"{seconds / 60:.1f} min in total."]
+    lines += [
+        f"{seconds / 60:.1f} min in total, of the {len(records)} claims that are measured; each section has its own time."
+    ]
     places: dict[str, list[str]] = {}
     for record in records:
         places.setdefault(_place(record), []).append(record["name"])

@@ -119,6 +119,95 @@ def test_every_number_of_the_page_follows_from_the_stored_measurements(capsys):
     assert every.main(["--check"]) == 0, capsys.readouterr().out
 
 
+def outside() -> list[tuple[str, str, list[float]]]:
+    """Claims, parts, and what their values are the mean of: taken from the stored measurements by hand."""
+
+    def of(name: str) -> dict:
+        return json.loads((claim.RESULTS / f"{name}.json").read_text())["measurements"]
+
+    def less(a: list[float], b: list[float]) -> list[float]:
+        return np.subtract(a, b).tolist()
+
+    mlp, heads, mask, order = (of(name) for name in ("mlp_width", "number_of_heads", "no_mask", "positions"))
+    found = [
+        (
+            "number_of_heads",
+            f"loss with 1 head minus loss with {n}",
+            less(heads["losses"]["1"], heads["losses"][n]),
+        )
+        for n in heads["losses"]
+        if n != "1"
+    ]
+    found += [
+        (
+            "mlp_width",
+            f"loss with {n} x d_model minus loss with 4 x d_model",
+            less(mlp["losses"][n], mlp["losses"]["4"]),
+        )
+        for n in ("1", "2", "8")
+    ]
+    found += [
+        (
+            "mlp_width",
+            "loss with no MLP minus loss with 4 x d_model",
+            less(mlp["losses"]["0"], mlp["losses"]["4"]),
+        )
+    ]
+    found += [
+        (
+            "no_mask",
+            "apparent loss with the mask minus without",
+            less(mask["apparent"]["mask"], mask["apparent"]["no mask"]),
+        )
+    ]
+    found += [
+        (
+            "no_mask",
+            "true loss without the mask minus with",
+            less(mask["true"]["no mask"], mask["true"]["mask"]),
+        )
+    ]
+    found += [
+        (
+            "positions",
+            f"loss without positions minus loss with, on text, {kind}",
+            less(order["losses"]["none"], x),
+        )
+        for kind, x in order["losses"].items()
+        if kind != "none"
+    ]
+    return found  # fmt: skip
+
+
+def test_numbers_of_the_page_are_those_of_scipy():
+    """Means, intervals and p by SciPy's t-test from the stored measurements, without the code of intervals.py."""
+    from scipy import stats
+
+    checked = outside()
+    assert len(checked) >= 10
+    for name, what, values in checked:
+        parts = json.loads((claim.RESULTS / f"{name}.json").read_text())["parts"]
+        (part,) = (part for part in parts if what in (part["what"], page.named(part)))
+        test = stats.ttest_1samp(values, part["margin"] + part["above"])
+        interval = test.confidence_interval(0.95)
+        again = [np.mean(values), interval.low, interval.high, test.pvalue]
+        np.testing.assert_allclose(
+            [part[k] for k in ("value", "low", "high", "p")], again, rtol=1e-6, atol=1e-9, err_msg=what
+        )
+
+
+def test_the_column_of_the_real_model_is_its_own_part_for_the_claim():
+    part = Effect("AUC minus 0.5", Estimate(0.4, 0.3, 0.5, 60), under="meaning", margin=0.02).to_json()
+    assert page.in_real_model("meaning", {"parts": [part]}) == "AUC minus 0.5: 0.40 [0.30, 0.50] (holds)"
+    assert (
+        page.in_real_model("meaning", None)
+        == page.in_real_model("induction", {"parts": [part]})
+        == "not measured"
+    )
+    assert page.in_real_model("width", {"parts": [part]}) == ""
+    assert set(page.REAL) <= set(every.CLAIMS)
+
+
 def test_what_does_not_follow_is_one_line_each(tmp_path, monkeypatch):
     results = tmp_path / "results"
     results.mkdir()
@@ -151,6 +240,7 @@ def test_an_amendment_says_what_a_margin_was():
 
 # The headline of these is numbers alone; the words of any other follow from the verdicts.
 NUMBERS_ALONE = {
+    "richer_features",
     "sizes", "ids", "meaning", "near_far", "columns", "analogy", "width", "overfitting", "powers_of_two", "matched_width", "positions", "no_mask",
     "static_dynamic", "later_words", "number_of_heads", "neurons", "mlp_width", "residual", "fine_tuning", "parallel_positions", "recipe", "mup",
     "pseudowords", "superposition", "seed_lottery", "scaling_law", "norm_order", "rare_tokens", "repeated_data", "tokenizer_bits", "real_model",
@@ -191,6 +281,7 @@ def quick(tmp_path_factory) -> Setting:
 # Several programs each, which are all compiled.
 LONG = {
     "width",
+    "richer_features",
     "overfitting",
     "matched_width",
     "positions",
