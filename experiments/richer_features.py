@@ -99,10 +99,10 @@ def at_loss(workdir: Path, loss: float) -> tuple[int, float]:
 def measure(setting: Setting) -> dict[str, Any]:
     """Accuracies by width, seed and property, after the same steps and at equal loss."""
     pick = setting.pick
-    widths, steps = pick((4, 8), (4, 16, 64, 128), (4, 64, 512)), pick(8, 600, 6_000)
+    widths, steps = pick((4, 8), (4, 16, 64, 128), (4, 64, 512)), pick(8, 300, 6_000)
     base = comparing.base(
         setting, **comparing.WIDTHS_ALIKE, optim__schedule="constant", data__tokenizer="word", data__vocab_size=pick(1_000, 4_096, 8_192),
-        train__num_steps=steps, train__eval_every=max(1, steps // 30), train__eval_tokens=pick(64, 8_192, 65_536), train__embedding_snapshots=TABLES,
+        train__num_steps=steps, train__eval_every=max(1, steps // 15), train__eval_tokens=pick(64, 4_096, 65_536), train__embedding_snapshots=TABLES,
     )  # fmt: skip
     variants = {
         str(width): {"model.d_model": width, "model.num_heads": max(1, width // 32)} for width in widths
