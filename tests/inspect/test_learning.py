@@ -12,6 +12,7 @@ import pytest
 from jaxgpt import config
 from jaxgpt.config import UserError
 from jaxgpt.data import baselines, tokenizers
+from jaxgpt.data.id_files import Dataset, Split
 from jaxgpt.inspect import analysis, changes, heads, learning, moving_picture, token_kinds
 from jaxgpt.inspect.capture import capture
 from jaxgpt.inspect.plain import Names
@@ -36,8 +37,7 @@ def planted():
 def subject_of(cfg, params, text: str = TEXT) -> Subject:
     tokenizer = tokenizers.CharTokenizer("".join(sorted(set(text)))[:24].ljust(24, "~"))
     ids = tokenizer.encode(text)
-    split = type("Split", (), {"ids": ids})()
-    dataset = type("Text", (), {"train": split, "valid": split, "first_train_ids": lambda _, n: ids[:n]})()
+    dataset = Dataset(Split(ids), Split(ids), tokenizer, "text", "", "")
     run = Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, STEPS[-1], Path("none"))
     return Subject(run, {"starts": []}, [], dataset, ())
 

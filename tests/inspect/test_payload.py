@@ -15,6 +15,7 @@ from jaxgpt import config, train
 from jaxgpt.config import UserError
 from jaxgpt.data import tokenizers
 from jaxgpt.data.dataset import Dataset, prepare_dataset
+from jaxgpt.data.id_files import Split
 from jaxgpt.inspect import (
     analysis,
     attention,
@@ -374,8 +375,7 @@ def test_every_kind_of_model_has_a_report(name):
         Path("none"),
     )
     ids = np.random.default_rng(0).integers(0, 11, 300)
-    split = type("Split", (), {"ids": ids})()
-    dataset = type("Text", (), {"train": split, "valid": split, "corpus_name": "random"})()
+    dataset = Dataset(Split(ids), Split(ids), run.tokenizer, "random", "", "")
     one = subject.Subject(run, {"starts": []}, [], dataset, ())
     got = json.loads(as_json(payload(one, subject.probe_of(one, "abcafgh"))))
     assert got["ledger"]["error"]["stream"] < 1e-4 and got["ledger"]["error"]["logit"] < 1e-3
