@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import claim
 from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.config import UserError
@@ -193,7 +195,13 @@ def main(argv: list[str]) -> None:
             f"{one['hover_p95_ms']:.1f} ms"
         )
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        record = {
+            "commit": claim.commit(),
+            "machine": claim.machine(),
+            "load": os.getloadavg(),
+            "pages": found,
+        }
+        args.json.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
