@@ -10,7 +10,7 @@ from experiments import fuzz
 
 def test_random_configs_and_damaged_folders_end_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "LIMIT", 600)  # a machine with other work is slow
-    assert fuzz.fuzz(tmp_path, configs=3, folders=10, seed=3) == []
+    assert fuzz.fuzz(tmp_path, configs=2, folders=6, seed=3) == []
 
 
 def crash(_argv):
