@@ -111,8 +111,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     runs = trained.words(setting)
     return {
         "real": [] if setting.scale == "quick" else [ask(table) for table in real_tables()],
-        "own": [ask(tables.open_run(run.workdir)) for run in runs],
-        "untrained": [ask(tables.open_run(run.workdir, 0)) for run in runs],
+        "own": [ask(tables.open_run(run.workdir)) | {"source": run.workdir.name} for run in runs],
+        "untrained": [ask(tables.open_run(run.workdir, 0)) | {"source": run.workdir.name} for run in runs],
     }
 
 

@@ -213,7 +213,7 @@ def main(argv: list[str]) -> int:
     found = measured(args.items, args.steps)
     record = {
         "name": "harness",
-        "command": " ".join(["python -m experiments.harness", *argv]),
+        "command": f"python -m experiments.harness --items {args.items} --steps {args.steps}",
         "seconds": round(time.perf_counter() - start, 1),
         "batch_size": BATCH,
         "lm_eval": lm_eval.__version__,

@@ -269,6 +269,12 @@ def test_no_headline_says_more_than_the_verdict(monkeypatch):
     assert checked >= 10
 
 
+def test_stored_records_name_no_folder_of_a_machine():
+    for file in claim.RESULTS.glob("*.json"):
+        found = re.search(r'(?<![\w.])/(?:home|root|tmp|work|Users|mnt)/[^"]*', file.read_text("utf-8"))
+        assert found is None, (file.name, found)
+
+
 # --- the claims -----------------------------------------------------------------------------------------
 
 
