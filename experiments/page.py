@@ -214,7 +214,8 @@ def table(results: Path, relative: str, names: list[str]) -> str:
     ]
     seconds = sum(record["seconds"] for record in found.values() if record is not None)
     lines += [
-        f"{seconds / 60:.1f} min in total, of the {len(records)} claims that are measured; each section has its own time."
+        f"{seconds / 60:.1f} min in total, of the {len(records)} claims that are measured; each section has its own time. "
+        "Time passed on the clock: a claim that shared the machine with other work, or waited for it, took longer than alone."
     ]
     places: dict[str, list[str]] = {}
     for record in records:
