@@ -370,6 +370,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--trained", action="store_true", help="only the runs that are trained here")
     parser.add_argument("--results", type=Path, default=claim.RESULTS, help="the folder of families.json")
     args = parser.parse_args(argv)
+    args.results.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     try:
         import torch
         import transformers

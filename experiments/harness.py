@@ -202,6 +202,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=200, help="training steps")
     parser.add_argument("--json", action="store_true", help="print the record")
     args = parser.parse_args(argv)
+    args.results.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     try:
         import accelerate  # noqa: F401
         import lm_eval
@@ -225,7 +226,6 @@ def main(argv: list[str]) -> int:
     }
     for name, task in found.items():
         print(f"{name:<10} {'ok' if held(task) else 'DIFFERS'} {json.dumps(task)}")
-    args.results.mkdir(parents=True, exist_ok=True)
     write_json(args.results / "harness.json", record)
     if args.json:
         print(json.dumps(record))

@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(prog="python -m experiments.lens", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=claim.RESULTS, help="the folder of lens.json")
     args = parser.parse_args(argv)
+    args.results.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     try:
         import transformer_lens  # noqa: F401
     except ImportError as error:

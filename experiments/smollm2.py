@@ -403,6 +403,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--results", type=Path, default=claim.RESULTS, help="the folder of smollm2.json")
     args = parser.parse_args(argv)
+    args.results.mkdir(parents=True, exist_ok=True)  # before what takes minutes
     parts = args.only.split(",")
     if unknown := set(parts) - set(PARTS):
         raise UserError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
