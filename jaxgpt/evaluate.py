@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     run = load(args.workdir, step=args.step)
     if args.text:
         text, source = "".join(corpora.open_files(args.text, "--text").read()), args.text
-        split = Split(run.tokenizer.with_start(run.tokenizer.encode(text)), len(text), len(text.encode()))
+        split = Split(run.tokenizer.encode_prompt(text), len(text), len(text.encode()))
     elif args.corpus:
         split, source = evaluation.corpus_split(run.workdir, run.config.data, args.corpus)
     else:

@@ -31,7 +31,7 @@ def default(tokenizer: Tokenizer, sample_prompt: str = "") -> str:
 
 def sample_ids(tokenizer: Tokenizer, prompt: str, context_length: int) -> list[int]:
     """The ids that samples during training continue: those of train.sample_prompt, or of the default."""
-    ids = tokenizer.with_start(tokenizer.encode(default(tokenizer, prompt))).tolist()
+    ids = tokenizer.encode_prompt(default(tokenizer, prompt)).tolist()
     if len(ids) > context_length:
         raise UserError(
             f"train.sample_prompt has {len(ids)} tokens, model.context_length={context_length}: shorten the prompt"
@@ -54,7 +54,7 @@ def first_words(tokenizer: Tokenizer, ids: Sequence[int] | Ids, context_length: 
             break
 
     def fits(words: str) -> bool:
-        return context_length is None or len(tokenizer.with_start(tokenizer.encode(words))) <= context_length
+        return context_length is None or len(tokenizer.encode_prompt(words)) <= context_length
 
     if fits(found):
         return found

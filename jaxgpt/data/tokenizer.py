@@ -44,8 +44,12 @@ class Tokenizer(abc.ABC):
         return [self.encode(text) for text in texts]
 
     def with_start(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a text as a model reads it: [N], after `bos_id` where there is one."""
+        """These ids of a text after `bos_id`, where there is one: [N]."""
         return ids if self.bos_id is None else np.concatenate([self.start_ids, ids])
+
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """The ids of a text as a model reads it: [N] int32."""
+        return self.with_start(self.encode(text))
 
     @property
     def start_ids(self) -> np.ndarray:

@@ -103,7 +103,7 @@ def activations(
     site, for text that the tokenizer lacks and for an empty text.
     """
     folder = expand(out)
-    ids = run.tokenizer.with_start(run.tokenizer.encode(text)) if isinstance(text, str) else text
+    ids = run.tokenizer.encode_prompt(text) if isinstance(text, str) else text
     if not len(ids):
         raise UserError("the text is empty: give one with tokens")
     if not sites:

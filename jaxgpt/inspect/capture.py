@@ -191,8 +191,7 @@ def of_run(run: Run, tokens: str | Sequence[int]) -> Capture:
 
     Raises UserError for text that the tokenizer does not have, and for 0 or too many tokens.
     """
-    read = run.tokenizer
-    ids = read.with_start(read.encode(tokens)) if isinstance(tokens, str) else np.asarray(tokens)
+    ids = run.tokenizer.encode_prompt(tokens) if isinstance(tokens, str) else np.asarray(tokens)
     return capture(run.config.model, run.params, ids)
 
 

@@ -256,7 +256,7 @@ def stream(
     pieces = generate_ids(
         model,
         params,
-        [tokenizer.with_start(tokenizer.encode(prompt))],
+        [tokenizer.encode_prompt(prompt)],
         max_new_tokens,
         sampler=sampler,
         seed=seed,
@@ -306,7 +306,7 @@ def sample_groups(
 ) -> Iterator[list[list[str]]]:
     """The texts of `generate` in groups of samples, as they are drawn: each group has [prompt][sample]."""
     stops = Stops(tokenizer.eos_id) if stops is None else stops
-    encoded = [tokenizer.with_start(tokenizer.encode(prompt)) for prompt in prompts]
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     step = max(1, ROWS // max(1, len(prompts)))
     for first in range(0, max(num_samples, 1), step):
         count = min(step, num_samples - first)

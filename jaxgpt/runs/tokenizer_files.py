@@ -160,7 +160,7 @@ def from_document(
                 notes.append(
                     f"the text of a special token ({shown}) is ordinary text here, and one token there"
                 )
-        start = _start(document)
+        start = next(iter(_starts(document)), None)
         if start is not None:
             notes.append(f"{start!r} stands before each text that the model reads, as it was trained")
         elif (plain := _as_gpt2(document, added)) is not None:
@@ -209,6 +209,8 @@ def _other_ids(document: dict[str, Any]) -> str:
     """The part with which the package gives ids that we do not, and what to do; "" where there is none."""
     if (document["model"] or {}).get("dropout"):
         return 'its model has "dropout", so its ids are random: set it to null'
+    if len(starts := _starts(document)) > 1:
+        return f"its post_processor puts {' and '.join(map(repr, starts))} before each text: leave one"
     for step in _post_processors(document.get("post_processor")):
         kind = step["type"]
         if kind == "TemplateProcessing" and _started_by(step) is None:
@@ -229,15 +231,10 @@ def _other_ids(document: dict[str, Any]) -> str:
     return ""
 
 
-def _start(document: dict[str, Any]) -> str | None:
-    """The token that the package puts before each text; None where it puts none."""
+def _starts(document: dict[str, Any]) -> list[str]:
+    """The tokens that the package puts before each text."""
     parts = _post_processors(document.get("post_processor"))
-    found = [token for part in parts if part["type"] == "TemplateProcessing" and (token := _started_by(part))]
-    if len(found) > 1:
-        raise UserError(
-            f"its post_processor puts {' and '.join(map(repr, found))} before each text: leave one"
-        )
-    return found[0] if found else None
+    return [token for part in parts if part["type"] == "TemplateProcessing" and (token := _started_by(part))]
 
 
 def _started_by(template: dict[str, Any]) -> str | None:

@@ -229,8 +229,7 @@ class Bytes:
     def encode(self, text):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
-    def with_start(self, ids):
-        return ids
+    encode_prompt = encode
 
     def decode_bytes(self, ids):
         return bytes(int(i) for i in ids)

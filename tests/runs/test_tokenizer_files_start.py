@@ -136,4 +136,5 @@ def test_what_else_stands_around_a_text_is_refused_in_one_line(tmp_path):
         with pytest.raises(UserError) as error:
             published.import_folder(folder, tmp_path / "run")
         assert words in str(error.value) and "\n" not in str(error.value), name
+        assert str(error.value).startswith(str(folder)), name
         assert not (tmp_path / "run").exists()
