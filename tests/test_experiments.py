@@ -151,21 +151,17 @@ def outside() -> list[tuple[str, str, list[float]]]:
             "mlp_width",
             "loss with no MLP minus loss with 4 x d_model",
             less(mlp["losses"]["0"], mlp["losses"]["4"]),
-        )
-    ]
-    found += [
+        ),
         (
             "no_mask",
             "apparent loss with the mask minus without",
             less(mask["apparent"]["mask"], mask["apparent"]["no mask"]),
-        )
-    ]
-    found += [
+        ),
         (
             "no_mask",
             "true loss without the mask minus with",
             less(mask["true"]["no mask"], mask["true"]["mask"]),
-        )
+        ),
     ]
     found += [
         (
