@@ -49,6 +49,7 @@ def get_config():
     config.train.num_steps = 5_000
     config.train.grad_accumulation_steps = 8
     config.train.loss_chunk = 128
+    config.train.logits_dtype = "bfloat16"
     config.train.eval_every = 250
     config.train.eval_tokens = 10_485_760
     config.train.checkpoint_every = 1_000

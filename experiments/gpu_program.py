@@ -32,10 +32,10 @@ EIGHT = ("data.batch_size=512", "train.grad_accumulation_steps=1", "model.num_la
 # Name: (config, devices, overrides, whether the older tree has the fields).
 PROGRAMS: dict[str, tuple[str, int, tuple[str, ...], bool]] = {
     "gpt2": ("gpt2", 1, ONE_BATCH, True),
-    "gpt2, logits in bfloat16": ("gpt2", 1, (*ONE_BATCH, "train.logits_dtype=bfloat16"), False),
+    "gpt2, logits in float32": ("gpt2", 1, (*ONE_BATCH, "train.logits_dtype=float32"), False),
     "gpt2, deterministic": ("gpt2", 1, (*ONE_BATCH, "train.deterministic=true"), False),
     "gpt2_fast": ("gpt2_fast", 1, ONE_BATCH, True),
-    "gpt2_fast, logits in bfloat16": ("gpt2_fast", 1, (*ONE_BATCH, "train.logits_dtype=bfloat16"), False),
+    "gpt2_fast, logits in float32": ("gpt2_fast", 1, (*ONE_BATCH, "train.logits_dtype=float32"), False),
     "char_gpu": ("char_gpu", 1, (), True),
     "gpt2 with 2 layers, data=8": ("gpt2", 8, EIGHT, True),
     "gpt2 with 2 layers, data=8, 2 parts": ("gpt2", 8, (*EIGHT, "train.grad_accumulation_steps=2"), True),

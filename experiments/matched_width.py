@@ -75,7 +75,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
     (own,) = (label for label in losses if len(set(label.split(" / "))) == 1)
     above = {label: claim.difference(found, losses[own]) for label, found in losses.items() if label != own}
     differs = max(abs(size / sizes[own] - 1) for size in sizes.values())
-    listed = ", ".join(f"{label} by {claim.show(found)}" for label, found in above.items())
+    listed = ", ".join(f"{label} {claim.show(found)}" for label, found in above.items())
     return Result(
         parts=(
             *(
@@ -90,8 +90,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
             Check("largest relative difference in parameters", differs, 0.005),
         ),
         says=(
-            f"With {sizes[own]:,} parameters each (within {100 * differs:.1f} %), other widths of rows / stream have a higher "
-            f"loss than {own}: {listed} nats a word (below 0: a lower loss)."
+            f"With {sizes[own]:,} parameters each (within {100 * differs:.1f} %), the loss with other widths of rows / stream minus "
+            f"that with {own}: {listed} nats a word."
         ),
         seeds=len(losses[own]),
         untold=tuning.at_the_edge(chosen),

@@ -161,7 +161,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
             for kind, found in curves.items()
         ),
         says=(
-            f"Training raises the AUC {rises}. Of {len(word_tests.RELATED_PAIRS)} pairs {words['pairs']} are known. Counted contexts of the same text give "
+            f"Over training the AUC goes {rises}. Of {len(word_tests.RELATED_PAIRS)} pairs {words['pairs']} are known. Counted contexts of the same text give "
             f"{words['counted']:.3f}. How near their frequencies are tells related words from the same words paired differently with an AUC of {words['frequency']:.3f}."
         ),
         untold=""

@@ -138,8 +138,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
             f"{mean_loss(measurements['under a mask'])}; a bigram table: {tables['bigram']:.2f}; character frequencies: "
             f"{tables['unigram']:.2f}) and {mean_loss(true['mask'])} with one. After a line of Shakespeare the model without a mask "
             f"writes {texts['no mask'][:40]!r}, the one with a mask {texts['mask'][:40]!r}. The last answer of each window of {T} cannot be seen "
-            f"even without a mask: {T} times the apparent loss is {claim.show(cheated, 'nats')}, about the loss of one character that is guessed "
-            f"from the frequencies of characters ({tables['unigram']:.2f}); all other answers are read."
+            f"even without a mask: {T} times the apparent loss is {claim.show(cheated, 'nats')}; one character that is guessed from the "
+            f"frequencies of characters costs {tables['unigram']:.2f}."
         ),
         seeds=len(apparent["mask"]),
         untold=tuning.at_the_edge(chosen),

@@ -43,7 +43,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
     losses, milliseconds = measurements["losses"], measurements["milliseconds"]
     chosen = measurements.get("tuning", {})
     better = {label: claim.difference(losses["1"], found) for label, found in losses.items() if label != "1"}
-    gains = ", ".join(f"{label} heads by {claim.show(found)}" for label, found in better.items())
+    gains = ", ".join(f"{claim.show(found)} with {label}" for label, found in better.items())
     most = list(losses)[-1]
     return Result(
         parts=tuple(
@@ -53,7 +53,8 @@ def conclude(measurements: dict[str, Any]) -> Result:
             for label, found in better.items()
         ),
         says=(
-            f"More heads lower the loss of one head, {claim.show(claim.mean(losses['1']), 'nats a character')}: {gains}. The median "
+            f"The loss with one head is {claim.show(claim.mean(losses['1']), 'nats a character')}; minus that with more heads of the "
+            f"same total width it is {gains} (above 0: more heads are better). The median "
             f"step takes {milliseconds['1']:.1f} ms with 1 head and {milliseconds[most]:.1f} ms with {most}."
         ),
         seeds=len(losses["1"]),
