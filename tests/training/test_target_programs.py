@@ -39,13 +39,13 @@ class Limits:
 
 
 LIMITS = {
-    "gpt2": Limits(60, 6_300),
-    "gpt2_fast": Limits(54, 6_900),
+    "gpt2": Limits(60, 5_500),
+    "gpt2_fast": Limits(54, 6_100),
     "char_gpu": Limits(54, 590),
-    "gpt2_x8": Limits(58, 960),
-    "gpt2_2_parts_x8": Limits(60, 2_560),  # parts of other rows than those that the devices have
-    "gpt2_fsdp_x8": Limits(61, 1_250),
-    "gpt2_fast_x8": Limits(50, 1_290),
+    "gpt2_x8": Limits(58, 850),
+    "gpt2_2_parts_x8": Limits(60, 2_160),  # parts of other rows than those that the devices have
+    "gpt2_fsdp_x8": Limits(61, 1_140),
+    "gpt2_fast_x8": Limits(50, 1_185),
     "char_gpu_x8": Limits(56, 87),
 }
 SLOW: tuple[str, ...] = ()  # parts of a step that may multiply in float32
