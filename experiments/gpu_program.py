@@ -10,7 +10,6 @@ Measured on the CPU: the error of the token table's gradient in bfloat16, by how
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -24,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt.common import cli, jax_settings
+from jaxgpt.common.files import write_json
 from jaxgpt.training.target import bounds, cards, collectives, compile, hlo, kernels
 
 SHARE = next(i for i, share in enumerate(bounds.SHARES) if share.name == "large kernels")
@@ -148,14 +149,14 @@ def table_rows(seed: int = 0) -> dict[str, list[float]]:
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str]) -> None:
+    """Run the command line; see --help."""
+    parser = cli.Parser(prog="python -m experiments.gpu_program", description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, help="checkout of an older version")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu_program.json")
     parser.add_argument("--only", nargs="*", default=list(PROGRAMS), choices=list(PROGRAMS), metavar="NAME")
     args = parser.parse_args(argv)
+    jax_settings.check()
     here = Path(__file__).parents[1]
     stored = json.loads(args.out.read_text()) if args.out.exists() else {"programs": {}}
     stored["card"], stored["jax"] = "h100", jax.__version__
@@ -165,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     stored["table_gradient_error"] = table_rows()
+    write_json(args.out, stored)
     for name in args.only:
         trees = {"before": args.before if PROGRAMS[name][3] else None, "after": here}
         for when, tree in trees.items():
@@ -175,8 +177,8 @@ def main(argv: list[str] | None = None) -> None:
                     f"{name}, {when}: {found['milliseconds']['sum']} ms, {found['tokens_per_second']:,} tokens/s",
                     flush=True,
                 )
-        args.out.write_text(json.dumps(stored, indent=1) + "\n")
+        write_json(args.out, stored)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
