@@ -26,6 +26,12 @@ STEPS: dict[str, tuple[str, int, str, dict]] = {
     "gpt2_x8": ("configs/gpt2.py", 1, "h100x8", {}),
     "gpt2_2_parts_x8": ("configs/gpt2.py", 1, "h100x8", {"train.grad_accumulation_steps": 2}),
     "gpt2_fsdp_x8": ("configs/gpt2.py", 1, "h100x8", {"mesh.data": 2, "mesh.fsdp": 4}),
+    "gpt2_tensor_x8": (
+        "configs/gpt2.py",
+        1,
+        "h100x8",
+        {"mesh.data": 4, "mesh.tensor": 2, "train.grad_accumulation_steps": 1},
+    ),
     "gpt2_fast_x8": ("configs/gpt2_fast.py", 1, "h100x8", {}),
     "char_gpu_x8": ("configs/char_gpu.py", 1, "h100x8", {}),
 }

@@ -1,6 +1,6 @@
 """Results on 8 devices for tests/model/test_sharding.py, from a process that has them; JSON on the last line.
 
-JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [documents] [frozen] [everything] [plain] [mixture] [traffic] [elastic] [elastic4]
+JAX_NUM_CPU_DEVICES=8 python -m tests.sharded FOLDER [few] [documents] [frozen] [everything] [plain] [mixture] [lookups] [traffic] [elastic] [elastic4]
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
 from jaxgpt.data.batches import Batches, marked
-from jaxgpt.model import parameters, sharding
+from jaxgpt.model import layers, parameters, sharding
 from jaxgpt.runs.load import load
 from jaxgpt.training import loop, programs, state_memory, steps, traffic
 from tests.small_runs import metrics, small_config, write_text
@@ -192,6 +193,34 @@ def mixture() -> dict:
     return found
 
 
+def lookups() -> dict:
+    """For tables whose rows are split: are rows in bfloat16, and the gradient of the table, those without a mesh?"""
+    rng = np.random.default_rng(0)
+    table, ids = rng.normal(size=(64, 8)).astype(np.float32), rng.integers(0, 64, (16, 5))
+    slopes = rng.integers(-8, 8, (16, 5, 8)).astype(jnp.bfloat16)  # their sums are exact in any order
+    read = layers.Table(CFG.model, "token_embedding/embedding", table.shape)
+
+    def rows(table):
+        return read.apply({"params": {"embedding": table}}, ids, jnp.bfloat16)
+
+    def spread(table):
+        return rows(
+            sharding.spread_tables({"token_embedding": {"embedding": table}})["token_embedding"]["embedding"]
+        )
+
+    found = {}
+    expected, back = jax.vjp(rows, table)
+    for sizes in [(2, 2, 2), (1, 1, 8)]:
+        with sharding.use_mesh(sharding.make_mesh(config.MeshConfig(*sizes))):
+            for name, function in (("one table", rows), ("a table for each part of the rows", spread)):
+                got, pull = jax.jit(lambda x, of=function: jax.vjp(of, x))(table)
+                same = np.array_equal(got, expected) and np.array_equal(
+                    jax.jit(pull)(slopes)[0], back(slopes)[0]
+                )
+                found[f"{sizes}, {name}"] = bool(same)
+    return found
+
+
 if __name__ == "__main__":
     folder, *parts = sys.argv[1:]
     found = {"devices": jax.device_count()}
@@ -201,6 +230,8 @@ if __name__ == "__main__":
             found[name] = {str(sizes): compare(one, run(cfg, sizes)) for sizes in meshes}
     if "mixture" in parts:
         found["mixture"] = mixture()
+    if "lookups" in parts:
+        found["lookups"] = lookups()
     if "traffic" in parts:
         found["traffic"] = {str(sizes): sent(TRAFFIC, sizes) for sizes in [(8, 1, 1), (1, 8, 1), (1, 1, 8)]}
     for name in TURNS.keys() & set(parts):

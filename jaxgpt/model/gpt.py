@@ -218,7 +218,7 @@ class GPT(nn.Module):
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | np.ndarray) -> jax.Array:
         """The start of the residual stream: token rows (projected if narrow) plus position vectors, [B, T, D]."""
         # Cast after the lookup, so that the gradient of a row is summed in float32.
-        x_BTD = rows_BTE = self.token_embedding(tokens_BT).astype(self.cfg.dtype)
+        x_BTD = rows_BTE = self.token_embedding(tokens_BT, self.cfg.dtype)
         if self.cfg.factorised:
             x_BTD = x_BTD @ self.embedding_projection.kernel.astype(self.cfg.dtype)
         record(self, token_rows=rows_BTE, token_vectors=x_BTD)

@@ -15,7 +15,7 @@ from jaxgpt import config
 from jaxgpt.config import is_off
 from jaxgpt.model.initial import GPT2_STD, initializer
 from jaxgpt.model.linear import LINEAR
-from jaxgpt.model.sharding import complete_rows, constrain
+from jaxgpt.model.sharding import BATCH, complete_rows, constrain, parts_along
 
 
 def record(module: nn.Module, **values: jax.Array) -> None:
@@ -193,22 +193,44 @@ class Table(nn.Module):
         else:
             self.embedding = self.param("embedding", initializer(self.parameter, self.cfg), self.size)
 
-    def __call__(self, ids_BT: jax.Array | np.ndarray) -> jax.Array:
+    def __call__(self, ids_BT: jax.Array | np.ndarray, dtype: Any = None) -> jax.Array:
         table_VE = self.embedding
         if table_VE.ndim == 2:  # rows are read complete: a table that is split over fsdp is gathered first
             table_VE = constrain(table_VE, *complete_rows(self.parameter))
         elif len(ids_BT) == 1:
             ids_BT = np.broadcast_to(ids_BT, (len(table_VE), ids_BT.shape[1]))
-        return look_up(table_VE, ids_BT)
+        rows_KBTE = look_up_parts(table_VE, ids_BT, complete_rows(self.parameter)[0]).astype(
+            dtype or table_VE.dtype
+        )
+        if len(rows_KBTE) == 1:
+            return rows_KBTE[0]
+        # One part has the row and the others zeros: a sum in a narrow dtype is exact, and devices send half of the bytes.
+        return jax.lax.reduce(rows_KBTE, np.zeros((), rows_KBTE.dtype), jax.lax.add, (0,))
 
 
-def look_up(table_VE: jax.Array, ids_BT: jax.Array | np.ndarray) -> jax.Array:
-    """The rows of these ids: [B, T, E]. From tables [S, V, E], each for B / S rows of ids."""
-    if table_VE.ndim == 2:
-        return jnp.take(table_VE, ids_BT, axis=0)
-    parts = ids_BT.reshape(len(table_VE), -1, *ids_BT.shape[1:])
-    rows = jax.vmap(lambda table, ids: jnp.take(table, ids, axis=0))(table_VE, parts)
-    return rows.reshape(*ids_BT.shape, -1)
+def look_up_parts(table_VE: jax.Array, ids_BT: jax.Array | np.ndarray, axis: str | None) -> jax.Array:
+    """The rows of these ids as a sum over the parts of a table that is split over `axis` of the mesh: [K, B, T, E].
+
+    Each row is complete in the part that has it, and 0 in the others; K is 1 without a mesh. From tables [S, V, E], each for
+    B / S rows of ids.
+    """
+    V, K, spread = table_VE.shape[-2], parts_along(axis, table_VE.shape[-2]), table_VE.ndim == 3
+    take = functools.partial(jnp.take, axis=0)
+    ids = ids_BT.reshape(len(table_VE), -1, *ids_BT.shape[1:]) if spread else ids_BT
+    if K == 1:
+        rows = (jax.vmap(take) if spread else take)(table_VE, ids)
+        return rows.reshape(1, *ids_BT.shape, -1)
+    first_K = np.arange(K) * (V // K)
+    tables = table_VE.reshape(*table_VE.shape[:-2], K, V // K, -1)
+    tables = constrain(tables, *([BATCH] if spread else []), axis, None, None)
+
+    def part(table, ids, first):
+        here = (ids >= first) & (ids < first + V // K)
+        return jnp.where(here[..., None], take(table, jnp.where(here, ids - first, 0)), 0)
+
+    each = jax.vmap(part, (0, None, 0))  # over K
+    rows = jax.vmap(each, (0, 0, None), 1)(tables, ids, first_K) if spread else each(tables, ids, first_K)
+    return rows.reshape(K, *ids_BT.shape, -1)
 
 
 # --- positions ------------------------------------------------------------------------------------------

@@ -231,6 +231,13 @@ def parts_of_batch(rows: int) -> int:
     return count if rows % count == 0 else 1
 
 
+def parts_along(axis: str | None, size: int) -> int:
+    """How many parts an array of this size has along an axis of the mesh in use; 1 without a mesh or an axis."""
+    mesh = _mesh_in_use()
+    count = 1 if mesh is None or axis is None else mesh.shape[axis]
+    return count if size % count == 0 else 1
+
+
 def constrain_like(params: dict, tree: Any) -> Any:
     """A tree of arrays (gradients, new states), each split as `specs` says."""
     if _mesh_in_use() is None:

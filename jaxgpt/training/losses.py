@@ -10,7 +10,7 @@ import optax
 
 from jaxgpt import config
 from jaxgpt.model.gpt import logits
-from jaxgpt.model.layers import look_up
+from jaxgpt.model.layers import look_up_parts
 from jaxgpt.model.sharding import BATCH, constrain, parts_of_batch
 
 
@@ -140,8 +140,9 @@ def _by_hand(cfg, parts, table_VD, divisor, marked: bool, stored: str = "float32
         d_SNV = constrain(d_SNV.astype(dtype), BATCH, None, "tensor")
         dx = jnp.einsum(f"SNV,{table}->SND", d_SNV, narrow)
         more_SVD = jnp.einsum("SNV,SND->SVD", d_SNV, x_SND, preferred_element_type=jnp.float32)
-        chosen_SND = look_up(narrow, target_SN).astype(jnp.float32)
-        chosen_SN, _ = _cap(cfg, (x_SND.astype(jnp.float32) * chosen_SND).sum(axis=-1))
+        # Where devices have parts of the table, they add scores, not rows.
+        chosen_KSND = look_up_parts(narrow, target_SN, "tensor").astype(jnp.float32)
+        chosen_SN, _ = _cap(cfg, (x_SND.astype(jnp.float32) * chosen_KSND).sum(axis=-1).sum(axis=0))
         loss_SN = log_total_SN - chosen_SN
         if marked:
             loss_SN = jnp.where(counts_SN, loss_SN, 0.0)

@@ -43,7 +43,7 @@ def with_eight_devices(folder: Path, *parts: str) -> dict:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "elastic", "mixture")
+    return with_eight_devices(tmp_path_factory.mktemp("sharded"), "few", "elastic", "mixture", "lookups")
 
 
 def assert_like_one_device(compared: dict, sizes: tuple[int, int, int]) -> None:
@@ -101,6 +101,10 @@ def test_a_run_goes_on_under_another_mesh(found):
 
 def test_a_mixture_has_the_same_batches_on_any_devices(found):
     assert found["mixture"] == {str(sizes): 4 for sizes in MESHES}
+
+
+def test_rows_of_a_split_table_and_its_gradient_are_exact(found):
+    assert len(found["lookups"]) == 4 and all(found["lookups"].values()), found["lookups"]
 
 
 @pytest.mark.slow

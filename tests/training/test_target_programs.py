@@ -45,6 +45,7 @@ LIMITS = {
     "gpt2_x8": Limits(58, 850),
     "gpt2_2_parts_x8": Limits(60, 2_160),  # parts of other rows than those that the devices have
     "gpt2_fsdp_x8": Limits(61, 1_140),
+    "gpt2_tensor_x8": Limits(72, 4_330),
     "gpt2_fast_x8": Limits(50, 1_185),
     "char_gpu_x8": Limits(56, 87),
 }
@@ -97,6 +98,8 @@ def test_devices_send_what_the_formula_says_and_reduce_gradients_once(folder, na
     cfg, program = gpu_programs.config_of(name), Program(folder, name)
     found, steps = program.collectives, cfg.train.steps_per_dispatch
     assert gpu_guards.other_traffic(found, steps * traffic.traffic(cfg, program.sizes["sizes"]).total) == []
+    if cfg.mesh.tensor > 1:
+        return  # the stream is summed in each layer, and in each chunk of the loss
     split = cfg.mesh.fsdp > 1  # the blocks' matrices are gathered and their gradients scattered in each part
     passes = steps * cfg.train.grad_accumulation_steps
     assert gpu_guards.repeated_reductions(found, passes if split else steps) == []
