@@ -40,6 +40,7 @@ PROGRAMS: dict[str, tuple[str, int, tuple[str, ...], bool]] = {
     "char_gpu": ("char_gpu", 1, (), True),
     "gpt2 with 2 layers, data=8": ("gpt2", 8, EIGHT, True),
     "gpt2 with 2 layers, data=8, 2 parts": ("gpt2", 8, (*EIGHT, "train.grad_accumulation_steps=2"), True),
+    "gpt2 with 2 layers, data=4, tensor=2": ("gpt2", 8, (*EIGHT, "mesh.data=4", "mesh.tensor=2"), True),
     "gpt2 with 2 layers, fsdp=8": ("gpt2", 8, (*EIGHT, "mesh.data=1", "mesh.fsdp=8"), True),
     "gpt2 with 2 layers, fsdp=8, 2 parts": (
         "gpt2",
