@@ -36,6 +36,9 @@ WIDTHS_ALIKE = {
 }  # fmt: skip
 
 
+LONG_LABEL = 7  # characters; labels below an axis that are longer would overlap
+
+
 def base(setting: Setting, **overrides: Any) -> Config:
     """A character model of Shakespeare that learns in seconds; overrides by dotted name with `__` for the dot.
 
@@ -162,18 +165,23 @@ def step_times(configs: dict[str, Config], rounds: int) -> dict[str, list[float]
     return times
 
 
-def draw_seeds(axis: Any, by_label: dict[str, list[float]], ylabel: str) -> None:
-    """For each label: a point per seed, and the mean with its 95 % interval."""
+def draw_seeds(axis: Any, by_label: dict[str, list[float]], what: str, long: bool | None = None) -> None:
+    """For each label: a point per seed, and the mean with its 95 % interval. Long labels stand in a column at the left."""
+    if long is None:
+        long = max(map(len, by_label)) > LONG_LABEL
     for place, values in enumerate(by_label.values()):
-        found = mean(values)
-        axis.plot([place] * len(values), np.array(values, float), "o", color="#9db8d6", markersize=4)
+        found, places = mean(values), [place] * len(values)
+        points = np.array(values, float)
+        axis.plot(*((points, places) if long else (places, points)), "o", color="#9db8d6", markersize=4)
         if math.isfinite(found.low):
-            axis.errorbar(
-                [place], [found.value], [[found.value - found.low], [found.high - found.value]], fmt="s",
-                color="#1f5fa8", markersize=5, capsize=4,
-            )  # fmt: skip
-    axis.set_xticks(range(len(by_label)), list(by_label))
-    axis.set_xlim(-0.5, len(by_label) - 0.5)
-    if any(len(label) > 7 for label in by_label):
-        axis.tick_params(axis="x", labelrotation=20, labelsize=7)
-    axis.set_ylabel(ylabel)
+            error = [[found.value - found.low], [found.high - found.value]]
+            at, spread = ((found.value, place), "xerr") if long else ((place, found.value), "yerr")
+            axis.errorbar(*at, **{spread: error}, fmt="s", color="#1f5fa8", markersize=5, capsize=4)
+    if long:
+        axis.set_yticks(range(len(by_label)), list(by_label), fontsize=7)
+        axis.set_ylim(len(by_label) - 0.5, -0.5)
+        axis.set_xlabel(what)
+    else:
+        axis.set_xticks(range(len(by_label)), list(by_label))
+        axis.set_xlim(-0.5, len(by_label) - 0.5)
+        axis.set_ylabel(what)

@@ -155,16 +155,16 @@ def _table(run) -> np.ndarray:
 
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
     """Loss on the new and the old text; cosine of the table's rows with their start."""
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3, sharey=True)
     found = by_head(measurements)
     for axis, what, label in zip(
         axes, ("new", "old", "cosines"),
-        ("loss on the new text, nats a character", "loss on the old text, nats a character", "cosine of rows with their start"), strict=True,
+        ("loss on the new text,\nnats a character", "loss on the old text,\nnats a character", "cosine of rows\nwith their start"), strict=True,
     ):  # fmt: skip
         by_label = {
-            f"{name}, {head}" if len(found) > 1 else name: own[what][name]
+            f"{name}, {head}" if len(found) > 1 else name: own[what].get(name, [1.0] * len(own["new"][name]))
             for head, own in found.items()
-            for name in ([] if what == "cosines" else ["before"]) + list(MODES)
+            for name in ("before", *MODES)
         }
         comparing.draw_seeds(axis, by_label, label)
 

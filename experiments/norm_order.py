@@ -90,13 +90,13 @@ def conclude(measurements: dict[str, Any]) -> Result:
             Effect("gradient of the last block / of the first at the start: after / before", claim.ratio(ratios["after"], ratios["before"]), "times", above=1.0, margin=MARGINS["gradient"]),
         ),
         says=(
-            f"In {measurements['layers']} layers, the warm-up lowers the loss by {claim.show(gain['after'], unit)} with norms after each sum and by "
-            f"{claim.show(gain['before'])} with norms before each layer. With the warm-up, norms after each sum are worse by "
-            f"{claim.show(placed)} (below 0: better). {tuning.says(measurements['chosen'])}"
+            f"In {measurements['layers']} layers, the loss without a warm-up minus that with one is {claim.show(gain['after'], unit)} with norms after each sum and "
+            f"{claim.show(gain['before'])} with norms before each layer. With the warm-up, the loss with norms after each sum minus that with norms before each "
+            f"layer is {claim.show(placed)}. {tuning.says(measurements['chosen'])}"
         ),
         untold=tuning.at_the_edge(measurements["chosen"]),
         seeds=len(gains["after"]),
-        headline=f"A warm-up lowers the loss by {claim.show(gain['after'])} nats (below 0: raises it) with norms after each sum and {claim.show(gain['before'])} with norms before each layer.",
+        headline=f"The loss without a warm-up minus that with one is {claim.show(gain['after'])} nats with norms after each sum and {claim.show(gain['before'])} with norms before each layer.",
     )  # fmt: skip
 
 

@@ -174,12 +174,12 @@ def conclude(measurements: dict[str, Any]) -> Result:
 def draw(figure: Any, measurements: dict[str, Any]) -> None:
     """Losses on text; correct answers with and without the mask."""
     text, masked, unmasked = figure.subplots(1, 3)
-    comparing.draw_seeds(text, measurements["losses"], "validation loss, nats a character")
+    comparing.draw_seeds(text, measurements["losses"], "validation loss,\nnats a character", long=True)
     text.set_title("Shakespeare")
     for axis, mask in ((masked, "mask"), (unmasked, "no mask")):
-        comparing.draw_seeds(axis, measurements["shares"][mask], "correct answers")
-        axis.axhline(0.5, color="#7a7a7a", linewidth=1, linestyle="--")
-        axis.set_ylim(0, 1.05)
+        comparing.draw_seeds(axis, measurements["shares"][mask], "correct answers", long=True)
+        axis.axvline(0.5, color="#7a7a7a", linewidth=1, linestyle="--")
+        axis.set_xlim(0, 1.05)
         axis.set_title(f"which came first? ({'causal mask' if mask == 'mask' else 'no mask'})")
 
 

@@ -110,7 +110,7 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
     """Bits a byte by tokenizer, for each budget."""
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (name, bits) in zip(axes, measurements["bits"].items(), strict=True):
-        comparing.draw_seeds(axis, bits, "bits a byte" if axis is axes[0] else "")
+        comparing.draw_seeds(axis, bits, "bits a byte")
         axis.set_title(f"at equal {name}")
 
 
