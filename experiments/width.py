@@ -162,7 +162,8 @@ def draw(figure: Any, measurements: dict[str, Any]) -> None:
     by_time.axvline(seconds, color="#7a7a7a", linestyle="--", linewidth=1)
     by_step.set(xlabel="step", ylabel="validation loss, nats a character")
     by_time.set(xlabel="seconds of training", ylabel="validation loss, nats a character")
-    by_step.legend(title="d_model, a line per seed", loc="upper right")
+    for line in by_step.legend(title="d_model, a line per seed", loc="upper right").get_lines():
+        line.set_alpha(1)
     widths = [int(label) for label in measurements["sizes"]]
     cost.loglog(widths, milliseconds.values(), "o-", label="ms a step")
     for what, scale, name in (("parameters", 1e-3, "thousand parameters"), ("bytes", 1e-6, "MB")):

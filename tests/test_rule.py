@@ -166,6 +166,12 @@ def test_the_verdict_names_the_conditions():
         "depends on the text: holds (on b), does not hold (on a), cannot be told (on c)"
     )
     assert Result(parts[2:], "").verdict == "holds, but only on b, cannot be told (on c)"
+    refuted = (*parts[:2], parts[3])
+    assert (
+        Result(refuted, "").verdict
+        == "cannot be told at this size: does not hold (on a), cannot be told (on c)"
+    )
+    assert Result(refuted, "", untold="the control failed").verdict == UNTOLD
 
 
 def test_what_cannot_fail_is_a_demonstration():
