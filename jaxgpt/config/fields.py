@@ -254,7 +254,8 @@ class TrainConfig:
         600, "warn if a step, an evaluation or a save takes longer; 0: never", at_least=0, resume="free",
     )
     attention: Literal["auto", "explicit", "cudnn"] = field(
-        "auto", "cudnn: fused, needs an NVIDIA GPU and bfloat16; auto: cudnn where possible, else explicit",
+        "auto", "cudnn: fused, needs an NVIDIA GPU and bfloat16; explicit: all weights at once; auto: cudnn where possible, "
+        "in blocks of queries on a CPU, else explicit",
     )
     # fmt: on
 

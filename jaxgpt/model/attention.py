@@ -1,4 +1,4 @@
-"""Multi-head attention with a causal mask (none with model.causal=False), explicit and fused.
+"""Multi-head attention with a causal mask (none with model.causal=False), explicit, in blocks of queries, and fused.
 
 Shapes as in gpt.py; each of the G heads of keys and values serves R = H / G heads of queries.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxgpt import config
 from jaxgpt.common.backend import backend, compute_capability
-from jaxgpt.config import UserError
+from jaxgpt.config import UserError, is_off
 from jaxgpt.model.initial import initializer
 from jaxgpt.model.layers import Dense, Dropout, Norm, normalize, record, rotate, soft_cap
 
@@ -42,6 +42,13 @@ def document_starts(
     after_BT = jnp.arange(1, T + 1) if length_B is None else length_B[:, None] + jnp.arange(1, T + 1)
     after_BT = jax.lax.cummax(jnp.where(tokens_BT == end_id, after_BT, start_B1), axis=1)
     return jnp.concatenate([start_B1, after_BT], axis=1)
+
+
+def text_mask(cfg: config.ModelConfig, length: int, starts_BT: jax.Array | None = None) -> jax.Array:
+    """[B or 1, T, T], which of these tokens each of them may see. It depends on distances, and on starts_BT if given."""
+    seen_by = np.arange(length) if cfg.causal else np.full(length, length - 1)
+    mask_BTS = causal_mask(seen_by[None], length, cfg.attention_window)
+    return mask_BTS if starts_BT is None else mask_BTS & same_document(starts_BT)
 
 
 def same_document(starts_BT: jax.Array) -> jax.Array:
@@ -102,6 +109,40 @@ def weighted_values(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
     G = v_BSGK.shape[2]
     weights_BGRTS = weights_BHTS.reshape(B, G, H // G, T, S).astype(v_BSGK.dtype)
     return jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, v_BSGK).reshape(B, T, H, -1)
+
+
+# On a CPU: queries of a block, and the most blocks, which are unrolled. Shorter and more blocks gain nothing: docs/fast.md.
+BLOCK, MAX_BLOCKS = 64, 8
+
+
+def uses_query_blocks(cfg: config.ModelConfig, attention: str, length: int, train: bool) -> bool:
+    """Whether attention over `length` tokens without a cache is computed in blocks of queries: on a CPU, in float32.
+
+    Not where random numbers drop weights: they would depend on the blocks.
+    """
+    chosen = attention == "auto" and backend() == "cpu" and cfg.dtype == "float32" and cfg.causal
+    return chosen and length > BLOCK and not (train and not is_off(cfg.attention_dropout))
+
+
+def blocked_attention(
+    cfg: config.ModelConfig, q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array, mask_BTS: jax.Array
+) -> jax.Array:
+    """The explicit form for one block of queries after the other: [B, T, H, K].
+
+    The scores of a block stay in a core's cache, and the keys that all of its queries are too early or too late for are
+    left out. All windows start at position 0.
+    """
+    T, heads = q_BTHK.shape[1], []
+    size = max(BLOCK, -(-T // MAX_BLOCKS))
+    for first in range(0, T, size):
+        end = min(first + size, T)
+        start = 0 if cfg.attention_window is None else max(0, first + 1 - cfg.attention_window)
+        scores_BHTS = attention_scores(
+            q_BTHK[:, first:end], k_BTGK[:, start:end], cfg.attention_scale, cfg.attention_softcap
+        )
+        weights_BHTS = attention_weights(scores_BHTS, mask_BTS[:, first:end, start:end])
+        heads.append(weighted_values(weights_BHTS, v_BTGK[:, start:end]))
+    return jnp.concatenate(heads, axis=1)
 
 
 def fused_attention(
@@ -203,16 +244,18 @@ class Attention(nn.Module):
         if cfg.value_residual and first_values is not None:  # Zhou et al. 2024, with a learned mixture
             mix = self.param("value_mix", initializer("value_mix"), (2,)).astype(v_BTGK.dtype)
             v_BTGK = mix[0] * v_BTGK + mix[1] * first_values
+        T = x_BTD.shape[1]
         if past is None and uses_fused_attention(cfg, self.attention):
             heads_BTHK = fused_attention(cfg, q_BTHK, k_BTGK, v_BTGK, starts_BT=starts_BT)
+        elif (
+            past is None
+            and uses_query_blocks(cfg, self.attention, T, train)
+            and not self.is_mutable_collection("intermediates")  # they have all scores and weights
+        ):
+            heads_BTHK = blocked_attention(cfg, q_BTHK, k_BTGK, v_BTGK, text_mask(cfg, T, starts_BT))
         else:
             scores_BHTS = attention_scores(q_BTHK, k_BTGK, cfg.attention_scale, cfg.attention_softcap)
-            # Among these tokens the mask depends only on distances.
-            T = x_BTD.shape[1]
-            seen_by = np.arange(T) if cfg.causal else np.full(T, T - 1)
-            mask_BTS = causal_mask(seen_by[None], T, cfg.attention_window)
-            if starts_BT is not None:
-                mask_BTS &= same_document(starts_BT)
+            mask_BTS = text_mask(cfg, T, starts_BT)
             if past is not None:
                 # The tokens of the cache come first. It is written after the last layer.
                 keys_BSGK, values_BSGK, length_B = past

@@ -22,7 +22,7 @@ from jaxgpt import config
 from jaxgpt.common.backend import backend as traced_for
 from jaxgpt.config import Config
 from jaxgpt.model import linear
-from jaxgpt.model.attention import uses_fused_attention
+from jaxgpt.model.attention import uses_fused_attention, uses_query_blocks
 from jaxgpt.model.parameters import param_shapes
 from jaxgpt.model.sharding import BATCH
 from jaxgpt.training import liveness, trainable
@@ -233,16 +233,20 @@ class _Reading(NamedTuple):
 
 
 def _read_step(cfg: Config, backend: str) -> _Reading:
-    # The formula counts the products of explicit attention; fused attention is one operation in a trace.
-    fused = uses_fused_attention(cfg.model, cfg.train.attention)
+    # The formula counts the products of explicit attention: fused attention is one operation in a trace, and in blocks
+    # some products are left out.
+    model, attention = cfg.model, cfg.train.attention
+    fused = uses_fused_attention(model, attention)
+    blocks = backend == "cpu" and uses_query_blocks(model, attention, model.context_length, train=True)
     explicit = with_values(cfg, {"train.attention": "explicit"})
     fuses_broadcasts = backend != "cpu"
     step, abstract = abstract_step(explicit)
     counted = program = liveness.trace(step, *abstract)
     if backend == "cpu" and cfg.train.remat != "none":
         # XLA's CPU backend merges recomputed values with the first ones: remat frees no memory there.
-        program = liveness.trace(abstract_step(with_values(explicit, {"train.remat": "none"}))[0], *abstract)
-    elif fused:
+        plain = with_values(cfg if blocks else explicit, {"train.remat": "none"})
+        program = liveness.trace(abstract_step(plain)[0], *abstract)
+    elif fused or blocks:
         program = liveness.trace(abstract_step(cfg)[0], *abstract)
     state, batch, _ = abstract
     # A gradient has the shape of its parameter, possibly transposed.

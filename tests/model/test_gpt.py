@@ -17,6 +17,7 @@ from jaxgpt.config import UserError
 from jaxgpt.model import attention, gpt, layers, parameters
 from jaxgpt.model.gpt import GPT, KVCache
 from jaxgpt.model.paths import named_leaves
+from jaxgpt.training import steps
 from tests.models import EVERYTHING, TINY, TOKENS, VARIANTS, random_params, variants
 
 # --- causality ------------------------------------------------------------------------------------------
@@ -500,6 +501,91 @@ def test_fused_attention_is_the_explicit_one(changes):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for a, b in zip(pull(direction), other_pull(direction), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+DOCUMENTS = {"attention_window": 3, "document_mask": True, "document_end": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "block", "most", "shapes"),
+    [
+        ({}, 3, 8, {(3, 3), (3, 6), (2, 8)}),
+        (EVERYTHING, 1, 2, {(4, 4), (4, 7)}),  # a window of 4
+        (DOCUMENTS, 5, 8, {(5, 5), (3, 5)}),
+    ],
+    ids=["plain", "everything", "documents"],
+)
+def test_attention_in_blocks_of_queries_is_the_explicit_one(changes, block, most, shapes, monkeypatch):
+    """Loss and gradient of a model, with the numbers of queries and keys of each block."""
+    cfg = dataclasses.replace(TINY, num_layers=1, **changes)
+    params, windows = random_params(cfg), np.concatenate([TOKENS, TOKENS[:, :1]], axis=1)
+    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "MAX_BLOCKS", most)
+    softmax, found = attention.attention_weights, set()
+
+    def seen(scores_BHTS, mask_BTS):
+        found.add(scores_BHTS.shape[2:])
+        return softmax(scores_BHTS, mask_BTS)
+
+    monkeypatch.setattr(attention, "attention_weights", seen)
+
+    def loss_and_gradient(kind):
+        loss = lambda p: steps.mean_loss(GPT(cfg, attention=kind), p, windows)  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    explicit = loss_and_gradient("explicit")
+    assert found == {(8, 8)}
+    found.clear()
+    blocked = loss_and_gradient("auto")
+    assert found == shapes
+    for a, b in zip(jax.tree.leaves(explicit), jax.tree.leaves(blocked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * max(1.0, float(np.abs(a).max())))
+
+
+def test_blocks_of_the_size_that_is_used_give_the_explicit_attention():
+    cfg, T = dataclasses.replace(TINY, d_model=32), 150
+    assert attention.uses_query_blocks(cfg, "auto", T, train=True)
+    rng = np.random.default_rng(0)
+    q, k, v, direction = (jnp.asarray(rng.normal(size=(1, T, 2, 16)), jnp.float32) for _ in range(4))
+    mask = attention.text_mask(cfg, T)
+
+    def explicit(q, k, v):
+        return attention.weighted_values(
+            attention.attention_weights(attention.attention_scores(q, k), mask), v
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(function, *inputs):
+        value, pull = jax.vjp(function, *inputs)
+        return value, *pull(direction)
+
+    blocked = functools.partial(attention.blocked_attention, cfg, mask_BTS=mask)
+    for a, b in zip(
+        value_and_gradients(explicit, q, k, v), value_and_gradients(blocked, q, k, v), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_blocks_of_queries_are_taken_on_a_cpu_where_they_help():
+    def taken(kind="auto", length=65, train=True, **changes):
+        return attention.uses_query_blocks(dataclasses.replace(TINY, **changes), kind, length, train)
+
+    assert taken()
+    assert not taken(length=64) and not taken(kind="explicit")
+    assert not taken(dtype="bfloat16") and not taken(causal=False)
+    assert not taken(dropout_rate=0.1) and taken(dropout_rate=0.1, train=False)
+    assert taken(dropout_rate=0.1, attention_dropout_rate=0.0)
+    with trace_for(Backend("gpu", (9, 0))):
+        assert not taken()
+
+
+def test_all_weights_can_be_looked_at_where_attention_is_in_blocks(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 3)
+    params = random_params(TINY)
+    model = jax.jit(lambda p: GPT(TINY).apply({"params": p}, TOKENS, mutable="intermediates"))
+    _, seen = model(params)
+    (weights,) = seen["intermediates"]["block_1"]["attention"]["weights"]
+    np.testing.assert_allclose(weights.sum(-1), np.ones((2, 2, 8)), rtol=1e-6)
 
 
 def test_fused_attention_is_taken_on_a_gpu_where_it_can_be_and_refused_elsewhere():
