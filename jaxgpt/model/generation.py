@@ -206,7 +206,7 @@ def generate_pieces(
 
         return piece
 
-    done = 0
+    done, last = 0, None
     while done < max_new_tokens:
         starts = np.array([window_start(length, T) for length in lengths])
         widths = lengths - starts
@@ -219,6 +219,8 @@ def generate_pieces(
             model, params, tokens_BT, jnp.asarray(widths, jnp.int32), keys_B,
             jnp.asarray(lengths, jnp.int32), slots=slots, **drawn | {"sampler": first},
         )  # fmt: skip
+        if last is not None:
+            yield last
         waiting = dispatched(token_B[:, None], scores, 1)
         made = 1
         while made < budget:
@@ -232,8 +234,10 @@ def generate_pieces(
             yield waiting()
             waiting = dispatched(out_BT, scores, count)
             made += count
-        yield waiting()
+        last = waiting()  # the next window is read before the caller works on these tokens
         done += made
+    if last is not None:
+        yield last
 
 
 def stream(

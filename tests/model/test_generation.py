@@ -82,6 +82,17 @@ def test_streaming_in_chunks_changes_nothing(model_and_params, prompts):
         np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
+def test_the_next_window_is_read_while_the_caller_works_on_the_last_tokens(model_and_params, monkeypatch):
+    """Else the device would wait for a reader at the end of every window."""
+    model, params = model_and_params
+    read, real = [], generation.prefill
+    monkeypatch.setattr(generation, "prefill", lambda *given, **more: read.append(1) or real(*given, **more))
+    made = 0
+    for ids in generate_ids(model, params, [[3]], CFG.context_length + 10, chunk=8):
+        made += ids.shape[1]
+        assert len(read) == (1 if made < CFG.context_length else 2)
+
+
 def test_samples_differ_by_number_and_seed_and_repeat(model_and_params, prompts):
     model, params = model_and_params
     first = collect(model, params, prompts[:2], 20, num_samples=3, seed=1)
