@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,11 +47,21 @@ TOKENS = 2_000
 READY_SECONDS = 1_200
 
 
+class Server(NamedTuple):
+    """A running server."""
+
+    port: int
+    base: str  # the path in front of its endpoints
+    process: int
+    seconds: float  # from its start until it listened
+
+
 @contextlib.contextmanager
-def served(tree: Path, workdir: Path) -> Iterator[tuple[int, str]]:
-    """A server of a checkout. Gives its port and the path in front of its endpoints."""
-    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile("w+") as out:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "JAX_COMPILATION_CACHE_DIR": cache}
+def served(tree: Path, workdir: Path, cache: Path) -> Iterator[Server]:
+    """A server of a checkout. `cache` is the folder of its compiled programs."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out:
+        environment = {**os.environ, "PYTHONPATH": str(tree), "JAX_COMPILATION_CACHE_DIR": str(cache)}
         command = [sys.executable, "-m", "jaxgpt.serve", "--workdir", str(workdir.resolve()), "--port", "0"]
         process = subprocess.Popen(command, cwd=tree, env=environment, stdout=out, stderr=out)
         try:
@@ -63,7 +73,7 @@ def served(tree: Path, workdir: Path) -> Iterator[tuple[int, str]]:
                 time.sleep(0.1)
                 out.seek(0)
                 found = re.search(r"http://127\.0\.0\.1:(\d+)(\S*?)/?\s", out.read())
-            yield int(found[1]), found[2]
+            yield Server(int(found[1]), found[2], process.pid, round(time.perf_counter() - start, 1))
         finally:
             process.terminate()
             process.wait()
@@ -174,7 +184,7 @@ def tokens_per_second(port: int, base: str, workdir: Path, turns: int = 5) -> di
 
 def measure(tree: Path, workdir: Path, with_speed: bool) -> dict[str, Any]:
     """All numbers of one checkout's server."""
-    with served(tree, workdir) as (port, base):
+    with tempfile.TemporaryDirectory() as cache, served(tree, workdir, Path(cache)) as (port, base, *_):
         found: dict[str, Any] = {"ready_after": round(wait_until_ready(port, base), 1)}
         rows = answers(port, base)
         found |= {"summary": summary(rows), "settings": rows}

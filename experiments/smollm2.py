@@ -13,7 +13,7 @@ nothing is downloaded. The parts:
     words       queen near king - man + woman in its table
     small       GGUF files of three small models, written here and read by transformers
     export      the same of this model
-    report      seconds, memory and size of the page
+    report      seconds, memory and size of the pages of three texts
     finetune    LoRA on Shakespeare: loss on Shakespeare and on other English before and after
 
 transformers cuts text for this file as for GPT-2; the file asks for single digits (`smollm`), as the published tokenizer
@@ -56,6 +56,7 @@ from jaxgpt.training.losses import token_losses
 LIMIT = 1e-3  # on logits of the quantized model, float32
 EXPORT_LIMIT = 2e-5  # on logits of small models, float32
 NEW_TOKENS, ROUNDS = 60, 5
+REPORTED, PAGE_LIMIT = (24, 64, 112), 2e6  # tokens of the texts of reports, and bytes of a page
 PROMPTS = (
     "The capital of France is",
     "Once upon a time there was a little dragon who",
@@ -338,14 +339,18 @@ def measure_export(both: Both) -> dict[str, Any]:
 
 def measure_report(both: Both) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        text = (
-            "The capital of France is Paris. When Mary and John went to the store, John gave a drink to Mary."
-        )
-        _, seconds, memory = command(
-            "report", "--workdir", str(both.run.workdir), "--out", name, "--text", text
-        )
-        sizes = {file: Path(name, file).stat().st_size for file in ("report.html", "report.json")}
-    return {"seconds": seconds, "memory_gib": memory, "bytes": sizes}
+        found: dict[str, Any] = {"bytes": {}}
+        for tokens in REPORTED:
+            text = both.run.tokenizer.decode(both.run.tokenizer.encode(ENGLISH)[:tokens])
+            _, seconds, memory = command(
+                "report", "--workdir", str(both.run.workdir), "--out", name, "--text", text
+            )
+            found["bytes"][f"{tokens} tokens"] = {
+                file: Path(name, file).stat().st_size for file in ("report.html", "report.json")
+            }
+            found |= {"seconds": seconds, "memory_gib": memory}
+    found["held"] = all(of["report.html"] < PAGE_LIMIT for of in found["bytes"].values())
+    return found
 
 
 def loss_of(run: Run, text: str, width: int) -> float:
@@ -392,6 +397,21 @@ PARTS = {
     "report": measure_report,
     "finetune": measure_finetune,
 }
+ALONE = {"import", "report"}  # parts without transformers
+
+
+def prepare_transformers() -> dict[str, str]:
+    """The versions of what this is compared with. Raises UserError where it is not installed."""
+    try:
+        import accelerate  # noqa: F401
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: this compares with transformers") from None
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    return {"transformers": transformers.__version__, "torch": torch.__version__}
 
 
 def main(argv: list[str]) -> int:
@@ -407,15 +427,7 @@ def main(argv: list[str]) -> int:
     parts = args.only.split(",")
     if unknown := set(parts) - set(PARTS):
         raise UserError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    try:
-        import accelerate  # noqa: F401
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: this compares with transformers") from None
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(2)
+    versions = {} if set(parts) <= ALONE else prepare_transformers()
     both, good = Both(args.runs), True
     file = args.results / "smollm2.json"
     for part in parts:
@@ -427,17 +439,17 @@ def main(argv: list[str]) -> int:
             f"{part:<9} {time.perf_counter() - start:6.1f} s  {'ok' if held else 'DIFFERS'}  {json.dumps(found)[:300]}",
             flush=True,
         )
-        measured = read_json(file)["measurements"] if file.exists() else {}
+        before = read_json(file) if file.exists() else {"measurements": {}}
+        measured = before["measurements"]
         measured[part] = found | {
             "machine": claim.machine(),
             "commit": claim.commit(),
             "load": round(os.getloadavg()[0], 1),  # processes that wanted a core in the last minute
         }
-        record = {
+        record = before | {
             "name": "smollm2",
             "command": f"python -m experiments.smollm2 --only {args.only}",
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
+            **versions,
             "limits": {"logits": LIMIT, "export": EXPORT_LIMIT},
             "measurements": measured,
         }
