@@ -46,7 +46,7 @@ def bare(figures: dict[str, Any]) -> dict[str, Any]:
     numbers = shown * (shown + 1) // 2
     attention |= {"scores": None, "ahead": None, "ablation": None, "named": [], "window": 3}
     attention["weights"] = [
-        [[500] * numbers for _ in range(attention["heads"])] for _ in range(attention["layers"])
+        ["gA" * numbers for _ in range(attention["heads"])] for _ in range(attention["layers"])
     ]
     attention["statistics"]["induction"]["value"] = [
         [None] * attention["heads"] for _ in range(attention["layers"])

@@ -11,6 +11,15 @@ from jaxgpt.config import UserError
 from jaxgpt.data.shards import Ids
 from jaxgpt.data.tokenizers import Tokenizer
 
+# Read by a model whose own text is not here: with several lines, names, marks, and words that come again.
+ENGLISH = (
+    "The old harbour was quiet when the ships came in. A boy sat on the wall, and he counted them: one, two, three.\n"
+    '"Where do the ships come from?" asked the boy. His sister, Anna, looked at the sea.\n'
+    '"From the north," said Anna, "and from the islands. They bring wood, salt and wool. In the morning they leave again."\n'
+    'The boy looked at the ships. He wanted to know more, so he asked again: "Where do they go?"\n'
+    "Anna said that nobody knew. The wind was cold, the sea was dark, and the old harbour was quiet again.\n"
+)
+
 
 def is_known(tokenizer: Tokenizer, text: str, tokens: int = 1) -> bool:
     """Whether a text has at least `tokens` tokens, none of them unknown."""

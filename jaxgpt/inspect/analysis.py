@@ -89,11 +89,13 @@ def logit_lens(capture: Capture, k: int = 5) -> Lens:
     targets = capture.tokens_T[1:]
     ids, probs, true = [], [], []
     for x_TD in streams:
-        p_TV = softmax(capture.readout.logits(x_TD))
-        top_Tk = most_probable(p_TV, k)
+        # Not the probabilities of all tokens: with 50,000 tokens they would take longer than the logits.
+        logits_TV = capture.readout.logits(x_TD)
+        total_T = log_sum_exp(logits_TV)
+        top_Tk = most_probable(logits_TV, k)
         ids.append(top_Tk)
-        probs.append(np.take_along_axis(p_TV, top_Tk, axis=-1))
-        true.append(p_TV[np.arange(len(targets)), targets])
+        probs.append(np.exp(np.take_along_axis(logits_TV, top_Tk, axis=-1) - total_T[:, None]))
+        true.append(np.exp(logits_TV[np.arange(len(targets)), targets] - total_T[: len(targets)]))
     names = ["embedding", *(f"block {i}" for i in range(len(capture.layers)))]
     return Lens(names, np.stack(ids), np.stack(probs), np.stack(true))
 
@@ -105,11 +107,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """The log of the sum of exp(x) along the last axis, in float64."""
-    logits = np.asarray(logits, np.float64)
+def log_sum_exp(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """The log of the sum of exp(x / temperature) along the last axis: terms in the dtype of x, their sum in float64."""
     largest = logits.max(axis=-1)
-    return largest + np.log(np.exp(logits - largest[..., None]).sum(axis=-1))
+    terms = logits - largest[..., None]
+    terms /= temperature
+    np.exp(terms, out=terms)
+    return largest.astype(np.float64) / temperature + np.log(terms.sum(axis=-1, dtype=np.float64))
 
 
 def entropies(capture: Capture) -> np.ndarray:
@@ -119,7 +123,7 @@ def entropies(capture: Capture) -> np.ndarray:
 
 
 def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
-    """The ids [T, min(k, V)] of the most probable tokens, most probable first."""
+    """The ids [T, min(k, V)] of the most probable tokens, most probable first, by their probabilities or logits."""
     k = min(k, p_TV.shape[-1])
     ids_Tk = np.sort(np.argpartition(-p_TV, k - 1, axis=-1)[:, :k], axis=-1)
     order_Tk = np.argsort(-np.take_along_axis(p_TV, ids_Tk, axis=-1), axis=-1, kind="stable")

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxgpt.common.say import count
 from jaxgpt.config import ModelConfig
+from jaxgpt.data import prompts
 from jaxgpt.inspect import forward, heads, interventions, token_kinds
 from jaxgpt.inspect.capture import Capture, capture
 from jaxgpt.inspect.heads import Heads
@@ -24,12 +25,13 @@ NAMED = 0.5  # minimum score of a previous-token or induction head
 COPIED = 4  # windows for the copying score
 SPECIFIC = 0.8  # of the weight on a kind is on its last occurrence
 GENERAL = ("previous_token", "induction")
+ENGLISH_IS = "a paragraph of English that is the same for every run without a text of its own"
 JOBS = (*GENERAL, *heads.PATTERNS)
 ABLATED = 256  # maximum windows for the ablation
 FEWEST, SHORT = 4, 64  # windows, and their tokens, for a large model
 PATIENCE = 5  # a large model's ablation may take this many times the budget
 MOST_NUMBERS = 120_000  # of all tables; above it, weights with fewer digits
-ALL_NUMBERS = 500_000  # the limit for weights
+ALL_NUMBERS = 300_000  # the limit for weights: a page of 12 x 12 heads has all of 64 tokens
 
 
 def head_figures(subject: Subject, probe_T: np.ndarray, cut: list[str], missing: list[str]) -> dict[str, Any]:
@@ -38,6 +40,24 @@ def head_figures(subject: Subject, probe_T: np.ndarray, cut: list[str], missing:
     figures = {"window": model.cfg.attention_window, "scale": _scale(model)}
     figures |= _statistics(subject, model, params, probe_T)
     return figures | _ablation(subject, model, params, cut, missing)
+
+
+def unmeasured(subject: Subject) -> dict[str, Any]:
+    """The figures of all heads before they are measured: none."""
+    model = GPT(subject.cfg)
+    none_LH = [[None] * model.cfg.num_heads for _ in range(model.cfg.num_layers)]
+    nothing = {"value": none_LH, "untrained": none_LH, "low": None, "high": None, "share": None}
+    return {
+        "window": model.cfg.attention_window,
+        "scale": _scale(model),
+        "patterns": heads.PATTERNS,
+        "named": [],
+        "statistics": dict.fromkeys((*heads.STATISTICS, "copying", *heads.PATTERNS), nothing),
+        "statistics_on": None,
+        "untrained_models": 0,
+        "repeated": {"first": None, "second": None, "length": 0},
+        "ablation": None,
+    }
 
 
 def _scale(model: GPT) -> float | None:
@@ -59,21 +79,36 @@ def attention_tables(seen: Capture, cut: list[str]) -> dict[str, Any]:
         return figures
     shown = T if numbers <= ALL_NUMBERS else int(math.sqrt(2 * ALL_NUMBERS / (L * H)))
     cut.append(
-        f"{count(L * H, 'head')} x {T} tokens: attention is stored as weights with 3 decimals, without scores"
+        f"{count(L * H, 'head')} x {T} tokens: attention is stored as weights of 12 bits, without scores"
         + (f", for the first {shown} tokens." if shown < T else ".")
     )
-    weights = [
-        forward.triangles(layer.weights_HTS[:, :shown, :shown], forward.WEIGHT_UNIT) for layer in seen.layers
-    ]
+    weights = [forward.packed_triangles(layer.weights_HTS[:, :shown, :shown]) for layer in seen.layers]
     return figures | {"weights": weights}
+
+
+def _has_text(subject: Subject, length: int) -> bool:
+    return subject.dataset is not None and len(subject.dataset.valid.ids) >= length
+
+
+def _english(subject: Subject) -> np.ndarray | None:
+    """The ids [T] of prompts.ENGLISH, or None for a tokenizer that lacks some of it."""
+    tokenizer = subject.run.tokenizer
+    return tokenizer.encode(prompts.ENGLISH) if prompts.is_known(tokenizer, prompts.ENGLISH, 2) else None
+
+
+def uses_probe(subject: Subject) -> bool:
+    """Whether the heads are measured on the probe, for want of another text."""
+    return not _has_text(subject, min(subject.cfg.context_length, LENGTH)) and _english(subject) is None
 
 
 def _texts(subject: Subject, model: GPT, params: dict, probe_T: np.ndarray) -> tuple[np.ndarray, str, int]:
     """The windows for the statistics, their description, and the number of untrained models."""
     length, number = min(model.cfg.context_length, LENGTH), UNTRAINED
-    if subject.dataset is None or len(subject.dataset.valid.ids) < length:
-        return probe_T[None], "the probe text", number
     tokens = affordable_tokens(params, 2 * (1 + number))  # on text, and on random tokens
+    if not _has_text(subject, length):
+        known_T = _english(subject)
+        text_T, on = (known_T, ENGLISH_IS) if known_T is not None else (probe_T, "the probe text")
+        return text_T[None, :length], on, number if tokens >= len(text_T) else 1
     if tokens < FEWEST * length:
         length, number = min(length, SHORT), 1
         tokens = affordable_tokens(params, 4)

@@ -52,37 +52,44 @@ class History(Mapping):
 def both_tables(subject: Subject) -> dict[str, np.ndarray]:
     """The token table at the start and at the end."""
     history = History(subject)
-    return {"start": _start(subject, history)[0], "end": history.end_ND}
+    return {"start": _start(subject, history), "end": history.end_ND}
 
 
 def of_probe(both: dict[str, np.ndarray], names: Names, probe_T: np.ndarray) -> dict[str, Any]:
-    """The neighbours of the probe's tokens, then of frequent ones."""
-    return {"neighbours": _neighbours(both, _asked(names, probe_T)[:ASKED], names)}
+    """The neighbours of the probe's tokens, then of frequent ones; and the map of frequent tokens.
 
-
-def of_run(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[str]) -> dict[str, Any]:
-    """Map, tests and drift of the token table. Adds notes to `missing`.
-
-    The map shows frequent tokens; those of the probe come first if the run's text is unavailable.
+    Where the training text is unavailable, the map shows the probe's tokens first.
     """
+    asked = _asked(names, probe_T)
+    shown = asked if not names.counted else _asked(names, probe_T[:0])
+    return {
+        "neighbours": _neighbours(both, asked[:ASKED], names),
+        "scatter": _scatter(both, shown[:SCATTERED], names),
+    }
+
+
+def untested(subject: Subject) -> dict[str, Any]:
+    """The part before `of_run`: the facts of the token table alone."""
     history = History(subject)
-    end_ND = history.end_ND
-    start_ND, start_is = _start(subject, history)
-    words = Vectors(word_vectors.tokens_of(subject.run.tokenizer), end_ND)
-    both = {"start": start_ND, "end": end_ND}
-    shown = _asked(names, probe_T if subject.dataset is None else probe_T[:0])
-    figures = {
-        "rows": len(end_ND),
-        "width": end_ND.shape[1],
+    return {
+        "rows": len(history.end_ND),
+        "width": history.end_ND.shape[1],
         "steps": list(history),
         "start": 0,
         "end": subject.run.step,
-        "start_is": start_is,
-        "scatter": _scatter(both, shown[:SCATTERED], names),
-        "pairs": _pairs(both, words, names),
-        **analogies(both, words, names),
+        "start_is": _start_is(subject, history),
+        "pairs": [],
+        "analogies": [],
+        "analogy_families": [],
         "drift": None,
     }
+
+
+def of_run(subject: Subject, names: Names, both: dict[str, np.ndarray], missing: list[str]) -> dict[str, Any]:
+    """Tests and drift of the token table. `both` are the `both_tables`. Adds notes to `missing`."""
+    history = History(subject)
+    words = Vectors(word_vectors.tokens_of(subject.run.tokenizer), both["end"])
+    figures = untested(subject) | {"pairs": _pairs(both, words, names), **analogies(both, words, names)}
     if len(history) < 2 or 0 not in history:
         missing.append(
             "No drift of the embeddings: the run saved no table of step 0 (train.embedding_snapshots)."
@@ -91,13 +98,23 @@ def of_run(subject: Subject, names: Names, probe_T: np.ndarray, missing: list[st
     return figures | {"drift": drift(history, names)}
 
 
-def _start(subject: Subject, history: History) -> tuple[np.ndarray, str]:
-    imported = records.imported_from(subject.run.workdir) is not None and not subject.run.step
-    if 0 in history and not imported:
-        return history[0], "the table that the run saved at step 0"
+def _imported(subject: Subject) -> bool:
+    """Whether the run's step 0 is a model of another tool."""
+    return records.imported_from(subject.run.workdir) is not None and not subject.run.step
+
+
+def _start_is(subject: Subject, history: History) -> str:
+    if 0 in history and not _imported(subject):
+        return "the table that the run saved at step 0"
+    why = "its step 0 is the model itself" if _imported(subject) else "it saved no table of step 0"
+    return f"fresh parameters from the run's seed, because {why}"
+
+
+def _start(subject: Subject, history: History) -> np.ndarray:
+    if 0 in history and not _imported(subject):
+        return history[0]
     table = np.asarray(subject.untrained()[1]["token_embedding"]["embedding"], np.float32)
-    why = "its step 0 is the model itself" if imported else "it saved no table of step 0"
-    return table[: subject.cfg.vocab_size], f"fresh parameters from the run's seed, because {why}"
+    return table[: subject.cfg.vocab_size]
 
 
 def _asked(names: Names, probe_T: np.ndarray) -> np.ndarray:

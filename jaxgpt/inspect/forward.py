@@ -17,7 +17,8 @@ LENS = 5
 ENTRIES = 25_000  # maximum of ledger entries times tokens
 SCORE_UNIT = 1e-4
 AHEAD_UNIT = 1e-2  # coarser for masked scores, which are only displayed
-WEIGHT_UNIT = 1e-3
+WEIGHT_UNIT = 1 / 4095  # weights are stored as numbers of 12 bits
+_SIXTY_FOUR = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
 
 
 def tokens(seen: Capture, bigram: Bigram | None) -> dict[str, Any]:
@@ -49,14 +50,14 @@ def next_tokens(seen: Capture, names: Names, temperature: float | None = None) -
     `temperature` is one more, above 0.
     """
     temperatures = sorted({*TEMPERATURES, temperature} if temperature else TEMPERATURES)
-    logits_TV = seen.logits_TV.astype(np.float64)
+    logits_TV = seen.logits_TV
     ids_Tk = analysis.most_probable(logits_TV, NEXT)
     targets = seen.tokens_T[1:]
     return {
         "ids": names.ids(ids_Tk),
         "logits": plain(np.take_along_axis(logits_TV, ids_Tk, axis=-1), 6),
         "temperatures": temperatures,
-        "logsumexp": plain(np.stack([analysis.log_sum_exp(logits_TV / s) for s in temperatures], axis=-1), 7),
+        "logsumexp": plain(np.stack([analysis.log_sum_exp(logits_TV, s) for s in temperatures], axis=-1), 7),
         "true_logit": plain(logits_TV[np.arange(len(targets)), targets], 6),
     }
 
@@ -65,6 +66,14 @@ def triangles(values_HTS: np.ndarray, unit: float) -> list[list[int]]:
     """The lower triangle of each head's table, row by row, as integer multiples of `unit`."""
     t, s = np.tril_indices(values_HTS.shape[-1])
     return np.rint(values_HTS[:, t, s] / unit).astype(int).tolist()
+
+
+def packed_triangles(weights_HTS: np.ndarray) -> list[str]:
+    """The lower triangle of each head's weights, row by row: two characters of base64 for each multiple of `WEIGHT_UNIT`."""
+    t, s = np.tril_indices(weights_HTS.shape[-1])
+    numbers_HN = np.rint(weights_HTS[:, t, s] / WEIGHT_UNIT).astype(int)
+    characters_HN2 = _SIXTY_FOUR[np.stack([numbers_HN >> 6, numbers_HN & 63], axis=-1)]
+    return [row.tobytes().decode() for row in characters_HN2]
 
 
 def ahead(scores_HTS: np.ndarray) -> list[list[int]]:

@@ -143,15 +143,23 @@ def render(payload: dict[str, Any]) -> str:
 
 
 def document(
-    title: str, contents: str, main: str, footer: str, data: Any, script: str, connects: bool = False
+    title: str,
+    contents: str,
+    main: str,
+    footer: str,
+    data: Any,
+    script: str,
+    kind: str = "report",
+    connects: bool = False,
 ) -> str:
-    """A complete page. `contents`, `main` and `footer` are markup; `title` and `data` are escaped.
+    """A complete page. `contents`, `main` and `footer` are markup; `title`, `kind` and `data` are escaped.
 
-    If `connects`, the page may send requests to its own server.
+    `kind` names the page. If `connects`, the page may send requests to its own server.
     """
     style = asset("style.css")
     return Template(asset("template.html")).substitute(
-        TITLE=escape(f"{title}: jaxgpt report"),
+        TITLE=escape(f"{title}: jaxgpt {kind}"),
+        KIND=escape(kind),
         HEADING=escape(title),
         CONTENTS=contents,
         SECTIONS=main,

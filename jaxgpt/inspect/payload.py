@@ -8,6 +8,7 @@ version      1, the version of this schema
 generated    the time; the only value that differs between two reports of one run
 cut          [sentence]: what was omitted because of its size
 missing      [sentence]: what is unavailable and why
+pending      [name]: of `LATER`, what is not computed yet; never in a report, but on the local page while it starts
 vocabulary   {"17": {text, count (in the training text, or null), hex (if its bytes are not UTF-8)}}: every id used
 summary      title, workdir, step, saved_steps, num_steps, corpus, tokenizer, vocab_size, train_tokens, valid_tokens,
              text_sha256, num_params, seed, commit, command, started, device (any may be null);
@@ -24,8 +25,8 @@ tokens       nats, bits, probability, rank (1 is the most probable) [T - 1]; ent
 next         ids, logits [T][20]: the most probable next tokens; temperatures [20] (with one asked for: 21); logsumexp [T][20]: over the complete
              vocabulary; true_logit [T - 1]. p = exp(logit / temperatures[j] - logsumexp[t][j])
 attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row by row as multiples of score_unit, before
-             the mask and the softmax; or null, then weights, the same as multiples of weight_unit (of the first tokens
-             only, if shorter); ahead [L][H][T (T - 1) / 2]: the masked scores above the diagonal, row by row as multiples
+             the mask and the softmax; or null, then weights [L][H], the same triangle of weights as multiples of weight_unit
+             in base64, two characters for each (of the first tokens only, if shorter); ahead [L][H][T (T - 1) / 2]: the masked scores above the diagonal, row by row as multiples
              of ahead_unit, or null; window (visible tokens, or null); scale;
              statistics {relative_entropy, mean_distance, previous_token, induction, copying, and the names of heads.PATTERNS:
              {value, untrained [L][H], low, high, share}}: of the run, of the same heads with fresh parameters, the extremes
@@ -71,6 +72,7 @@ compare      another run on the same text: title, config (differences, "model.d_
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,40 +105,79 @@ WATCH = (
 )
 
 
+LATER = {  # what takes long in a large model, and how a sentence names it
+    "neurons": "the contexts of its neurons",
+    "heads": "the scores of its heads",
+    "embeddings": "the tests of its token vectors",
+}
+
+
 @dataclass(frozen=True)
 class RunFigures:
     """The figures of a run that do not depend on the probe, computed once for several probes."""
 
     bigram: baselines.Bigram | None
     names: Names
-    parts: dict[str, Any]  # summary, positions, neurons
+    parts: dict[str, Any]  # summary, positions, health, neurons
     tables: dict[str, np.ndarray]  # the token table at the start and at the end
-    embeddings: dict[str, Any]  # the embeddings part without neighbours
+    embeddings: dict[str, Any]  # the embeddings part without what depends on the probe
     heads: dict[str, Any]  # the attention part without its tables
-    cut: list[str]
-    missing: list[str]
+    cut: tuple[str, ...]
+    missing: tuple[str, ...]
     streams: dict[int, np.ndarray]  # see contexts.contextual
+    pending: tuple[str, ...] = ()  # the names in LATER that are not computed yet
 
 
 def run_figures(subject: Subject, probe: Probe) -> RunFigures:
-    """The figures of a run. Head statistics use the probe only if the run's own text is unavailable."""
-    cut, missing = [], list(subject.missing)
+    """The figures of a run. Head statistics use the probe only if there is no other text, see `attention.uses_probe`."""
+    known = first_figures(subject)
+    while known.pending:
+        known = more_figures(subject, known, probe)
+    return known
+
+
+def first_figures(subject: Subject) -> RunFigures:
+    """The figures that a look inside a text needs, without those in `LATER`."""
+    cut: list[str] = []
     bigram = counts_V = None
     if subject.dataset is not None:
         train_ids = subject.train_ids()
         bigram = baselines.fit_bigram(train_ids, subject.cfg.vocab_size)
         counts_V = np.bincount(train_ids, minlength=subject.cfg.vocab_size)
-    names = Names(subject.run.tokenizer, counts_V)
     parts = {
         "summary": summary(subject, bigram),
         "positions": contexts.positions(subject, cut),
-        "neurons": neurons.neurons(subject, names),
         "health": health.health(subject.metrics, subject.cfg.num_tokens),
+        "neurons": None,
     }
-    heads = attention.head_figures(subject, probe.ids_T, cut, missing)
-    tables = embeddings.both_tables(subject)
-    tests = embeddings.of_run(subject, names, probe.ids_T, missing)
-    return RunFigures(bigram, names, parts, tables, tests, heads, cut, missing, {})
+    return RunFigures(
+        bigram=bigram,
+        names=Names(subject.run.tokenizer, counts_V),
+        parts=parts,
+        tables=embeddings.both_tables(subject),
+        embeddings=embeddings.untested(subject),
+        heads=attention.unmeasured(subject),
+        cut=tuple(cut),
+        missing=subject.missing,
+        streams={},
+        pending=tuple(LATER),
+    )
+
+
+def more_figures(subject: Subject, known: RunFigures, probe: Probe) -> RunFigures:
+    """The same with the first of the pending figures."""
+    name, *pending = known.pending
+    names, cut, missing = known.names.copy(), list(known.cut), list(known.missing)
+    parts: dict[str, Any] = {}
+    if name == "neurons":
+        parts["parts"] = known.parts | {"neurons": neurons.neurons(subject, names)}
+    elif name == "heads":
+        parts["heads"] = attention.head_figures(subject, probe.ids_T, cut, missing)
+    else:
+        parts["embeddings"] = embeddings.of_run(subject, names, known.tables, missing)
+    return dataclasses.replace(
+        known, names=names, cut=tuple(cut), missing=tuple(missing), pending=tuple(pending), **parts
+    )
 
 
 def payload(
@@ -159,6 +200,9 @@ def payload(
     names, bigram = known.names.copy(), known.bigram
     cut, missing = [*probe.cut, *known.cut], list(known.missing)
     seen = capture(subject.cfg, subject.run.params, probe.ids_T)
+    if known.pending:
+        later = ", ".join(LATER[name] for name in known.pending)
+        missing.append(f"Still being computed: {later}. Select the token again in a while to see them.")
     if watched is not None and not len(watched):
         missing.append(WATCH)
     figures = {
@@ -166,6 +210,7 @@ def payload(
         "generated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cut": cut,
         "missing": missing,
+        "pending": list(known.pending),
         "probe": {"text": probe.text, "source": probe.source, "ids": names.ids(probe.ids_T)},
         "tokens": forward.tokens(seen, bigram),
         "next": forward.next_tokens(seen, names, temperature),

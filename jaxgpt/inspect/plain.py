@@ -60,6 +60,11 @@ class Names:
         other._known = dict(self._known)
         return other
 
+    @property
+    def counted(self) -> bool:
+        """Whether the training text is available."""
+        return self._counts_V is not None
+
     def count(self, i: int) -> int | None:
         """How often a token occurs in the training text; None if the text is unavailable."""
         return None if self._counts_V is None else int(self._counts_V[i])

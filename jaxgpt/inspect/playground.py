@@ -55,6 +55,7 @@ def render(about: dict[str, Any]) -> str:
         footer=f"{escape(static_tables.visible_text(about['workdir']))}, {about['num_params']:,} parameters. Everything stays on this machine.",
         data=about,
         script=_script(bool(about["template"])),
+        kind="page on this machine",
         connects=True,
     )
 

@@ -7,7 +7,7 @@ read or use it. Every path begins with a random token, which other users of the 
     GET  /api/run          {title, step, workdir, command, tokenizer, vocab_size, num_params, context_length, template, examples (prompts),
                            sites: {layers, and of each layer: heads, mlp, neurons, stream}, limits: {body_bytes, max_new_tokens},
                            defaults: {prompt, max_new_tokens, temperature, top_k, top_p, seed, ...}}
-    GET  /api/ready        {ready: ["write", "look", "lengths", "edits"]}: what is compiled so far; the rest compiles when asked for
+    GET  /api/ready        {ready: ["write", "look", "lengths", "figures", "edits"]}: what is compiled so far; the rest compiles when asked for
     POST /api/generate     {prompt, ids, max_new_tokens, temperature, top_k, top_p, seed, stop, stop_at_eot, edits}: all but the
                            prompt are optional; top_k, top_p and stop (a list of texts that end the text) may be null. `ids`
                            continues a text given as token ids instead. `edits` change activations, see steering.py. With `messages`

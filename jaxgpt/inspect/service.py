@@ -15,12 +15,20 @@ from jaxgpt.common.cli import command_line
 from jaxgpt.common.say import warn
 from jaxgpt.config import UserError, first_line
 from jaxgpt.data import conversations, prompts
-from jaxgpt.inspect import chat, reading, steering
+from jaxgpt.inspect import attention, chat, reading, steering
 from jaxgpt.inspect import subject as subjects
 from jaxgpt.inspect.interventions import edited
-from jaxgpt.inspect.payload import RunFigures, payload, run_figures
+from jaxgpt.inspect.payload import LATER, RunFigures, first_figures, more_figures, payload, run_figures
 from jaxgpt.inspect.plain import rounded, token_entry
-from jaxgpt.inspect.subject import Subject, checked_ids, encode_written, probe_of, probe_of_ids, windows
+from jaxgpt.inspect.subject import (
+    Probe,
+    Subject,
+    checked_ids,
+    encode_written,
+    probe_of,
+    probe_of_ids,
+    windows,
+)
 from jaxgpt.model import generation
 from jaxgpt.model.generation import Sampler, window_start
 from jaxgpt.model.parameters import count_params
@@ -31,12 +39,14 @@ BODY_BYTES = 65_536  # maximum size of a request
 MOST_TOKENS = 10_000
 FRAME = 1 / 60  # seconds: nobody sees tokens that arrive in smaller parts
 PREPARED = 1_024  # tokens: longer texts compile their programs when they are asked for
+PREPARED_LARGE = 256  # of a large model, whose programs take long to compile
+FEW_TOKENS = 60  # of a large model's first text: it takes seconds
 # One setting for each kind of sampler that has its own program, besides temperature alone.
 KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 0}, {"top_k": 5}, {"top_p": 0.9}, {"top_k": 5, "top_p": 0.9}, {"top_k": 100},
 )  # fmt: skip
 WAIT = 0.1  # seconds
-LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks
+LARGE = 50_000_000  # parameters; a larger model streams its tokens in smaller chunks, and has one program for all samplers
 EXAMPLES, EXAMPLE_LENGTH = 4, 24  # prompts from the validation text, and their characters at most
 DEFAULTS: dict[str, Any] = {
     "prompt": "\n", "ids": None, "max_new_tokens": 200, "temperature": 0.8, "top_k": None, "top_p": None, "seed": 0,
@@ -82,7 +92,9 @@ class Service:
         self._counting = threading.Lock()
         self._reporting = threading.Lock()  # one report at a time: it uses all cores
         self._run_figures: RunFigures | None = None
+        self._prepares = False  # while warm_up computes the figures of the run, a look does not wait for them
         run = subject.run
+        self._large = count_params(run.params) > LARGE
         self._template = conversations.of_run(run.config.data, run.workdir, run.tokenizer)
         self._token = functools.lru_cache(1 << 14)(functools.partial(token_entry, run.tokenizer))
         self.ready: list[str] = []  # see warm_up
@@ -116,12 +128,17 @@ class Service:
             "examples": self.examples(),
             "sites": {"layers": cfg.num_layers, **steering.sites(cfg)},
             "limits": {"body_bytes": BODY_BYTES, "max_new_tokens": MOST_TOKENS},
-            "defaults": DEFAULTS | {"prompt": prompt},
+            "defaults": DEFAULTS
+            | {"prompt": prompt}
+            | ({"max_new_tokens": FEW_TOKENS} if self._large else {}),
         }
 
     def examples(self) -> list[str]:
-        """Starts of lines of the validation text, as prompts. None without that text."""
+        """Starts of lines, as prompts: of the validation text, or of an English text where the tokenizer knows it."""
         dataset, tokenizer = self.subject.dataset, self.subject.run.tokenizer
+        if dataset is None and prompts.is_known(tokenizer, prompts.ENGLISH):
+            lines = prompts.ENGLISH.split("\n")[:EXAMPLES]
+            return [line[:EXAMPLE_LENGTH].rpartition(" ")[0] for line in lines]
         if dataset is None:
             return []
         found: list[str] = []
@@ -183,8 +200,8 @@ class Service:
         began = time.perf_counter()
         pieces = generation.generate_pieces(
             *self._edited(settings["edits"]), [ids[window_start(len(ids), T) :]], settings["max_new_tokens"],
-            sampler=sampler.of_any_kind() if settings["edits"] else sampler,
-            seed=settings["seed"], chunk=2 if count_params(run.params) > LARGE else generation.STREAM_TOKENS,
+            sampler=sampler.of_any_kind() if settings["edits"] or self._large else sampler,
+            seed=settings["seed"], chunk=2 if self._large else generation.STREAM_TOKENS,
             scored=True, slots=max(PREPARED, power_of_two(len(ids) + settings["max_new_tokens"])),
         )  # fmt: skip
         first = next(pieces)  # before the stream starts, so that an error still has a status
@@ -194,12 +211,14 @@ class Service:
     def warm_up(self) -> None:
         """Compile the programs for texts of any length and compute the figures of the run, so that answers come at once.
 
-        The most likely requests come first. `ready` grows by "write" and "look" for short texts, "lengths", and "edits".
+        The most likely requests come first. `ready` grows by "write" and "look" for short texts, "lengths", "figures", and
+        "edits".
         """
+        self._prepares = not attention.uses_probe(self.subject)
         T = self.subject.cfg.context_length
         ids = self._ids({"prompt": self.about()["defaults"]["prompt"], "ids": None})
         lengths = [16]
-        while lengths[-1] < min(T, PREPARED):
+        while lengths[-1] < min(T, PREPARED_LARGE if self._large else PREPARED):
             lengths.append(2 * lengths[-1])
         texts = [np.resize(ids, min(length, T)).tolist() for length in lengths]
         looked_at = [text for text in texts if len(text) <= subjects.MOST_TOKENS]
@@ -209,7 +228,8 @@ class Service:
             "look": [(self.report, {"ids": text}) for text in looked_at[:1]],
             "lengths": [(do, {"ids": text}) for do in (self._write, self.next) for text in texts[1:]]
             + [(self.report, {"ids": text}) for text in looked_at[1:]]
-            + [(self._write, {"ids": texts[0]} | kind) for kind in KINDS],
+            + [(self._write, {"ids": texts[0]} | kind) for kind in KINDS if not self._large],
+            "figures": [(self._compute_figures, {})] * len(LATER) * self._prepares,
             "edits": [(do, {"ids": text, "edits": off}) for do in (self._write, self.next) for text in texts],
         }
         for name, calls in tasks.items():
@@ -223,6 +243,7 @@ class Service:
                 except Exception as error:
                     warn(f"not prepared ({first_line(error)}): the page works, its first answers take longer")
             self.ready.append(name)
+            self._prepares &= name != "figures"
 
     def _write(self, given: dict[str, Any]) -> None:
         for _ in self.generate(given | {"max_new_tokens": 2}):
@@ -285,7 +306,21 @@ class Service:
             probe = probe_of_ids(self.subject, settings["ids"])
         other = None if settings["text2"] is None else probe_of(self.subject, settings["text2"])
         with self._reporting:
-            known = self._run_figures or run_figures(self.subject, probe)
-            if self.subject.dataset is not None:  # otherwise they depend on the probe
-                self._run_figures = known
+            known = self._known(probe)
             return payload(self.subject, probe, other, known=known, temperature=temperature)
+
+    def _known(self, probe: Probe) -> RunFigures:
+        """The figures of the run: all, or, while `warm_up` computes them, those that there are."""
+        if attention.uses_probe(self.subject):
+            return run_figures(self.subject, probe)
+        known = self._run_figures or first_figures(self.subject)
+        while known.pending and not self._prepares:
+            known = more_figures(self.subject, known, probe)
+        self._run_figures = known
+        return known
+
+    def _compute_figures(self, _given: dict[str, Any]) -> None:
+        """Compute the next of the figures of the run. Looks go on meanwhile, with those before it."""
+        if self._run_figures is not None and self._run_figures.pending:
+            probe = Probe("", "", np.zeros(0, np.int32))  # it is not used, see attention.uses_probe
+            self._run_figures = more_figures(self.subject, self._run_figures, probe)

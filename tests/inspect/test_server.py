@@ -18,9 +18,10 @@ import uvicorn
 import jaxgpt
 from jaxgpt import config
 from jaxgpt.config import UserError
-from jaxgpt.data import tokenizers
+from jaxgpt.data import prompts, tokenizers
 from jaxgpt.data.id_files import Dataset, Split
-from jaxgpt.inspect import analysis, capture, playground, reading, server
+from jaxgpt.inspect import analysis, attention, capture, page, playground, reading, server
+from jaxgpt.inspect import service as service_module
 from jaxgpt.inspect.interventions import Edit, edited_logits
 from jaxgpt.inspect.payload import payload
 from jaxgpt.inspect.service import Service
@@ -217,12 +218,82 @@ def test_figures_computed_once_equal_figures_computed_again(service, monkeypatch
     assert own["vocabulary"].items() <= second["vocabulary"].items()
 
 
+def without_text() -> Service:
+    """Of a run whose own text is not here, and whose tokenizer knows English."""
+    tokenizer = tokenizers.CharTokenizer("".join(sorted({*prompts.ENGLISH})))
+    cfg, params = induction_model(tokenizer.vocab_size, 32)
+    run = Run(config.Config(model=cfg), GPT(cfg), params, tokenizer, 7, Path("planted"))
+    return Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
+
+
+def test_figures_of_a_run_without_a_text_are_computed_once_and_are_those_of_a_report(monkeypatch):
+    one, measured = without_text(), []
+    real = attention.head_figures
+    monkeypatch.setattr(attention, "head_figures", lambda *given: measured.append(1) or real(*given))
+    first, second = one.report({"text": "The boy, the"}), one.report({"text": "The sea, the sea"})
+    assert len(measured) == 1
+    assert first["attention"]["statistics"] == second["attention"]["statistics"]
+    assert first["attention"]["statistics_on"] == attention.ENGLISH_IS
+    named = {(of["layer"], of["head"]): of["kind"] for of in first["attention"]["named"]}
+    assert named[0, 0] == "previous_token" and named[1, 0] == "induction"
+    own = payload(one.subject, probe_of(one.subject, "The sea, the sea"))
+    assert {key for key in own if own[key] != second[key]} <= {"generated"}
+
+
+def test_without_a_text_prompts_are_english_and_a_large_model_starts_with_few_tokens(monkeypatch):
+    found = without_text().about()
+    assert len(found["examples"]) >= 3 and all(one in prompts.ENGLISH for one in found["examples"])
+    assert found["defaults"]["max_new_tokens"] == service_module.DEFAULTS["max_new_tokens"]
+    monkeypatch.setattr(service_module, "LARGE", 10)
+    large = without_text()
+    assert large.about()["defaults"]["max_new_tokens"] == service_module.FEW_TOKENS
+    asked = {"prompt": "The boy", "max_new_tokens": 4}
+    first = list(large.generate(asked))
+    programs = generation.prefill._cache_size(), generation.decode._cache_size()
+    for kind in service_module.KINDS:  # one program for all samplers: each would take long to compile
+        list(large.generate(asked | kind))
+    assert (generation.prefill._cache_size(), generation.decode._cache_size()) == programs
+    small = list(without_text().generate(asked))
+    assert [one["piece"] for part in first for one in part if "piece" in one] == [
+        one["piece"] for part in small for one in part if "piece" in one
+    ]
+
+
+def test_a_look_while_the_page_gets_ready_does_not_wait_for_the_figures_of_the_run(monkeypatch):
+    one, go_on = without_text(), threading.Event()
+    real = attention.head_figures
+    monkeypatch.setattr(attention, "head_figures", lambda *given: go_on.wait(60) and real(*given))
+    preparing = threading.Thread(target=one.warm_up)
+    preparing.start()
+    looks: list[dict] = []
+    looking = threading.Thread(target=lambda: looks.append(one.report({"text": "The boy, the"})))
+    try:
+        end = time.monotonic() + 60
+        while "lengths" not in one.ready and time.monotonic() < end:
+            time.sleep(0.05)
+        looking.start()
+        looking.join(30)
+        assert looks, "the look waits"
+    finally:
+        go_on.set()
+        preparing.join()
+    assert {"heads", "embeddings"} <= set(looks[0]["pending"]) and looks[0]["missing"][-1].startswith("Still")
+    page.render(looks[0])
+    later, own = (
+        one.report({"text": "The boy, the"}),
+        payload(one.subject, probe_of(one.subject, "The boy, the")),
+    )
+    assert {key for key in own if own[key] != later[key]} <= {"generated"} and not later["pending"]
+
+
 # --- answers at once, next tokens, edits ----------------------------------------------------------------
 
 
 def test_no_length_and_no_setting_compiles_anew_once_the_page_is_ready(service, port):
     programs = (generation.prefill, generation.decode, capture._forward, reading._read)
-    assert json.loads(ask(port, "/api/ready")[1]) == {"ready": ["write", "look", "lengths", "edits"]}
+    assert json.loads(ask(port, "/api/ready")[1]) == {
+        "ready": ["write", "look", "lengths", "figures", "edits"]
+    }
     before = [program._cache_size() for program in programs]
     off = [{"site": "heads", "layer": 1, "at": 0, "scale": 0}]
     settings = [

@@ -4,7 +4,7 @@ const attention = data.attention;
 
 /** Number of tokens in the attention tables. A large model's tables may be cut (see `data.cut`). */
 const seenTokens = (() => {
-  const triangle = (attention.scores ?? attention.weights)[0][0].length;
+  const triangle = attention.scores ? attention.scores[0][0].length : attention.weights[0][0].length / 2;
   return Math.round((Math.sqrt(8 * triangle + 1) - 1) / 2);
 })();
 
@@ -48,6 +48,13 @@ function jobOf(l, h) {
   return found ? found.kind.replaceAll("_", " ") : "";
 }
 
+/** The numbers of 12 bits of a text in base64: two characters for each. */
+function unpacked(text) {
+  const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const value = new Map([...digits].map((c, i) => [c, i]));
+  return range0(text.length / 2).map((i) => 64 * value.get(text[2 * i]) + value.get(text[2 * i + 1]));
+}
+
 const softmaxes = new Map();
 
 /** A head's weights, one row per query. Computed at the first call. */
@@ -58,7 +65,7 @@ function weightsOf(l, h) {
       name,
       attention.scores
         ? scoresOf(l, h).map(softmax)
-        : square(attention.weights[l][h], attention.weight_unit, 0),
+        : square(unpacked(attention.weights[l][h]), attention.weight_unit, 0),
     );
   }
   return softmaxes.get(name);
@@ -234,7 +241,8 @@ function drawHeads(root) {
   const frame = el("div", { class: layers > MOST_LAYERS ? "scroll tall" : "scroll" }, grid);
   const choice = chooser("Number shown", names, state.statistic, (statistic) => select({ statistic }));
   const jobs = jobsOfHeads();
-  root.append(
+  if (pending("heads")) root.append(el("p", { class: "said" }, "The heads are not measured yet."));
+  else root.append(
     ...(jobs.length
       ? [el("h3", { id: "jobs" }, "Heads with a clear job"), el("ul", { class: "jobs" }, jobs)]
       : [
@@ -246,11 +254,7 @@ function drawHeads(root) {
         ]),
   );
   root.append(
-    el(
-      "div",
-      { class: "controls" },
-      choice,
-    ),
+    ...(names.length ? [el("div", { class: "controls" }, choice)] : []),
     el("div", { class: "pair" }, frame, about),
   );
   root.append(
@@ -261,14 +265,14 @@ function drawHeads(root) {
     const one = HEAD_NUMBERS.find(({ key }) => key === state.statistic);
     const colour = colours("much", 0, 1);
     const faint = (x) => colour(Math.sqrt(x)); // the square root makes small weights visible
-    const said = (l, h) => `${one.signs && one.values[l][h] > 0 ? "+" : ""}${fixed(one.values[l][h], 3)}`;
+    const said = (l, h) => (one ? `${one.signs && one.values[l][h] > 0 ? "+" : ""}${fixed(one.values[l][h], 3)}` : "");
     items.forEach((item, i) => {
       const [l, h] = [Math.floor(i / heads), i % heads];
       pixels(item.firstChild, weightsOf(l, h), faint);
       item.querySelector(".number").textContent = said(l, h);
-      item.setAttribute("aria-label", `${headName(l, h)}: ${one.name} ${said(l, h)}${jobOf(l, h) ? `; job: ${jobOf(l, h)}` : ""}`);
+      item.setAttribute("aria-label", `${headName(l, h)}${one ? `: ${one.name} ${said(l, h)}` : ""}${jobOf(l, h) ? `; job: ${jobOf(l, h)}` : ""}`);
     });
-    about.replaceChildren(...headSentences(one).map((text) => el("p", {}, text)));
+    about.replaceChildren(...(one ? headSentences(one) : []).map((text) => el("p", {}, text)));
   });
   view(grid, ["layer", "head"], () => {
     const chosen = items[state.layer * heads + state.head];

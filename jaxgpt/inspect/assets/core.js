@@ -3,6 +3,11 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
+/** Whether a part of the payload is not computed yet. */
+function pending(part) {
+  return data.pending?.includes(part) ?? false;
+}
+
 // --- the page's tree ---------------------------------------------------------------------------------
 
 /** A new container for a view in a section, before the section's static tables. */

@@ -180,9 +180,8 @@ function drawMeanings(root) {
   const { pairs, analogies, analogy_families: families } = table0;
   root.append(el("h3", { id: "meanings" }, "Do the vectors know something about the tokens?"));
   if (!pairs.length && !analogies.length) {
-    root.append(
-      el("p", { class: "empty" }, "The vocabulary has none of the words of the tests."),
-    );
+    const why = pending("embeddings") ? "The tests are not computed yet." : "The vocabulary has none of the words of the tests.";
+    root.append(el("p", { class: "empty" }, why));
     return;
   }
   if (pairs.length) {
@@ -268,6 +267,7 @@ function drawMeanings(root) {
 
 function drawDrift(root) {
   const { drift } = table0;
+  if (pending("embeddings")) return;
   const outer = root;
   root = el("div");
   outer.append(fold("Drift during training: how far the vectors moved, step by step", root));

@@ -413,9 +413,11 @@ async function untilReady() {
     try {
       const { ready } = await (await fetch("api/ready")).json();
       if (ready.includes("edits")) break;
-      line.textContent = ready.includes("look")
-        ? "Getting ready for texts of other lengths and for changes: the first of each may take some seconds."
-        : "Getting ready: the first answers may take some seconds.";
+      line.textContent = ready.includes("figures")
+        ? "Getting ready for changes of the model: the first answers with them may take some seconds."
+        : ready.includes("look")
+          ? "Getting ready for texts of other lengths: the first of each may take some seconds."
+          : "Getting ready: the first answers may take some seconds.";
     } catch {
       break;
     }
