@@ -19,6 +19,7 @@ The exit code is 1 if a check fails. Writes results/families.json.
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 import time
@@ -363,6 +364,21 @@ def held(found: dict[str, Any]) -> bool:
     return found["logits"] < limit and found.get("loss", 0) < limit and equal and not found.get("keys")
 
 
+def prepare_transformers(*others: str) -> dict[str, str]:
+    """The versions of what this is compared with. Raises UserError where it, or one of the other packages, is not installed."""
+    try:
+        for name in others:
+            importlib.import_module(name)
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: this compares with transformers") from None
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    return {"transformers": transformers.__version__, "torch": torch.__version__}
+
+
 def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(prog="python -m experiments.families", description=__doc__.splitlines()[0])
@@ -371,14 +387,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=claim.RESULTS, help="the folder of families.json")
     args = parser.parse_args(argv)
     args.results.mkdir(parents=True, exist_ok=True)  # before what takes minutes
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: this compares with transformers") from None
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(2)
+    versions = prepare_transformers()
     start, measured, good = time.perf_counter(), {}, True
     if not args.only:
         measured["trained"] = trained()
@@ -406,8 +415,7 @@ def main(argv: list[str]) -> int:
         "seconds": round(time.perf_counter() - start, 1),
         "machine": claim.machine(),
         "commit": claim.commit(),
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
+        **versions,
         "limits": {"import": LIMIT, "export": EXPORT_LIMIT},
         "held": good,
         "measurements": claim.plain(measured),

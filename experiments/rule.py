@@ -11,8 +11,8 @@ its 95 % interval [low, high] and a margin, the smallest size that matters, whic
 A Check has no noise: it holds if the number is at most its limit. A part may have a condition ("on 4,000 characters"). The
 verdict of a claim, from the verdicts of its parts:
 
-    cannot be told               a control failed, or a part without a condition cannot be told (and none does not hold), or no
-                                 condition holds and some are open; the verdict names those under which it does not hold
+    cannot be told               a control failed; or a part without a condition cannot be told, and no such part fails; or no
+                                 condition holds and at least one cannot be told: the verdict then names those that fail
     does not hold                a part without a condition does not hold, or no condition holds and none is open
     depends on X                 it holds under some conditions and does not hold under others; X is what differs
     holds, but only under        it holds under some conditions, and under the others it cannot be told

@@ -41,7 +41,7 @@ import numpy as np
 
 import jaxgpt
 from experiments import claim
-from experiments.families import logits_of
+from experiments.families import logits_of, prepare_transformers
 from jaxgpt.common import cli
 from jaxgpt.common.files import read_json, write_json
 from jaxgpt.config import Config, ModelConfig, UserError
@@ -400,20 +400,6 @@ PARTS = {
 ALONE = {"import", "report"}  # parts without transformers
 
 
-def prepare_transformers() -> dict[str, str]:
-    """The versions of what this is compared with. Raises UserError where it is not installed."""
-    try:
-        import accelerate  # noqa: F401
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: this compares with transformers") from None
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(2)
-    return {"transformers": transformers.__version__, "torch": torch.__version__}
-
-
 def main(argv: list[str]) -> int:
     """The command line: see --help."""
     parser = cli.Parser(prog="python -m experiments.smollm2", description=__doc__.splitlines()[0])
@@ -427,7 +413,7 @@ def main(argv: list[str]) -> int:
     parts = args.only.split(",")
     if unknown := set(parts) - set(PARTS):
         raise UserError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    versions = {} if set(parts) <= ALONE else prepare_transformers()
+    versions = {} if set(parts) <= ALONE else prepare_transformers("accelerate")
     both, good = Both(args.runs), True
     file = args.results / "smollm2.json"
     for part in parts:
