@@ -1,11 +1,12 @@
-"""Measure every claim, one after another, and write the table of results.
+"""Measure every claim, and write the table of results.
 
-    python -m experiments [--only lookup neurons] [--quick | --full] [--seeds 10]
+    python -m experiments [--only lookup neurons] [--quick | --full] [--seeds 10] [--jobs 2]
     python -m experiments --table    # sentences, verdicts, plots and the table again, from results/*.json
     python -m experiments --check    # one line for each number that does not follow from results/*.json
 
 Each claim runs in a process of its own, so that a failure does not stop the others. The table then shows its reason, and
-the exit code is 1.
+the exit code is 1. A small model keeps about one core busy: with --jobs 2 two claims are measured at once; those that
+measure times follow, one at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib
 import subprocess
 import sys
 import time
+from concurrent import futures
 from pathlib import Path
 
 from experiments import claim, page, recompute
@@ -68,6 +70,16 @@ CLAIMS = [
     "mup",
     *QUESTIONS,
 ]
+# Measure times, and so run alone.
+TIMED = {
+    "lookup",
+    "width",
+    "powers_of_two",
+    "number_of_heads",
+    "mlp_width",
+    "fine_tuning",
+    "parallel_positions",
+}
 
 
 def conclude_again(name: str, results: Path) -> None:
@@ -99,10 +111,24 @@ def run_one(name: str, setting: claim.Setting, results: Path) -> bool:
     return False
 
 
+def run_all(names: list[str], setting: claim.Setting, results: Path, jobs: int) -> list[str]:
+    """Measure these claims, `jobs` at a time, then those that measure times; returns the names of those that failed."""
+
+    def one(name: str) -> bool:
+        return run_one(name, setting, results)
+
+    together = [name for name in names if jobs == 1 or name not in TIMED]
+    with futures.ThreadPoolExecutor(jobs) as pool:
+        done = dict(zip(together, pool.map(one, together), strict=True))
+    done |= {name: one(name) for name in names if name not in done}
+    return [name for name in names if not done[name]]
+
+
 def main(argv: list[str]) -> int:
     """Run the command line; see --help."""
     flags = claim.parser("python -m experiments", __doc__.splitlines()[0])
     flags.add_argument("--only", nargs="+", default=CLAIMS, metavar="NAME", help="only these claims")
+    flags.add_argument("--jobs", type=int, default=1, help="claims that are measured at once; default 1")
     flags.add_argument(
         "--table",
         action="store_true",
@@ -116,17 +142,19 @@ def main(argv: list[str]) -> int:
     args = flags.parse_args(argv)
     if unknown := [name for name in args.only if name not in CLAIMS]:
         raise UserError(f"--only {' '.join(unknown)}: choose from {', '.join(CLAIMS)}")
+    if args.jobs < 1:
+        raise UserError(f"--jobs={args.jobs}: give 1 or more; one for each core is best")
     setting, results = claim.setting_of(args)
     if args.check:
         found = list(recompute.differences(results, args.only, CLAIMS))
         print("\n".join(found) or "every number follows from the stored measurements")
         return 1 if found else 0
     failed = []
-    for name in args.only:
-        if args.table:
+    if args.table:
+        for name in args.only:
             conclude_again(name, results)
-        elif not run_one(name, setting, results):
-            failed.append(name)
+    else:
+        failed = run_all(args.only, setting, results, args.jobs)
     print(page.write(results, CLAIMS))
     return 1 if failed else 0
 

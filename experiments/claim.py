@@ -191,15 +191,15 @@ def registered(module: ModuleType) -> dict[str, Any]:
 
 
 def record_of(
-    module: ModuleType, before: dict[str, Any], measurements: Any, setting: Setting, seconds: float
+    module: ModuleType, before: dict[str, Any], measurements: Any, setting: Setting, took: dict[str, float]
 ) -> dict[str, Any]:
-    """What results/<name>.json holds; `before` is what was registered."""
+    """What results/<name>.json holds; `before` is what was registered, `took` the seconds of the clock and of the CPU."""
     name = name_of(module)
     measured = {
         "name": name,
         "command": " ".join(["python", "-m", f"experiments.{name}", *flags_of(setting)]),
         "scale": setting.scale,
-        "seconds": round(seconds, 1),
+        **{name: round(seconds, 1) for name, seconds in took.items()},
         "machine": machine(),
         "commit": commit(),
         "registered": before,
@@ -291,13 +291,19 @@ def write_plot(
     Image.open(file).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
 
 
+def cpu_seconds() -> float:
+    """Seconds that the cores worked for this process and its children that have ended: a pause does not count."""
+    return sum(os.times()[:4])
+
+
 def measure(module: ModuleType, setting: Setting, results: Path) -> dict[str, Any]:
     """Measure one claim and write its JSON and its plot; returns what the JSON holds."""
     require_plots()  # now, not after minutes of measuring
     records.make_folder(results)
-    before, start = registered(module), time.perf_counter()
+    before, start, worked = registered(module), time.perf_counter(), cpu_seconds()
     measurements = module.measure(setting)
-    record = record_of(module, before, measurements, setting, time.perf_counter() - start)
+    took = {"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - worked}
+    record = record_of(module, before, measurements, setting, took)
     write(module, record, results)
     return record
 

@@ -45,7 +45,7 @@ hold for large models. A claim that needs more says so, and asks a published mod
 
 COMMANDS = """```
 python -m experiments.heads_add_up            # one claim: ten seeds, two cores
-python -m experiments                         # all of them, and this page
+python -m experiments --jobs 2                # all of them, two at a time, and this page
 python -m experiments --only lookup neurons   # some
 python -m experiments --table                 # this page again, from the stored measurements
 python -m experiments --check                 # does every number here follow from them?
@@ -174,7 +174,8 @@ def section(record: Record, folder: str, q: dict[tuple[str, str, str], float]) -
             f"Amended {change['when']}: {change['what']} Why: {change['why']} Verdict before: {change['before']}.",
             "",
         ]
-    lines += [f"`{record['command']}`: {record['seconds']:.0f} s.", ""]
+    worked = f", {record['cpu_seconds']:.0f} s of CPU time" if "cpu_seconds" in record else ""
+    lines += [f"`{record['command']}`: {record['seconds']:.0f} s{worked}.", ""]
     return "\n".join(lines)
 
 
@@ -212,10 +213,12 @@ def table(results: Path, relative: str, names: list[str]) -> str:
         COMMANDS,
         "",
     ]
-    seconds = sum(record["seconds"] for record in found.values() if record is not None)
+    clock = sum(record["seconds"] for record in records if "cpu_seconds" not in record)
+    worked = sum(record.get("cpu_seconds", 0.0) for record in records)
     lines += [
-        f"{seconds / 60:.1f} min in total, of the {len(records)} claims that are measured; each section has its own time. "
-        "Time passed on the clock: a claim that shared the machine with other work, or waited for it, took longer than alone."
+        f"The cores worked {worked / 60:.0f} min for the claims whose work was counted"
+        + (f"; the others took {clock / 60:.0f} min on the clock, with pauses" if clock else "")
+        + ". Each section has its own time."
     ]
     places: dict[str, list[str]] = {}
     for record in records:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.claim import Setting
 from jaxgpt import config
+from jaxgpt.common.files import lock, write_atomically
 from jaxgpt.config import Config, UserError
 from jaxgpt.data import corpora, tokenizers
 from jaxgpt.runs import records
@@ -22,7 +26,22 @@ from jaxgpt.sweeps.members import Row
 def run(base: Config, members: list[dict[str, Any]], folder: Path) -> list[Row]:
     """Train each member (base with some fields changed, by dotted name) unless it is trained already; equal programs run as lanes."""
     short = base.train.num_steps < 100  # finding the best number of lanes would take longer than training
-    return groups.run(base, members, folder, groups.Options(width=1) if short else None)
+    with alone_in(folder):
+        return groups.run(base, members, folder, groups.Options(width=1) if short else None)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process trains the models of a folder: two claims that are measured at once may share them."""
+    records.make_folder(folder.parent)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        while True:
+            try:
+                lock(file)
+                break
+            except BlockingIOError:
+                time.sleep(1)
+        yield
 
 
 def changed(base: Config, overrides: dict[str, Any]) -> Config:
@@ -46,7 +65,7 @@ def text_slice(folder: Path, corpus: str, characters: int | None) -> str:
     path = folder / f"{corpus}_{characters}.txt"
     if not path.exists():
         records.make_folder(path.parent)
-        path.write_text("".join(corpora.open_corpus(corpus, "").read())[:characters], "utf-8")
+        write_atomically(path, "".join(corpora.open_corpus(corpus, "").read())[:characters].encode())
     return str(path)
 
 

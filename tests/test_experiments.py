@@ -1,10 +1,13 @@
 """Claims: the page of results, what does not follow from the measurements, and each claim at its smallest."""
 
 import importlib
+import inspect
 import json
 import math
 import re
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +28,7 @@ from experiments import (
     page,
     recompute,
     static_dynamic,
+    trained,
 )
 from experiments.claim import Check, Effect, Outdated, Result, Setting
 from jaxgpt.config import UserError
@@ -58,7 +62,7 @@ def record(name: str, value: float = 0.2, **changes) -> dict:
     module = module_of(name, **changes)
     before = claim.registered(module)
     measured = {"loss": Estimate(value, value - 0.1, value + 0.1, 5)}
-    return claim.record_of(module, before, measured, Setting(), 12.0)
+    return claim.record_of(module, before, measured, Setting(), {"seconds": 12.0, "cpu_seconds": 9.0})
 
 
 def test_the_table_has_every_claim_its_verdict_and_its_plot(tmp_path):
@@ -113,6 +117,50 @@ def test_wrong_names_and_seeds_get_one_line(tmp_path):
         every.main(["--only", "nothing"])
     with pytest.raises(UserError, match="--seeds=0: give 1 or more"):
         every.main(["--seeds", "0"])
+    with pytest.raises(UserError, match="--jobs=0: give 1 or more"):
+        every.main(["--jobs", "0"])
+
+
+def test_claims_that_measure_times_run_alone_after_the_others(tmp_path, monkeypatch):
+    running, seen = set(), []
+
+    def run_one(name, setting, results):
+        running.add(name)
+        time.sleep(0.02)
+        seen.append((name, len(running)))
+        running.remove(name)
+        return name != "ids"
+
+    monkeypatch.setattr(every, "run_one", run_one)
+    assert every.run_all(["lookup", "ids", "width", "sizes", "meaning"], Setting(), tmp_path, jobs=2) == [
+        "ids"
+    ]
+    assert [name for name, _ in seen[-2:]] == ["lookup", "width"] and all(n == 1 for _, n in seen[-2:])
+    assert max(n for _, n in seen) == 2
+    timed = {
+        name
+        for name in every.CLAIMS
+        if re.search(
+            r"import .*\btiming\b", inspect.getsource(importlib.import_module(f"experiments.{name}"))
+        )
+    }
+    assert timed == every.TIMED
+
+
+def test_models_that_two_claims_share_are_trained_by_one_while_the_other_waits(tmp_path):
+    entered = []
+
+    def enter(name):
+        with trained.alone_in(tmp_path / "models"):
+            entered.append(name)
+
+    with trained.alone_in(tmp_path / "models"):
+        other = threading.Thread(target=enter, args=["other"])
+        other.start()
+        time.sleep(0.1)
+        entered.append("first")
+    other.join(timeout=10)
+    assert entered == ["first", "other"]
 
 
 def test_every_number_of_the_page_follows_from_the_stored_measurements(capsys):
