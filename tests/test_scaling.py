@@ -1,7 +1,10 @@
 """The command: a law from the folder of a sweep, and what it refuses."""
 
+import dataclasses
 import json
+import math
 
+import numpy as np
 import pytest
 
 from jaxgpt import scaling
@@ -35,6 +38,18 @@ def test_a_law_its_predictions_and_budgets(sweep, monkeypatch, capsys):
     scaling.main(command)
     said = capsys.readouterr().out
     assert "9 sizes and lengths" in said and "1e+07 parameters, 1e+09 tokens: loss" in said
+
+
+def test_the_search_ends_at_the_same_law_wherever_it_starts():
+    rng = np.random.default_rng(0)
+    noisy = [dataclasses.replace(p, loss=p.loss * math.exp(rng.normal(0, 0.02))) for p in POINTS]
+    no_floor = [dataclasses.replace(p, loss=p.loss - 1.2) for p in noisy]  # E ends at its bound
+    for points in (noisy, no_floor):
+        law = scaling_law.fit_law(points)
+        for factor in (1.02, 0.95):
+            near = dataclasses.replace(law, size_factor=law.size_factor * factor, beta=law.beta / factor)
+            again = scaling_law.fit_law(points, near)
+            assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(law), rel=1e-10)
 
 
 def test_what_can_not_be_fitted_is_one_line(sweep, tmp_path):

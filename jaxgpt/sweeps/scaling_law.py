@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,49 @@ def fit_law(points: Sequence[Point], near: Law | None = None) -> Law:
         )
         for start in starts
     ]
-    e, a, b, alpha, beta = min(fits, key=lambda found: found.cost).x.tolist()
+    found = min(fits, key=lambda found: found.cost).x
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return jacobian(x).T @ np.clip(residuals(x) / HUBER, -1, 1)
+
+    def curvature(x: np.ndarray) -> np.ndarray:
+        parts, rests = logarithms(x), residuals(x) / HUBER
+        shares = np.exp(parts - np.logaddexp.reduce(parts))
+        of_parts = np.zeros((3, 5, len(points)))  # the derivatives of the three logarithms
+        of_parts[range(3), range(3)] = 1
+        of_parts[1, 3], of_parts[2, 4] = -log_size, -log_data
+        mean = np.einsum("pn,pin->in", shares, of_parts)
+        outer = np.einsum("in,jn->ijn", mean, mean)
+        bend = np.einsum("pn,pin,pjn->ijn", shares, of_parts, of_parts) - outer
+        return (outer * (np.abs(rests) <= 1) / HUBER + bend * np.clip(rests, -1, 1)).sum(axis=2)
+
+    e, a, b, alpha, beta = newton(found, slope, curvature, np.array(lowest), np.array(highest)).tolist()
     return Law(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
+
+
+def newton(
+    x: np.ndarray,
+    slope: Callable[[np.ndarray], np.ndarray],
+    curvature: Callable[[np.ndarray], np.ndarray],
+    lowest: np.ndarray,
+    highest: np.ndarray,
+) -> np.ndarray:
+    """A minimum to the last digits, from a point close to it: numbers that are given on must not depend on the machine.
+
+    What is at a bound stays there. A step that does not bring the slope closer to 0 is not taken.
+    """
+    near = 1e-6 * (highest - lowest)
+    x = np.where(x - lowest < near, lowest, np.where(highest - x < near, highest, x))
+    free = (x > lowest) & (x < highest)
+    for _ in range(20 if free.any() else 0):
+        before = slope(x)[free]
+        step = np.zeros_like(x)
+        step[free] = np.linalg.lstsq(curvature(x)[np.ix_(free, free)], -before, rcond=1e-14)[0]
+        after = np.clip(x + step, lowest, highest)
+        if np.abs(slope(after)[free]).max() >= np.abs(before).max():
+            break
+        x = after
+    return x
 
 
 def fit(points: Sequence[Point], draws: int = 200, seed: int = 0) -> Fit:
