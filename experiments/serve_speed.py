@@ -119,8 +119,19 @@ def first_token(port: int, base: str, setting: dict[str, Any]) -> tuple[float, l
 
 def first_look(port: int, base: str, ids: list[int]) -> float:
     """Seconds to the numbers of the views."""
+    given = {"ids": ids[-64:] if len(ids) > 1 else ids * 2}
     start = time.perf_counter()
-    ask(port, f"{base}/api/report", {"ids": ids[-64:] if len(ids) > 1 else ids * 2}).read()
+    answer = ask(port, f"{base}/api/look", given | {"at": len(given["ids"]) - 1})
+    if answer.status == 404:  # an older version
+        answer = ask(port, f"{base}/api/report", given)
+    answer.read()
+    return time.perf_counter() - start
+
+
+def rest(port: int, base: str, ids: list[int]) -> float:
+    """Seconds to the parts that a look into a large model leaves out."""
+    start = time.perf_counter()
+    ask(port, f"{base}/api/rest", {"ids": ids}).read()
     return time.perf_counter() - start
 
 

@@ -5,6 +5,7 @@ Dimensions are those of model/gpt.py for one text; N entries of a ledger, L laye
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +26,24 @@ class Ledger:
     error: float  # largest difference between the sum of the entries and the stream
 
 
-def ledger(capture: Capture) -> Ledger:
-    """The entries of the residual stream (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits")."""
+def ledger(capture: Capture, each_head: bool = True) -> Ledger:
+    """The entries of the residual stream (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+
+    Without `each_head` the heads of a layer are one entry, "0.heads".
+    """
     entries = {"token": capture.token_vectors_TD.astype(np.float64)}
     if capture.position_vectors_TD.any():
         entries["position"] = capture.position_vectors_TD.astype(np.float64)
     for i, layer in enumerate(capture.layers):
         start = {"token": capture.token_vectors_TD, "position": capture.position_vectors_TD}
-        for name in entries:
-            entries[name] = layer.mix[0] * entries[name] + layer.mix[1] * start.get(name, 0.0)
-        for h, change_TD in enumerate(layer.head_changes_HTD):
-            entries[f"{i}.{h}"] = change_TD
+        if tuple(layer.mix) != (1.0, 0.0):
+            for name in entries:
+                entries[name] = layer.mix[0] * entries[name] + layer.mix[1] * start.get(name, 0.0)
+        if each_head:
+            for h, change_TD in enumerate(layer.head_changes_HTD):
+                entries[f"{i}.{h}"] = change_TD
+        else:
+            entries[f"{i}.heads"] = layer.head_changes_HTD.sum(axis=0, dtype=np.float64)
         if layer.attention_bias_D.any():
             entries[f"{i}.bias"] = np.broadcast_to(layer.attention_bias_D, layer.before_TD.shape)
         entries[f"{i}.mlp"] = layer.mlp_change_TD
@@ -63,8 +71,8 @@ def contributions(capture: Capture, book: Ledger, ids_T: np.ndarray) -> Contribu
     readout = capture.readout
     direction_TD = readout.directions(np.asarray(ids_T)).astype(np.float64)
     end_TD = capture.end.astype(np.float64)
-    normed_NTD = readout.linear(book.values_NTD, readout.norm_scale(end_TD))
-    values_NT = np.einsum("NTD,TD->NT", normed_NTD, direction_TD)
+    before_TD = readout.before_norm(direction_TD, readout.norm_scale(end_TD))
+    values_NT = np.einsum("NTD,TD->NT", book.values_NTD, before_TD)
     values_NT = np.concatenate([values_NT, (direction_TD @ readout.bias_D)[None]])
     logits_T = values_NT.sum(axis=0)
     own_T = np.einsum("TD,TD->T", capture.features_TD.astype(np.float64), direction_TD)
@@ -73,31 +81,41 @@ def contributions(capture: Capture, book: Ledger, ids_T: np.ndarray) -> Contribu
     )
 
 
+LENS_LOGITS = 1 << 22  # at once: 16 MiB
+
+
 @dataclass(frozen=True)
 class Lens:
     """The predictions after each block (nostalgebraist 2020, "interpreting GPT: the logit lens")."""
 
     names: list[str]  # "embedding", "block 0", ...; the last is the output
+    positions_T: np.ndarray  # of the predictions: all, or those that were asked for
     top_ids_RTk: np.ndarray  # the k most probable tokens, the most probable first
     top_probs_RTk: np.ndarray
-    true_probs_RT: np.ndarray  # [R, T - 1]: p(token t + 1)
+    true_probs_RT: np.ndarray  # p(token t + 1): without the text's last position
 
 
-def logit_lens(capture: Capture, k: int = 5) -> Lens:
-    """Apply the final norm and the output table after the embedding and every block. The last row is the output."""
-    streams = [capture.start_TD, *(layer.after_TD for layer in capture.layers)]
-    targets = capture.tokens_T[1:]
+def logit_lens(capture: Capture, k: int = 5, positions: Sequence[int] | None = None) -> Lens:
+    """Apply the final norm and the output table after the embedding and every block. The last row is the output.
+
+    Of all positions, or of `positions`, ascending: of a large model, those of many tokens take seconds.
+    """
+    positions_T = np.arange(len(capture.tokens_T)) if positions is None else np.asarray(positions, np.int64)
+    streams = (capture.start_TD, *(layer.after_TD for layer in capture.layers))
+    streams_RTD = np.stack([x_TD[positions_T] for x_TD in streams])
+    at_once = max(1, LENS_LOGITS // (len(positions_T) * len(capture.readout.table_VE)))
+    targets = capture.tokens_T[positions_T[positions_T < len(capture.tokens_T) - 1] + 1]
     ids, probs, true = [], [], []
-    for x_TD in streams:
+    for first in range(0, len(streams_RTD), at_once):
         # Not the probabilities of all tokens: with 50,000 tokens they would take longer than the logits.
-        logits_TV = capture.readout.logits(x_TD)
-        total_T = log_sum_exp(logits_TV)
-        top_Tk = most_probable(logits_TV, k)
-        ids.append(top_Tk)
-        probs.append(np.exp(np.take_along_axis(logits_TV, top_Tk, axis=-1) - total_T[:, None]))
-        true.append(np.exp(logits_TV[np.arange(len(targets)), targets] - total_T[: len(targets)]))
+        logits_RTV = capture.readout.logits(streams_RTD[first : first + at_once])
+        total_RT = log_sum_exp(logits_RTV)
+        top_RTk = most_probable(logits_RTV, k)
+        ids.append(top_RTk)
+        probs.append(np.exp(np.take_along_axis(logits_RTV, top_RTk, axis=-1) - total_RT[..., None]))
+        true.append(np.exp(logits_RTV[:, np.arange(len(targets)), targets] - total_RT[:, : len(targets)]))
     names = ["embedding", *(f"block {i}" for i in range(len(capture.layers)))]
-    return Lens(names, np.stack(ids), np.stack(probs), np.stack(true))
+    return Lens(names, positions_T, *map(np.concatenate, (ids, probs, true)))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -123,9 +141,9 @@ def entropies(capture: Capture) -> np.ndarray:
 
 
 def most_probable(p_TV: np.ndarray, k: int) -> np.ndarray:
-    """The ids [T, min(k, V)] of the most probable tokens, most probable first, by their probabilities or logits."""
+    """The ids [..., min(k, V)] of the most probable tokens, most probable first, by their probabilities or logits."""
     k = min(k, p_TV.shape[-1])
-    ids_Tk = np.sort(np.argpartition(-p_TV, k - 1, axis=-1)[:, :k], axis=-1)
+    ids_Tk = np.sort(np.argpartition(-p_TV, k - 1, axis=-1)[..., :k], axis=-1)
     order_Tk = np.argsort(-np.take_along_axis(p_TV, ids_Tk, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(ids_Tk, order_Tk, axis=-1)
 

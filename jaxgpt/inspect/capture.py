@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import config
@@ -85,6 +86,11 @@ class Readout:
         x_TD = x_TD - x_TD.mean(-1, keepdims=True) if self.centered else x_TD
         return x_TD * norm_scale_T1 * self.scale_D
 
+    def before_norm(self, directions_TD: np.ndarray, norm_scale_T1: np.ndarray) -> np.ndarray:
+        """The vectors [T, D] whose products with the stream are those of `directions_TD` with its `linear` norm."""
+        directions_TD = directions_TD * norm_scale_T1 * self.scale_D
+        return directions_TD - directions_TD.mean(-1, keepdims=True) if self.centered else directions_TD
+
     def logits(self, x_TD: np.ndarray) -> np.ndarray:
         """Logits [T, V] of the stream at any depth: final norm, output table, soft cap."""
         normed_TD = self.linear(x_TD, self.norm_scale(x_TD)) + self.bias_D
@@ -118,9 +124,15 @@ class Capture:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _forward(model: GPT, params: dict, tokens_BT: jax.Array):
-    """Logits [B, T, V], losses [B, T - 1] and all recorded values."""
+    """Logits [B, T, V], losses [B, T - 1] and all recorded values, with each head's output through its part of W_O."""
     logits_BTV, shown = model.apply({"params": params}, tokens_BT, mutable="intermediates")
-    return logits_BTV, token_losses(logits_BTV[:, :-1], tokens_BT[:, 1:]), shown["intermediates"]
+    shown = shown["intermediates"]
+    for i in range(model.cfg.num_layers):
+        heads_BTHK = shown[f"block_{i}"]["attention"]["heads"][0]
+        out_HKD = params[f"block_{i}"]["attention"]["out"]["kernel"]
+        changes_BTHD = jnp.einsum("BTHK,HKD->BTHD", heads_BTHK, out_HKD)
+        shown[f"block_{i}"]["attention"]["head_changes"] = (changes_BTHD,)
+    return logits_BTV, token_losses(logits_BTV[:, :-1], tokens_BT[:, 1:]), shown
 
 
 def padded_length(cfg: config.ModelConfig, tokens: int) -> int:
@@ -211,7 +223,7 @@ def _layer(cfg: config.ModelConfig, params: dict, shown: dict) -> Layer:
         mask_TS=attention["mask"],
         weights_HTS=attention["weights"],
         heads_THK=attention["heads"],
-        head_changes_HTD=np.einsum("THK,HKD->HTD", attention["heads"], out["kernel"]),
+        head_changes_HTD=attention["head_changes"].transpose(1, 0, 2),
         attention_bias_D=out.get("bias", np.zeros(cfg.d_model, np.float32)),
         between_TD=block["between"],
         mlp_input_TD=block["mlp_input"],

@@ -55,7 +55,22 @@ def both_tables(subject: Subject) -> dict[str, np.ndarray]:
     return {"start": _start(subject, history), "end": history.end_ND}
 
 
-def of_probe(both: dict[str, np.ndarray], names: Names, probe_T: np.ndarray) -> dict[str, Any]:
+# Of each table, raw and centred: the mean that is subtracted (or None), and the length of each row after that.
+Scales = dict[str, dict[str, tuple[np.ndarray | None, np.ndarray]]]
+
+
+def scales(both: dict[str, np.ndarray]) -> Scales:
+    """What `of_probe` needs of the tables, which does not depend on the probe."""
+    means = {when: {"raw": None, "centred": nearest.mean_row(table_ND)} for when, table_ND in both.items()}
+    return {
+        when: {kind: (mean_D, nearest.lengths(both[when], mean_D)) for kind, mean_D in kinds.items()}
+        for when, kinds in means.items()
+    }
+
+
+def of_probe(
+    both: dict[str, np.ndarray], scales: Scales, names: Names, probe_T: np.ndarray
+) -> dict[str, Any]:
     """The neighbours of the probe's tokens, then of frequent ones; and the map of frequent tokens.
 
     Where the training text is unavailable, the map shows the probe's tokens first.
@@ -63,7 +78,7 @@ def of_probe(both: dict[str, np.ndarray], names: Names, probe_T: np.ndarray) -> 
     asked = _asked(names, probe_T)
     shown = asked if not names.counted else _asked(names, probe_T[:0])
     return {
-        "neighbours": _neighbours(both, asked[:ASKED], names),
+        "neighbours": _neighbours(both, scales, asked[:ASKED], names),
         "scatter": _scatter(both, shown[:SCATTERED], names),
     }
 
@@ -124,14 +139,23 @@ def _asked(names: Names, probe_T: np.ndarray) -> np.ndarray:
     return np.array(list(dict.fromkeys([*first, *others])), np.int64)
 
 
-def _neighbours(both: dict[str, np.ndarray], asked: np.ndarray, names: Names) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for when, table_ND in both.items():
-        centre_D = nearest.mean_row(table_ND)
-        for kind, mean_D in (("raw", None), ("centred", centre_D)):
-            found.setdefault(when, {})[kind] = nearest.nearest(
-                table_ND, table_ND[asked], NEIGHBOURS, exclude_QE=asked[:, None], mean_D=mean_D
+def _neighbours(
+    both: dict[str, np.ndarray], scales: Scales, asked: np.ndarray, names: Names
+) -> list[dict[str, Any]]:
+    found = {
+        when: {
+            kind: nearest.nearest(
+                both[when],
+                both[when][asked],
+                NEIGHBOURS,
+                exclude_QE=asked[:, None],
+                mean_D=mean_D,
+                lengths_N=lengths_N,
             )
+            for kind, (mean_D, lengths_N) in kinds.items()
+        }
+        for when, kinds in scales.items()
+    }
     rows = []
     for i, token in enumerate(asked):
         row: dict[str, Any] = {"id": names.ids(token)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -53,11 +56,13 @@ def next_tokens(seen: Capture, names: Names, temperature: float | None = None) -
     logits_TV = seen.logits_TV
     ids_Tk = analysis.most_probable(logits_TV, NEXT)
     targets = seen.tokens_T[1:]
+    with futures.ThreadPoolExecutor() as pool:  # NumPy works without Python's lock
+        sums = list(pool.map(functools.partial(analysis.log_sum_exp, logits_TV), temperatures))
     return {
         "ids": names.ids(ids_Tk),
         "logits": plain(np.take_along_axis(logits_TV, ids_Tk, axis=-1), 6),
         "temperatures": temperatures,
-        "logsumexp": plain(np.stack([analysis.log_sum_exp(logits_TV, s) for s in temperatures], axis=-1), 7),
+        "logsumexp": plain(np.stack(sums, axis=-1), 7),
         "true_logit": plain(logits_TV[np.arange(len(targets)), targets], 6),
     }
 
@@ -87,14 +92,15 @@ def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:
 
     If there are more than `ENTRIES` numbers, the heads of a layer are summed, and `cut` says so.
     """
-    book = analysis.ledger(seen)
-    if book.values_NTD.shape[0] * len(seen.tokens_T) > ENTRIES:
-        book = _by_layer(book)
+    heads = sum(len(layer.head_changes_HTD) + 1 for layer in seen.layers)
+    each_head = (heads + 1) * len(seen.tokens_T) <= ENTRIES
+    book = analysis.ledger(seen, each_head)
+    if not each_head:
         cut.append("The ledger sums the heads of each layer, because the model has many heads.")
     given = analysis.contributions(seen, book, np.append(seen.tokens_T[1:], seen.tokens_T[-1]))
     return {
         "entries": book.names,
-        "norms": plain(np.linalg.norm(book.values_NTD, axis=-1), 4),
+        "norms": plain(np.sqrt(np.einsum("NTD,NTD->NT", book.values_NTD, book.values_NTD)), 4),
         "contribution_entries": given.names,
         "contributions": plain(given.values_NT[:, :-1]),
         "logit": plain(given.logits_T[:-1], 6),
@@ -103,21 +109,18 @@ def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:
     }
 
 
-def _by_layer(book: analysis.Ledger) -> analysis.Ledger:
-    sums: dict[str, np.ndarray] = {}
-    for name, value_TD in zip(book.names, book.values_NTD, strict=True):
-        layer, _, part = name.partition(".")
-        name = f"{layer}.heads" if part.isdigit() else name
-        sums[name] = sums.get(name, 0.0) + value_TD
-    return analysis.Ledger(list(sums), np.stack(list(sums.values())), book.error)
+def lens(seen: Capture, names: Names, positions: Sequence[int] | None = None) -> dict[str, Any]:
+    """The logit lens: the predictions after each block, of all positions or of these; null at the others."""
+    found = analysis.logit_lens(seen, LENS, positions)
+    T = len(seen.tokens_T)
 
+    def placed(rows: list[list], length: int) -> list[list]:
+        at = {int(t): i for i, t in enumerate(found.positions_T)}
+        return [[row[at[t]] if t in at else None for t in range(length)] for row in rows]
 
-def lens(seen: Capture, names: Names) -> dict[str, Any]:
-    """The logit lens: the predictions after each block."""
-    found = analysis.logit_lens(seen, LENS)
     return {
         "rows": found.names,
-        "ids": names.ids(found.top_ids_RTk),
-        "p": plain(found.top_probs_RTk, 4),
-        "true_p": plain(found.true_probs_RT, 4),
+        "ids": placed(names.ids(found.top_ids_RTk), T),
+        "p": placed(plain(found.top_probs_RTk, 4), T),
+        "true_p": placed(plain(found.true_probs_RT, 4), T - 1),
     }

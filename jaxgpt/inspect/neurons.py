@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.common.say import count
+from jaxgpt.inspect import analysis
 from jaxgpt.inspect.capture import Capture
 from jaxgpt.inspect.plain import Names, plain
 from jaxgpt.inspect.subject import Subject, affordable_tokens, windows
@@ -95,15 +96,15 @@ def firing(seen: Capture) -> dict[str, Any]:
     {width, layers: [{neurons (their numbers), unit, values (base64 of int8, neuron by neuron; times unit)}]}
     """
     L, T, F = len(seen.layers), len(seen.tokens_T), seen.layers[0].hidden_TF.shape[1]
+    each = max(1, min(HERE, MOST_BYTES // (L * T * T)))  # of every token at least the one that fires most
     layers = []
     for layer in seen.layers:
-        hidden_FT = layer.hidden_TF.T.astype(np.float64)
-        kept = np.arange(F)
+        hidden_TF, kept = layer.hidden_TF, np.arange(F)
         if L * F * T > MOST_BYTES:
-            each = max(1, min(HERE, MOST_BYTES // (L * T * T)))
-            kept = np.unique(np.argsort(-hidden_FT, axis=0, kind="stable")[:each])
-        unit = max(float(np.abs(hidden_FT[kept]).max()), 1e-9) / 127
-        steps = np.rint(hidden_FT[kept] / unit).astype(np.int8)
+            kept = np.unique(analysis.most_probable(hidden_TF, each))
+        hidden_NT = hidden_TF[:, kept].T.astype(np.float64)
+        unit = max(float(np.abs(hidden_NT).max()), 1e-9) / 127
+        steps = np.rint(hidden_NT / unit).astype(np.int8)
         values = base64.b64encode(steps.tobytes()).decode()
         layers.append({"neurons": kept.tolist(), "unit": plain(unit, 6), "values": values})
     return {"width": F, "layers": layers}

@@ -36,7 +36,7 @@ attention    layers, heads; scores [L][H][T (T + 1) / 2]: the lower triangle row
              ablation: {loss, tokens, on, mean, zero: {loss, difference, standard_error [L][H]} or null} or null
 ledger       entries [N], norms [N][T], contribution_entries [N + 1], contributions [N + 1][T - 1] to the true token's logit,
              logit [T - 1] (their sum, before a soft cap), stream_norm [T], error {stream, logit}
-lens         rows [R], ids, p [R][T][5], true_p [R][T - 1]
+lens         rows [R], ids, p [R][T][5], true_p [R][T - 1]; null at positions that were not asked for
 embeddings   rows, width, steps, start, end (steps), start_is (a sentence);
              neighbours: [{id, start, end: {raw, centred: [[id, cosine] x 8]}, kept (share of the raw ones at the end that
              were also there at the start)}], the probe's tokens first, then frequent ones;
@@ -120,6 +120,7 @@ class RunFigures:
     names: Names
     parts: dict[str, Any]  # summary, positions, health, neurons
     tables: dict[str, np.ndarray]  # the token table at the start and at the end
+    scales: embeddings.Scales  # of the tables
     embeddings: dict[str, Any]  # the embeddings part without what depends on the probe
     heads: dict[str, Any]  # the attention part without its tables
     cut: tuple[str, ...]
@@ -150,11 +151,13 @@ def first_figures(subject: Subject) -> RunFigures:
         "health": health.health(subject.metrics, subject.cfg.num_tokens),
         "neurons": None,
     }
+    tables = embeddings.both_tables(subject)
     return RunFigures(
         bigram=bigram,
         names=Names(subject.run.tokenizer, counts_V),
         parts=parts,
-        tables=embeddings.both_tables(subject),
+        tables=tables,
+        scales=embeddings.scales(tables),
         embeddings=embeddings.untested(subject),
         heads=attention.unmeasured(subject),
         cut=tuple(cut),
@@ -188,13 +191,16 @@ def payload(
     known: RunFigures | None = None,
     watched: Mapping[int, dict] | None = None,
     temperature: float | None = None,
+    quick_at: int | None = None,
 ) -> dict[str, Any]:
     """All numbers of a report; the module's docstring explains each key.
 
     `other` is a second text for the view of one token in two texts. `compared` is another run with the same tokenizer
     and a context that holds the probe (see `compare`). `known` is this run's `run_figures`, if already computed.
     `temperature` is one more at which the next tokens' probabilities are given. `watched` are the run's parameters by
-    step (`learning.Saved`), for the part about learning.
+    step (`learning.Saved`), for the part about learning. With `quick_at`, the position that is looked at first, the answer is
+    quick for a large model too: the lens is that of this position alone, neighbours and map are left out, and `slow_parts`
+    has all of both.
     """
     known = known or run_figures(subject, probe)
     names, bigram = known.names.copy(), known.bigram
@@ -216,9 +222,9 @@ def payload(
         "next": forward.next_tokens(seen, names, temperature),
         "attention": attention.attention_tables(seen, cut) | known.heads,
         "ledger": forward.ledger(seen, cut),
-        "lens": forward.lens(seen, names),
+        "lens": forward.lens(seen, names, None if quick_at is None else [quick_at]),
         "firing": neurons.firing(seen),
-        "embeddings": known.embeddings | embeddings.of_probe(known.tables, names, probe.ids_T),
+        "embeddings": _embeddings(known, names, probe if quick_at is None else None),
         "contextual": contexts.contextual(subject, seen, names, other, known.streams),
         **known.parts,
         "learning": learning.learning(subject, watched or {}, names, bigram, cut),
@@ -232,3 +238,20 @@ def payload(
         figures["compare"] = compare.compare_part(subject, compared, theirs)
         vocabulary = theirs["vocabulary"] | vocabulary
     return figures | {"vocabulary": vocabulary}
+
+
+def slow_parts(subject: Subject, probe: Probe, known: RunFigures) -> dict[str, Any]:
+    """What a payload with `quick_at` lacks: the lens of all positions, the embeddings, and their vocabulary."""
+    names = known.names.copy()
+    seen = capture(subject.cfg, subject.run.params, probe.ids_T)
+    return {
+        "lens": forward.lens(seen, names),
+        "embeddings": _embeddings(known, names, probe),
+        "vocabulary": names.vocabulary(),
+    }
+
+
+def _embeddings(known: RunFigures, names: Names, probe: Probe | None) -> dict[str, Any]:
+    if probe is None:
+        return known.embeddings | {"neighbours": [], "scatter": None}
+    return known.embeddings | embeddings.of_probe(known.tables, known.scales, names, probe.ids_T)

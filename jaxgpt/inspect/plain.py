@@ -35,7 +35,16 @@ def plain(values: Any, digits: int = DIGITS) -> Any:
         return int(values)
     if isinstance(values, float | np.floating):
         return rounded(values, digits)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.size:
+        return _nested([rounded(value, digits) for value in values.ravel().tolist()], values.shape)
     return [plain(value, digits) for value in (values.tolist() if isinstance(values, np.ndarray) else values)]
+
+
+def _nested(flat: list, shape: tuple[int, ...]) -> list:
+    """The list as lists in lists of an array's shape, which has no 0."""
+    for width in shape[:0:-1]:
+        flat = [flat[i : i + width] for i in range(0, len(flat), width)]
+    return flat
 
 
 def token_entry(tokenizer: tokenizers.Tokenizer, i: int) -> dict[str, Any]:

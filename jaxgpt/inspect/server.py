@@ -26,6 +26,9 @@ read or use it. Every path begins with a random token, which other users of the 
                            next: [{id, text, hex?, p, rank, edited (p with the edits)}], the most probable (with or without edits) first}
     POST /api/report       {text, text2?, temperature?}: the payload of a report for this text (`payload.payload`), application/json; or {ids}
                            instead of a text, which can include tokens that no text has, such as an unknown word
+    POST /api/look         {ids, temperature?, at}: the same for the local page, with `rest`: whether parts that take long in a large
+                           model are left out. The lens is then that of the position `at` alone, and null elsewhere
+    POST /api/rest         {ids}: what a look left out: {lens, embeddings, vocabulary}
     POST /api/report.html  the same request; the answer is the report's page, text/html
 
 An error is one line, {"error": ...}. Its status is 400 for an error that the user can fix (an unknown character, invalid
@@ -94,11 +97,11 @@ def make_app(service: Service, port: int, token: str) -> Starlette:
             lists = await run_in_threadpool(service.generate, given)
         return StreamingResponse(_encoded(service, lists), media_type="application/x-ndjson")
 
-    def report(render: Callable[[dict], Response]) -> Callable:
+    def figures(compute: Callable[[Any], dict], render: Callable[[dict], Response]) -> Callable:
         async def answer(request: Request) -> Response:
             given = await _body(request)
             with service.asked():
-                return await run_in_threadpool(lambda: render(service.report(given)))
+                return await run_in_threadpool(lambda: render(compute(given)))
 
         return answer
 
@@ -113,8 +116,12 @@ def make_app(service: Service, port: int, token: str) -> Starlette:
 
     from starlette.exceptions import HTTPException
 
-    as_page = report(lambda figures: HTMLResponse(page.render(figures)))
-    as_figures = report(lambda figures: Response(as_json(figures), media_type="application/json"))
+    def as_page(found: dict) -> Response:
+        return HTMLResponse(page.render(found))
+
+    def as_figures(found: dict) -> Response:
+        return Response(as_json(found), media_type="application/json")
+
     app = Starlette(
         routes=[
             Route("/", front),
@@ -122,8 +129,10 @@ def make_app(service: Service, port: int, token: str) -> Starlette:
             Route("/api/ready", ready),
             Route("/api/next", following, methods=["POST"]),
             Route("/api/generate", stream, methods=["POST"]),
-            Route("/api/report", as_figures, methods=["POST"]),
-            Route("/api/report.html", as_page, methods=["POST"]),
+            Route("/api/report", figures(service.report, as_figures), methods=["POST"]),
+            Route("/api/report.html", figures(service.report, as_page), methods=["POST"]),
+            Route("/api/look", figures(service.look, as_figures), methods=["POST"]),
+            Route("/api/rest", figures(service.rest, as_figures), methods=["POST"]),
         ],
         exception_handlers={UserError: user_error, HTTPException: http_error, Exception: fault},
     )

@@ -18,7 +18,15 @@ from jaxgpt.data import conversations, prompts
 from jaxgpt.inspect import attention, chat, reading, steering
 from jaxgpt.inspect import subject as subjects
 from jaxgpt.inspect.interventions import edited
-from jaxgpt.inspect.payload import LATER, RunFigures, first_figures, more_figures, payload, run_figures
+from jaxgpt.inspect.payload import (
+    LATER,
+    RunFigures,
+    first_figures,
+    more_figures,
+    payload,
+    run_figures,
+    slow_parts,
+)
 from jaxgpt.inspect.plain import rounded, token_entry
 from jaxgpt.inspect.subject import (
     Probe,
@@ -53,12 +61,13 @@ DEFAULTS: dict[str, Any] = {
     "stop": None, "stop_at_eot": True, "messages": None, "edits": [],
 }  # fmt: skip
 NEXT_DEFAULTS: dict[str, Any] = {"prompt": "", "ids": None, "edits": []}
+LOOK_DEFAULTS: dict[str, Any] = {"ids": [], "temperature": 1, "at": 0}
 REPORT_DEFAULTS: dict[str, Any] = {"text": "", "text2": None, "ids": None, "temperature": 1}
 TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "max_new_tokens": (int,), "temperature": (int, float), "top_k": (int, type(None)),
     "top_p": (int, float, type(None)), "seed": (int,), "stop": (list, type(None)), "stop_at_eot": (bool,),
     "messages": (list, type(None)), "text": (str,), "text2": (str, type(None)), "ids": (list, type(None)),
-    "edits": (list,),
+    "edits": (list,), "at": (int,),
 }  # fmt: skip
 
 
@@ -225,9 +234,9 @@ class Service:
         off = [{"site": "heads", "layer": 0, "at": 0, "scale": 0}]
         tasks: dict[str, list[tuple[Callable, dict[str, Any]]]] = {
             "write": [(self._write, {"ids": texts[0]}), (self.next, {"ids": texts[0]})],
-            "look": [(self.report, {"ids": text}) for text in looked_at[:1]],
+            "look": [(self.look, {"ids": text}) for text in looked_at[:1]],
             "lengths": [(do, {"ids": text}) for do in (self._write, self.next) for text in texts[1:]]
-            + [(self.report, {"ids": text}) for text in looked_at[1:]]
+            + [(self.look, {"ids": text}) for text in looked_at[1:]]
             + [(self._write, {"ids": texts[0]} | kind) for kind in KINDS if not self._large],
             "figures": [(self._compute_figures, {})] * len(LATER) * self._prepares,
             "edits": [(do, {"ids": text, "edits": off}) for do in (self._write, self.next) for text in texts],
@@ -308,6 +317,26 @@ class Service:
         with self._reporting:
             known = self._known(probe)
             return payload(self.subject, probe, other, known=known, temperature=temperature)
+
+    def look(self, given: Any) -> dict[str, Any]:
+        """The answer of /api/look: of a large model the parts that are quick; `rest` has the others."""
+        settings = checked(given, LOOK_DEFAULTS)
+        temperature = float(Sampler(settings["temperature"]).temperature)
+        probe, at = probe_of_ids(self.subject, settings["ids"]), settings["at"]
+        if not 0 <= at < len(probe.ids_T):
+            raise UserError(f"at={at}: give a position from 0 to {len(probe.ids_T) - 1}")
+        with self._reporting:
+            known = self._known(probe)
+            at = at if self._large else None
+            figures = payload(self.subject, probe, known=known, temperature=temperature, quick_at=at)
+        return figures | {"rest": self._large}
+
+    def rest(self, given: Any) -> dict[str, Any]:
+        """The answer of /api/rest: what a look at the same ids left out."""
+        probe = probe_of_ids(self.subject, checked(given, {"ids": []})["ids"])
+        with self._reporting:
+            known = self._known(probe)
+        return slow_parts(self.subject, probe, known)
 
     def _known(self, probe: Probe) -> RunFigures:
         """The figures of the run: all, or, while `warm_up` computes them, those that there are."""

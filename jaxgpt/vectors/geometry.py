@@ -16,19 +16,30 @@ from jaxgpt.vectors.nearest import nearest, unit
 def principal_axes(rows_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean [D], the first `count` principal axes [count, D], and each axis's share of the variance [count].
 
-    By the eigenvectors of the covariance [D, D] in float64, so N may be large (Pearson 1901). The sign of an axis is
-    chosen such that its number of largest magnitude is positive.
+    By the eigenvectors of the covariance [D, D] in float64, so N may be large (Pearson 1901); of fewer rows than D, by those
+    of their products [N, N]. The sign of an axis is chosen such that its number of largest magnitude is positive.
     """
     mean_D = rows_ND.mean(axis=0, dtype=np.float64)
-    D = rows_ND.shape[1]
+    N, D = rows_ND.shape
+    if count < N < D:
+        centred_ND = rows_ND - mean_D
+        values, directions = np.linalg.eigh(centred_ND @ centred_ND.T)
+        values = np.maximum(values[::-1], 0.0)
+        if values[count - 1] > 1e-9 * values[0]:  # else the rows do not tell these axes
+            axes = (directions[:, ::-1].T[:count] @ centred_ND) / np.sqrt(values[:count, None])
+            return mean_D, _signed(axes), values[:count] / max(values.sum(), 1e-300)
     covariance_DD = np.zeros((D, D))
     for start in range(0, len(rows_ND), 65_536):  # in parts: a centred copy of all rows would be large
         part = rows_ND[start : start + 65_536] - mean_D
         covariance_DD += part.T @ part
     values, directions = np.linalg.eigh(covariance_DD)
     values, axes = np.maximum(values[::-1], 0.0), directions[:, ::-1].T[:count]
+    return mean_D, _signed(axes), values[:count] / max(values.sum(), 1e-300)
+
+
+def _signed(axes: np.ndarray) -> np.ndarray:
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
-    return mean_D, axes * np.where(largest < 0, -1.0, 1.0), values[:count] / max(values.sum(), 1e-300)
+    return axes * np.where(largest < 0, -1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,16 @@ def mean_row(table_ND: np.ndarray) -> np.ndarray:
     return table_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
+def lengths(table_ND: np.ndarray, mean_D: np.ndarray | None = None) -> np.ndarray:
+    """The length of each row [N], after `mean_D` is subtracted."""
+    found_N = np.empty(len(table_ND), np.float32)
+    for start in range(0, len(table_ND), 1 << 14):
+        part = table_ND[start : start + (1 << 14)]
+        part = part if mean_D is None else part - mean_D
+        found_N[start : start + (1 << 14)] = np.sqrt(np.einsum("ND,ND->N", part, part))
+    return found_N
+
+
 def unit(rows: np.ndarray) -> np.ndarray:
     """The rows [..., D] scaled to length 1; rows of zeros stay zeros."""
     lengths = np.sqrt(np.einsum("...D,...D->...", rows, rows))
@@ -38,11 +48,13 @@ def nearest(
     metric: str = "cosine",
     exclude_QE: np.ndarray | None = None,
     mean_D: np.ndarray | None = None,
+    lengths_N: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of each query, the nearest first: (rows [Q, k] int64, scores [Q, k] float64).
 
     Scores are cosines, dot products, or distances (smallest first). The rows `exclude_QE` are left out (-1: none).
-    `mean_D` is subtracted from rows and queries first. Where fewer than k rows are left, all are returned. Rows with
+    `mean_D` is subtracted from rows and queries first. `lengths_N` are the `lengths` of the table, for cosines: with them
+    many calls with few queries each do not scale the table again. Where fewer than k rows are left, all are returned. Rows with
     equal scores are in the order of the table.
     """
     if metric not in METRICS:
@@ -56,7 +68,7 @@ def nearest(
         some = slice(start, start + _QUERIES)
         queries = _prepared(queries_QD[some], mean_D, metric)
         best = (np.full((len(queries), want), -np.inf, np.float32), np.full((len(queries), want), -1))
-        for first_row, scores in _scores(table_ND, queries, metric, mean_D):
+        for first_row, scores in _scores(table_ND, queries, metric, mean_D, lengths_N):
             best = _merged(*best, scores, first_row)
         rows = np.sort(best[1], axis=1)
         exact = _exact(table_ND, rows, queries_QD[some], metric, mean_D)
@@ -102,7 +114,11 @@ def _half_squares(rows_ND: np.ndarray) -> np.ndarray:
 
 
 def _scores(
-    table_ND: np.ndarray, queries_QD: np.ndarray, metric: str, mean_D: np.ndarray | None
+    table_ND: np.ndarray,
+    queries_QD: np.ndarray,
+    metric: str,
+    mean_D: np.ndarray | None,
+    lengths_N: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, scores [Q, rows of the block]), larger for nearer rows. The next block overwrites a block.
 
@@ -111,11 +127,17 @@ def _scores(
     size = max(_MIN_BLOCK, _SCORES // max(1, len(queries_QD)))
     out = np.empty((len(queries_QD), min(size, len(table_ND))), np.float32)
     for start in range(0, len(table_ND), size):
-        part = np.asarray(_rows(table_ND[start : start + size], mean_D, metric), np.float32)
+        part = table_ND[start : start + size]
+        scaled = metric != "cosine" or lengths_N is None
+        part = np.asarray(_rows(part, mean_D, metric) if scaled else part, np.float32)
         scores = out if len(part) == out.shape[1] else np.empty((len(queries_QD), len(part)), np.float32)
         np.matmul(queries_QD, part.T, out=scores)
         if metric == "euclidean":
             scores -= _half_squares(part)
+        if not scaled:
+            if mean_D is not None:  # q (x - m) = q x - q m
+                scores -= (queries_QD @ mean_D)[:, None]
+            scores /= np.maximum(lengths_N[start : start + size], np.finfo(np.float32).tiny)
         yield start, scores
 
 

@@ -195,6 +195,31 @@ def test_the_report_of_tokens_is_that_of_their_text(service, port):
         assert response.status == 400 and "give" in json.loads(content)["error"]
 
 
+def test_a_look_into_a_large_model_is_in_two_parts_that_are_those_of_a_report(service, port, monkeypatch):
+    ids = service.subject.run.tokenizer.encode("love and love").tolist()
+    small = json.loads(ask(port, "/api/look", {"ids": ids, "at": 3})[1])
+    report = json.loads(ask(port, "/api/report", {"ids": ids})[1])
+    assert {key for key in small if small[key] != report.get(key)} <= {"generated", "rest"} and not small[
+        "rest"
+    ]
+    monkeypatch.setattr(service, "_large", True)
+    quick, rest = (
+        json.loads(ask(port, f"/api/{path}", given)[1])
+        for path, given in (("look", {"ids": ids, "at": 3}), ("rest", {"ids": ids}))
+    )
+    changed = {key for key in quick if quick[key] != report.get(key)}
+    assert changed <= {"generated", "rest", "lens", "embeddings", "vocabulary"} and quick["rest"]
+    assert quick["embeddings"] == report["embeddings"] | {"neighbours": [], "scatter": None}
+    for name in ("ids", "p", "true_p"):
+        for row, complete in zip(quick["lens"][name], report["lens"][name], strict=True):
+            assert row == [value if t == 3 else None for t, value in enumerate(complete)]
+    assert (rest["lens"], rest["embeddings"]) == (report["lens"], report["embeddings"])
+    assert quick["vocabulary"] | rest["vocabulary"] == report["vocabulary"]
+    for at in (-1, len(ids)):
+        response, content = ask(port, "/api/look", {"ids": ids, "at": at})
+        assert response.status == 400 and "give a position from 0 to" in json.loads(content)["error"]
+
+
 def test_the_report_of_a_text_is_the_commands(service, port):
     content = ask(port, "/api/report", {"text": "love and love"})[1]
     own = json.loads(json.dumps(payload(service.subject, probe_of(service.subject, "love and love"))))
@@ -484,6 +509,8 @@ def test_a_large_body_without_a_length_is_not_read_to_its_end(port):
         "/api/generate",
         "/api/report",
         "/api/report.html",
+        "/api/look",
+        "/api/rest",
         "/nothing",
     ],
 )

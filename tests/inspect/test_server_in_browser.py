@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 
 from jaxgpt import config
 from jaxgpt.data import tokenizers
-from jaxgpt.inspect import server, static_tables
+from jaxgpt.inspect import server, service, static_tables
 from jaxgpt.inspect.service import Service
 from jaxgpt.inspect.subject import Subject
 from jaxgpt.model.gpt import GPT
@@ -36,12 +36,10 @@ def served(characters: str, template: str):
     tokenizer = tokenizers.CharTokenizer(characters)
     own = config.Config(model=cfg, data=config.DataConfig(template=template))
     run = Run(own, GPT(cfg), params, tokenizer, 7, Path("planted"))
-    service = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
+    page = Service(Subject(run, {"starts": []}, [], None, ("No text.",)))
     listening = server.listen(0)
     number = listening.getsockname()[1]
-    listener = uvicorn.Server(
-        uvicorn.Config(server.make_app(service, number, "secret"), log_level="critical")
-    )
+    listener = uvicorn.Server(uvicorn.Config(server.make_app(page, number, "secret"), log_level="critical"))
     thread = threading.Thread(target=lambda: listener.run(sockets=[listening]))
     thread.start()
     try:
@@ -97,6 +95,30 @@ def test_a_text_is_continued_and_each_token_can_be_inspected(chromium, address):
     assert chromium.run("return [window.broken ?? null, document.images.length]") == [None, 0]
     assert chromium.complaints() == []
     assert all(url.startswith(address) for url in chromium.requests())
+
+
+def test_of_a_large_model_what_takes_long_follows(chromium, monkeypatch):
+    go_on = threading.Event()
+    real = Service.rest
+    monkeypatch.setattr(service, "LARGE", 10)
+    monkeypatch.setattr(Service, "rest", lambda self, given: go_on.wait(60) and real(self, given))
+    near = "document.getElementById('lens').scrollIntoView(); return "  # what is far away is not drawn
+    guesses = near + "document.querySelectorAll('#lens tbody tr').length === 3"
+    with served(CHARACTERS, "") as address:
+        chromium.open(address)
+        write(chromium, "the king", 6)
+        chromium.click("#written .made", 5)
+        chromium.wait(guesses, 60)  # of the selected token, at once
+        chromium.click("#probe .strip .token", 2)
+        chromium.wait(
+            near + "document.querySelector('#lens .said').textContent.includes('are being computed')"
+        )
+        assert "being computed" in chromium.run("return document.getElementById('embeddings').textContent")
+        go_on.set()
+        chromium.wait(guesses)
+        chromium.wait("return document.querySelectorAll('#neighbours').length === 1")
+        assert "being computed" not in chromium.run("return document.getElementById('inside').textContent")
+        assert chromium.complaints() == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

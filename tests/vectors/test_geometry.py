@@ -16,6 +16,21 @@ def test_principal_axes_are_those_of_the_singular_values():
     assert (axes.max(axis=1) > -axes.min(axis=1)).all()
 
 
+def test_few_rows_have_the_axes_of_their_covariance():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20, 50)) * np.linspace(3, 1, 50)
+    _mean, axes, shares = geometry.principal_axes(rows, 3)
+    values, directions = np.linalg.eigh(np.cov(rows.T))
+    np.testing.assert_allclose(np.abs(axes @ directions[:, :-4:-1]), np.eye(3), atol=1e-7)
+    np.testing.assert_allclose(shares, values[:-4:-1] / values.sum(), rtol=1e-9)
+    assert (axes.max(axis=1) > -axes.min(axis=1)).all()
+    # Rows on a line tell one axis: the others are of length 1 too, and have no variance.
+    line = np.outer(rng.normal(size=5), rng.normal(size=50))
+    _, axes, shares = geometry.principal_axes(line, 2)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-7)
+    np.testing.assert_allclose(shares, [1, 0], atol=1e-12)
+
+
 def test_drift_of_a_table_that_stays_rotates_or_is_random():
     rng = np.random.default_rng(3)
     turn, _ = np.linalg.qr(rng.normal(size=(7, 7)))

@@ -13,20 +13,21 @@ from tests.vectors.small_vectors import naive_scores
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(
-    metric=st.sampled_from(nearest.METRICS), centre=st.booleans(), k=st.integers(1, 12), rows=st.integers(2, 300),
+    metric=st.sampled_from(nearest.METRICS), centre=st.booleans(), measured=st.booleans(), k=st.integers(1, 12), rows=st.integers(2, 300),
     queries=st.integers(1, 9), aside=st.integers(0, 3), seed=st.integers(0, 10**6),
 )  # fmt: skip
-def test_neighbours_are_those_of_a_full_sort(metric, centre, k, rows, queries, aside, seed):
+def test_neighbours_are_those_of_a_full_sort(metric, centre, measured, k, rows, queries, aside, seed):
     """In blocks of any size: the scores of all, sorted, without the rows set aside."""
     rng = np.random.default_rng(seed)
     table, q = TABLE[:rows], rng.normal(size=(queries, 7)).astype(np.float32)
     hidden = rng.integers(-1, rows, size=(queries, aside)) if aside else None
     mean = nearest.mean_row(table) if centre else None
+    lengths = nearest.lengths(table, mean) if measured else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearest, "_SCORES", 50 * queries)
         patch.setattr(nearest, "_MIN_BLOCK", 40)
         patch.setattr(nearest, "_QUERIES", 4)
-        found, scores = nearest.nearest(table, q, k, metric, hidden, mean)
+        found, scores = nearest.nearest(table, q, k, metric, hidden, mean, lengths)
     expected = naive_scores(table, q, metric, mean)
     assert found.shape == (queries, max(0, min(k, rows - aside)))
     if aside:
@@ -63,6 +64,12 @@ def test_metrics_differ_where_lengths_do_and_centring_takes_a_common_direction_a
     assert raw.min() > 0.99  # all are alike
     centred = nearest.nearest(with_mean, with_mean[:1], 3, mean_D=nearest.mean_row(with_mean))
     again = nearest.nearest(table, table[:1], 3, mean_D=nearest.mean_row(table))
+    mean = nearest.mean_row(with_mean)
+    measured = nearest.nearest(
+        with_mean, with_mean[:1], 3, mean_D=mean, lengths_N=nearest.lengths(with_mean, mean)
+    )
+    np.testing.assert_array_equal(measured[0], centred[0])
+    np.testing.assert_array_equal(measured[1], centred[1])
     np.testing.assert_array_equal(centred[0], again[0])
     np.testing.assert_allclose(centred[1], again[1], atol=1e-4)
 

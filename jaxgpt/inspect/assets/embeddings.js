@@ -1,6 +1,6 @@
 // The token embeddings at the start and end of training: neighbours, a map, tests of meaning, drift.
 
-const table0 = data.embeddings;
+let table0 = data.embeddings; // of a large model it comes later, see start.js
 
 /** The index of the word whose neighbours are shown: the chosen word, or the selected token. */
 function chosenWord() {

@@ -6,9 +6,10 @@ function drawFlow(root) {
   const place = el("div", { class: data.attention.layers > MOST_CARDS ? "flow tall" : "flow" });
   root.append(place);
   const { entries, norms } = data.ledger;
-  const { rows, ids: guesses, p } = data.lens;
   view(place, ["token", "layer", "head"], () => {
+    const { rows, ids: guesses, p } = data.lens;
     const t = state.token;
+    const known = guesses[0][t] !== null; // of a large model the guesses of other tokens come later
     const norm = (name) => {
       const n = entries.indexOf(name);
       return n < 0 ? null : norms[n][t];
@@ -23,10 +24,7 @@ function drawFlow(root) {
         r === rows.length - 1 ? "next" : "lens",
         {},
         el("span", { class: "soft" }, "guess"),
-        " ‘",
-        tokenOf(guesses[r][t][0]),
-        "’ ",
-        el("b", {}, chance(p[r][t][0])),
+        known ? [" ‘", tokenOf(guesses[r][t][0]), "’ ", el("b", {}, chance(p[r][t][0]))] : " …",
       );
     const card = (title, ...content) => el("div", { class: "card" }, el("h3", {}, title), content);
     const blocks = range0(data.attention.layers).map((l) => {
@@ -69,7 +67,7 @@ function drawFlow(root) {
       ...blocks,
       card(
         "next token",
-        range0(Math.min(3, guesses.at(-1)[t].length)).map((k) =>
+        range0(known ? Math.min(3, guesses.at(-1)[t].length) : 0).map((k) =>
           to("next", {}, "‘", tokenOf(guesses.at(-1)[t][k]), "’ ", el("b", {}, chance(p.at(-1)[t][k]))),
         ),
         truth === undefined

@@ -60,7 +60,9 @@ async function look(i, scrolls) {
   }
   say(`Looking at ${name} …`);
   try {
-    const answer = await ask("api/report", { ids, temperature: given().temperature ?? 1 }, mine.signal);
+    // Select the token before it: the prediction there is the one that was drawn.
+    const at = Math.max(0, Math.min(ids.length - 1, token && i > 0 ? ids.length - 2 : i > 0 ? ids.length - 1 : 0));
+    const answer = await ask("api/look", { ids, at, temperature: given().temperature ?? 1 }, mine.signal);
     const payload = await answer.json();
     if (mine.signal.aborted) return;
     for (const node of inside.querySelectorAll(".view, .notice")) node.remove();
@@ -72,13 +74,8 @@ async function look(i, scrolls) {
       section.hidden = !(key === "positions" ? payload.positions?.end : payload[key]);
     }
     notice([...payload.cut, ...payload.missing]);
-    // Select the token before it: the prediction there is the one that was drawn.
-    const last = payload.probe.ids.length - 1;
-    inspect({
-      token: token && i > 0 ? last - 1 : i > 0 ? last : 0,
-      temperature: given().temperature,
-      stop: mine.signal,
-    });
+    const rest = payload.rest ? ask("api/rest", { ids }, mine.signal).then((answer) => answer.json()) : null;
+    inspect({ token: at, temperature: given().temperature, stop: mine.signal, rest });
     say(token ? predicted(token, payload) : "The sections below show what the model makes of the text, and what it predicts next.");
     if (scrolls) {
       const title = inside.querySelector("section:not([hidden]) h2");

@@ -1,6 +1,6 @@
 // Draw all views. A section without numbers keeps the sentence that says why.
 // `options`: {token: the token selected first, temperature: that of "The next token", stop: an AbortSignal that ends
-// all views}.
+// all views, rest: a promise of the parts that take long in a large model}.
 
 const listening = { signal: options.stop };
 
@@ -102,7 +102,10 @@ function begin() {
   put("attention", drawAllHeads, drawHeads, drawRow, drawSteps);
   put("ledger", drawLedger);
   put("lens", drawLens);
-  if (data.embeddings) put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
+  const putEmbeddings = () => put("embeddings", drawNeighbours, drawMap, drawMeanings, drawDrift);
+  const wait = el("p", { class: "said" }, "The neighbours are being computed.");
+  if (options.rest) put("embeddings", (root) => root.append(wait));
+  else if (data.embeddings) putEmbeddings();
   if (data.compare) put("compare", drawCompared, drawComparedCurves);
   if (data.contextual) put("contextual", drawContexts);
   if (data.positions?.end) put("positions", drawPositions);
@@ -110,6 +113,18 @@ function begin() {
   if (data.neurons) put("neurons", drawNeurons);
   if (!options.stop) foldSections();
   if (data.health) put("health", drawHealth);
+  options.rest?.then(
+    (rest) => {
+      if (options.stop?.aborted) return;
+      Object.assign(data.vocabulary, rest.vocabulary);
+      Object.assign(data, { lens: rest.lens, embeddings: rest.embeddings });
+      table0 = data.embeddings;
+      wait.parentNode?.remove();
+      putEmbeddings();
+      redraw();
+    },
+    () => {}, // the look has ended, or the server: the next request says so
+  );
   linkFindings();
   if (!options.stop) offerThemes(); // the local page has its own theme button
   document.addEventListener("themechange", redraw, listening);

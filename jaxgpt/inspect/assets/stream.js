@@ -190,6 +190,11 @@ function drawLens(root) {
     const t = state.token;
     const { rows, true_p: trueP, p } = data.lens;
     const truth = ids[t + 1];
+    if (data.lens.ids[0][t] === null) {
+      said.textContent = `The guesses after each block at ${quoted(t)} are being computed.`;
+      place.replaceChildren();
+      return;
+    }
     if (truth === undefined)
       said.textContent = `Predictions after each block for the token after ${quoted(t)}, where the text ends.`;
     else {
