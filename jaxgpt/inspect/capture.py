@@ -92,7 +92,9 @@ class Readout:
         return directions_TD - directions_TD.mean(-1, keepdims=True) if self.centered else directions_TD
 
     def logits(self, x_TD: np.ndarray) -> np.ndarray:
-        """Logits [T, V] of the stream at any depth: final norm, output table, soft cap."""
+        """Logits [..., V] of the stream [..., D] at any depth: final norm, output table, soft cap."""
+        if x_TD.ndim > 2:  # NumPy would multiply each matrix of a stack alone
+            return self.logits(x_TD.reshape(-1, x_TD.shape[-1])).reshape(*x_TD.shape[:-1], -1)
         normed_TD = self.linear(x_TD, self.norm_scale(x_TD)) + self.bias_D
         if self.projection_ED is not None:
             normed_TD = normed_TD @ self.projection_ED.T
