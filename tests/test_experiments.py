@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import re
+import string
 import sys
 import threading
 import time
@@ -220,6 +221,14 @@ def outside() -> list[tuple[str, str, list[float]]]:
         for kind, x in order["losses"].items()
         if kind != "none"
     ]
+    found += [
+        (
+            "meaning",
+            f"rise of the AUC for {kind} in 600 steps",
+            [end[1] - start[1] for start, *_, end in curves],
+        )
+        for kind, curves in of("meaning")["curves"].items()
+    ]
     return found  # fmt: skip
 
 
@@ -238,6 +247,20 @@ def test_numbers_of_the_page_are_those_of_scipy():
         np.testing.assert_allclose(
             [part[k] for k in ("value", "low", "high", "p")], again, rtol=1e-6, atol=1e-9, err_msg=what
         )
+
+
+def test_an_auc_is_that_of_scipy():
+    """U of the test of Mann and Whitney, over the number of pairs."""
+    from scipy import stats
+
+    letters, values = list(string.ascii_lowercase), np.random.default_rng(0).normal(size=(26, 3))
+    lengths = np.linalg.norm(values, axis=1)
+    cosines = values @ values.T / np.outer(lengths, lengths)
+    alike = np.equal.outer(*[[letter in meaning.VOWELS for letter in letters]] * 2)
+    pairs = np.triu(np.ones((26, 26), bool), 1)
+    same, other = cosines[pairs & alike], cosines[pairs & ~alike]
+    expected = stats.mannwhitneyu(same, other).statistic / (len(same) * len(other))
+    assert meaning.vowel_auc(tables.Table("random", Vectors(letters, values))) == pytest.approx(expected)
 
 
 def test_the_column_of_the_real_model_is_its_own_part_for_the_claim():
