@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import math
+import os
 import re
 import string
 import sys
@@ -123,12 +124,14 @@ def test_wrong_names_and_seeds_get_one_line(tmp_path):
 
 
 def test_claims_that_measure_times_run_alone_after_the_others(tmp_path, monkeypatch):
-    running, seen = set(), []
+    running, seen, on = set(), [], {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 5}, raising=False)
 
-    def run_one(name, setting, results):
+    def run_one(name, setting, results, cores=()):
         running.add(name)
         time.sleep(0.02)
         seen.append((name, len(running)))
+        on[name] = tuple(cores)
         running.remove(name)
         return name != "ids"
 
@@ -138,6 +141,7 @@ def test_claims_that_measure_times_run_alone_after_the_others(tmp_path, monkeypa
     ]
     assert [name for name, _ in seen[-2:]] == ["lookup", "width"] and all(n == 1 for _, n in seen[-2:])
     assert max(n for _, n in seen) == 2
+    assert {on[name] for name in ("ids", "sizes", "meaning")} <= {(0, 5), (1,)} and on["width"] == ()
     timed = {
         name
         for name in every.CLAIMS
