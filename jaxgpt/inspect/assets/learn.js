@@ -53,8 +53,8 @@ function drawLearning(root) {
       `, and it writes the text below.${pair}`,
     ),
     el("div", { class: "controls time" }, button, slider, now),
-    el("div", { class: "learn" }, map, el("div", {}, el("figure", {}, sampleName, sample), curve)),
     news,
+    el("div", { class: "learn" }, map, el("div", {}, el("figure", {}, sampleName, sample), curve)),
   );
 
   let picture = null;
