@@ -140,9 +140,11 @@ def conclude(measurements: dict[str, Any]) -> Result:
         for when in unseen
         for amount in amounts
     )
-    by_amount = ", ".join(
-        f"{worse[LAST, amount, others[-1]].value:+.2f} nats after {amount:,} characters" for amount in amounts
-    )
+    by_amount = {
+        when: ", ".join(f"{round(worse[when, amount, others[-1]].value, 2) + 0.0:+.2f}" for amount in amounts)
+        for when in unseen
+    }
+    ends = [f"{nats} nats {when}" for when, nats in by_amount.items()]
     return Result(
         parts=tuple(parts),
         says=(
@@ -150,8 +152,9 @@ def conclude(measurements: dict[str, Any]) -> Result:
             f"training text is wider by {', '.join(f'{claim.show(found)} on {amount:,}' for amount, found in gap.items())}."
         ),
         seeds=len(gaps[_label(wide, amounts[0])]),
-        varies="the amount of text",
-        headline=f"A wider model ({wide} against {others[-1]}) hurts or helps on unseen text, by the amount of training text: {by_amount}.",
+        varies="the amount of text" + (" and when training stops" if len(unseen) > 1 else ""),
+        headline=f"A wider model ({wide} against {others[-1]}), on unseen text after {', '.join(f'{amount:,}' for amount in amounts)} characters of "
+        f"training text: {'; '.join(ends)}.",
     )  # fmt: skip
 
 
