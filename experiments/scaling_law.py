@@ -40,7 +40,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     tuned = {
         str(steps): {"model.d_model": widths[len(widths) // 2], "train.num_steps": steps} for steps in lengths
     }
-    _, chosen = tuning.train(setting, "scaling_law_rates", base, tuned)
+    chosen = tuning.best_rates(setting, "scaling_law_rates", base, tuned)
     variants = {
         f"{width} {steps}": {"model.d_model": width, "train.num_steps": steps, **chosen[str(steps)]["rates"]}
         for width in widths

@@ -74,7 +74,7 @@ def choose(
     return chosen
 
 
-def train(
+def best_rates(
     setting: Setting,
     name: str,
     base: Config,
@@ -82,8 +82,8 @@ def train(
     by_seed: Callable[[Setting], Sequence[Fields]] = lambda setting: (),
     scaled: Sequence[str] = ("optim.learning_rate",),
     factors: Sequence[float] = FACTORS,
-) -> tuple[dict[str, list[Row]], dict[str, Any]]:
-    """Every variant with every seed at the variant's best rate; and how it was chosen. See comparing.train.
+) -> dict[str, Any]:
+    """How each variant's best rate was chosen, see `choose`; and its `rates`, by field.
 
     by_seed: the fields that differ by seed, for the seeds of a setting.
     """
@@ -100,6 +100,20 @@ def train(
     for arm, found in chosen.items():
         found["rates"] = rates_of(base, variants[arm], scaled, found["best"])
         found["rates"] = {dotted: found["rates"][dotted] for dotted in scaled}
+    return chosen
+
+
+def train(
+    setting: Setting,
+    name: str,
+    base: Config,
+    variants: dict[str, Fields],
+    by_seed: Callable[[Setting], Sequence[Fields]] = lambda setting: (),
+    scaled: Sequence[str] = ("optim.learning_rate",),
+    factors: Sequence[float] = FACTORS,
+) -> tuple[dict[str, list[Row]], dict[str, Any]]:
+    """Every variant with every seed at the variant's best rate; and how it was chosen. See comparing.train and `best_rates`."""
+    chosen = best_rates(setting, name, base, variants, by_seed, scaled, factors)
     arms = {arm: rates_of(base, fields, scaled, chosen[arm]["best"]) for arm, fields in variants.items()}
     return comparing.train(setting, name, base, arms, by_seed(setting)), chosen
 
