@@ -31,9 +31,9 @@ LIMITS = "Models of 1,000 to 400,000 parameters and up to 7 epochs of one text: 
 
 def measure(setting: Setting) -> dict[str, Any]:
     """Losses by width and length, each with the rate of its length."""
-    widths = setting.pick((8, 16, 24), (8, 16, 32, 48, 64, 128), (64, 128, 192, 256, 384, 768))
+    widths = setting.pick((8, 16, 24, 32), (8, 16, 32, 48, 64, 128), (64, 128, 192, 256, 384, 768))
     lengths = setting.pick(
-        (2, 3, 4), (60, 120, 240, 480, 960, 1_920), (500, 1_000, 2_000, 4_000, 8_000, 16_000)
+        (2, 3, 4, 5), (60, 120, 240, 480, 960, 1_920), (500, 1_000, 2_000, 4_000, 8_000, 16_000)
     )
     base = comparing.base(setting, model__num_heads=2, train__num_steps=lengths[0])
     base = trained.changed(base, comparing.WIDTHS_ALIKE)

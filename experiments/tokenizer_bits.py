@@ -102,11 +102,15 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def chosen_size(bits: dict[str, list[float]]) -> tuple[str, dict[str, list[float]]]:
-    """The size of byte pairs with the fewest bits a byte in half of the seeds, and all bits in the other half."""
-    half = (1 + len(bits["words"])) // 2
+    """The size of byte pairs with the fewest bits a byte in half of the seeds, and all bits in the other half.
+
+    Two halves of fewer than 4 seeds have no interval: all choose, and are compared.
+    """
+    seeds = len(bits["words"])
+    half = seeds // 2 if seeds >= 4 else 0
     sizes = [label for label in bits if label.startswith("byte pairs")]
-    best = min(sizes, key=lambda label: sum(bits[label][:half]))
-    return best, {label: found[half:] or found for label, found in bits.items()}
+    best = min(sizes, key=lambda label: sum(bits[label][: half or seeds]))
+    return best, {label: found[half:] for label, found in bits.items()}
 
 
 def charged(measurements: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
