@@ -148,7 +148,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         seeds=len(next(iter(measurements["bits"]["text"].values()))),
         varies="the budget",
         headline="; ".join(
-            f"at equal {name}, {best[name]} need {claim.show(claim.mean(bits[best[name]]))} bits a byte, characters "
+            f"bits a byte at equal {name}: {best[name]} {claim.show(claim.mean(bits[best[name]]))}, characters "
             f"{claim.show(claim.mean(bits['characters']))}, words {claim.show(claim.mean(bits['words']))}"
             for name, bits in all_bits.items()
         ).capitalize() + ".",
