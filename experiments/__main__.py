@@ -97,15 +97,15 @@ def run_one(name: str, setting: claim.Setting, results: Path, cores: Sequence[in
     """Measure one claim in a process of its own, on these cores or all. A failure is written in place of the result."""
     command = [sys.executable, "-m", f"experiments.{name}", *claim.flags_of(setting)]
     start = time.perf_counter()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--runs", str(setting.runs), "--results", str(results)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    if cores:
-        os.sched_setaffinity(process.pid, cores)  # before it starts threads
-    _, errors = process.communicate()
+    ) as process:
+        if cores:
+            os.sched_setaffinity(process.pid, cores)  # before it starts threads
+        _, errors = process.communicate()
     seconds = time.perf_counter() - start
     if not process.returncode:
         record = page.read(results, name)

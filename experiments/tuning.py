@@ -109,12 +109,13 @@ def train(
     base: Config,
     variants: dict[str, Fields],
     by_seed: Callable[[Setting], Sequence[Fields]] = lambda setting: (),
-    scaled: Sequence[str] = ("optim.learning_rate",),
-    factors: Sequence[float] = FACTORS,
+    **choosing: Any,
 ) -> tuple[dict[str, list[Row]], dict[str, Any]]:
-    """Every variant with every seed at the variant's best rate; and how it was chosen. See comparing.train and `best_rates`."""
-    chosen = best_rates(setting, name, base, variants, by_seed, scaled, factors)
-    arms = {arm: rates_of(base, fields, scaled, chosen[arm]["best"]) for arm, fields in variants.items()}
+    """Every variant with every seed at the variant's best rate; and how it was chosen. See comparing.train, and `best_rates`
+    for the other arguments.
+    """
+    chosen = best_rates(setting, name, base, variants, by_seed, **choosing)
+    arms = {arm: fields | chosen[arm]["rates"] for arm, fields in variants.items()}
     return comparing.train(setting, name, base, arms, by_seed(setting)), chosen
 
 

@@ -92,8 +92,9 @@ def ledger(seen: Capture, cut: list[str]) -> dict[str, Any]:
 
     If there are more than `ENTRIES` numbers, the heads of a layer are summed, and `cut` says so.
     """
-    heads = sum(len(layer.head_changes_HTD) + 1 for layer in seen.layers)
-    each_head = (heads + 1) * len(seen.tokens_T) <= ENTRIES
+    blocks = sum(len(layer.head_changes_HTD) + 1 + int(layer.attention_bias_D.any()) for layer in seen.layers)
+    entries = 1 + int(seen.position_vectors_TD.any()) + blocks
+    each_head = entries * len(seen.tokens_T) <= ENTRIES
     book = analysis.ledger(seen, each_head)
     if not each_head:
         cut.append("The ledger sums the heads of each layer, because the model has many heads.")

@@ -121,9 +121,12 @@ def fit_law(points: Sequence[Point], near: Law | None = None) -> Law:
     def residuals(x: np.ndarray) -> np.ndarray:
         return np.logaddexp.reduce(logarithms(x)) - log_loss
 
-    def jacobian(x: np.ndarray) -> np.ndarray:
+    def shares_of(x: np.ndarray) -> np.ndarray:
         parts = logarithms(x)
-        shares = np.exp(parts - np.logaddexp.reduce(parts))
+        return np.exp(parts - np.logaddexp.reduce(parts))
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        shares = shares_of(x)
         return np.stack([*shares, -shares[1] * log_size, -shares[2] * log_data], axis=1)
 
     rest = math.log(max(loss.max() - loss.min(), 1e-3 * loss.min()))
@@ -161,14 +164,12 @@ def fit_law(points: Sequence[Point], near: Law | None = None) -> Law:
         return jacobian(x).T @ np.clip(residuals(x) / HUBER, -1, 1)
 
     def curvature(x: np.ndarray) -> np.ndarray:
-        parts, rests = logarithms(x), residuals(x) / HUBER
-        shares = np.exp(parts - np.logaddexp.reduce(parts))
+        rests, first = residuals(x) / HUBER, jacobian(x)
         of_parts = np.zeros((3, 5, len(points)))  # the derivatives of the three logarithms
         of_parts[range(3), range(3)] = 1
         of_parts[1, 3], of_parts[2, 4] = -log_size, -log_data
-        mean = np.einsum("pn,pin->in", shares, of_parts)
-        outer = np.einsum("in,jn->ijn", mean, mean)
-        bend = np.einsum("pn,pin,pjn->ijn", shares, of_parts, of_parts) - outer
+        outer = np.einsum("ni,nj->ijn", first, first)
+        bend = np.einsum("pn,pin,pjn->ijn", shares_of(x), of_parts, of_parts) - outer
         return (outer * (np.abs(rests) <= 1) / HUBER + bend * np.clip(rests, -1, 1)).sum(axis=2)
 
     e, a, b, alpha, beta = newton(found, slope, curvature, np.array(lowest), np.array(highest)).tolist()
@@ -182,7 +183,7 @@ def newton(
     lowest: np.ndarray,
     highest: np.ndarray,
 ) -> np.ndarray:
-    """A minimum to the last digits, from a point close to it: numbers that are given on must not depend on the machine.
+    """A minimum to the last digits, from a point close to it, so that the result is the same on every machine.
 
     What is at a bound stays there. A step that does not bring the slope closer to 0 is not taken.
     """

@@ -31,14 +31,17 @@ def lengths(table_ND: np.ndarray, mean_D: np.ndarray | None = None) -> np.ndarra
     for start in range(0, len(table_ND), 1 << 14):
         part = table_ND[start : start + (1 << 14)]
         part = part if mean_D is None else part - mean_D
-        found_N[start : start + (1 << 14)] = np.sqrt(np.einsum("ND,ND->N", part, part))
+        found_N[start : start + (1 << 14)] = _norms(part)
     return found_N
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
     """The rows [..., D] scaled to length 1; rows of zeros stay zeros."""
-    lengths = np.sqrt(np.einsum("...D,...D->...", rows, rows))
-    return rows / np.maximum(lengths, np.finfo(rows.dtype).tiny)[..., None]
+    return rows / np.maximum(_norms(rows), np.finfo(rows.dtype).tiny)[..., None]
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...D,...D->...", rows, rows))
 
 
 def nearest(

@@ -61,7 +61,7 @@ async function look(i, scrolls) {
   say(`Looking at ${name} …`);
   try {
     // Select the token before it: the prediction there is the one that was drawn.
-    const at = Math.max(0, Math.min(ids.length - 1, token && i > 0 ? ids.length - 2 : i > 0 ? ids.length - 1 : 0));
+    const at = i === 0 ? 0 : ids.length - (token ? 2 : 1);
     const answer = await ask("api/look", { ids, at, temperature: given().temperature ?? 1 }, mine.signal);
     const payload = await answer.json();
     if (mine.signal.aborted) return;
